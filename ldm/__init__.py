@@ -1,0 +1,1 @@
+"""Latent diffusion models and differentially private fine-tuning of them."""

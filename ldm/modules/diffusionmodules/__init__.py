@@ -1,0 +1,1 @@
+"""Networks and schedules of the diffusion model and of the autoencoder."""
