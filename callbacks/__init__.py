@@ -1,0 +1,1 @@
+"""Lightning callbacks: picture grids, run set-up, device statistics. YAML files name them by dotted path."""

@@ -1,0 +1,118 @@
+"""What every verb shares: one-line argument errors, exit codes, logging and the choice of a device."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ldm.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+_TRUE = {"yes", "true", "t", "y", "1"}
+_FALSE = {"no", "false", "f", "n", "0"}
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except where there is none to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default == "" or isinstance(action.default, bool):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and which names the nearest flag for an unknown one.
+
+    Flags may not be abbreviated: an abbreviation is how a misspelt flag gets taken for another one.
+    Every error ends the process with exit code 2.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    @property
+    def flags(self) -> list[str]:
+        """All flag spellings this parser knows, such as ``-n`` and ``--name``."""
+        return sorted(flag for action in self._actions for flag in action.option_strings)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(self.describe_unknown(rest))
+        return parsed
+
+    def describe_unknown(self, rest: Sequence[str]) -> str:
+        """One line about arguments that nothing consumed; the first flag among them is looked up."""
+        for argument in rest:
+            if argument.startswith("-") and len(argument) > 1:
+                flag = argument.split("=", 1)[0]
+                return f"unknown flag '{flag}'{nearest(flag, self.flags) or '; --help lists the flags'}"
+        return f"unexpected argument '{rest[0]}'; --help lists what {self.prog} takes"
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def str2bool(value: str | bool) -> bool:
+    """Read a yes/no word (yes true t y 1, no false f n 0, any case) for use as an argparse ``type``.
+
+    Raises:
+        argparse.ArgumentTypeError: for any other word.
+    """
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise argparse.ArgumentTypeError(f"expected yes or no, got '{value}'")
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device to compute on: the one named, or else a GPU when there is one, or else the CPU.
+
+    Raises:
+        UserError: for a name that is no device, or a GPU that this machine does not have.
+    """
+    import torch  # here, so that --help of a verb answers at once
+
+    if name is None or name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"'{name}' is no device; type --device cpu, --device cuda or --device cuda:0") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise UserError(f"device '{name}' was asked for but no GPU is visible here; type --device cpu")
+        if device.index is not None and device.index >= count:
+            raise UserError(f"device '{name}' does not exist, there are {count} GPUs; type --device cuda:{count - 1}")
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"device '{name}' was asked for but is not available here; type --device cpu")
+    return device
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a verb: log to standard error, and turn a :class:`UserError` into ``error: ...`` and exit code 2.
+
+    Other exceptions keep their traceback, since they are faults of the program; Ctrl-C exits with 130.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

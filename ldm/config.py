@@ -1,0 +1,272 @@
+"""Reading YAML configurations and building the objects they name.
+
+A node ``{target: dotted.name, params: {...}}`` describes one object. Parameters are checked against the constructor
+before it is called, so a misspelt key is an error that names the nearest valid one instead of a silent default.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from ldm.errors import UserError, nearest
+
+logger = logging.getLogger(__name__)
+
+#: Packages whose names a configuration may use, see :func:`allow_target`.
+ALLOWED_PREFIXES: set[str] = {"ldm", "callbacks", "main", "torch", "torchvision", "pytorch_lightning"}
+
+#: Where the names live that old configurations look for in ``main``.
+MAIN_ALIASES: dict[str, str] = {
+    "main.DataModuleFromConfig": "ldm.data.module.DataModuleFromConfig",
+    "main.WrappedDataset": "ldm.data.module.WrappedDataset",
+    "main.ImageLogger": "callbacks.image_logger.ImageLogger",
+    "main.SetupCallback": "callbacks.setup_callback.SetupCallback",
+    "main.CUDACallback": "callbacks.cuda_callback.CUDACallback",
+}
+
+_NEVER_USED = "it was stored and never used"
+
+#: Parameters of lineage configurations without a counterpart here: target -> parameter -> why it may go.
+#: An entry has no effect once the class accepts a parameter of that name.
+RETIRED: dict[str, dict[str, str]] = {
+    "ldm.models.diffusion.ddpm.LatentDiffusion": {
+        "condition_mask": _NEVER_USED,
+        "diffusion_mask": _NEVER_USED,
+        "use_positional_encodings": _NEVER_USED,
+    },
+    "ldm.models.diffusion.ddpm.DDPM": {"use_positional_encodings": _NEVER_USED},
+    "ldm.modules.diffusionmodules.openaimodel.UNetModel": {"use_fp16": "the Trainer's precision decides"},
+    "ldm.models.autoencoder.AutoencoderKL": {"colorize_nlabels": "segmentation maps are not pictured"},
+    "ldm.models.autoencoder.VQModel": {"colorize_nlabels": "segmentation maps are not pictured"},
+    "callbacks.image_logger.ImageLogger": {
+        "increase_log_steps": "pictures are logged at the given frequency only",
+        "log_on_batch_idx": "pictures are logged by logical step",
+    },
+    "ldm.data.module.DataModuleFromConfig": {"use_worker_init_fn": "every loader process is seeded"},
+}
+
+
+def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> DictConfig:
+    """Merge YAML files from left to right, then ``key.path=value`` entries; later ones win.
+
+    Raises:
+        UserError: for a missing or broken file, an entry without ``=``, or values that cannot be merged.
+    """
+    merged = OmegaConf.create({})
+    for path in paths:
+        merged = _merge(merged, _load_yaml(Path(path)), f"the values of {path}")
+    for entry in dotlist:
+        key, separator, _ = entry.partition("=")
+        if not separator or not key:
+            raise UserError(f"'{entry}' is not a setting; type key.path=value, such as model.params.image_size=32")
+        try:
+            setting = OmegaConf.from_dotlist([entry])
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise UserError(f"cannot read the setting '{entry}': {_one_line(error)}") from None
+        merged = _merge(merged, setting, f"'{entry}'")
+    return merged
+
+
+def get_obj_from_str(target: str) -> Any:
+    """The object of a dotted name, such as ``ldm.models.autoencoder.AutoencoderKL``.
+
+    Names in ``main`` resolve to where they live now. From packages other than our own only classes are given out.
+
+    Raises:
+        UserError: for a name outside the allowed packages, or one that does not exist.
+    """
+    _check_allowed(target)
+    module_name, _, name = canonical_target(target).rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name + ".").startswith(error.name + "."):
+            raise UserError(f"target '{target}' does not exist: there is no module '{error.name}'") from None
+        raise
+    if not hasattr(module, name):
+        hint = nearest(name, (key for key in vars(module) if not key.startswith("_")))
+        raise UserError(f"target '{target}' does not exist: '{module_name}' has no '{name}'{hint}")
+    obj = getattr(module, name)
+    home = str(getattr(obj, "__module__", None) or "").partition(".")[0]
+    ours = module_name.partition(".")[0] in ("ldm", "callbacks")
+    if not callable(obj) or not (home in ALLOWED_PREFIXES or _allowed(str(getattr(obj, "__module__", "")))):
+        raise UserError(f"target '{target}' is not something a configuration may build; name a class")
+    if not ours and not inspect.isclass(obj):
+        raise UserError(f"target '{target}' is not a class; only classes may be built from '{module_name}'")
+    return obj
+
+
+def instantiate_from_config(config: Mapping[str, Any] | DictConfig, **extra: Any) -> Any:
+    """Build the object that ``{target, params}`` describes; ``extra`` arguments win over ``params``.
+
+    Nested configurations arrive at the constructor as plain dicts and lists, with interpolations resolved; their
+    owner builds them. Parameters of :data:`RETIRED` are dropped with one warning.
+
+    Raises:
+        UserError: for a missing or forbidden target, an unknown or missing parameter, or a value left at ``???``.
+    """
+    plain = to_plain(config)
+    if not isinstance(plain, dict) or not isinstance(plain.get("target"), str):
+        raise UserError(f"expected a section with a 'target', got {_brief(plain)}; type target: dotted.name")
+    unknown = sorted(set(plain) - {"target", "params"}, key=str)
+    if unknown:
+        raise UserError(
+            f"unknown key '{unknown[0]}' next to target '{plain['target']}'"
+            f"{nearest(str(unknown[0]), ('target', 'params'))}; arguments belong under 'params'"
+        )
+    target = plain["target"]
+    params = plain.get("params")
+    params = {} if params is None else params
+    if not isinstance(params, dict):
+        raise UserError(f"'params' of {target} must be a mapping, got {_brief(params)}")
+    params = {**params, **extra}
+    factory = get_obj_from_str(target)
+    return factory(**_checked(target, factory, params))
+
+
+def allow_target(prefix: str) -> None:
+    """Let configurations name objects of one more package, such as ``my_datasets``."""
+    ALLOWED_PREFIXES.add(prefix)
+
+
+def canonical_target(target: str) -> str:
+    """The dotted name under which an object lives now; ``main.*`` names are translated."""
+    if target.partition(".")[0] != "main":
+        return target
+    if target not in MAIN_ALIASES:
+        hint = nearest(target, MAIN_ALIASES) or f"; it has {', '.join(sorted(MAIN_ALIASES))}"
+        raise UserError(f"target '{target}' does not exist{hint}")
+    return MAIN_ALIASES[target]
+
+
+def to_plain(config: Any, where: str = "") -> Any:
+    """Turn OmegaConf containers, also nested in plain ones, into plain dicts and lists, interpolations resolved.
+
+    Raises:
+        UserError: for a mandatory value (``???``) that was never set, or an interpolation that leads nowhere.
+    """
+    if isinstance(config, DictConfig | ListConfig):
+        try:
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except MissingMandatoryValue as error:
+            raise _unset(str(error.full_key)) from None
+        except OmegaConfBaseException as error:
+            raise UserError(f"cannot resolve '{error.full_key}' in the configuration: {_one_line(error)}") from None
+    if isinstance(config, Mapping):
+        return {key: to_plain(value, f"{where}.{key}" if where else str(key)) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        items = [to_plain(value, f"{where}[{index}]") for index, value in enumerate(config)]
+        return type(config)(items) if type(config) in (list, tuple) else config
+    if isinstance(config, str) and config == "???":
+        raise _unset(where)
+    return config
+
+
+def _checked(target: str, factory: Any, params: dict[str, Any]) -> dict[str, Any]:
+    known, required, open_ended = _parameters(factory)
+    retired = RETIRED.get(canonical_target(target), {})
+    dropped = [] if open_ended else [name for name in params if name not in known and name in retired]
+    if dropped:
+        reasons = "; ".join(f"{name} ({retired[name]})" for name in dropped)
+        logger.warning("%s no longer takes %s", target, reasons)
+    kept = {name: value for name, value in params.items() if name not in dropped}
+    if not open_ended:
+        for name in kept:
+            if name not in known:
+                hint = nearest(str(name), known) or f"; it takes {', '.join(sorted(known)) or 'none'}"
+                raise UserError(f"{target} has no parameter '{name}'{hint}")
+    absent = [name for name in required if name not in kept]
+    if absent:
+        raise UserError(f"{target} needs the parameter '{absent[0]}'; set it under its 'params'")
+    return kept
+
+
+def _parameters(factory: Any) -> tuple[set[str], list[str], bool]:
+    """Names a constructor takes, those it must be given, and whether it takes any name at all.
+
+    A constructor with ``**kwargs`` passes them to the next class of its MRO, so that one's names count as well.
+    """
+    try:
+        parameters = list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):
+        return set(), [], True
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    required = [p.name for p in parameters if p.name in named and p.default is p.empty]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return named, required, False
+    if not inspect.isclass(factory):
+        return named, required, True
+    owners = [base for base in factory.__mro__ if "__init__" in vars(base) and base is not object]
+    for base in owners[1:]:
+        if base.__module__.partition(".")[0] in ("torch", "pytorch_lightning"):
+            return named, required, False  # nn.Module and the like take nothing of their own
+        below, _, _ = _parameters(base)
+        named |= below
+        if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base).parameters.values()):
+            return named, required, False
+    return named, required, len(owners) <= 1 or owners[-1].__module__.partition(".")[0] not in ("ldm", "callbacks")
+
+
+def _load_yaml(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(f"config file '{path}' does not exist{_neighbour(path)}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"config file '{path}'{line} is not valid YAML: {error.problem or _one_line(error)}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"cannot read config file '{path}': {_one_line(error)}") from None
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"config file '{path}' must hold sections such as 'model:', not a list")
+    return loaded
+
+
+def _neighbour(path: Path) -> str:
+    folder = path.parent
+    return nearest(path.name, (p.name for p in folder.glob("*.y*ml"))) if folder.is_dir() else "; no such folder"
+
+
+def _merge(base: DictConfig, other: DictConfig, what: str) -> DictConfig:
+    try:
+        merged = OmegaConf.merge(base, other)
+    except OmegaConfBaseException as error:
+        raise UserError(f"cannot merge {what}: {_one_line(error)}") from None
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _check_allowed(target: str) -> None:
+    if not isinstance(target, str) or "." not in target or not all(p.isidentifier() for p in target.split(".")):
+        raise UserError(f"'{target}' is not a dotted name; type package.module.Class")
+    if not _allowed(target):
+        roots = ", ".join(sorted(ALLOWED_PREFIXES))
+        hint = nearest(target.partition(".")[0], ALLOWED_PREFIXES)
+        raise UserError(f"target '{target}' is not allowed; a configuration may name objects of {roots}{hint}")
+
+
+def _allowed(name: str) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in ALLOWED_PREFIXES)
+
+
+def _unset(key: str) -> UserError:
+    return UserError(f"'{key}' has no value yet (???); set it in the YAML file or type {key}=VALUE")
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
