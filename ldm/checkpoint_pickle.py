@@ -102,9 +102,7 @@ def _torch_names() -> dict[tuple[str, str], Any]:
     for rebuild in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter"):
         names["torch._utils", rebuild] = getattr(torch._utils, rebuild)
     for name, value in vars(torch).items():
-        if isinstance(value, torch.dtype):
-            names["torch", name] = value
-        elif name.endswith("Storage") and isinstance(value, type):
+        if isinstance(value, torch.dtype) or (name.endswith("Storage") and isinstance(value, type)):
             names["torch", name] = value
     for storage in ("TypedStorage", "UntypedStorage"):
         names["torch.storage", storage] = getattr(torch.storage, storage)
