@@ -1,0 +1,67 @@
+"""Conditioning: what a record's label or text becomes before cross-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+
+
+class ClassEmbedder(nn.Module):
+    """A learned vector per class: labels (B,) int64 in [0, n_classes) -> one token (B, 1, embed_dim).
+
+    `key` is the batch entry with the labels. With `ucg_rate` > 0 the last class, n_classes-1, is the null class for
+    classifier-free guidance (Ho and Salimans 2021): count it in `n_classes`, and let the trainer pass every training label
+    through `drop`. `forward` itself draws nothing, so a record's loss is a function of its row alone.
+
+    Raises UserError for a rate outside [0, 1), or an `n_classes` that leaves no class beside the null class.
+    """
+
+    def __init__(self, embed_dim: int, n_classes: int = 1000, key: str = "class", ucg_rate: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= ucg_rate < 1.0:
+            raise UserError(f"ClassEmbedder ucg_rate: {ucg_rate} must be at least 0 and below 1")
+        if n_classes < (2 if ucg_rate > 0 else 1):
+            raise UserError(
+                f"ClassEmbedder n_classes: {n_classes} is too small; count the null class when ucg_rate > 0"
+            )
+        self.key = key
+        self.n_classes = n_classes
+        self.ucg_rate = ucg_rate
+        self.embedding = nn.Embedding(n_classes, embed_dim)
+
+    @property
+    def null_class(self) -> int:
+        """The label that stands for no condition."""
+        return self.n_classes - 1
+
+    def forward(self, batch: Mapping[str, Tensor], key: str | None = None) -> Tensor:
+        """Embed `batch[key]` (B,) as (B, 1, embed_dim). Raises UserError for a label outside the classes (CPU only)."""
+        labels = batch[self.key if key is None else key]
+        try:
+            return self.embedding(labels[:, None])
+        except IndexError:  # what the CPU lookup raises; on a GPU call `check` before moving the batch there
+            self.check(labels)
+            raise
+
+    def drop(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Labels with each replaced by the null class with probability `ucg_rate`, independently; none when it is 0.
+
+        Call it in training only. `generator` must live on the labels' device.
+        """
+        if self.ucg_rate == 0.0:
+            return labels
+        draws = torch.rand(labels.shape, generator=generator, device=labels.device)
+        return labels.masked_fill(draws < self.ucg_rate, self.null_class)
+
+    def check(self, labels: Tensor) -> None:
+        """Raise UserError when a label is outside [0, n_classes). Waits for a GPU, so call it on labels still on the CPU."""
+        outside = labels[(labels < 0) | (labels >= self.n_classes)]
+        if len(outside) > 0:
+            raise UserError(
+                f"{self.key}: label {int(outside[0])} is outside the model's {self.n_classes} classes "
+                f"(0 to {self.n_classes - 1}); correct the labels, or cond_stage_config.params.n_classes"
+            )

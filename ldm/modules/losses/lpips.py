@@ -1,0 +1,171 @@
+"""Learned perceptual image distance, LPIPS v0.1 on VGG16 (Zhang et al. 2018)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+
+VGG_FILE = "vgg16-397923af.pth"
+VGG_ENV = "LDM_VGG16_WEIGHTS"
+WIDTHS = (64, 128, 256, 512, 512)
+CONVOLUTIONS = (2, 2, 3, 3, 3)
+
+
+def find_vgg_weights(path: str | os.PathLike | None = None) -> Path | None:
+    """The file with torchvision's VGG16 weights: `path`, else $LDM_VGG16_WEIGHTS, else torchvision's download cache.
+
+    Returns None when the cache has none. Raises UserError when a named file does not exist. Never downloads.
+    """
+    for source, named in (("vgg_weights", path), (f"${VGG_ENV}", os.environ.get(VGG_ENV))):
+        if named:
+            if not Path(named).is_file():
+                raise UserError(f"{source}: no file {named}; give the path of torchvision's {VGG_FILE}")
+            return Path(named)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
+    return cached if cached.is_file() else None
+
+
+def find_head_weights() -> Path | None:
+    """The five 1x1 heads shipped inside the `lpips` package (not imported), or None when it is not installed."""
+    spec = importlib.util.find_spec("lpips")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        heads = Path(folder) / "weights" / "v0.1" / "vgg.pth"
+        if heads.is_file():
+            return heads
+    return None
+
+
+class ScalingLayer(nn.Module):
+    """From [-1,1] to the ImageNet mean and deviation that VGG expects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).reshape(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).reshape(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.shift) / self.scale
+
+
+class VGG16Features(nn.Module):
+    """The convolutions of VGG16 (Simonyan and Zisserman 2015) cut after each of the five blocks' last ReLU.
+
+    Layers keep torchvision's numbers inside `slice1` ... `slice5`. (B,3,H,W) -> five feature maps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        number, width = 0, 3
+        for block, (width_out, convolutions) in enumerate(zip(WIDTHS, CONVOLUTIONS, strict=True)):
+            part = nn.Sequential()
+            if block > 0:
+                part.add_module(str(number), nn.MaxPool2d(kernel_size=2, stride=2))
+                number += 1
+            for _ in range(convolutions):
+                part.add_module(str(number), nn.Conv2d(width, width_out, kernel_size=3, padding=1))
+                part.add_module(str(number + 1), nn.ReLU())
+                number, width = number + 2, width_out
+            self.add_module(f"slice{block + 1}", part)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for part in self.children():
+            x = part(x)
+            features.append(x)
+        return features
+
+
+class LinearHead(nn.Module):
+    """Non-negative channel weights of one feature map, a 1x1 convolution without bias."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Dropout(), nn.Conv2d(channels, 1, kernel_size=1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class LPIPS(nn.Module):
+    """Perceptual distance (B,1,1,1) of two batches of images (B,3,H,W) in [-1,1], H and W at least 16.
+
+    Frozen, and always in evaluation mode (the heads hold a dropout layer that must stay silent). Weights come from local files
+    (`find_vgg_weights`, `find_head_weights`) or from a checkpoint that contains them; nothing is downloaded. Without weights
+    the network can be built, so that a checkpoint loads, but `check_ready` and `forward` raise UserError.
+    """
+
+    def __init__(self, vgg_weights: str | os.PathLike | None = None) -> None:
+        super().__init__()
+        self.scaling_layer = ScalingLayer()
+        self.net = VGG16Features()
+        for index, width in enumerate(WIDTHS):
+            self.add_module(f"lin{index}", LinearHead(width))
+        self.requires_grad_(False)
+        self.eval()
+        self.ready = False
+        self.register_load_state_dict_pre_hook(_note_loaded)
+        vgg, heads = find_vgg_weights(vgg_weights), find_head_weights()
+        if vgg is not None and heads is not None:
+            self._load_files(vgg, heads)
+
+    def _load_files(self, vgg: Path, heads: Path) -> None:
+        state = dict(torch.load(heads, map_location="cpu", weights_only=True))
+        state |= _rename_vgg(torch.load(vgg, map_location="cpu", weights_only=True), vgg)
+        state |= {f"scaling_layer.{name}": value for name, value in self.scaling_layer.state_dict().items()}
+        self.load_state_dict(state)
+
+    def check_ready(self) -> None:
+        """Raise UserError when no weights have been loaded."""
+        if not self.ready:
+            raise UserError(
+                "the perceptual loss has no weights: put torchvision's VGG16 file at "
+                f"$TORCH_HOME/hub/checkpoints/{VGG_FILE} (or name it in ${VGG_ENV}) and `pip install lpips` for its heads, "
+                "or set perceptual_weight: 0 in lossconfig.params"
+            )
+
+    def train(self, mode: bool = True) -> LPIPS:
+        """Stay in evaluation mode, whatever the model around it does."""
+        return super().train(False)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        self.check_ready()
+        features = zip(self.net(self.scaling_layer(inputs)), self.net(self.scaling_layer(targets)), strict=True)
+        distance = inputs.new_zeros(())
+        for index, (ours, theirs) in enumerate(features):
+            difference = (_unit_length(ours) - _unit_length(theirs)).square()
+            distance = distance + getattr(self, f"lin{index}")(difference).mean(dim=(2, 3), keepdim=True)
+        return distance
+
+
+def _unit_length(features: Tensor) -> Tensor:
+    """Scale every position's channel vector to length 1 (vector_norm has gradient 0, not NaN, where all channels are 0)."""
+    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
+
+
+def _note_loaded(module: LPIPS, state_dict: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+    """Before load_state_dict: the network becomes ready when all its tensors are there."""
+    if all(prefix + name in state_dict for name in module.state_dict()):
+        module.ready = True
+
+
+def _rename_vgg(state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """torchvision's `features.{n}.*` under the names of `VGG16Features`; the classifier is left out."""
+    first = 0
+    renamed = {}
+    for block, convolutions in enumerate(CONVOLUTIONS):
+        first += block > 0
+        for number in range(first, first + 2 * convolutions, 2):
+            for name in ("weight", "bias"):
+                key = f"features.{number}.{name}"
+                if key not in state:
+                    raise UserError(f"{source}: no tensor {key}; this is not torchvision's VGG16 file")
+                renamed[f"net.slice{block + 1}.{number}.{name}"] = state[key]
+        first += 2 * convolutions
+    return renamed
