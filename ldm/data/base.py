@@ -1,0 +1,273 @@
+"""What every record data set shares: items, sizes, channels, data roots and fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ldm.errors import UserError, nearest
+
+DATA_ROOT_VARIABLE = "LDM_DATA_ROOT"
+SYSTEM_DATA_DIRS = "/usr/local/share:/usr/share"  # what the XDG base directory specification gives as default
+
+
+def cache_home() -> Path:
+    """Return the user's cache folder: ``$XDG_CACHE_HOME``, else ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def data_root(root: str | os.PathLike | None = None) -> Path:
+    """Return the folder that holds data sets: ``root``, else ``$LDM_DATA_ROOT``, else the user's cache folder."""
+    if root is not None:
+        return Path(os.path.expandvars(root)).expanduser()
+    from_environment = os.environ.get(DATA_ROOT_VARIABLE)
+    return Path(from_environment).expanduser() if from_environment else cache_home()
+
+
+def system_data_dirs() -> list[Path]:
+    """Return the folders in which the operating system's packages put shared data."""
+    return [Path(entry) for entry in (os.environ.get("XDG_DATA_DIRS") or SYSTEM_DATA_DIRS).split(":") if entry]
+
+
+def digest(*parts: object) -> str:
+    """Return a short stable digest of strings, numbers and numpy arrays (dtype, shape and content)."""
+    state = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            state.update(f"{part.dtype.str}{part.shape}".encode())
+            state.update(np.ascontiguousarray(part).data)
+        else:
+            state.update(repr(part).encode())
+        state.update(b"\0")
+    return state.hexdigest()[:32]
+
+
+def file_stamp(path: Path) -> tuple[str, int, int]:
+    """Return name, size and modification time of a file: a cheap stand-in for its content in a fingerprint."""
+    status = path.stat()
+    return (path.name, status.st_size, status.st_mtime_ns)
+
+
+class RecordDataset(Dataset):
+    """Base of the data sets: one item is one person's record.
+
+    A subclass implements ``__len__``, ``label(index) -> int``, ``pixels(index) -> uint8 (H, W) or (H, W, 3)`` and
+    ``source_digest() -> str``; sizes, channels, flips and the item's form are handled here.
+
+    Args:
+        size: side of the square picture in pixels; None keeps the stored size.
+        flip_p: probability of a random mirror image; a set of digits or letters, and every evaluation set, refuses
+            a value above 0 because the label would no longer fit or the measurement would no longer repeat.
+        channels: 1 (luminance) or 3.
+        framing: how ``size`` is reached: "resize" (bicubic, shorter side then centre crop) or "pad" (black border).
+        config: mapping with the key ``size``, the older way of passing it.
+
+    Raises:
+        UserError: on a value outside these.
+    """
+
+    num_classes: int | None = None
+    mirrorable = True  # False: a mirror image may be another class
+
+    def __init__(
+        self,
+        size: int | None = None,
+        flip_p: float = 0.0,
+        *,
+        channels: int = 3,
+        framing: str = "resize",
+        config: Mapping | None = None,
+    ):
+        name = type(self).__name__
+        size = size_from_config(size, config, name)
+        if size is not None and int(size) < 1:
+            raise UserError(f"{name}: size={size} is not a number of pixels; give size=32 or leave it out")
+        if channels not in (1, 3):
+            raise UserError(f"{name}: channels={channels}; give 1 (grey) or 3 (colour)")
+        if framing not in ("resize", "pad"):
+            raise UserError(f"{name}: framing={framing!r}; give 'resize' or 'pad'{nearest(framing, ['resize', 'pad'])}")
+        if not 0.0 <= flip_p <= 1.0:
+            raise UserError(f"{name}: flip_p={flip_p} is not a probability; give a number from 0 to 1")
+        if flip_p > 0 and not self.mirrorable:
+            raise UserError(f"{name}: flip_p={flip_p}, but a mirrored picture of this set is wrong; give flip_p=0")
+        self.size = None if size is None else int(size)
+        self.flip_p = float(flip_p)
+        self.channels = channels
+        self.framing = framing
+        self._fingerprint: str | None = None
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def label(self, index: int) -> int:
+        """Return the class of record ``index``, 0 to ``num_classes - 1``."""
+        raise NotImplementedError
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Return the stored picture of record ``index``: uint8, (H, W) or (H, W, 3)."""
+        raise NotImplementedError
+
+    def source_digest(self) -> str:
+        """Return a digest of the stored records and their order."""
+        raise NotImplementedError
+
+    @property
+    def deterministic(self) -> bool:
+        """True when item ``index`` is always the same (no random augmentation)."""
+        return self.flip_p == 0.0
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, int64 (N,), without decoding a picture where the subclass can tell."""
+        return np.fromiter((self.label(i) for i in range(len(self))), dtype=np.int64, count=len(self))
+
+    def fingerprint(self) -> str:
+        """Return a stable digest of what the items are: stored records, order, size, channels, framing and flips."""
+        if self._fingerprint is None:
+            shape = (self.size, self.channels, self.framing, self.flip_p)
+            self._fingerprint = digest(type(self).__name__, len(self), shape, self.source_digest())
+        return self._fingerprint
+
+    def __getitem__(self, index: int) -> dict:
+        index = self._checked(index)
+        image = to_size(self.pixels(index), self.size, self.framing)
+        if self.flip_p > 0 and float(torch.rand(())) < self.flip_p:
+            image = image[:, ::-1]
+        return {"image": to_item(image, self.channels), "class_label": int(self.label(index))}
+
+    def _checked(self, index: int) -> int:
+        index = int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{type(self).__name__} has {len(self)} records, asked for number {index}")
+        return index % len(self)
+
+
+class ArrayDataset(RecordDataset):
+    """A record data set that lies in memory.
+
+    Args:
+        images: uint8 (N, H, W) or (N, H, W, 3).
+        labels: integers (N,).
+        source: name of the files the records come from, and ``rows`` (N,) their positions in it; used to notice
+            records that are in two sets at once.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        size: int | None = None,
+        flip_p: float = 0.0,
+        *,
+        channels: int = 3,
+        framing: str = "resize",
+        config: Mapping | None = None,
+        source: str = "",
+        rows: np.ndarray | None = None,
+    ):
+        super().__init__(size, flip_p, channels=channels, framing=framing, config=config)
+        if len(images) != len(labels):
+            raise UserError(f"{type(self).__name__}: {len(images)} pictures but {len(labels)} labels; check the files")
+        self._images = images
+        self._labels = np.asarray(labels, dtype=np.int64)
+        self.source = source
+        self.rows = np.arange(len(images)) if rows is None else np.asarray(rows)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def label(self, index: int) -> int:
+        return int(self._labels[index])
+
+    def pixels(self, index: int) -> np.ndarray:
+        return self._images[index]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels.copy()
+
+    def source_digest(self) -> str:
+        return digest(self._images, self._labels)
+
+
+def size_from_config(size: int | None, config: Mapping | None, name: str) -> int | None:
+    """Return ``size``, or ``config["size"]`` (the older spelling); any other key of ``config`` is an error."""
+    if config is None:
+        return size
+    if not isinstance(config, Mapping) and not hasattr(config, "keys"):
+        raise UserError(f"{name}: config={config!r} is not a mapping; write size=32 instead")
+    unknown = [str(key) for key in config if key != "size"]
+    if unknown:
+        raise UserError(f"{name}: config has no key {unknown[0]!r}{nearest(unknown[0], ['size'])}")
+    if size is not None and config.get("size", size) != size:
+        raise UserError(f"{name}: size={size} and config.size={config['size']} disagree; give size only")
+    return config.get("size", size)
+
+
+def to_size(image: np.ndarray, size: int | None, framing: str) -> np.ndarray:
+    """Return a uint8 picture (H, W[, 3]) as (size, size[, 3]): padded with black, or resized and centre-cropped."""
+    height, width = image.shape[:2]
+    if size is None or (height, width) == (size, size):
+        return image
+    if framing == "pad":
+        if height > size or width > size:
+            raise UserError(f"a {height}x{width} picture does not fit size={size} by padding; use framing='resize'")
+        top, left = (size - height) // 2, (size - width) // 2
+        border = [(top, size - height - top), (left, size - width - left)]
+        return np.pad(image, border + [(0, 0)] * (image.ndim - 2))
+    scale = size / min(height, width)
+    target = (max(size, round(width * scale)), max(size, round(height * scale)))
+    resized = np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
+    top, left = (resized.shape[0] - size) // 2, (resized.shape[1] - size) // 2
+    return resized[top : top + size, left : left + size]
+
+
+def to_item(image: np.ndarray, channels: int) -> np.ndarray:
+    """Return a uint8 picture (H, W[, 3]) as float32 (H, W, channels) in [-1, 1]."""
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] != channels:
+        if channels == 1:
+            image = np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[:, :, None]
+        else:
+            image = np.repeat(image, channels, axis=2)
+    return np.ascontiguousarray(image, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)
+
+
+def stratified_split(labels: np.ndarray, held_out: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions 0..N-1 into (kept, held out), sorted, with the classes' shares kept; the same for ever.
+
+    Args:
+        labels: integers (N,).
+        held_out: number of positions in the second part, 0 to N.
+        seed: chooses the split; it is a public constant.
+    """
+    labels = np.asarray(labels)
+    if not 0 <= held_out <= len(labels):
+        raise UserError(
+            f"{held_out} records cannot be held out of {len(labels)}; give a number from 0 to {len(labels)}"
+        )
+    random = np.random.Generator(np.random.Philox(seed))
+    rank = np.empty(len(labels))
+    for value in np.unique(labels):
+        members = np.flatnonzero(labels == value)
+        # Ranks of a class are spread evenly over [0, 1): any prefix of the common order is stratified.
+        rank[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    order = np.argsort(rank, kind="stable")
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def find_files(names: Sequence[Sequence[str]], folders: Iterable[Path]) -> list[Path] | None:
+    """Return the files of the first folder that has one of each group of alternative names, or None."""
+    for folder in folders:
+        found = [next((folder / name for name in group if (folder / name).is_file()), None) for group in names]
+        if all(path is not None for path in found):
+            return [path for path in found if path is not None]
+    return None

@@ -1,0 +1,209 @@
+"""Public pictures of digits and capital letters, rendered from fonts and framed as MNIST is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
+from ldm.data.glyph_fonts import CHARACTERS, FIELDS_VERSION, file_sha, font_fields, font_files
+from ldm.data.glyph_warps import BLOCK, WarpRange, draw_pictures, random_block
+from ldm.errors import UserError, nearest
+
+log = logging.getLogger(__name__)
+
+RENDER_VERSION = 1
+CLASSES = {"all": CHARACTERS, "digits": CHARACTERS[:10], "letters": CHARACTERS[10:]}
+
+
+class GlyphsTrain(RecordDataset):
+    """Pictures of 0-9 and A-Z (labels 0-9 and 10-35) rendered from fonts; nothing private is read.
+
+    Item i depends on (seed, fonts, classes, size, warp) and i only. Pictures are rendered once and kept as a
+    memory-mapped file in the user's cache folder.
+
+    Args:
+        count: number of pictures; classes take turns, so they are balanced.
+        size: 28 (MNIST's frame), or a multiple of 8 (32 = that frame with a border of 2, larger ones in proportion).
+        seed: public constant, 0 or more.
+        classes: "all", "digits", "letters", or the characters themselves, such as "0123456789X".
+        fonts: "builtin" (matplotlib's), a font file, a folder of fonts, or a list of these.
+        channels: 1 or 3.
+        warp: changes to `ldm.data.glyph_warps.WarpRange`, such as ``{"filled": 0.0}``.
+        cache: folder for rendered pictures; default ``<user cache>/ldm/glyphs``.
+
+    Raises:
+        UserError: on arguments outside these, or when no font draws a wanted character.
+    """
+
+    mirrorable = False
+    stream = 0
+
+    def __init__(
+        self,
+        count: int = 40000,
+        size: int | None = 32,
+        flip_p: float = 0.0,
+        *,
+        seed: int = 0,
+        classes: str = "all",
+        fonts: str | Sequence[str] = "builtin",
+        channels: int = 1,
+        warp: Mapping | None = None,
+        cache: str | os.PathLike | None = None,
+        config: Mapping | None = None,
+    ):
+        size = size_from_config(None if config is not None and "size" in config else size, config, type(self).__name__)
+        super().__init__(32 if size is None else size, flip_p, channels=channels)
+        if self.size != 28 and (self.size % 8 or self.size < 8):
+            raise UserError(f"glyphs: size={self.size}; give 28 or a multiple of 8")
+        if count < 1:
+            raise UserError(f"glyphs: count={count}; give the number of pictures, 1 or more")
+        if not 0 <= int(seed) < 2**63:
+            raise UserError(f"glyphs: seed={seed}; give a whole number from 0")
+        self.characters = characters_of(classes)
+        self.count, self.seed = int(count), int(seed)
+        self.num_classes = 1 + max(CHARACTERS.index(c) for c in self.characters)
+        self.warp = warp_range(warp)
+        self.fonts = font_files(fonts)
+        self.cache = Path(cache) if cache is not None else cache_home() / "ldm" / "glyphs"
+        self._classes = np.array([CHARACTERS.index(c) for c in self.characters])
+        self._images: np.ndarray | None = self._load()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def label(self, index: int) -> int:
+        return int(self._classes[index % len(self._classes)])
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._classes[np.arange(self.count) % len(self._classes)].astype(np.int64)
+
+    def pixels(self, index: int) -> np.ndarray:
+        return self._images[index]
+
+    def source_digest(self) -> str:
+        inks = [file_sha(path) for path in self.fonts]
+        knobs = asdict(self.warp)
+        return digest(self.seed, self.stream, self.characters, knobs, inks, self.size, RENDER_VERSION, FIELDS_VERSION)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_images": None}  # a worker maps the file again instead of receiving a copy
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._images = self._load()
+
+    def _load(self) -> np.ndarray:
+        """Return the pictures, uint8 (count, size, size), memory-mapped; render them when there are none."""
+        path = self.cache / f"glyphs-{digest(self.source_digest(), self.count)}.npy"
+        try:
+            images = np.load(path, mmap_mode="r")
+            if images.shape == (self.count, self.size, self.size) and images.dtype == np.uint8:
+                return images
+            log.warning("%s has the wrong shape and is rendered again", path)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, EOFError) as error:
+            log.warning("%s is damaged (%s) and is rendered again", path, error)
+        images = self._render()
+        self.cache.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
+        np.save(temporary, images)
+        temporary.replace(path)
+        return np.load(path, mmap_mode="r")
+
+    def _render(self) -> np.ndarray:
+        """Return all pictures, uint8 (count, size, size)."""
+        glyphs, offset, number = self._glyphs()
+        images = np.zeros((self.count, self.size, self.size), dtype=np.uint8)
+        box, frame = (20, 28) if self.size == 28 else (self.size * 5 // 8, self.size * 7 // 8)
+        border = (self.size - frame) // 2
+        blocks = range(-(-self.count // BLOCK))
+        for block in tqdm(blocks, desc="rendering glyphs", unit_scale=BLOCK, unit="picture", leave=False, disable=None):
+            start, stop = block * BLOCK, min((block + 1) * BLOCK, self.count)
+            uniform, normal = (part[: stop - start] for part in random_block(self.seed, self.stream, block))
+            turn = np.arange(start, stop) % len(self._classes)
+            which = offset[turn] + (uniform[:, 6] * number[turn]).astype(np.int64)
+            pictures = draw_pictures(glyphs, which, uniform, normal, self.warp, box, frame)
+            images[start:stop, border : border + frame, border : border + frame] = pictures
+        return images
+
+    def _glyphs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return all fields (F, 2, S, S), grouped by class, and each class's first row and number of rows."""
+        found = []
+        for path in tqdm(self.fonts, desc="reading fonts", unit="font", leave=False, disable=None):
+            made = font_fields(path, self.cache)
+            if made is not None:
+                found.append(made)
+        rows, number = [], []
+        for kind, character in zip(self._classes, self.characters, strict=True):
+            own = [each[kind] for each, present in found if present[kind]]
+            if not own:
+                raise UserError(f"glyphs: none of the {len(self.fonts)} fonts draws {character!r}; give other fonts")
+            rows += own
+            number.append(len(own))
+        counts = np.array(number)
+        return np.stack(rows).astype(np.float32), np.cumsum(counts) - counts, counts
+
+
+class GlyphsVal(GlyphsTrain):
+    """Other pictures of the same kind (the same fonts, other warps), for validation on public data."""
+
+    stream = 1
+
+    def __init__(
+        self,
+        count: int = 2000,
+        size: int | None = 32,
+        flip_p: float = 0.0,
+        *,
+        seed: int = 0,
+        classes: str = "all",
+        fonts: str | Sequence[str] = "builtin",
+        channels: int = 1,
+        warp: Mapping | None = None,
+        cache: str | os.PathLike | None = None,
+        config: Mapping | None = None,
+    ):
+        super().__init__(
+            count,
+            size,
+            flip_p,
+            seed=seed,
+            classes=classes,
+            fonts=fonts,
+            channels=channels,
+            warp=warp,
+            cache=cache,
+            config=config,
+        )
+
+
+def characters_of(classes: str) -> str:
+    """Return the characters of "all", "digits", "letters", or a string of characters, in the order of the labels."""
+    if classes in CLASSES:
+        return CLASSES[classes]
+    unknown = [c for c in classes if c not in CHARACTERS]
+    if not classes or unknown:
+        raise UserError(f"glyphs: classes={classes!r} is neither one of {sorted(CLASSES)} nor characters 0-9, A-Z")
+    return "".join(c for c in CHARACTERS if c in classes)
+
+
+def warp_range(changes: Mapping | None) -> WarpRange:
+    """Return the default distortion with some knobs changed."""
+    known = [field.name for field in fields(WarpRange)]
+    values = {}
+    for key, value in (changes or {}).items():
+        if key not in known:
+            raise UserError(f"glyphs: warp has no knob {key!r}{nearest(str(key), known)}; one of {known}")
+        is_pair = isinstance(getattr(WarpRange(), key), tuple)
+        values[key] = tuple(float(v) for v in value) if is_pair else float(value)
+    return replace(WarpRange(), **values)

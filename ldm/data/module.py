@@ -1,0 +1,197 @@
+"""The Lightning data module that builds data sets and loaders from a config."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from ldm.config import instantiate_from_config
+from ldm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test", "predict")
+DEFAULT_WORKERS = 2
+
+
+class WrappedDataset(Dataset):
+    """A thin wrapper that hides everything of a data set but its length and items (the ``wrap`` switch)."""
+
+    def __init__(self, dataset: Dataset):
+        self.data = dataset
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int):
+        return self.data[index]
+
+    def fingerprint(self) -> str:
+        """Return the wrapped set's fingerprint."""
+        return self.data.fingerprint()
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the wrapped set says that its items never change."""
+        return getattr(self.data, "deterministic", False)
+
+
+class EmptyAwareCollate:
+    """Collates a list of items; an empty list gives tensors of length 0 with the template item's dtypes and shapes."""
+
+    def __init__(self, template: Mapping):
+        self.empty = {key: _emptied(value) for key, value in default_collate([template]).items()}
+
+    def __call__(self, items: Sequence[Mapping]) -> dict:
+        if len(items) == 0:
+            return {key: value.clone() if torch.is_tensor(value) else list(value) for key, value in self.empty.items()}
+        return default_collate(list(items))
+
+
+def _emptied(value: object) -> object:
+    return value[:0].clone() if torch.is_tensor(value) else []
+
+
+def default_workers() -> int:
+    """Return the number of loader processes when the config names none: 2, or less on a smaller machine."""
+    return max(0, min(DEFAULT_WORKERS, (os.cpu_count() or 1) - 1))
+
+
+def seed_worker(worker_id: int) -> None:
+    """Seed numpy in a loader process from torch's worker seed, so that augmentations differ between workers."""
+    np.random.seed(torch.initial_seed() % 2**32)
+
+
+class DataModuleFromConfig(pl.LightningDataModule):
+    """Data sets and loaders from ``{target, params}`` nodes; each set is built once a process, when first needed.
+
+    Args:
+        batch_size: items a loader's batch (the train loader's too, unless `train_batch_sampler` is set).
+        train, validation, test, predict: data set nodes, or None.
+        wrap: hide everything of the sets but length and items.
+        num_workers: loader processes; default 2, fewer on a small machine.
+        shuffle_test_loader, shuffle_val_dataloader: draw those sets in random order.
+        use_worker_init_fn: seed numpy in every worker process.
+        latent_cache: tells the driver whether the train set may be replaced by its cached latents.
+
+    Attributes:
+        train_batch_sampler: an iterable of index lists (empty ones allowed) that takes the place of shuffled
+            batches of ``batch_size`` in the train loader.
+
+    Raises:
+        UserError: for a set without records, and for numbers that make no sense.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        train: Mapping | None = None,
+        validation: Mapping | None = None,
+        test: Mapping | None = None,
+        predict: Mapping | None = None,
+        wrap: bool = False,
+        num_workers: int | None = None,
+        shuffle_test_loader: bool = False,
+        use_worker_init_fn: bool = False,
+        shuffle_val_dataloader: bool = False,
+        latent_cache: bool = True,
+    ):
+        super().__init__()
+        if int(batch_size) < 1:
+            raise UserError(f"data: batch_size={batch_size}; give 1 or more")
+        if num_workers is not None and int(num_workers) < 0:
+            raise UserError(f"data: num_workers={num_workers}; give 0 or more, or leave it out")
+        self.batch_size = int(batch_size)
+        self.num_workers = default_workers() if num_workers is None else int(num_workers)
+        self.wrap = wrap
+        self.latent_cache = latent_cache
+        self.use_worker_init_fn = use_worker_init_fn
+        self.shuffle_test_loader = shuffle_test_loader
+        self.shuffle_val_dataloader = shuffle_val_dataloader
+        self.train_batch_sampler: Iterable[list[int]] | None = None
+        nodes = {"train": train, "validation": validation, "test": test, "predict": predict}
+        self.dataset_configs = {name: node for name, node in nodes.items() if node is not None}
+        self._datasets: dict[str, Dataset] | None = None
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """The data sets by name, built on first use."""
+        if self._datasets is None:
+            self._datasets = {}
+            for name, node in self.dataset_configs.items():
+                dataset = instantiate_from_config(node)
+                if not isinstance(dataset, IterableDataset) and len(dataset) == 0:
+                    raise UserError(f"data.params.{name}: {node.get('target')} has no records; check its parameters")
+                self._datasets[name] = WrappedDataset(dataset) if self.wrap else dataset
+            self._warn_of_overlap()
+        return self._datasets
+
+    def replace_datasets(self, replace: Callable[[str, Dataset], Dataset]) -> None:
+        """Put ``replace(name, dataset)`` in the place of every data set (for example, cached latents)."""
+        self._datasets = {name: replace(name, dataset) for name, dataset in self.datasets.items()}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build the data sets (once, whatever the number of stages)."""
+        _ = self.datasets
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the loader of the train set: index lists of `train_batch_sampler`, or shuffled batches."""
+        if self.train_batch_sampler is None:
+            return self._loader("train", shuffle=not isinstance(self._dataset("train"), IterableDataset))
+        dataset = self._dataset("train")
+        return DataLoader(
+            dataset,
+            batch_sampler=self.train_batch_sampler,
+            collate_fn=EmptyAwareCollate(dataset[0]),
+            **self._worker_options(),
+        )
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Return the loader of the validation set; no loader at all when there is none, so that fitting skips it."""
+        if "validation" not in self.dataset_configs:
+            return []
+        return self._loader("validation", shuffle=self.shuffle_val_dataloader)
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the loader of the test set."""
+        return self._loader("test", shuffle=self.shuffle_test_loader)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the loader of the predict set."""
+        return self._loader("predict", shuffle=False)
+
+    def _dataset(self, name: str) -> Dataset:
+        if name not in self.datasets:
+            raise UserError(f"data.params has no {name!r} set; add {name}: {{target: ..., params: ...}}")
+        return self.datasets[name]
+
+    def _loader(self, name: str, shuffle: bool) -> DataLoader:
+        dataset = self._dataset(name)
+        return DataLoader(dataset, batch_size=self.batch_size, shuffle=shuffle, **self._worker_options())
+
+    def _worker_options(self) -> dict:
+        seed = seed_worker if self.use_worker_init_fn and self.num_workers > 0 else None
+        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "worker_init_fn": seed}
+
+    def _warn_of_overlap(self) -> None:
+        """Say so when evaluation records are also training records (by source file and row)."""
+        train = self._datasets.get("train")
+        for name in ("validation", "test"):
+            other = self._datasets.get(name)
+            source = getattr(train, "source", "")
+            if not source or getattr(other, "source", None) != source:
+                continue
+            shared = len(np.intersect1d(train.rows, other.rows))
+            if shared:
+                log.warning(
+                    "%d of %d %s records are also training records; give both sets the same holdout",
+                    shared,
+                    len(other),
+                    name,
+                )
