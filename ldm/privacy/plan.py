@@ -1,0 +1,228 @@
+"""`PrivacyPlan`: the public constants of a private run, fixed before the first record is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ldm.errors import UserError, nearest
+from ldm.privacy.accounting import accountants_for, calibrate, epsilon
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, History, SamplingEvent, number, whole
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """Everything sampler, clipper, noise and ledger have to agree on; nobody derives these numbers a second time.
+
+    Public constants, none of them computed from the records: ``sample_rate`` q in (0, 1], ``steps`` logical steps,
+    ``noise_multiplier`` sigma > 0 (noise over sensitivity), ``max_grad_norm`` C > 0, ``delta`` in (0, 1),
+    ``expected_batch_size`` the configured batch size by which noised sums are divided, ``relation`` between
+    neighbouring data sets, ``noise_multiplicity`` K noise draws a record (free: they are averaged inside the record
+    before clipping), ``clipping`` the name of the clipping rule, ``num_records`` the published size of the data set,
+    used for checks only. ``insecure_seed`` makes sampling and noise reproducible by anyone who knows it; such a run
+    is not private.
+
+    Raises UserError for values out of range and for ``delta >= 1 / num_records``.
+    """
+
+    sample_rate: float
+    steps: int
+    noise_multiplier: float
+    max_grad_norm: float
+    delta: float
+    expected_batch_size: float
+    relation: str = ADD_OR_REMOVE_ONE
+    target_epsilon: float | None = None
+    noise_multiplicity: int = 1
+    clipping: str = "flat"
+    num_records: int | None = None
+    sampling: str = POISSON
+    insecure_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        whole("steps", self.steps)
+        number("max_grad_norm", self.max_grad_norm, above=0)
+        number("expected_batch_size", self.expected_batch_size, above=0)
+        whole("noise_multiplicity", self.noise_multiplicity)
+        if not isinstance(self.clipping, str) or not self.clipping:
+            raise UserError(f"clipping is {self.clipping!r}, it must be the name of a clipping rule such as flat")
+        if self.target_epsilon is not None:
+            number("target_epsilon", self.target_epsilon, above=0)
+        if self.insecure_seed is not None:
+            whole("insecure_seed", self.insecure_seed, at_least=0)
+        check_delta(self.delta, self.num_records)
+        self.event()  # checks the fields that it shares
+
+    def event(self) -> SamplingEvent:
+        """One step of this plan, as the ledger records it."""
+        return SamplingEvent(self.sample_rate, self.noise_multiplier, self.sampling, self.relation)
+
+    @property
+    def sensitivity(self) -> float:
+        """How far one record can move the clipped sum: C when it is added or removed, 2C when it is replaced."""
+        return self.max_grad_norm * (2 if self.relation == REPLACE_ONE else 1)
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on the sum of clipped gradients, before division by the batch size."""
+        return self.noise_multiplier * self.sensitivity
+
+    @property
+    def secure(self) -> bool:
+        """Whether sampling and noise are seeded by the operating system."""
+        return self.insecure_seed is None
+
+    def epsilon(self, accountant: str | None = None) -> float:
+        """Epsilon at the plan's delta when all its steps have been taken."""
+        return epsilon([(self.event(), self.steps)], self.delta, accountant)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PrivacyPlan:
+        """Read :meth:`to_dict` back; raises UserError for unknown or missing keys and for values out of range."""
+        if not isinstance(values, Mapping):
+            raise UserError(f"a privacy plan is a mapping of its fields, found {type(values).__name__}")
+        names = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise UserError(f"privacy plan: unknown key {key!r}{nearest(str(key), names)}")
+        missing = [name for name in names[:6] if name not in values]
+        if missing:
+            raise UserError(f"privacy plan: missing {', '.join(missing)}")
+        return cls(**values)
+
+    def digest(self) -> str:
+        """SHA-256 of the fields, in hexadecimal: equal plans have equal digests."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: PrivacyPlan) -> dict[str, tuple[Any, Any]]:
+        """Fields in which two plans differ, as (mine, theirs); what a refused resume tells its user."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+
+    @classmethod
+    def calibrate(
+        cls,
+        *,
+        target_epsilon: float,
+        delta: float,
+        batch_size: int,
+        max_grad_norm: float,
+        num_records: int | None = None,
+        epochs: int | None = None,
+        steps: int | None = None,
+        sample_rate: float | None = None,
+        relation: str = ADD_OR_REMOVE_ONE,
+        sampling: str = POISSON,
+        noise_multiplicity: int = 1,
+        clipping: str = "flat",
+        insecure_seed: int | None = None,
+        accountant: str | None = None,
+        history: History = (),
+    ) -> PrivacyPlan:
+        """The plan with just enough noise for (target_epsilon, delta), by the rule of the DP-LDM lineage.
+
+        q = 1 / ceil(num_records / batch_size) unless ``sample_rate`` says otherwise; steps = epochs / q unless
+        ``steps`` does. ``num_records`` is the published size of the data set; ``history`` is what earlier runs on the
+        same records have spent and is charged first. Logs the plan in one line.
+
+        Raises UserError when not exactly one of epochs and steps is given, when delta >= 1 / num_records, and when the
+        target cannot be met.
+        """
+        rate = sample_rate if sample_rate is not None else lineage_sample_rate(num_records, batch_size)
+        number("sample_rate", rate, above=0, at_most=1)
+        count = planned_steps(rate, epochs=epochs, steps=steps)
+        check_delta(delta, num_records)
+        sigma = calibrate(
+            target_epsilon=target_epsilon,
+            delta=delta,
+            sample_rate=rate,
+            steps=count,
+            relation=relation,
+            sampling=sampling,
+            accountant=accountant,
+            history=history,
+        )
+        plan = cls(
+            sample_rate=rate,
+            steps=count,
+            noise_multiplier=sigma,
+            max_grad_norm=max_grad_norm,
+            delta=delta,
+            expected_batch_size=batch_size,
+            relation=relation,
+            target_epsilon=target_epsilon,
+            noise_multiplicity=noise_multiplicity,
+            clipping=clipping,
+            num_records=num_records,
+            sampling=sampling,
+            insecure_seed=insecure_seed,
+        )
+        spending: History = [*history, (plan.event(), plan.steps)]
+        logger.info(
+            "privacy plan: noise multiplier %.4f, %d steps, sample rate %.6g, epsilon %.4f at delta %g "
+            "(%s, %s, accountant %s)%s",
+            sigma,
+            count,
+            rate,
+            epsilon(spending, delta, accountant),
+            delta,
+            relation,
+            sampling,
+            accountant or accountants_for(spending)[0],
+            "" if plan.secure else "; insecure seed: NOT private",
+        )
+        return plan
+
+
+def lineage_sample_rate(num_records: int | None, batch_size: int) -> float:
+    """q = 1 / ceil(N / B), the sampling rate that the published sigmas assume; N is the published size."""
+    whole("batch_size", batch_size)
+    if num_records is None:
+        raise UserError(
+            "the sampling rate is unknown: give num_records (the published size of the data set) or sample_rate"
+        )
+    whole("num_records", num_records)
+    return 1 / math.ceil(num_records / batch_size)
+
+
+def planned_steps(sample_rate: float, *, epochs: int | None = None, steps: int | None = None) -> int:
+    """Logical steps of a run: ``steps``, or ``epochs`` times the draws in which a record is expected once.
+
+    Raises UserError unless exactly one is given: a default would calibrate noise for training that never happens.
+    """
+    if (epochs is None) == (steps is None):
+        raise UserError("a private run needs exactly one of epochs (trainer max_epochs) and steps (trainer max_steps)")
+    if steps is not None:
+        whole("steps", steps)
+        return steps
+    whole("epochs", epochs)
+    assert epochs is not None
+    return epochs * math.ceil(round(1 / sample_rate, 9))
+
+
+def check_delta(delta: float, num_records: int | None) -> None:
+    """Raise UserError unless 0 < delta < 1 / num_records: beyond, publishing one record outright would be allowed."""
+    number("delta", delta, above=0)
+    if num_records is not None:
+        whole("num_records", num_records)
+    limit = 1.0 if num_records is None else 1 / num_records
+    if delta >= limit:
+        raise UserError(
+            f"delta {delta:g} is not below {limit:.3g}"
+            + (
+                ""
+                if num_records is None
+                else f" = 1 / {num_records} records; write delta: {0.1 / num_records:.0e} or less"
+            )
+        )
