@@ -1,0 +1,74 @@
+"""Pictures of what the model makes while it trains."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from ldm.samples import save_grid
+
+logger = logging.getLogger(__name__)
+
+
+class ImageLogger(Callback):
+    """Saves PNG grids every ``batch_frequency`` steps to ``images/train/{key}_gs-..._e-..._b-....png``.
+
+    A private run pictures samples of the model only, and charges the steps they depend on before it writes them.
+    ``steps`` is the number of sampling steps of latent models.
+    """
+
+    def __init__(
+        self,
+        batch_frequency: int = 750,
+        max_images: int = 4,
+        clamp: bool = True,
+        disabled: bool = False,
+        steps: int = 50,
+        log_first_step: bool = False,
+    ):
+        self.batch_frequency = batch_frequency
+        self.max_images = max_images
+        self.clamp = clamp
+        self.disabled = disabled
+        self.steps = steps
+        self.log_first_step = log_first_step
+        self._last = -1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        due = step % self.batch_frequency == 0 if step else False
+        if self.disabled or not trainer.is_global_zero or step == self._last:
+            return
+        if due or (self.log_first_step and step == 1):
+            self._last = step
+            self.log(trainer, pl_module, batch, batch_idx)
+
+    @torch.no_grad()
+    def log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Make the pictures in evaluation mode and write them."""
+        if not hasattr(pl_module, "log_images"):
+            return
+        training = getattr(pl_module, "private", None)
+        was_training = pl_module.training
+        pl_module.eval()
+        # its own generator state: picturing must not change what training draws next
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            options = {"steps": self.steps, "private": training is not None} if hasattr(pl_module, "ema_scope") else {}
+            pictures = pl_module.log_images(batch, count=self.max_images, **options)
+        pl_module.train(was_training)
+        if training is not None:
+            training.release()
+        folder = Path(trainer.default_root_dir) / "images" / "train"
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, images in pictures.items():
+            images = images[: self.max_images].float().cpu()
+            name = f"{key}_gs-{trainer.global_step:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}.png"
+            save_grid(images.clamp(-1, 1) if self.clamp else images, folder / name, columns=4)

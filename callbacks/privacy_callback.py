@@ -1,0 +1,36 @@
+"""Shows the epsilon spent, and stops a private run when its plan is used up."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+logger = logging.getLogger(__name__)
+
+
+class PrivacyCallback(Callback):
+    """Follows a `PrivateTraining`: epsilon on the progress bar and in the metrics, a stop at the end of the plan."""
+
+    def __init__(self, training: Any, meter: Any):
+        self.training = training
+        self.meter = meter
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.training.spent:
+            logger.info("the privacy budget of this run is spent; nothing is left to train")
+            trainer.should_stop = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # the number of steps and epsilon depend on the plan only, so they may be shown
+        pl_module.log("privacy/epsilon", self.meter(self.training.ledger.steps), prog_bar=True, batch_size=1)
+        if self.training.spent:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.training.release()
+        logger.info("privacy: %s", self.training.describe())

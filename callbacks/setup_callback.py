@@ -1,0 +1,38 @@
+"""Creates the run directory and keeps the configuration that the run was started with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import Callback
+
+from ldm.checkpoint import write_atomic
+
+
+class SetupCallback(Callback):
+    """Writes ``configs/<stamp>-project.yaml`` and ``configs/<stamp>-lightning.yaml`` before training starts."""
+
+    def __init__(self, run_dir: str, stamp: str, project_config: Any, lightning_config: Any):
+        self.run_dir = Path(run_dir)
+        self.stamp = stamp
+        self.config = OmegaConf.create(project_config)
+        self.lightning_config = OmegaConf.create(lightning_config)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        for folder in ("checkpoints", "configs"):
+            (self.run_dir / folder).mkdir(parents=True, exist_ok=True)
+        for kind, content in (
+            ("project", self.config),
+            ("lightning", OmegaConf.create({"lightning": self.lightning_config})),
+        ):
+            text = OmegaConf.to_yaml(content)
+            write_atomic(self.run_dir / "configs" / f"{self.stamp}-{kind}.yaml", lambda path, text=text: path.write_text(text))
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # kept beside the weights: head counts and the like do not show in tensor shapes
+        checkpoint["model_config"] = OmegaConf.to_container(self.config.model, resolve=True)

@@ -1,0 +1,1 @@
+"""Diffusion models, their fine-tuning rules, and their samplers."""

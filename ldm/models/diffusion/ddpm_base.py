@@ -1,0 +1,394 @@
+"""`DDPM`: the diffusion process, its training loss and its Lightning hooks, in the space it is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from ldm.checkpoint import load_weights, read_checkpoint
+from ldm.config import instantiate_from_config
+from ldm.errors import UserError
+from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
+from ldm.models.diffusion.schedule import diffusion_constants, elbo_weights
+from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
+from ldm.modules.ema import LitEma
+
+logger = logging.getLogger(__name__)
+
+CONDITIONING_KEYS = (None, "concat", "crossattn", "hybrid", "adm")
+
+
+class DiffusionWrapper(nn.Module):
+    """Hands a condition to the network in the way that ``conditioning_key`` names.
+
+    ``concat`` joins c_concat to the channels, ``crossattn`` passes c_crossattn (B, tokens, width) as context,
+    ``hybrid`` does both, ``adm`` passes a class vector, None passes nothing.
+    """
+
+    def __init__(self, diff_model_config: Any, conditioning_key: str | None):
+        super().__init__()
+        if conditioning_key not in CONDITIONING_KEYS:
+            known = ", ".join(str(key) for key in CONDITIONING_KEYS)
+            raise UserError(f"conditioning_key: {conditioning_key!r} is unknown; choose one of {known}")
+        self.diffusion_model = instantiate_from_config(diff_model_config)
+        self.conditioning_key = conditioning_key
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Sequence[Tensor] | None = None,
+        c_crossattn: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        key = self.conditioning_key
+        if key is None:
+            return self.diffusion_model(x, t)
+        if key in ("concat", "hybrid"):
+            x = torch.cat([x, *c_concat], dim=1)
+        if key == "concat":
+            return self.diffusion_model(x, t)
+        if key == "adm":
+            return self.diffusion_model(x, t, y=c_crossattn[0])
+        return self.diffusion_model(x, t, context=torch.cat(list(c_crossattn), dim=1))
+
+
+class DDPM(pl.LightningModule):
+    """Denoising diffusion with a Gaussian forward process (Ho et al. 2020), in pixel space.
+
+    The constructor's names, the state-dict keys and the buffers are those of the latent-diffusion lineage.
+    Images and noise are (B, C, H, W), timesteps (B,) int64 in [0, T).
+    """
+
+    def __init__(
+        self,
+        unet_config: Any,
+        timesteps: int = 1000,
+        beta_schedule: str = "linear",
+        loss_type: str = "l2",
+        ckpt_path: str | None = None,
+        ignore_keys: Sequence[str] = (),
+        load_only_unet: bool = False,
+        monitor: str | None = "val/loss",
+        use_ema: bool = True,
+        first_stage_key: str = "image",
+        image_size: int = 256,
+        channels: int = 3,
+        log_every_t: int = 100,
+        clip_denoised: bool = True,
+        linear_start: float = 1e-4,
+        linear_end: float = 2e-2,
+        cosine_s: float = 8e-3,
+        given_betas: Sequence[float] | None = None,
+        original_elbo_weight: float = 0.0,
+        v_posterior: float = 0.0,
+        l_simple_weight: float = 1.0,
+        conditioning_key: str | None = None,
+        parameterization: str = "eps",
+        scheduler_config: Any = None,
+        use_positional_encodings: bool = False,
+        learn_logvar: bool = False,
+        logvar_init: float = 0.0,
+        ema_decay: float = 0.9999,
+        start_from_ema: bool = True,
+    ):
+        super().__init__()
+        if parameterization not in ("eps", "x0"):
+            raise UserError(f"parameterization: {parameterization!r} is unknown; choose eps or x0")
+        if loss_type not in ("l1", "l2"):
+            raise UserError(f"loss_type: {loss_type!r} is unknown; choose l1 or l2")
+        self.parameterization = parameterization
+        self.loss_type = loss_type
+        self.cond_stage_model: nn.Module | None = None
+        self.clip_denoised = clip_denoised
+        self.log_every_t = log_every_t
+        self.first_stage_key = first_stage_key
+        self.image_size = image_size
+        self.channels = channels
+        self.use_positional_encodings = use_positional_encodings
+        self.v_posterior = v_posterior
+        self.original_elbo_weight = original_elbo_weight
+        self.l_simple_weight = l_simple_weight
+        self.monitor = monitor
+        self.scheduler_config = scheduler_config
+        self.start_from_ema = start_from_ema
+        self.learning_rate = 1e-4  # the driver overwrites it with the computed rate
+        self.model = DiffusionWrapper(unet_config, conditioning_key)
+        self.use_ema = use_ema
+        if use_ema:
+            self.model_ema = LitEma(self.model, decay=ema_decay)
+        self._register_schedule(
+            beta_schedule, timesteps, linear_start, linear_end, cosine_s, given_betas
+        )
+        self.learn_logvar = learn_logvar
+        logvar = torch.full((self.num_timesteps,), float(logvar_init))
+        if learn_logvar:
+            self.logvar = nn.Parameter(logvar)
+        else:
+            self.register_buffer("logvar", logvar, persistent=False)
+        if ckpt_path is not None:
+            self.init_from_ckpt(ckpt_path, ignore_keys, only_model=load_only_unet)
+
+    # ------------------------------------------------------------------ schedule and weights
+
+    def _register_schedule(
+        self,
+        beta_schedule: str,
+        timesteps: int,
+        linear_start: float,
+        linear_end: float,
+        cosine_s: float,
+        given_betas: Sequence[float] | None,
+    ) -> None:
+        betas = (
+            np.asarray(given_betas, dtype=np.float64)
+            if given_betas is not None
+            else make_beta_schedule(
+                beta_schedule, timesteps, linear_start=linear_start, linear_end=linear_end, cosine_s=cosine_s
+            )
+        )
+        self.num_timesteps = len(betas)
+        constants = diffusion_constants(betas, self.v_posterior)
+        for name, value in constants.items():
+            self.register_buffer(name, value)
+        self.register_buffer("lvlb_weights", elbo_weights(constants, betas, self.parameterization), persistent=False)
+
+    def init_from_ckpt(self, path: str, ignore_keys: Sequence[str] = (), only_model: bool = False) -> None:
+        """Load weights from a checkpoint file; keys with a prefix of ``ignore_keys`` keep their fresh values.
+
+        The network starts from the checkpoint's averaged (EMA) weights when it has them, unless
+        ``start_from_ema`` is off; the running average then starts at exactly the weights that are loaded, so the
+        frozen part is the same in training and in sampling. Raises UserError on any other mismatch.
+        """
+        checkpoint = read_checkpoint(path)
+        state = dict(checkpoint["state_dict"])
+        if only_model:
+            prefix = "model."
+            load_weights(self.model, {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}, source=path)
+        else:
+            self.load_lineage_state(state, ignore=ignore_keys, source=str(path))
+        logger.info("weights of %s loaded", path)
+
+    def load_lineage_state(self, state: Mapping[str, Tensor], ignore: Sequence[str] = (), source: str = "") -> None:
+        """Load a whole state dict: EMA and raw weights, schedule checked, loss networks of the first stage dropped."""
+        state = dict(state)
+        self._check_schedule(state, source)
+        averaged = ema_weights(self.model, state) if self.start_from_ema else {}
+        if averaged:
+            logger.info("%s: starting from the averaged (EMA) weights", source)
+            state.update({f"model.{name}": value for name, value in averaged.items()})
+        dropped = ("model_ema.", "lvlb_weights", *self._foreign_prefixes(state), *ignore)
+        own = tuple(name for name, _ in self.named_buffers() if name in ("scale_factor", "logvar"))
+        load_weights(
+            self, state, ignore=dropped, allow_missing=("model_ema.", *CONSTANT_KEYS, *own, *ignore), source=source
+        )
+        if self.use_ema:
+            self.model_ema.reset(self.model)
+
+    def _foreign_prefixes(self, state: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Prefixes of keys that a lineage checkpoint carries and this model has no use for."""
+        return () if self.learn_logvar else ("logvar",)
+
+    def _check_schedule(self, state: Mapping[str, Tensor], source: str) -> None:
+        stored = state.get("betas")
+        if stored is None:
+            return
+        if stored.shape != self.betas.shape or not torch.allclose(stored.float(), self.betas.cpu(), rtol=1e-4, atol=1e-8):
+            raise UserError(
+                f"{source}: was trained with another noise schedule ({len(stored)} steps, beta "
+                f"{float(stored[0]):.3g}..{float(stored[-1]):.3g}) than the config gives ({self.num_timesteps} steps, "
+                f"{float(self.betas[0]):.3g}..{float(self.betas[-1]):.3g}); set timesteps, beta_schedule, linear_start "
+                "and linear_end to those of the checkpoint"
+            )
+
+    @contextmanager
+    def ema_scope(self, context: str | None = None) -> Iterator[None]:
+        """Run the body with the averaged weights in place of the trained ones (no effect without EMA)."""
+        if not self.use_ema:
+            yield
+            return
+        with self.model_ema.swapped(self.model):
+            yield
+
+    # ------------------------------------------------------------------ the forward process
+
+    def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and log-variance of q(x_t | x_0) (Ho et al. 2020, equation 4)."""
+        mean = extract_into_tensor(self.sqrt_alphas_cumprod, t, x_start.shape) * x_start
+        variance = extract_into_tensor(1.0 - self.alphas_cumprod, t, x_start.shape)
+        return mean, variance, extract_into_tensor(self.log_one_minus_alphas_cumprod, t, x_start.shape)
+
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Draw x_t from q(x_t | x_0), with the given standard normal ``noise`` if any."""
+        noise = torch.randn_like(x_start) if noise is None else noise
+        return (
+            extract_into_tensor(self.sqrt_alphas_cumprod, t, x_start.shape) * x_start
+            + extract_into_tensor(self.sqrt_one_minus_alphas_cumprod, t, x_start.shape) * noise
+        )
+
+    def predict_start_from_noise(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Invert `q_sample`: x_0 from x_t and the noise in it."""
+        return (
+            extract_into_tensor(self.sqrt_recip_alphas_cumprod, t, x_t.shape) * x_t
+            - extract_into_tensor(self.sqrt_recipm1_alphas_cumprod, t, x_t.shape) * noise
+        )
+
+    def q_posterior(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, equations 6 and 7)."""
+        mean = (
+            extract_into_tensor(self.posterior_mean_coef1, t, x_t.shape) * x_start
+            + extract_into_tensor(self.posterior_mean_coef2, t, x_t.shape) * x_t
+        )
+        variance = extract_into_tensor(self.posterior_variance, t, x_t.shape)
+        return mean, variance, extract_into_tensor(self.posterior_log_variance_clipped, t, x_t.shape)
+
+    def predict_x0(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """Turn the network's output into an estimate of x_0, whatever it is trained to predict."""
+        return self.predict_start_from_noise(x_t, t, output) if self.parameterization == "eps" else output
+
+    def apply_model(self, x_noisy: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        """Run the network on x_t; ``cond`` is None in pixel space."""
+        return self.model(x_noisy, t)
+
+    def p_sample_loop(self, cond: Any, shape: Sequence[int], **options: Any) -> Any:
+        """Ancestral sampling; see `ldm.models.diffusion.ancestral.p_sample_loop`."""
+        return p_sample_loop(self, cond, shape, **options)
+
+    def progressive_denoising(self, cond: Any, shape: Sequence[int], **options: Any) -> Any:
+        """Ancestral sampling that keeps the x_0 estimates; see `ldm.models.diffusion.ancestral`."""
+        return progressive_denoising(self, cond, shape, **options)
+
+    # ------------------------------------------------------------------ the loss
+
+    def get_loss(self, pred: Tensor, target: Tensor, mean: bool = True) -> Tensor:
+        """Absolute (l1) or squared (l2) error, averaged over everything or left elementwise."""
+        error = (target - pred).abs() if self.loss_type == "l1" else F.mse_loss(pred, target, reduction="none")
+        return error.mean() if mean else error
+
+    def row_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
+        """The loss of every row and its parts, each (B,): ``simple``, ``gamma``, ``vlb`` and their sum ``loss``.
+
+        Rows do not influence one another, which is what makes a per-record gradient well defined.
+        Source: Ho et al. 2020, equation 14; the learned log-variance is the lineage's extension.
+        """
+        output = self.apply_model(self.q_sample(x_start, t, noise), t, cond)
+        target = noise if self.parameterization == "eps" else x_start
+        simple = self.get_loss(output, target, mean=False).flatten(1).mean(dim=1)
+        logvar = self.logvar[t]
+        gamma = simple / torch.exp(logvar) + logvar
+        vlb = self.lvlb_weights[t] * simple
+        loss = self.l_simple_weight * gamma + self.original_elbo_weight * vlb
+        return {"simple": simple, "gamma": gamma, "vlb": vlb, "loss": loss}
+
+    def p_losses(
+        self, x_start: Tensor, t: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss of a batch and what to log about it."""
+        noise = torch.randn_like(x_start) if noise is None else noise
+        return self._summarise(self.row_terms(x_start, t, noise))
+
+    def _summarise(self, terms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        prefix = "train" if self.training else "val"
+        loss = terms["loss"].mean()
+        report = {f"{prefix}/loss_simple": terms["simple"].mean(), f"{prefix}/loss_vlb": terms["vlb"].mean()}
+        if self.learn_logvar:
+            report[f"{prefix}/loss_gamma"] = terms["gamma"].mean()
+            report["logvar"] = self.logvar.detach().mean()
+        report[f"{prefix}/loss"] = loss
+        return loss, report
+
+    def draw_timesteps(self, rows: int) -> Tensor:
+        """Uniform timesteps (rows,) int64."""
+        return torch.randint(0, self.num_timesteps, (rows,), device=self.device)
+
+    def get_input(self, batch: Mapping[str, Any], key: str) -> Tensor:
+        """Images (B, H, W, C) or (B, H, W) of a batch as contiguous float (B, C, H, W)."""
+        images = batch[key]
+        if images.ndim == 3:
+            images = images[..., None]
+        return rearrange(images, "b h w c -> b c h w").contiguous().float()
+
+    def shared_step(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch as the data loader gives it."""
+        x = self.get_input(batch, self.first_stage_key)
+        return self.p_losses(x, self.draw_timesteps(len(x)))
+
+    # ------------------------------------------------------------------ Lightning
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        loss, report = self.shared_step(batch)
+        rows = batch_rows(batch)
+        self.log_dict(report, prog_bar=True, on_step=True, on_epoch=True, batch_size=rows)
+        self.log("global_step", float(self.global_step), prog_bar=False, on_step=True, batch_size=rows)
+        return loss
+
+    @torch.no_grad()
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        rows = batch_rows(batch)
+        _, report = self.shared_step(batch)
+        self.log_dict(report, on_step=False, on_epoch=True, batch_size=rows)
+        if self.use_ema:
+            with self.ema_scope():
+                _, averaged = self.shared_step(batch)
+            self.log_dict({f"{k}_ema": v for k, v in averaged.items()}, on_step=False, on_epoch=True, batch_size=rows)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._steps_before = self.global_step
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # one tick a step: a batch that only accumulates gradients does not move the average
+        if self.use_ema and self.global_step > self._steps_before:
+            self.model_ema(self.model)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name to parameter of everything the optimizer moves."""
+        named = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
+        if self.learn_logvar:
+            named["logvar"] = self.logvar
+        return named
+
+    def configure_optimizers(self) -> Any:
+        parameters = list(self.trainable().values())
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, **self.optimizer_options())
+        if self.scheduler_config is None:
+            return optimizer
+        scheduler = instantiate_from_config(self.scheduler_config)
+        return [optimizer], [
+            {"scheduler": LambdaLR(optimizer, lr_lambda=scheduler.schedule), "interval": "step", "frequency": 1}
+        ]
+
+    def optimizer_options(self) -> dict[str, Any]:
+        """Further arguments of AdamW."""
+        return {}
+
+
+CONSTANT_KEYS = tuple(sorted(diffusion_constants(np.array([0.1, 0.2]))))
+
+
+def batch_rows(batch: Mapping[str, Any]) -> int:
+    """Number of records in a collated batch."""
+    return len(next(iter(batch.values())))
+
+
+def ema_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Averaged weights in a lineage state dict, under the parameter names of ``model`` (empty without EMA keys).
+
+    The lineage stores them as ``model_ema.`` plus the parameter name with its dots removed.
+    """
+    names = {name.replace(".", ""): name for name, _ in model.named_parameters()}
+    prefix = "model_ema."
+    return {
+        names[key[len(prefix) :]]: value
+        for key, value in state.items()
+        if key.startswith(prefix) and key[len(prefix) :] in names
+    }

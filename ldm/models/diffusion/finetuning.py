@@ -1,0 +1,156 @@
+"""`FineTuning`: which parameters of a latent diffusion model are trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ldm.errors import UserError
+from ldm.modules.attention import SpatialTransformer
+from ldm.modules.diffusionmodules.openaimodel import AttentionBlock, ResBlock
+
+logger = logging.getLogger(__name__)
+
+MODES = ("all", "condition", "attention", "input_blocks", "res_blocks")
+DEAD_WITH_ONE_TOKEN = ("attn2.to_q", "attn2.to_k", "norm2")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is trained (name to parameter), and what was left out because its gradient is always zero."""
+
+    parameters: Mapping[str, nn.Parameter]
+    dead: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = field(default=())
+
+    @property
+    def count(self) -> int:
+        """Number of trained values."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """The rule that picks the trained parameters, as DP-LDM's flags define it (first matching rule wins).
+
+    ``mode``: ``condition`` trains the spatial transformers, ``attention`` the attention blocks, ``input_blocks`` the
+    attention modules of the input half, ``res_blocks`` the residual blocks, ``all`` the whole network.
+    ``first_block`` is the 1-based index of the first attention module that is trained, in network order
+    (input, middle, output); -1, 0 and 1 mean all of them. The condition stage is trained with ``condition`` always,
+    otherwise when ``cond_stage_trainable``, never in mode ``attention``.
+    """
+
+    mode: str = "all"
+    first_block: int = -1
+    cond_stage_trainable: bool = False
+    train_dead_parameters: bool = False
+
+    @classmethod
+    def from_flags(
+        cls,
+        *,
+        condition: bool,
+        attention: bool,
+        input_blocks: bool,
+        res_blocks: bool,
+        first_block: int,
+        train_dead_parameters: bool,
+        cond_stage_trainable: bool,
+    ) -> FineTuning:
+        """Read the constructor flags of the lineage."""
+        flags = {"condition": condition, "attention": attention, "input_blocks": input_blocks, "res_blocks": res_blocks}
+        chosen = [mode for mode, on in flags.items() if on]
+        if len(chosen) > 1:
+            logger.warning("several fine-tuning rules are set (%s); the first one counts", ", ".join(chosen))
+        mode = chosen[0] if chosen else "all"
+        return cls(mode, first_block, cond_stage_trainable, train_dead_parameters)
+
+    def select(self, model: Any, private: bool = False) -> Selection:
+        """Pick the parameters of ``model`` (a `LatentDiffusion`).
+
+        With ``private``, parameters that a one-token condition cuts off from the loss are left out unless
+        ``train_dead_parameters``: they would receive noise and nothing else. Raises UserError when nothing is left.
+        """
+        network = model.model.diffusion_model
+        blocks = self._blocks(network)
+        if self.mode == "all":
+            named = {f"model.{name}": parameter for name, parameter in model.model.named_parameters()}
+        else:
+            prefix = "model.diffusion_model."
+            named = {
+                f"{prefix}{block}.{name}": parameter
+                for block in blocks
+                for name, parameter in network.get_submodule(block).named_parameters()
+            }
+        if getattr(model, "learn_logvar", False):
+            named["logvar"] = model.logvar
+        if self.trains_condition and model.cond_stage_model is not None:
+            named.update(
+                {f"cond_stage_model.{name}": value for name, value in model.cond_stage_model.named_parameters()}
+            )
+        dead = dead_parameters(model, named) if private and not self.train_dead_parameters else ()
+        for name in dead:
+            del named[name]
+        if not named:
+            raise UserError(
+                f"fine-tuning rule {self.mode!r} matches nothing in this network: use train_condition_only for spatial "
+                "transformers and train_attention_only for attention blocks"
+            )
+        return Selection(named, dead, tuple(blocks))
+
+    @property
+    def trains_condition(self) -> bool:
+        """Whether the condition stage is trained too."""
+        return self.mode == "condition" or (self.cond_stage_trainable and self.mode != "attention")
+
+    def _blocks(self, network: nn.Module) -> list[str]:
+        kinds: dict[str, tuple[type, ...]] = {
+            "all": (),
+            "condition": (SpatialTransformer,),
+            "attention": (AttentionBlock,),
+            "input_blocks": (SpatialTransformer, AttentionBlock),
+            "res_blocks": (ResBlock,),
+        }
+        found = [name for name, module in network.named_modules() if isinstance(module, kinds[self.mode])]
+        order = {"input_blocks": 0, "middle_block": 1, "output_blocks": 2}
+        found.sort(key=lambda name: order.get(name.split(".")[0], 3))  # stable: keeps the order within a half
+        if self.mode == "input_blocks":
+            return [name for name in found if name.startswith("input_blocks.")]
+        if self.mode in ("condition", "attention"):
+            return found[max(self.first_block, 1) - 1 :]
+        return found
+
+    def attention_prefixes(self, model: Any, kind: str) -> list[str]:
+        """State-dict prefixes of every attention module (and its averages): what ``retrain_attention`` leaves fresh."""
+        if kind not in ("spatial", "self"):
+            raise UserError(f"attention_flag: {kind!r} is unknown; choose spatial or self")
+        wanted = SpatialTransformer if kind == "spatial" else AttentionBlock
+        names = [name for name, module in model.named_modules() if isinstance(module, wanted)]
+        return [f"{name}." for name in names]
+
+
+def context_tokens(model: Any) -> int | None:
+    """Number of tokens in the condition of a class-conditional model, from one made-up label; None without one."""
+    stage = model.cond_stage_model
+    if stage is None or model.cond_stage_key != "class_label" or not hasattr(stage, "n_classes"):
+        return None
+    weight = next(stage.parameters())
+    with torch.no_grad():
+        label = torch.zeros(1, dtype=torch.long, device=weight.device)
+        return int(model.get_learned_conditioning({"class_label": label}).shape[1])
+
+
+def dead_parameters(model: Any, names: Iterable[str]) -> tuple[str, ...]:
+    """The named parameters that get no gradient from any record.
+
+    Softmax over a single token is 1 whatever the query and key are, so they, and the norm that feeds only the query,
+    cannot change the output.
+    """
+    if context_tokens(model) != 1:
+        return ()
+    return tuple(name for name in names if any(f".{part}." in name for part in DEAD_WITH_ONE_TOKEN))

@@ -1,0 +1,95 @@
+"""`PrivateTraining`: one DP-SGD step on a latent diffusion model, from a Poisson batch to noised gradients."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.models.diffusion.finetuning import Selection
+from ldm.privacy.clipping import Clipping, PerRecordClipper
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.noise import GaussianNoise
+from ldm.privacy.plan import PrivacyPlan
+
+logger = logging.getLogger(__name__)
+
+
+class PrivateTraining:
+    """Binds a plan, a ledger, a clipper and a noise source to a model, and takes logical steps (Abadi et al. 2016).
+
+    A batch is one draw of the plan's sampler and is never merged with another: it is cut into chunks of at most
+    ``max_batch_size`` records here, inside the step. The step is in the ledger before the parameters move.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        selection: Selection,
+        plan: PrivacyPlan,
+        ledger: Ledger,
+        *,
+        max_batch_size: int | None = None,
+        engine: str = "bookkeeping",
+    ):
+        self.plan = plan
+        self.ledger = ledger
+        self.selection = selection
+        self.max_batch_size = max_batch_size
+        clipping = Clipping(plan.max_grad_norm, style=plan.clipping)
+        self.clipper = PerRecordClipper(model, selection.parameters, clipping, engine=engine)
+        self.on_release: Callable[[], None] | None = None
+        self.noise = GaussianNoise(plan.noise_std, insecure_seed=plan.insecure_seed, start=ledger.steps)
+
+    def release(self) -> None:
+        """Say that something computed from the trained weights is about to be written: the record of it comes first."""
+        if self.on_release is not None:
+            self.on_release()
+
+    def describe(self) -> str:
+        """What has been spent, in one line."""
+        epsilon = self.ledger.epsilon(self.plan.delta)
+        return f"epsilon {epsilon:.4g} at delta {self.plan.delta:.3g} after {self.ledger.steps} of {self.plan.steps} steps"
+
+    @property
+    def spent(self) -> bool:
+        """Whether the plan's steps are used up."""
+        return self.ledger.steps >= self.plan.steps
+
+    def step(self, model: Any, batch: Mapping[str, Any]) -> None:
+        """Take one step on one Poisson draw, which may be empty: then noise alone moves the parameters."""
+        if self.spent:
+            raise UserError(f"the privacy budget is spent: {self.ledger.steps} of {self.plan.steps} steps are in the ledger")
+        self.noised_gradients(model, batch)
+        self.ledger.record(self.plan.event())
+        optimizer = model.optimizers()
+        optimizer.step()
+        scheduler = model.lr_schedulers()
+        if scheduler is not None:
+            scheduler.step()
+
+    def noised_gradients(self, model: Any, batch: Mapping[str, Any]) -> None:
+        """Set ``.grad`` of every trained parameter to (clipped sum + noise) / expected batch size."""
+        sums = self.clipped_sums(model, batch)
+        self.noise.add_(sums)
+        for name, parameter in self.selection.parameters.items():
+            parameter.grad = (sums[name] / self.plan.expected_batch_size).to(parameter.dtype)
+
+    def clipped_sums(self, model: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Sum over the records of the batch of their clipped gradients, float32."""
+        copies = self.plan.noise_multiplicity
+        rows = model.private_rows(batch, copies, self.max_batch_size)
+        records = len(rows["t"]) // copies
+        chunk = self.max_batch_size or max(records, 1)
+        for start in range(0, records, chunk):
+            piece = slice(start * copies, min(start + chunk, records) * copies)
+            self.clipper.accumulate(model.row_losses, {key: value[piece] for key, value in rows.items()}, copies)
+        return self.clipper.take()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint carries: the plan and the ledger, as plain containers."""
+        return {"plan": self.plan.to_dict(), "ledger": self.ledger.to_dict()}
+

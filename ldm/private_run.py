@@ -1,0 +1,225 @@
+"""What the driver adds to a run under differential privacy: the plan, the ledger, the refusals and the release card."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from callbacks.privacy_callback import PrivacyCallback
+from ldm.checkpoint import read_checkpoint
+from ldm.errors import UserError, nearest
+from ldm.models.diffusion.private_training import PrivateTraining
+from ldm.privacy.accounting import EpsilonMeter
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.sampling import PoissonBatchSampler
+from ldm.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+DP_KEYS = (
+    "enabled",
+    "epsilon",
+    "delta",
+    "max_grad_norm",
+    "poisson_sampling",
+    "max_batch_size",
+    "noise_multiplicity",
+    "DPDM_k",
+    "clipping",
+    "engine",
+    "dataset_size",
+    "sample_rate",
+    "noise_multiplier",
+    "insecure_seed",
+)
+
+
+@dataclass
+class PrivateSession:
+    """One private run: binds the plan and the ledger to the model, the sampler and the run directory."""
+
+    model: Any
+    run_dir: RunDirectory
+    training: PrivateTraining
+    meter: EpsilonMeter
+    outside: tuple[str, ...] = ()
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        return self.training.plan
+
+    def trainer_arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Trainer settings that a private run fixes: the plan's steps, and no look at private validation data."""
+        return {
+            "max_steps": self.plan.steps,
+            "max_epochs": -1,
+            "limit_val_batches": 0,
+            "limit_test_batches": 0,
+            "use_distributed_sampler": False,
+        }
+
+    def callback(self) -> PrivacyCallback:
+        """The callback that shows epsilon and stops the run when the budget is spent."""
+        return PrivacyCallback(self.training, self.meter)
+
+    def start(self) -> None:
+        """Attach the private step to the model; every release writes the card first."""
+        self.training.on_release = self.write_card
+        self.model.private = self.training
+
+    def write_card(self) -> None:
+        """Write ``privacy.json`` of the run directory: what has been spent, by two accountants."""
+        selection = self.training.selection
+        card = ReleaseCard.make(
+            self.plan,
+            self.training.ledger,
+            trained={name: parameter.numel() for name, parameter in selection.parameters.items()},
+            left_out=list(selection.dead),
+            outside=list(self.outside),
+        )
+        self.run_dir.path.mkdir(parents=True, exist_ok=True)
+        card.write(self.run_dir.privacy_card)
+
+
+def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> PrivateSession:
+    """Make the plan (or read it from the checkpoint that is resumed), and give the sampler to the data module."""
+    config = read_dp_config(model.dp_config)
+    refuse_unsafe(settings, model)
+    records = len(data.datasets["train"])
+    resume = run_dir.resume_from or settings.get("ckpt_path")
+    fresh = None if resume else make_plan(config, records, data.batch_size, settings)
+    plan, ledger = (fresh, Ledger()) if fresh is not None else resumed_ledger(resume, config, records, run_dir)
+    selection = model.select_trainable()
+    training = PrivateTraining(
+        model,
+        selection,
+        plan,
+        ledger,
+        max_batch_size=config.get("max_batch_size"),
+        engine=config.get("engine", "bookkeeping"),
+    )
+    logger.info("private fine-tuning trains %s values in %d tensors", f"{selection.count:,}", len(selection.parameters))
+    if selection.dead:
+        logger.info(
+            "left out %d tensors that get no gradient under a one-token condition: %s",
+            len(selection.dead),
+            ", ".join(selection.dead),
+        )
+    steps_per_epoch = math.ceil(1.0 / plan.sample_rate - 1e-9)
+    data.train_batch_sampler = PoissonBatchSampler(
+        records, plan.sample_rate, steps_per_epoch, insecure_seed=plan.insecure_seed, start=ledger.steps
+    )
+    return PrivateSession(model, run_dir, training, EpsilonMeter(plan))
+
+
+def read_dp_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the names and values of ``dp_config``; the older name of the noise multiplicity is understood."""
+    for key in raw:
+        if key not in DP_KEYS:
+            raise UserError(f"dp_config.{key} is unknown{nearest(str(key), DP_KEYS)}")
+    config = dict(raw)
+    if "DPDM_k" in config:
+        config.setdefault("noise_multiplicity", config.pop("DPDM_k"))
+    for key in ("delta", "max_grad_norm"):
+        if config.get(key) is None:
+            raise UserError(f"dp_config.{key} is missing; private training needs it")
+    if (config.get("epsilon") is None) == (config.get("noise_multiplier") is None):
+        raise UserError("dp_config: give either epsilon (the noise is calibrated) or noise_multiplier")
+    size = config.get("max_batch_size")
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise UserError(f"dp_config.max_batch_size: {size!r} is no positive number of records")
+    if config.get("poisson_sampling", True) is False:
+        raise UserError(
+            "dp_config.poisson_sampling: false is not supported by main.py; leave it out, batches are then Poisson draws"
+        )
+    return config
+
+
+def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings: Mapping[str, Any]) -> PrivacyPlan:
+    """Calibrate the plan of a new run from ``dp_config``, the batch size and the Trainer's steps or epochs."""
+    epochs, steps = settings.get("max_epochs"), settings.get("max_steps")
+    epochs = None if epochs in (None, -1) else epochs
+    steps = None if steps in (None, -1) else steps
+    if steps is not None:
+        epochs = None  # Lightning stops at whichever comes first; a number of steps is the exact statement
+    if epochs is None and steps is None:
+        raise UserError(
+            "a private run needs its length, since the noise is calibrated for it: type --max_epochs N or --max_steps N, "
+            "or set lightning.trainer.max_epochs"
+        )
+    public_size = config.get("dataset_size")
+    if public_size is not None and records > public_size:
+        raise UserError(f"dp_config.dataset_size: {public_size} is stated, but the training set has {records} records")
+    common = {
+        "delta": float(config["delta"]),
+        "num_records": int(public_size or records),
+        "batch_size": int(batch_size),
+        "epochs": epochs,
+        "steps": steps,
+        "max_grad_norm": float(config["max_grad_norm"]),
+        "sample_rate": config.get("sample_rate"),
+        "noise_multiplicity": int(config.get("noise_multiplicity", 1)),
+        "clipping": config.get("clipping", "flat"),
+        "insecure_seed": config.get("insecure_seed"),
+    }
+    if config.get("noise_multiplier") is not None:
+        return PrivacyPlan.with_noise(noise_multiplier=float(config["noise_multiplier"]), **common)
+    return PrivacyPlan.calibrate(target_epsilon=float(config["epsilon"]), **common)
+
+
+def resumed_ledger(
+    path: Any, config: Mapping[str, Any], records: int, run_dir: RunDirectory
+) -> tuple[PrivacyPlan, Ledger]:
+    """The plan and ledger of a checkpoint, charged with whatever else the run has released since.
+
+    Raises UserError when the checkpoint carries no ledger, or the config now asks for another mechanism.
+    """
+    stored = read_checkpoint(path).get("privacy")
+    if not stored:
+        raise UserError(f"{path}: it carries no privacy ledger, so a private run cannot be resumed from it")
+    plan, ledger = PrivacyPlan.from_dict(stored["plan"]), Ledger.from_dict(stored["ledger"])
+    stated = {
+        "epsilon": plan.target_epsilon,
+        "delta": plan.delta,
+        "max_grad_norm": plan.max_grad_norm,
+        "noise_multiplicity": plan.noise_multiplicity,
+        "clipping": plan.clipping,
+    }
+    for key, value in stated.items():
+        if config.get(key) is not None and value is not None and config[key] != value:
+            raise UserError(
+                f"dp_config.{key}: the resumed run has {value}, the config says {config[key]}; a run keeps its plan, "
+                "start a new run from the checkpoint instead"
+            )
+    if run_dir.privacy_card.exists():
+        ledger = ledger.absorb(ReleaseCard.read(run_dir.privacy_card).ledger)
+    logger.info("resumed: %d of %d steps are in the ledger", ledger.steps, plan.steps)
+    return plan, ledger
+
+
+def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
+    """Refuse Trainer settings under which the stated guarantee would not hold."""
+    devices = settings.get("devices", 1)
+    several = len(devices) > 1 if isinstance(devices, (list, tuple)) else devices not in (1, "1", "auto")
+    if several or int(settings.get("num_nodes") or 1) > 1:
+        raise UserError("private training runs on one device; type --gpus 0, or --devices 1")
+    if int(settings.get("accumulate_grad_batches") or 1) > 1:
+        raise UserError(
+            "accumulate_grad_batches: a private step never merges two draws; raise data.params.batch_size and set "
+            "dp_config.max_batch_size to what fits in memory"
+        )
+    if settings.get("gradient_clip_val"):
+        raise UserError("gradient_clip_val: a private step clips every record; set dp_config.max_grad_norm")
+    if str(settings.get("precision", "32")) not in ("32", "32-true", "bf16", "bf16-mixed"):
+        raise UserError(f"precision {settings['precision']}: private training runs in 32-true or bf16-mixed")
+    if settings.get("overfit_batches") or settings.get("limit_train_batches") not in (None, 1.0):
+        raise UserError("overfit_batches and limit_train_batches change the sampling that the ledger accounts for; remove them")
+    batch_norm = [name for name, module in model.named_modules() if "BatchNorm" in type(module).__name__]
+    trained = [name for name in batch_norm if not name.startswith("first_stage_model")]
+    if trained:
+        raise UserError(f"{trained[0]}: batch normalisation mixes records; a private model needs group or layer normalisation")

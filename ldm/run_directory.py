@@ -1,0 +1,64 @@
+"""Where a run writes: its name, its folders, and how it is found again for resuming."""
+
+from __future__ import annotations
+
+import datetime
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The folder of one run: ``<logdir>/<time>_<name>``, with ``configs``, ``checkpoints`` and ``images`` in it."""
+
+    path: Path
+    stamp: str
+    resume_from: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def configs(self) -> Path:
+        return self.path / "configs"
+
+    @property
+    def privacy_card(self) -> Path:
+        return self.path / "privacy.json"
+
+    def earlier_configs(self) -> list[Path]:
+        """Configuration files that the run was started with, oldest first."""
+        # the name may hold characters that glob reads as patterns
+        return [Path(p) for p in sorted(glob.glob(str(Path(glob.escape(str(self.configs))) / "*.yaml")))]
+
+
+def new_run(logdir: str, name: str, base: list[str], postfix: str, now: datetime.datetime | None = None) -> RunDirectory:
+    """Name a new run after ``name`` or, without one, after the first configuration file. Creates nothing."""
+    stamp = (now or datetime.datetime.now()).strftime("%Y-%m-%dT%H-%M-%S")
+    suffix = name or (Path(base[0]).stem if base else "")
+    path = Path(logdir) / (stamp + (f"_{suffix}" if suffix else "") + postfix)
+    number = 2
+    while path.exists():  # two runs in one second
+        path = path.with_name(f"{stamp}_{suffix}{postfix}-{number}")
+        number += 1
+    return RunDirectory(path, stamp)
+
+
+def resumed_run(resume: str, now: datetime.datetime | None = None) -> RunDirectory:
+    """Find the run that a folder, or a checkpoint file two levels below one, belongs to."""
+    stamp = (now or datetime.datetime.now()).strftime("%Y-%m-%dT%H-%M-%S")
+    target = Path(resume)
+    if not target.exists():
+        folder = target.parent
+        hint = nearest(target.name, (p.name for p in folder.iterdir())) if folder.is_dir() else ""
+        raise UserError(f"--resume {resume}: there is no such run directory or checkpoint{hint}")
+    if target.is_file():
+        return RunDirectory(target.parent.parent, stamp, target)
+    checkpoint = target / "checkpoints" / "last.ckpt"
+    if not checkpoint.is_file():
+        raise UserError(f"--resume {resume}: it holds no checkpoints/last.ckpt; name a checkpoint file instead")
+    return RunDirectory(target, stamp, checkpoint)

@@ -1,0 +1,152 @@
+"""The Trainer's command-line flags: today's Lightning, plus the spellings of the 1.4 generation."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+
+from ldm.cli import ArgumentParser
+from ldm.errors import UserError, nearest
+
+logger = logging.getLogger(__name__)
+
+OBJECTS = ("callbacks", "logger", "plugins", "profiler", "strategy_kwargs")  # built by the driver, not typed as flags
+RENAMED = {
+    "resume_from_checkpoint": "ckpt_path",
+    "checkpoint_callback": "enable_checkpointing",
+    "distributed_backend": "strategy",
+    "replace_sampler_ddp": "use_distributed_sampler",
+}
+RETIRED = (
+    "amp_backend",
+    "amp_level",
+    "auto_lr_find",
+    "auto_scale_batch_size",
+    "auto_select_gpus",
+    "flush_logs_every_n_steps",
+    "ipus",
+    "log_gpu_memory",
+    "max_time_per_run",
+    "move_metrics_to_cpu",
+    "multiple_trainloader_mode",
+    "num_processes",
+    "prepare_data_per_node",
+    "process_position",
+    "reload_dataloaders_every_epoch",
+    "stochastic_weight_avg",
+    "terminate_on_nan",
+    "tpu_cores",
+    "track_grad_norm",
+    "truncated_bptt_steps",
+    "weights_save_path",
+)
+SPECIAL = ("gpus", "weights_summary", "progress_bar_refresh_rate")
+STRATEGIES = ("ddp", "ddp_cpu", "ddp2", "ddp_spawn", "dp", "horovod")
+
+
+def trainer_arguments() -> list[str]:
+    """Names that today's Trainer takes and that can be written as text."""
+    names = inspect.signature(pl.Trainer.__init__).parameters
+    return [name for name in names if name != "self" and name not in OBJECTS]
+
+
+def add_trainer_flags(parser: ArgumentParser) -> None:
+    """Add one flag per Trainer argument, old spellings included, to a group of their own."""
+    group = parser.add_argument_group("Trainer", "every argument of Lightning's Trainer, old spellings included")
+    for name in sorted({*trainer_arguments(), *RENAMED, *RETIRED, *SPECIAL} - {"ckpt_path"}):
+        note = "GPUs by index or count: '0,' or 1 or -1" if name == "gpus" else argument_note(name)
+        group.add_argument(f"--{name}", nargs="?", const=True, default=None, type=parse_value, metavar="X", help=note)
+
+
+def argument_note(name: str) -> str:
+    """One line of help for a flag."""
+    if name in RENAMED:
+        return f"old spelling of {RENAMED[name]}"
+    return "retired; accepted and ignored" if name in RETIRED else f"see Trainer({name}=...)"
+
+
+def parse_value(text: Any) -> Any:
+    """Read a flag's value as YAML does: numbers, booleans and null are themselves, anything else is text."""
+    if not isinstance(text, str):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, (dict, list)) else value
+
+
+def today(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate Trainer settings of any age to today's names; unknown names raise UserError naming the nearest."""
+    result: dict[str, Any] = {}
+    known = {*trainer_arguments(), *SPECIAL, "ckpt_path", "strategy"}
+    for name, value in settings.items():
+        if name in RETIRED:
+            logger.warning("lightning.trainer.%s has no counterpart today and is ignored", name)
+        elif name in RENAMED:
+            result[RENAMED[name]] = value
+        elif name == "weights_summary":
+            result["enable_model_summary"] = value not in (None, "None", False)
+        elif name == "progress_bar_refresh_rate":
+            result["enable_progress_bar"] = value is None or int(value) > 0
+        elif name in known:
+            result[name] = value
+        else:
+            raise UserError(f"lightning.trainer.{name}: the Trainer has no such argument{nearest(name, known)}")
+    return resolve_devices(result)
+
+
+def resolve_devices(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn ``gpus``/``accelerator``/``devices`` of any spelling into today's ``accelerator`` and ``devices``.
+
+    ``--accelerator cpu`` wins over ``--gpus``. Raises UserError for a GPU on a machine without one.
+    """
+    result = dict(settings)
+    gpus = parse_gpus(result.pop("gpus", None))
+    accelerator = result.pop("accelerator", None)
+    if accelerator in STRATEGIES:
+        if gpus and len(gpus) > 1:
+            result.setdefault("strategy", "ddp")
+        accelerator = None
+    if accelerator == "cpu":
+        return {**result, "accelerator": "cpu", "devices": result.get("devices", 1)}
+    if gpus or accelerator in ("gpu", "cuda"):
+        if not torch.cuda.is_available():
+            flag = "--gpus" if gpus else f"--accelerator {accelerator}"
+            raise UserError(f"{flag}: no GPU is visible on this machine; type --accelerator cpu to train on the CPU")
+        devices = gpus or result.get("devices", 1)
+        return {**result, "accelerator": "gpu", "devices": devices}
+    if gpus == []:
+        return {**result, "accelerator": "cpu", "devices": 1}
+    return {**result, "accelerator": accelerator or "auto", "devices": result.get("devices", 1)}
+
+
+def parse_gpus(value: Any) -> list[int] | None:
+    """Indices of the wanted GPUs: '0,' and '0,1' list them, 2 counts them, -1 means all, 0 and '' none."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, (list, tuple)):
+            return [int(item) for item in value]
+        if isinstance(value, str) and "," in value:
+            return [int(item) for item in value.split(",") if item.strip()]
+        count = int(value) if value != "" else 0
+    except (TypeError, ValueError):
+        raise UserError(f"--gpus {value}: expected indices such as 0, or 0,1 or a count such as 1") from None
+    if count == -1:
+        return list(range(max(1, torch.cuda.device_count())))
+    return list(range(count))
+
+
+def device_count(settings: Mapping[str, Any]) -> int:
+    """How many devices the resolved settings ask for (the learning-rate rule multiplies by it)."""
+    devices = settings.get("devices", 1)
+    if isinstance(devices, (list, tuple)):
+        return max(1, len(devices))
+    return int(devices) if isinstance(devices, int) and devices > 0 else 1

@@ -1,0 +1,338 @@
+"""From YAML to a trained model: the driver behind `main.py`."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from callbacks.safe_checkpoint import SafeCheckpointIO
+from ldm import private_run
+from ldm.config import allow_target, instantiate_from_config, load_config, to_plain
+from ldm.data.latent_cache import LatentCache
+from ldm.errors import UserError, nearest
+from ldm.run_directory import RunDirectory, new_run, resumed_run
+from ldm.trainer_flags import device_count, today
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = ("model", "data", "lightning")
+LIGHTNING_KEYS = ("trainer", "callbacks", "logger", "modelcheckpoint")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says about a run, besides the YAML files."""
+
+    FROM_FLAGS: ClassVar[tuple[str, ...]] = (
+        "name",
+        "resume",
+        "base",
+        "train",
+        "no_test",
+        "debug",
+        "seed",
+        "postfix",
+        "logdir",
+        "scale_lr",
+        "allow_target",
+    )
+    base: list[str]
+    name: Any = ""
+    resume: str = ""
+    train: bool = False
+    no_test: bool = False
+    debug: bool = False
+    seed: int = 23
+    postfix: str = ""
+    logdir: str = "logs"
+    scale_lr: bool = True
+    allow_target: list[str] = field(default_factory=list)
+    dotlist: list[str] = field(default_factory=list)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train(options: RunOptions) -> RunDirectory:
+    """Run everything that `main.py` was asked for; returns where the run wrote.
+
+    Order: configs, model, data, privacy plan, learning rate, Trainer, fit, test. Nothing is written before the
+    configuration, the model and the data have been built. Raises UserError for what a person can mend.
+    """
+    for prefix in options.allow_target:
+        allow_target(prefix)
+    run_dir, config = read_run(options)
+    lightning = config.pop("lightning", OmegaConf.create({}))
+    check_sections(config, lightning)
+    lightning.trainer = OmegaConf.create(today({**to_plain(lightning.get("trainer", {}) or {}), **options.trainer}))
+    settings = to_plain(lightning.trainer)
+    pl.seed_everything(options.seed, verbose=False)
+
+    model = build_model(config)
+    data = instantiate_from_config(config.data)
+    data.prepare_data()
+    data.setup()
+    cache_latents(model, data, settings)
+    session = private_run.prepare(model, data, settings, run_dir) if is_private(model) else None
+    model.learning_rate = learning_rate(config, settings, options.scale_lr)
+    trainer = build_trainer(config, lightning, settings, run_dir, session, options)
+    if session is not None:
+        session.start()
+    try:
+        if options.train:
+            fit(trainer, model, data, run_dir, settings, options)
+        if not options.no_test and not trainer.interrupted and "test" in data.dataset_configs and session is None:
+            trainer.test(model, data)
+    finally:
+        if options.debug and not options.resume and run_dir.path.exists() and trainer.is_global_zero:
+            aside = run_dir.path.parent / "debug_runs" / run_dir.path.name
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(str(run_dir.path), str(aside))
+    return run_dir
+
+
+def read_run(options: RunOptions) -> tuple[RunDirectory, DictConfig]:
+    """Find or name the run directory, and merge its configuration: earlier files, ``--base`` files, dot-list."""
+    if options.name and options.resume:
+        raise UserError("-n/--name and -r/--resume exclude each other: a resumed run keeps its name")
+    name = "" if options.name is True else str(options.name)
+    if options.resume:
+        run_dir = resumed_run(options.resume)
+        paths = [str(path) for path in run_dir.earlier_configs()] + options.base
+    else:
+        if not options.base:
+            raise UserError("no configuration: type --base FILE.yaml, or --resume RUN_DIRECTORY")
+        run_dir = new_run(options.logdir, name, options.base, options.postfix)
+        paths = options.base
+    return run_dir, load_config(paths, options.dotlist)
+
+
+def check_sections(config: DictConfig, lightning: DictConfig) -> None:
+    """Refuse unknown top-level sections, and missing ones."""
+    for key in config:
+        if key not in SECTIONS:
+            raise UserError(f"unknown section {key!r} in the configuration{nearest(str(key), SECTIONS)}")
+    for key in lightning:
+        if key not in LIGHTNING_KEYS:
+            raise UserError(f"unknown key 'lightning.{key}'{nearest(str(key), LIGHTNING_KEYS)}")
+    for key in ("model", "data"):
+        if key not in config:
+            raise UserError(f"the configuration has no section {key!r}; add one with target and params")
+
+
+def build_model(config: DictConfig) -> Any:
+    """The model of a configuration; ``base_learning_rate`` stands next to its target."""
+    section = to_plain(config.model)
+    section.pop("base_learning_rate", None)
+    return instantiate_from_config(section)
+
+
+def is_private(model: Any) -> bool:
+    """Whether a model's config asks for DP training."""
+    return bool(getattr(model, "dp_enabled", False))
+
+
+def learning_rate(config: DictConfig, settings: Mapping[str, Any], scale: bool) -> float:
+    """The learning rate of the lineage's rule, said in one line.
+
+    With ``--scale_lr`` (the default) the base rate is multiplied by accumulated batches, devices and batch size;
+    under DP the batch size is the logical one.
+    """
+    base = float(to_plain(config.model).get("base_learning_rate", 0) or 0)
+    if base <= 0:
+        raise UserError("model.base_learning_rate is missing; set it next to model.target")
+    if not scale:
+        logger.info("learning rate %.3g (base rate as it is, --scale_lr False)", base)
+        return base
+    batch = int(config.data.params.batch_size)
+    accumulate = int(settings.get("accumulate_grad_batches") or 1)
+    devices = device_count(settings)
+    rate = accumulate * devices * batch * base
+    logger.info(
+        "learning rate %.3g = %d (accumulated) x %d (devices) x %d (batch) x %.3g (base); --scale_lr False uses the base",
+        rate,
+        accumulate,
+        devices,
+        batch,
+        base,
+    )
+    return rate
+
+
+def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:
+    """Encode every image of a latent model once, unless the config turns the cache off or images are augmented."""
+    if not hasattr(model, "encode_moments") or not data.latent_cache:
+        return
+    device = "cuda" if settings.get("accelerator") == "gpu" else "cpu"
+    key = state_digest(model.first_stage_model)
+    model.to(device)
+
+    def cached(name: str, dataset: Any) -> Any:
+        if not getattr(dataset, "deterministic", False):
+            logger.info("no latent cache for %s: its images change from epoch to epoch", type(dataset).__name__)
+            return dataset
+        return LatentCache(dataset, lambda images: model.encode_moments(images.to(device)), key=key)
+
+    data.replace_datasets(cached)
+
+
+def state_digest(module: Any) -> str:
+    """Digest of a module's weights (SHA-256, hex)."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------- the Trainer
+
+
+def build_trainer(
+    config: DictConfig,
+    lightning: DictConfig,
+    settings: Mapping[str, Any],
+    run_dir: RunDirectory,
+    session: private_run.PrivateSession | None,
+    options: RunOptions,
+) -> pl.Trainer:
+    """A Trainer with the default loggers and callbacks, each of which ``lightning.*`` may override by merging."""
+    arguments = {name: value for name, value in settings.items() if name != "ckpt_path"}
+    # the Trainer's messages about free hardware that the user did not ask for are noise
+    arguments.setdefault("num_sanity_val_steps", 0)
+    if session is not None:
+        arguments.update(session.trainer_arguments(arguments))
+    return pl.Trainer(
+        **arguments,
+        default_root_dir=str(run_dir.path),
+        logger=build_loggers(lightning, run_dir),
+        callbacks=build_callbacks(config, lightning, run_dir, session, options),
+        plugins=[SafeCheckpointIO()],
+    )
+
+
+def build_loggers(lightning: DictConfig, run_dir: RunDirectory) -> list[Any]:
+    """TensorBoard unless ``lightning.logger`` names another, and always a CSV file."""
+    chosen = to_plain(lightning.get("logger", {}) or {})
+    if not chosen.get("target"):
+        chosen = {"target": "pytorch_lightning.loggers.TensorBoardLogger", "params": chosen.get("params", {})}
+    params = dict(chosen.get("params") or {})
+    params.setdefault("save_dir", str(run_dir.path))
+    if chosen["target"].endswith("TensorBoardLogger"):
+        params.setdefault("name", "tensorboard")
+        first: Any = TensorBoardLogger(**params)
+    else:
+        first = instantiate_from_config({"target": chosen["target"], "params": params})
+    return [first, CSVLogger(str(run_dir.path), name="metrics")]
+
+
+def build_callbacks(
+    config: DictConfig,
+    lightning: DictConfig,
+    run_dir: RunDirectory,
+    session: private_run.PrivateSession | None,
+    options: RunOptions,
+) -> list[Callback]:
+    """The default callbacks, merged with ``lightning.callbacks`` key by key, plus further ones it names."""
+    private = session is not None
+    defaults: dict[str, Any] = {
+        "setup_callback": {
+            "target": "callbacks.setup_callback.SetupCallback",
+            "params": {"run_dir": str(run_dir.path), "stamp": run_dir.stamp},
+        },
+        "image_logger": {
+            "target": "callbacks.image_logger.ImageLogger",
+            "params": {"batch_frequency": 750, "max_images": 4, "clamp": True},
+        },
+        "learning_rate_logger": {
+            "target": "pytorch_lightning.callbacks.LearningRateMonitor",
+            "params": {"logging_interval": "step"},
+        },
+        "cuda_callback": {"target": "callbacks.cuda_callback.CUDACallback", "params": {}},
+        "rescue_callback": {"target": "callbacks.rescue_callback.RescueCallback", "params": {}},
+    }
+    extra = to_plain(lightning.get("callbacks", {}) or {})
+    if "metrics_over_trainsteps_checkpoint" in extra:
+        defaults["metrics_over_trainsteps_checkpoint"] = step_checkpoints(run_dir)
+    merged = to_plain(OmegaConf.merge(OmegaConf.create(defaults), OmegaConf.create(extra)))
+    built: list[Callback] = []
+    for key, node in merged.items():
+        if key == "checkpoint_callback":
+            continue
+        if not isinstance(node, dict) or "target" not in node:
+            raise UserError(f"lightning.callbacks.{key} has no target{nearest(key, defaults)}")
+        arguments = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
+        if key == "setup_callback":
+            arguments = {"project_config": config, "lightning_config": lightning}
+        built.append(instantiate_from_config(node, **arguments))
+    built.extend(checkpointing(config, lightning, extra.get("checkpoint_callback"), run_dir, private))
+    if session is not None:
+        built.append(session.callback())
+    return built
+
+
+def step_checkpoints(run_dir: RunDirectory) -> dict[str, Any]:
+    """The callback that keeps the weights of every 10,000th step."""
+    return {
+        "target": "pytorch_lightning.callbacks.ModelCheckpoint",
+        "params": {
+            "dirpath": str(run_dir.checkpoints / "trainstep_checkpoints"),
+            "filename": "{epoch:06}-{step:09}",
+            "every_n_train_steps": 10000,
+            "save_top_k": -1,
+            "save_weights_only": True,
+        },
+    }
+
+
+def checkpointing(
+    config: DictConfig, lightning: DictConfig, override: Any, run_dir: RunDirectory, private: bool
+) -> list[Callback]:
+    """``last.ckpt`` and ``epoch=NNNNNN.ckpt``; with a monitored metric also the three best.
+
+    A private run never selects by a metric: on private data that is a query the guarantee does not cover.
+    """
+    params: dict[str, Any] = {"dirpath": str(run_dir.checkpoints), "filename": "{epoch:06}", "save_last": True}
+    monitor = to_plain(config.model).get("params", {}).get("monitor")
+    # validation is where the metric comes from; without it there is nothing to select by
+    validated = to_plain(config.data).get("params", {}).get("validation") is not None
+    if monitor and validated and not private:
+        logger.info("monitoring %s for the best three checkpoints", monitor)
+        params.update(monitor=monitor, save_top_k=3, mode="min")
+    for node in (to_plain(lightning.get("modelcheckpoint", {}) or {}), override or {}):
+        params.update(node.get("params", {}))
+    if private and params.get("monitor"):
+        raise UserError("lightning.modelcheckpoint.params.monitor: a private run may not select checkpoints; remove it")
+    return [ModelCheckpoint(**params)]
+
+
+def fit(
+    trainer: pl.Trainer,
+    model: Any,
+    data: Any,
+    run_dir: RunDirectory,
+    settings: Mapping[str, Any],
+    options: RunOptions,
+) -> None:
+    """Train, with a post-mortem debugger when asked for."""
+    resume = run_dir.resume_from or (Path(settings["ckpt_path"]) if settings.get("ckpt_path") else None)
+    try:
+        trainer.fit(model, data, ckpt_path=str(resume) if resume else None)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception:
+        if options.debug and sys.stdin.isatty():
+            import pdb
+
+            pdb.post_mortem()
+        raise
