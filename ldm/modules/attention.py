@@ -18,7 +18,7 @@ SPATIAL_NORM_EPS = 1e-6  # the residual blocks of the UNet use the torch default
 
 
 class GEGLU(nn.Module):
-    """Gated linear unit with an exact (erf) GELU gate (Shazeer 2020, arXiv 2002.05202): (..., dim_in) -> (..., dim_out)."""
+    """Linear unit gated by an exact (erf) GELU, (..., dim_in) -> (..., dim_out) (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,15 +20,15 @@ from ldm.modules.diffusionmodules.util import (
 class TimestepBlock(nn.Module):
     """A module whose forward takes the feature map and the time embedding."""
 
-    @abstractmethod
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x (B, C, H, W), emb (B, emb_channels) -> (B, C', H', W')."""
+        raise NotImplementedError
 
 
 class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
     """A sequence that hands the time embedding and the context to those children that take them."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None = None) -> Tensor:  # type: ignore[override]
         for layer in self:
             if isinstance(layer, TimestepBlock):
                 x = layer(x, emb)
@@ -128,6 +126,7 @@ class ResBlock(TimestepBlock):
             nn.Dropout(p=dropout),
             zero_module(conv_nd(dims, self.out_channels, self.out_channels, 3, padding=1)),
         )
+        self.skip_connection: nn.Module
         if self.out_channels == channels:
             self.skip_connection = nn.Identity()
         elif use_conv:

@@ -95,12 +95,13 @@ def _strictly_increasing(values: np.ndarray, total: int) -> np.ndarray:
 def make_ddim_sampling_parameters(
     alphacums: np.ndarray, ddim_timesteps: np.ndarray, eta: float, verbose: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """DDIM tables ``(sigmas, alphas, alphas_prev)``, each (S,), from the cumulative products (T,).
+    """DDIM tables ``(sigmas, alphas, alphas_prev)``, float64, each (S,), from the cumulative products (T,).
 
     sigma_t = eta * sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev)) (Song et al. 2021, eq. 16); ``eta`` 0 is
     deterministic, 1 is ancestral sampling. The step before the first index uses alphacums[0].
     """
-    alphacums = np.asarray(alphacums)
+    # 1 - a / a_prev is a small difference: float32 arithmetic would lose half of its digits near t = 0.
+    alphacums = np.asarray(alphacums, dtype=np.float64)
     alphas = alphacums[ddim_timesteps]
     alphas_prev = np.concatenate([alphacums[:1], alphacums[ddim_timesteps[:-1]]])
     sigmas = eta * np.sqrt((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev))
@@ -143,8 +144,8 @@ def normalization(channels: int) -> nn.GroupNorm:
     """
     if channels % GROUPS:
         raise UserError(
-            f"a layer has {channels} channels, but group norm needs a multiple of {GROUPS}; "
-            f"choose model_channels and channel_mult so that each product is one (e.g. {-(-channels // GROUPS) * GROUPS})"
+            f"a layer has {channels} channels, but group norm needs a multiple of {GROUPS}; choose model_channels "
+            f"and channel_mult so that each product is one, e.g. {-(-channels // GROUPS) * GROUPS}"
         )
     return nn.GroupNorm(GROUPS, channels)
 
