@@ -1,0 +1,219 @@
+"""Per-record gradient clipping: each record, however many noise draws it gets, moves the sum by at most C.
+
+This is the sensitivity half of DP-SGD (Abadi et al. 2016, arXiv 1607.00133, algorithm 1). Noise is added elsewhere,
+once per logical step, to what :meth:`PerRecordClipper.take` returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ldm.errors import UserError, nearest
+from ldm.privacy.bookkeeping import BookkeepingEngine
+from ldm.privacy.capture import find_layers
+from ldm.privacy.engines import Engine, Groups, RowLoss, Rows
+from ldm.privacy.instantiate import InstantiateEngine
+from ldm.privacy.layers import DEFAULT_RULES, LayerRule
+from ldm.privacy.naive import NaiveEngine
+
+STYLES = ("flat", "automatic", "per_layer")
+ENGINES = ("bookkeeping", "instantiate", "naive")
+
+# Factors are computed for a bound this much below C, so that fp32 rounding of factor times gradient stays below C.
+_SHAVE = 1.0 - 2.0**-19
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """How one record's gradient g is scaled before it enters the sum; ``max_grad_norm`` is C > 0.
+
+    ``flat``: g min(1, C / |g|). ``automatic``: g C / (|g| + gamma) with ``gamma`` >= 0, which lifts small gradients too
+    (Bu et al. 2022, arXiv 2206.07136). ``per_layer``: each of L layers is clipped on its own to C / sqrt(L)
+    (McMahan et al. 2018, arXiv 1710.06963). Raises UserError for values out of range.
+    """
+
+    max_grad_norm: float
+    style: str = "flat"
+    gamma: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.max_grad_norm) and self.max_grad_norm > 0):
+            raise UserError(f"max_grad_norm is {self.max_grad_norm}; give a positive number, e.g. 1.0")
+        if self.style not in STYLES:
+            raise UserError(
+                f"clipping style {self.style!r} is unknown; choose one of {', '.join(STYLES)}"
+                f"{nearest(self.style, STYLES)}"
+            )
+        if not (math.isfinite(self.gamma) and self.gamma >= 0):
+            raise UserError(f"clipping gamma is {self.gamma}; give a number from 0 up, e.g. 0.01")
+
+    @property
+    def sensitivity(self) -> float:
+        """Upper bound C on the L2 norm of one record's contribution, over all parameters together."""
+        return self.max_grad_norm
+
+    def groups(self, names: Iterable[str]) -> Groups:
+        """Which parameters are clipped together: those of one layer for ``per_layer``, all otherwise."""
+        if self.style != "per_layer":
+            return Groups(dict.fromkeys(names, 0), 1)
+        owners: dict[str, int] = {}
+        index = {name: owners.setdefault(name.rpartition(".")[0], len(owners)) for name in names}
+        return Groups(index, len(owners))
+
+    def factors(self, squared_norms: Tensor) -> Tensor:
+        """Factors (L, B) fp32 for squared gradient norms (L, B) of L groups and B records."""
+        bound = self.max_grad_norm * _SHAVE / math.sqrt(squared_norms.shape[0])
+        norms = squared_norms.sqrt()
+        if self.style == "automatic":
+            return bound / (norms + self.gamma).clamp_min(torch.finfo(norms.dtype).tiny)
+        return torch.where(norms <= bound, 1.0, bound / norms)
+
+
+class PerRecordClipper:
+    """Sums clipped per-record gradients of ``parameters`` over the chunks of one logical step.
+
+    ``module`` is the root that contains every layer owning a private parameter, ``parameters`` maps names, as
+    ``module.named_parameters()`` gives them, to the parameters themselves; every other parameter of ``module`` must be
+    frozen. ``engine`` is ``bookkeeping`` (default, one pass), ``instantiate`` or ``naive`` (any layer, slow); ``rules``
+    replaces the table of layer rules, e.g. ``{**DEFAULT_RULES, MyLayer: MyRule()}``.
+
+    Raises UserError for a parameter that no rule covers, for a trainable parameter that is not private and for names
+    that do not fit ``module``. Layers must keep rows on the first axis and must not mix rows.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        clipping: Clipping,
+        engine: str = "bookkeeping",
+        rules: Mapping[type[nn.Module], LayerRule] = DEFAULT_RULES,
+    ) -> None:
+        self.clipping = clipping
+        self.skipped = 0
+        self._module = module
+        self._parameters = dict(parameters)
+        _check_parameters(module, self._parameters)
+        self._engine = _build_engine(engine, module, self._parameters, rules)
+        self._groups = clipping.groups(self._parameters)
+        self._sums: dict[str, Tensor] = {}
+        self._paths_checked = False
+
+    def accumulate(self, loss: RowLoss, rows: Rows, copies: int = 1) -> None:
+        """Add the clipped gradients of one chunk to the sums of this logical step.
+
+        ``rows``: tensors of leading size B * ``copies``, record-major (record b owns rows b * copies up to
+        (b + 1) * copies). ``loss(rows)`` returns one loss a row, (B * copies,); the loss of a record is the mean over
+        its copies and its gradient is clipped once. No records: nothing happens. A record with a non-finite gradient
+        contributes exactly zero and is counted in ``skipped`` (a private number: do not log it).
+
+        Raises UserError for shapes that do not fit, for a layer that does not see rows on its first axis, and, in the
+        first chunk with records, for a parameter that the loss does not reach through its layer's forward.
+        """
+        records = _count_records(rows, copies)
+        if records == 0:
+            return
+        self._check_module()
+        result = self._engine.clipped_sums(loss, rows, records, copies, self._groups, self.clipping.factors)
+        self._check_paths(result.sums)
+        for name, chunk in result.sums.items():
+            self._sums[name] = self._sums[name].add_(chunk) if name in self._sums else chunk
+        self.skipped += result.skipped
+
+    def take(self) -> dict[str, Tensor]:
+        """The fp32 sums per parameter name of this logical step, zeros where nothing came in; starts the next step."""
+        taken = {}
+        for name, parameter in self._parameters.items():
+            chunk = self._sums.get(name)
+            zeros = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False) if chunk is None else chunk
+            taken[name] = zeros
+        self._sums = {}
+        return taken
+
+    def _check_module(self) -> None:
+        """Refuse what would break the bound or lose gradients since construction."""
+        for path, layer in self._module.named_modules():
+            if isinstance(layer, _BatchNorm) and (layer.training or not layer.track_running_stats):
+                raise UserError(
+                    f"layer {path!r} is a batch norm in training mode, which mixes records; "
+                    "use group norm, or put it in eval mode"
+                )
+        current = dict(self._module.named_parameters(remove_duplicate=False))
+        for name, parameter in self._parameters.items():
+            if current.get(name) is not parameter:
+                raise UserError(
+                    f"parameter {name!r} was replaced after the clipper was built; "
+                    "build the clipper after moving, wrapping or loading the model"
+                )
+            if not parameter.requires_grad:
+                raise UserError(
+                    f"private parameter {name!r} was frozen after the clipper was built; rebuild the clipper"
+                )
+
+    def _check_paths(self, reached: Mapping[str, Tensor]) -> None:
+        if self._paths_checked:
+            return
+        missing = [name for name in self._parameters if name not in reached]
+        if missing:
+            raise UserError(
+                f"the loss does not reach private parameter {missing[0]!r} through its layer's forward "
+                f"({len(missing)} of {len(self._parameters)} such parameters), so it would only receive noise; "
+                "freeze it, or call the layer itself instead of using its weight"
+            )
+        self._paths_checked = True
+
+
+def _build_engine(
+    engine: str,
+    module: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    rules: Mapping[type[nn.Module], LayerRule],
+) -> Engine:
+    if engine == "naive":
+        return NaiveEngine(parameters)
+    if engine == "bookkeeping":
+        return BookkeepingEngine(find_layers(module, parameters, rules))
+    if engine == "instantiate":
+        return InstantiateEngine(find_layers(module, parameters, rules))
+    raise UserError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
+
+
+def _check_parameters(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    if not parameters:
+        raise UserError("no private parameters were given; name at least one, or train without privacy")
+    current = dict(module.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
+        if current.get(name) is not parameter:
+            raise UserError(
+                f"{name!r} does not name this parameter of the module{nearest(name, current)}; "
+                "give names as module.named_parameters() does"
+            )
+        if not parameter.requires_grad:
+            raise UserError(f"private parameter {name!r} is frozen; set requires_grad or leave it out")
+    private = {id(parameter) for parameter in parameters.values()}
+    if len(private) < len(parameters):
+        raise UserError("two names were given for one shared parameter; name it once")
+    for name, parameter in current.items():
+        if parameter.requires_grad and id(parameter) not in private:
+            raise UserError(f"parameter {name!r} is trainable but not private; freeze it or make it private")
+
+
+def _count_records(rows: Rows, copies: int) -> int:
+    if copies < 1:
+        raise UserError(f"copies is {copies}; a record needs at least 1")
+    if not rows:
+        raise UserError("the batch has no tensors; give at least one with the rows on its first axis")
+    sizes = {key: value.shape[0] for key, value in rows.items()}
+    key, size = next(iter(sizes.items()))
+    for other, count in sizes.items():
+        if count != size:
+            raise UserError(f"batch entry {other!r} has {count} rows but {key!r} has {size}; give each the same number")
+    if size % copies:
+        raise UserError(f"the batch has {size} rows, which {copies} copies a record do not divide")
+    return size // copies

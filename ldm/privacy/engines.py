@@ -1,0 +1,56 @@
+"""What every engine does: from a loss and a batch to the sum of clipped per-record gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ldm.errors import UserError
+
+Rows = Mapping[str, Tensor]
+RowLoss = Callable[[Rows], Tensor]
+Factors = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Parameter groups that are clipped on their own: ``index`` gives the group of each parameter name."""
+
+    index: Mapping[str, int]
+    count: int
+
+
+@dataclass(frozen=True)
+class ClippedSums:
+    """``sums``: fp32 clipped sum per parameter name that the loss reached; ``skipped``: records left out."""
+
+    sums: dict[str, Tensor]
+    skipped: int
+
+
+class Engine(Protocol):
+    """Computes clipped sums of one chunk. It leaves no hook, no ``.grad`` and no buffer behind."""
+
+    def clipped_sums(
+        self, loss: RowLoss, rows: Rows, records: int, copies: int, groups: Groups, factors: Factors
+    ) -> ClippedSums:
+        """Sum over ``records`` of factor times gradient of the mean loss of the record's ``copies`` rows.
+
+        ``factors`` maps squared norms (groups, records) to clip factors of the same shape. A record with a non-finite
+        norm in any group contributes exactly zero and is counted.
+        """
+
+
+def row_losses(loss: RowLoss, rows: Rows, count: int) -> Tensor:
+    """Call ``loss`` and check that it answers one differentiable number a row: (count,) fp32."""
+    losses = loss(rows)
+    if losses.shape != (count,):
+        raise UserError(
+            f"the loss answered shape {tuple(losses.shape)} for {count} rows; return one number a row, shape ({count},)"
+        )
+    if not losses.requires_grad:
+        raise UserError("the loss does not depend on any private parameter; check that they are not frozen or detached")
+    return losses.float()

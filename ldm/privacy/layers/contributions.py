@@ -1,0 +1,217 @@
+"""Per-record gradients of one parameter, kept in whichever form makes their norms and their weighted sum cheap.
+
+With a_t the input and g_t the output gradient of a linear map at position t, the gradient of record b is
+``sum_t g_bt a_bt^T``. Written out it costs records x parameters of memory; kept as factors it costs positions x widths,
+its squared norm is ``sum_tt' (a_t . a_t')(g_t . g_t')`` (Goodfellow 2015, arXiv 1510.01799; Li et al. 2021,
+arXiv 2110.05679) and its weighted sum over records is one matrix product (Bu et al. 2022, arXiv 2210.00038).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# A dot product of fp32 vectors is off by at most a few units in the last place of |x||y|. The factored norm sums such
+# products with cancellation, so this multiple of (sum_t |a_t||g_t|)^2 is added to keep it an upper bound.
+ROUNDING = 2.0**-22
+
+# Factored norms are compute-bound (2 T^2 (d + p) operations), written-out gradients are memory-bound (d p numbers).
+# This is the measured exchange rate between the two on x86 CPUs; current GPUs are within a factor of two of it.
+_OPERATIONS_PER_NUMBER = 32
+
+_BLOCK_NUMBERS = 1 << 21  # temporaries of about 8 MB stay in the cache and out of the peak memory
+
+
+class Contribution(ABC):
+    """The gradients of one parameter for each of ``records`` records (leading axis), in fp32 whatever came in."""
+
+    @property
+    @abstractmethod
+    def records(self) -> int:
+        """Number of records B."""
+
+    @abstractmethod
+    def squared_norms(self) -> Tensor:
+        """(B,) fp32: squared L2 norm of each record's gradient, an upper bound up to relative 1e-6."""
+
+    @abstractmethod
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Sum over records of weight (B,) times gradient, fp32, in the shape of the parameter."""
+
+    @abstractmethod
+    def per_record(self) -> Tensor:
+        """(B, *parameter shape) fp32: the gradients written out."""
+
+    @abstractmethod
+    def select(self, index: Tensor) -> Contribution:
+        """The contribution of the records at ``index`` (n,) only."""
+
+    def cheapest(self) -> Contribution:
+        """This contribution, or its written-out form when that is less work."""
+        return self
+
+    def join(self, other: Contribution) -> Contribution:
+        """The gradient when a parameter is used twice in one forward pass: the sum of both contributions."""
+        return WrittenOut(self.per_record() + other.per_record())
+
+
+@dataclass(frozen=True)
+class WrittenOut(Contribution):
+    """Gradients as they are: ``gradients`` (B, *parameter shape)."""
+
+    gradients: Tensor
+
+    @property
+    def records(self) -> int:
+        return self.gradients.shape[0]
+
+    def squared_norms(self) -> Tensor:
+        if self.gradients.dim() == 2:
+            return _row_squares(self.gradients)
+        # Two stages: one long fp32 sum of squares would lose digits.
+        return torch.linalg.vector_norm(self.gradients.flatten(2), dim=2).square_().sum(1)
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        return (weights @ self.gradients.flatten(1)).reshape(self.gradients.shape[1:])
+
+    def per_record(self) -> Tensor:
+        return self.gradients
+
+    def select(self, index: Tensor) -> WrittenOut:
+        return WrittenOut(self.gradients[index])
+
+
+@dataclass(frozen=True)
+class OuterProducts(Contribution):
+    """Sums of outer products: ``left`` (B, T, p) output gradients, ``right`` (B, T, d) inputs; parameter (p, d, ...).
+
+    The factors may be of any float dtype and any memory layout; they are brought to fp32 block by block.
+    """
+
+    left: Tensor
+    right: Tensor
+    shape: torch.Size
+
+    @property
+    def records(self) -> int:
+        return self.left.shape[0]
+
+    def squared_norms(self) -> Tensor:
+        if self.left.shape[1] == 1:
+            return _row_squares(self.left[:, 0]) * _row_squares(self.right[:, 0])
+        squares = [factored_squares(gram(left), gram(right)) for left, right in self._blocks(self.left.shape[1] ** 2)]
+        return torch.cat(squares)
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        left = (self.left.float() * weights[:, None, None]).flatten(0, 1)
+        return (left.t() @ self.right.float().flatten(0, 1)).reshape(self.shape)
+
+    def per_record(self) -> Tensor:
+        products = torch.bmm(self.left.float().transpose(1, 2), self.right.float())
+        return products.reshape(self.records, *self.shape)
+
+    def select(self, index: Tensor) -> OuterProducts:
+        return OuterProducts(self.left[index], self.right[index], self.shape)
+
+    def cheapest(self) -> Contribution:
+        positions, (out_width, in_width) = self.left.shape[1], (self.left.shape[2], self.right.shape[2])
+        factored = positions**2 * (in_width + out_width)
+        if positions == 1 or factored <= _OPERATIONS_PER_NUMBER * in_width * out_width:
+            return self
+        return WrittenOut(self.per_record())
+
+    def join(self, other: Contribution) -> Contribution:
+        if not isinstance(other, OuterProducts):
+            return super().join(other)
+        left, right = torch.cat([self.left, other.left], 1), torch.cat([self.right, other.right], 1)
+        return OuterProducts(left, right, self.shape)
+
+    def _blocks(self, numbers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        size = block_records(numbers)
+        for left, right in zip(self.left.split(size), self.right.split(size), strict=True):
+            yield left.float(), right.float()
+
+
+@dataclass(frozen=True)
+class TableRows(Contribution):
+    """Gradients of a lookup table: ``rows`` (B, T) int64 indices, ``values`` (B, T, d) gradients of what was looked up.
+
+    Positions at ``padding`` contribute nothing, as in ``nn.Embedding``.
+    """
+
+    rows: Tensor
+    values: Tensor
+    shape: torch.Size
+    padding: int | None = None
+
+    @property
+    def records(self) -> int:
+        return self.rows.shape[0]
+
+    def squared_norms(self) -> Tensor:
+        values = self._values()
+        if self.rows.shape[1] == 1:
+            return _row_squares(values[:, 0])
+        same = self.rows.unsqueeze(1) == self.rows.unsqueeze(2)
+        return factored_squares(gram(values), same.float())
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        values = self._values() * weights[:, None, None]
+        return values.new_zeros(self.shape).index_add_(0, self.rows.flatten(), values.flatten(0, 1))
+
+    def per_record(self) -> Tensor:
+        values = self._values()
+        table = values.new_zeros(self.records * self.shape[0], self.shape[1])
+        offsets = torch.arange(self.records, device=self.rows.device)[:, None] * self.shape[0]
+        table.index_add_(0, (self.rows + offsets).flatten(), values.flatten(0, 1))
+        return table.reshape(self.records, *self.shape)
+
+    def select(self, index: Tensor) -> TableRows:
+        return TableRows(self.rows[index], self.values[index], self.shape, self.padding)
+
+    def join(self, other: Contribution) -> Contribution:
+        if not isinstance(other, TableRows) or other.padding != self.padding:
+            return super().join(other)
+        rows, values = torch.cat([self.rows, other.rows], 1), torch.cat([self.values, other.values], 1)
+        return TableRows(rows, values, self.shape, self.padding)
+
+    def _values(self) -> Tensor:
+        values = self.values.float()
+        if self.padding is None:
+            return values
+        return values.masked_fill((self.rows == self.padding).unsqueeze(2), 0.0)
+
+
+def gram(vectors: Tensor) -> Tensor:
+    """Dot products of all pairs of positions: (B, T, d) fp32 -> (B, T, T)."""
+    return torch.bmm(vectors, vectors.transpose(1, 2))
+
+
+def factored_squares(first: Tensor, second: Tensor) -> Tensor:
+    """(B,) sums of the elementwise product of two Gram matrices (B, T, T), raised by their possible rounding error.
+
+    ``first`` is overwritten. A record with a non-finite entry gives a non-finite result.
+    """
+    diagonals = first.diagonal(dim1=1, dim2=2) * second.diagonal(dim1=1, dim2=2)
+    lengths = diagonals.clamp_min(0.0).sqrt().sum(1)
+    return first.mul_(second).flatten(1).sum(1).clamp_min(0.0) + ROUNDING * lengths.square()
+
+
+def block_records(numbers: int) -> int:
+    """How many records to process at once when each needs ``numbers`` temporary fp32 numbers."""
+    return max(1, math.ceil(_BLOCK_NUMBERS / max(1, numbers)))
+
+
+def fold_copies(tensor: Tensor, records: int) -> Tensor:
+    """(records * copies, T, d) -> (records, copies * T, d): a record's copies become further positions of it."""
+    rows, positions, width = tensor.shape
+    return tensor if rows == records else tensor.reshape(records, rows // records * positions, width)
+
+
+def _row_squares(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows.float(), dim=1).square()

@@ -1,0 +1,46 @@
+"""What a layer must tell the clipper: how its input and output gradient make the gradients of its parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+
+from torch import Tensor, nn
+
+from ldm.privacy.layers.contributions import Contribution
+
+
+class LayerRule(ABC):
+    """Per-record gradients of one kind of layer.
+
+    ``names`` are the layer's own parameters that the rule covers, ``methods`` those of the layer's class that must not
+    be overridden in a subclass for the rule to stay true of it.
+    """
+
+    names: frozenset[str] = frozenset({"weight", "bias"})
+    methods: tuple[str, ...] = ("forward",)
+
+    def refusal(self, module: nn.Module) -> str | None:
+        """Why this particular layer cannot be clipped per record (an option of it), or None."""
+        return None
+
+    @abstractmethod
+    def contributions(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Collection[str]
+    ) -> dict[str, Contribution]:
+        """Contributions of the ``wanted`` parameters from one use of the layer.
+
+        ``inputs`` and ``grad`` (gradient of the summed record losses with respect to the output) have leading size
+        records * copies, record-major. The result holds one entry per wanted name.
+        """
+
+
+def rule_for(module: nn.Module, rules: Mapping[type[nn.Module], LayerRule]) -> LayerRule | None:
+    """The rule of the nearest class of ``module`` that has one, if the module computes what that class computes."""
+    kind = next((kind for kind in type(module).__mro__ if kind in rules), None)
+    if kind is None:
+        return None
+    rule = rules[kind]
+    inherited = all(getattr(type(module), name) is getattr(kind, name) for name in rule.methods)
+    patched = any(name in vars(module) for name in rule.methods)
+    return rule if inherited and not patched else None
