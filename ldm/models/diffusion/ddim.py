@@ -25,14 +25,21 @@ class DDIMGrid:
     sigmas: np.ndarray
 
     @classmethod
-    def make(cls, alphas_cumprod: Tensor, steps: int, eta: float, discretize: str = "uniform") -> DDIMGrid:
-        """Choose ``steps`` in [1, T] timesteps; ``eta`` in [0, 1] goes from deterministic to ancestral noise."""
+    def make(
+        cls, alphas_cumprod: Tensor, steps: int, eta: float, timesteps: Sequence[int] | None = None
+    ) -> DDIMGrid:
+        """Choose ``steps`` in [1, T] timesteps, or take the given ascending ones.
+
+        ``eta`` in [0, 1] goes from deterministic to ancestral noise.
+        """
         if not 0.0 <= eta <= 1.0:
             raise UserError(f"eta: {eta} is outside [0, 1]; 0 is deterministic, 1 adds the noise of ancestral sampling")
         levels = alphas_cumprod.detach().cpu().numpy()
-        timesteps = np.asarray(make_ddim_timesteps(discretize, steps, len(levels), verbose=False))
-        sigmas, alphas, previous = make_ddim_sampling_parameters(levels, timesteps, eta, verbose=False)
-        return cls(timesteps, np.asarray(alphas), np.asarray(previous), np.asarray(sigmas))
+        if timesteps is None:
+            timesteps = make_ddim_timesteps("uniform", steps, len(levels), verbose=False)
+        visited = np.asarray(timesteps)
+        sigmas, alphas, previous = make_ddim_sampling_parameters(levels, visited, eta, verbose=False)
+        return cls(visited, np.asarray(alphas), np.asarray(previous), np.asarray(sigmas))
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -92,6 +99,7 @@ class DDIMSampler:
         conditioning: Any = None,
         *,
         eta: float = 0.0,
+        timesteps: Sequence[int] | None = None,
         x_T: Tensor | None = None,
         mask: Tensor | None = None,
         x0: Tensor | None = None,
@@ -102,14 +110,14 @@ class DDIMSampler:
         callback: Callable[[int], None] | None = None,
         verbose: bool = False,
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """Draw ``batch_size`` latents of ``shape`` (C, H, W) in ``S`` steps.
+        """Draw ``batch_size`` latents of ``shape`` (C, H, W) in ``S`` steps, or at the given ``timesteps``.
 
         Returns the latents (B, C, H, W) and, every ``log_every_t`` steps, the states (``x_inter``) and the estimates
         of x_0 (``pred_x0``), both starting with the initial noise. ``mask`` (1 = keep) with ``x0`` keeps known content.
         Raises UserError for steps outside [1, T] or eta outside [0, 1].
         """
         model = self.model
-        grid = DDIMGrid.make(model.alphas_cumprod, S, eta)
+        grid = DDIMGrid.make(model.alphas_cumprod, S, eta, timesteps)
         device = model.betas.device
         x = torch.randn((batch_size, *shape), device=device) if x_T is None else x_T
         kept: dict[str, list[Tensor]] = {"x_inter": [x], "pred_x0": [x]}
