@@ -38,16 +38,18 @@ def check_ddconfig(ddconfig: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class AutoencoderKL(pl.LightningModule):
-    """Variational autoencoder: images (B,C,H,W) in [-1,1] <-> latents (B, embed_dim, H/f, W/f), f = 2**(len(ch_mult)-1).
+    """Variational autoencoder of images (B,C,H,W) in [-1,1].
 
-    `lossconfig` names the training loss; `torch.nn.Identity` makes a model that only encodes and decodes. A loss whose
-    `has_discriminator` is true gets two optimizers and manual optimisation: every batch takes one step of the autoencoder and,
-    once the discriminator has started, one of the discriminator on the same reconstructions; `global_step` counts the first.
-    Lightning cannot accumulate gradients in that mode, so `accumulate_grad_batches` is a parameter here.
+    Latents are (B, embed_dim, H/f, W/f) with f = 2**(len(ch_mult)-1). `lossconfig` names the training loss;
+    `torch.nn.Identity` makes a model that only encodes and decodes. A loss whose `has_discriminator` is true gets two
+    optimizers and manual optimisation: every batch takes one step of the autoencoder and, once the discriminator has
+    started, one of the discriminator on the same reconstructions; `global_step` counts the first. Lightning cannot
+    accumulate gradients in that mode, so `accumulate_grad_batches` is a parameter here.
 
-    The driver sets `learning_rate` before fitting. `scheduler_config` is an `ldm.lr_scheduler` target, applied every step.
-    `ckpt_path` is loaded strictly except for keys starting with one of `ignore_keys`; a checkpoint's `loss.*` tensors are
-    dropped when this model's loss has none, and may be absent altogether. Raises UserError for a bad ddconfig.
+    The driver sets `learning_rate` before fitting. `scheduler_config` is an `ldm.lr_scheduler` target, applied every
+    step. `ckpt_path` is loaded strictly except for keys starting with one of `ignore_keys`; a checkpoint's `loss.*`
+    tensors are dropped when this model's loss has none, and may be absent altogether. Raises UserError for a bad
+    ddconfig.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class AutoencoderKL(pl.LightningModule):
         return bool(getattr(self.loss, "has_discriminator", False))
 
     def init_from_ckpt(self, path: str | os.PathLike, ignore_keys: Sequence[str] = ()) -> None:
-        """Load the `state_dict` of a checkpoint file. Raises UserError when tensors are missing, unknown or of another shape."""
+        """Load a checkpoint file's tensors. Raises UserError when some are missing, unknown or of another shape."""
         state_dict = read_checkpoint(path)["state_dict"]
         own_loss = bool(self.loss.state_dict())
         stored_loss = any(key.startswith("loss.") for key in state_dict)
@@ -148,11 +150,10 @@ class AutoencoderKL(pl.LightningModule):
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor | None:
         inputs = self.get_input(batch, self.image_key)
-        outputs = self(inputs) if self.automatic_optimization else None
-        if outputs is None:
+        if self.has_discriminator:
             self._adversarial_step(inputs, batch_idx)
             return None
-        loss, log = self._loss(inputs, outputs, GENERATOR, "train")
+        loss, log = self._loss(inputs, self(inputs), GENERATOR, "train")
         self.log("aeloss", loss.detach(), prog_bar=True, logger=False, batch_size=len(inputs))
         self.log_dict(log, batch_size=len(inputs))
         return loss
@@ -181,10 +182,13 @@ class AutoencoderKL(pl.LightningModule):
 
     def _step_both(self, generator: Any, discriminator: Any, use_discriminator: bool) -> None:
         if use_discriminator:
-            # Through the strategy, not the wrapper, so that `global_step` (learning rate, disc_start, max_steps) counts the
-            # autoencoder's steps only.
+            # Through the strategy, not the wrapper, so that `global_step` (which disc_start and max_steps go by) counts
+            # the autoencoder's steps only.
             self.trainer.strategy.optimizer_step(discriminator.optimizer, closure=_no_closure)
             discriminator.zero_grad()
+        else:
+            # Without gradients this moves nothing; it tells the scheduler that steps are being taken.
+            discriminator.optimizer.step()
         generator.step()
         generator.zero_grad()
         for scheduler in self._scheduler_list():
@@ -202,14 +206,14 @@ class AutoencoderKL(pl.LightningModule):
         _, log = self._loss(inputs, outputs, GENERATOR, "val")
         if self.has_discriminator:
             log |= self._loss(inputs, outputs, DISCRIMINATOR, "val")[1]
-        self.log_dict(log, batch_size=len(inputs))
+        self.log_dict(log, batch_size=len(inputs), sync_dist=True)
 
     def _optimised(self) -> list[nn.Parameter]:
         parts = (self.encoder, self.decoder, self.quant_conv, self.post_quant_conv)
         return [parameter for part in parts for parameter in part.parameters()]
 
     def configure_optimizers(self) -> Any:
-        """Adam for the autoencoder and, if there is one, for the discriminator. Raises UserError when training cannot start."""
+        """Adam for the autoencoder and for a discriminator. Raises UserError when training cannot start."""
         if isinstance(self.loss, nn.Identity):
             raise UserError(
                 "lossconfig.target: torch.nn.Identity is for inference; name a loss of ldm.modules.losses to train"

@@ -1,11 +1,13 @@
 """Convolutional encoder and decoder of the first stage (autoencoder).
 
-Architecture of Esser et al. 2021 (VQGAN) as used by Rombach et al. 2022; names and state-dict keys are those of that lineage.
+Architecture of Esser et al. 2021 (VQGAN) as used by Rombach et al. 2022; names and state-dict keys are those of that
+lineage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +26,9 @@ def nonlinearity(x: Tensor) -> Tensor:
 def norm_groups(in_channels: int, num_groups: int = 32) -> int:
     """Number of normalisation groups for a width.
 
-    Always `num_groups` where the width allows it (every published checkpoint). Widths that are no multiple of it only occur
-    in small models of ours; they get groups of four channels (the largest count up to a quarter of the width that divides it).
+    Always `num_groups` where the width allows it (every published checkpoint). Widths that are no multiple of it only
+    occur in small models of ours; they get groups of four channels (the largest count up to a quarter of the width
+    that divides it).
     """
     if in_channels % num_groups == 0:
         return num_groups
@@ -35,7 +38,7 @@ def norm_groups(in_channels: int, num_groups: int = 32) -> int:
     return groups
 
 
-def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:  # noqa: N802 - public name of the lineage
+def Normalize(in_channels: int, num_groups: int = 32) -> nn.GroupNorm:
     """Group norm with eps 1e-6 (the UNet's norm uses 1e-5)."""
     return nn.GroupNorm(norm_groups(in_channels, num_groups), in_channels, eps=1e-6, affine=True)
 
@@ -185,7 +188,7 @@ def _level(widths: Sequence[int], attention: bool, dropout: float, attn_type: st
     level = nn.Module()
     level.block = nn.ModuleList()
     level.attn = nn.ModuleList()
-    for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+    for width_in, width_out in pairwise(widths):
         block = ResnetBlock(in_channels=width_in, out_channels=width_out, dropout=dropout, temb_channels=0)
         level.block.append(block)
         if attention:
@@ -206,11 +209,13 @@ def _run_middle(mid: nn.Module, h: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Image (B, in_channels, H, W) in [-1,1] -> features (B, 2*z_channels or z_channels, H/f, W/f), f = 2**(levels-1).
+    """Image (B, in_channels, H, W) in [-1,1] -> features (B, C, H/f, W/f) with f = 2**(levels-1).
 
-    One `ddconfig` describes encoder and decoder, so both take the same parameters; `out_ch`, `give_pre_end` and `tanh_out` only
-    matter to the decoder. `attn_resolutions` are resolutions of feature maps when the input has the nominal `resolution`;
-    other input sizes work and keep the layers.
+    C is 2*z_channels with `double_z` (mean and log-variance), else z_channels.
+
+    One `ddconfig` describes encoder and decoder, so both take the same parameters; `out_ch`, `give_pre_end` and
+    `tanh_out` only matter to the decoder. `attn_resolutions` are resolutions of feature maps when the input has the
+    nominal `resolution`; other input sizes work and keep the layers.
     """
 
     def __init__(
@@ -267,8 +272,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent (B, z_channels, h, w) -> image (B, out_ch, h*f, w*f), f = 2**(levels-1). Mirrors `Encoder`.
 
-    `up.0` is the highest resolution. `give_pre_end` returns the features before the last norm; `tanh_out` bounds the output.
-    `in_channels` and `double_z` only matter to the encoder.
+    `up.0` is the highest resolution. `give_pre_end` returns the features before the last norm; `tanh_out` bounds the
+    output. `in_channels` and `double_z` only matter to the encoder.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class DiagonalGaussianDistribution:
             self.var = self.logvar.exp()
 
     def sample(self, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
-        """A draw (B,z,h,w). `noise` gives the standard normal numbers; otherwise `generator` or the global one makes them."""
+        """A draw (B,z,h,w), from the standard normal `noise` if given, else from `generator` or the global one."""
         if noise is None:
             noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
         return self.mean + self.std * noise

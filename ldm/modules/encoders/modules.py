@@ -14,8 +14,8 @@ class ClassEmbedder(nn.Module):
     """A learned vector per class: labels (B,) int64 in [0, n_classes) -> one token (B, 1, embed_dim).
 
     `key` is the batch entry with the labels. With `ucg_rate` > 0 the last class, n_classes-1, is the null class for
-    classifier-free guidance (Ho and Salimans 2021): count it in `n_classes`, and let the trainer pass every training label
-    through `drop`. `forward` itself draws nothing, so a record's loss is a function of its row alone.
+    classifier-free guidance (Ho and Salimans 2021): count it in `n_classes`, and let the trainer pass every training
+    label through `drop`. `forward` itself draws nothing, so a record's loss is a function of its row alone.
 
     Raises UserError for a rate outside [0, 1), or an `n_classes` that leaves no class beside the null class.
     """
@@ -58,7 +58,7 @@ class ClassEmbedder(nn.Module):
         return labels.masked_fill(draws < self.ucg_rate, self.null_class)
 
     def check(self, labels: Tensor) -> None:
-        """Raise UserError when a label is outside [0, n_classes). Waits for a GPU, so call it on labels still on the CPU."""
+        """Raise UserError when a label is outside [0, n_classes). Cheap on the CPU; on a GPU it waits."""
         outside = labels[(labels < 0) | (labels >= self.n_classes)]
         if len(outside) > 0:
             raise UserError(

@@ -16,17 +16,17 @@ Logged = tuple[Tensor, dict[str, Tensor]]
 
 
 class LPIPSWithDiscriminator(nn.Module):
-    """Absolute pixel error + LPIPS, as a Laplace-like likelihood with scale exp(logvar), + KL + a patch discriminator's verdict.
+    """Absolute pixel error and LPIPS with scale exp(logvar), KL, and a patch discriminator's verdict.
 
-    generator: sum over pixels of (pixelloss_weight*|x-y| + perceptual_weight*LPIPS)/exp(logvar) + logvar, plus kl_weight*KL,
-    both averaged over images, plus lambda*disc_factor*(-mean D(y)) from step `disc_start` on, where lambda is disc_weight times
-    the ratio of the two gradients' norms at the decoder's last layer (at most 1e4).
+    generator: sum over pixels of (pixelloss_weight*|x-y| + perceptual_weight*LPIPS)/exp(logvar) + logvar, plus
+    kl_weight*KL, both averaged over images, plus lambda*disc_factor*(-mean D(y)) from step `disc_start` on, where
+    lambda is disc_weight times the ratio of the two gradients' norms at the decoder's last layer (at most 1e4).
     discriminator: `disc_loss` ("hinge" or "vanilla") times disc_factor.
 
-    `disc_factor: 0` trains without the discriminator (its tensors stay, for the checkpoint's sake). `disc_conditional` joins `cond`
-    to the pictures' channels, which `disc_in_channels` must count. `logvar` is stored but, as in the published models, no optimizer
-    moves it. `vgg_weights` names torchvision's VGG16 file when it is not in the usual place (see `ldm.modules.losses.lpips`).
-    Raises UserError for an unknown `disc_loss`.
+    `disc_factor: 0` trains without the discriminator (its tensors stay, for the checkpoint's sake).
+    `disc_conditional` joins `cond` to the pictures' channels, which `disc_in_channels` must count. `logvar` is stored
+    but, as in the published models, no optimizer moves it. `vgg_weights` names torchvision's VGG16 file when it is
+    not in the usual place (see `ldm.modules.losses.lpips`). Raises UserError for an unknown `disc_loss`.
     """
 
     def __init__(
@@ -90,9 +90,10 @@ class LPIPSWithDiscriminator(nn.Module):
         split: str = "train",
         weights: Tensor | None = None,
     ) -> Logged:
-        """Loss (scalar) and numbers to log under `split`: of the generator (optimizer_idx 0) or of the discriminator (1).
+        """Loss (scalar) and numbers to log as "split/name": generator's (optimizer_idx 0) or discriminator's (1).
 
-        Pictures (B,C,H,W) in [-1,1]. `last_layer` is the decoder's last weight, `weights` broadcasts against the pixel errors.
+        Pictures (B,C,H,W) in [-1,1]. `last_layer` is the decoder's last weight, `weights` broadcasts against the
+        pixel errors.
         """
         factor = self.factor_at(global_step)
         if optimizer_idx == 0:

@@ -10,7 +10,7 @@ from ldm.errors import UserError
 
 
 class ActNorm(nn.Module):
-    """Per-channel affine layer whose first training batch sets it to give mean 0 and deviation 1 (Kingma and Dhariwal 2018)."""
+    """Per-channel affine layer that its first training batch sets to mean 0, deviation 1 (Kingma, Dhariwal 2018)."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -96,9 +96,10 @@ class LinearHead(nn.Module):
 class LPIPS(nn.Module):
     """Perceptual distance (B,1,1,1) of two batches of images (B,3,H,W) in [-1,1], H and W at least 16.
 
-    Frozen, and always in evaluation mode (the heads hold a dropout layer that must stay silent). Weights come from local files
-    (`find_vgg_weights`, `find_head_weights`) or from a checkpoint that contains them; nothing is downloaded. Without weights
-    the network can be built, so that a checkpoint loads, but `check_ready` and `forward` raise UserError.
+    Frozen, and always in evaluation mode (the heads hold a dropout layer that must stay silent). Weights come from
+    local files (`find_vgg_weights`, `find_head_weights`) or from a checkpoint that contains them; nothing is
+    downloaded. Without weights the network can be built, so that a checkpoint loads, but `check_ready` and `forward`
+    raise UserError.
     """
 
     def __init__(self, vgg_weights: str | os.PathLike | None = None) -> None:
@@ -126,8 +127,8 @@ class LPIPS(nn.Module):
         if not self.ready:
             raise UserError(
                 "the perceptual loss has no weights: put torchvision's VGG16 file at "
-                f"$TORCH_HOME/hub/checkpoints/{VGG_FILE} (or name it in ${VGG_ENV}) and `pip install lpips` for its heads, "
-                "or set perceptual_weight: 0 in lossconfig.params"
+                f"$TORCH_HOME/hub/checkpoints/{VGG_FILE} (or name it in ${VGG_ENV}) and `pip install lpips` for the "
+                "heads, or set perceptual_weight: 0 in lossconfig.params"
             )
 
     def train(self, mode: bool = True) -> LPIPS:
@@ -145,7 +146,8 @@ class LPIPS(nn.Module):
 
 
 def _unit_length(features: Tensor) -> Tensor:
-    """Scale every position's channel vector to length 1 (vector_norm has gradient 0, not NaN, where all channels are 0)."""
+    """Scale every position's channel vector to length 1."""
+    # vector_norm has gradient 0 where all channels are 0; the square root of a sum of squares would give NaN.
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
 
 

@@ -13,8 +13,8 @@ PIXEL_ERRORS = ("l2", "l1")
 class ReconstructionKL(nn.Module):
     """Mean pixel error plus `kl_weight` times the KL divergence per pixel (a beta-VAE, Higgins et al. 2017).
 
-    loss = mean(error) + kl_weight * mean over images of KL / (C*H*W), with error = squared ("l2") or absolute ("l1") difference
-    of images in [-1,1]. Needs no weights and no discriminator. Raises UserError for another `pixel` name.
+    loss = mean(error) + kl_weight * mean over images of KL / (C*H*W), with error = squared ("l2") or absolute ("l1")
+    difference of images in [-1,1]. Needs no weights and no discriminator. Raises UserError for another `pixel` name.
     """
 
     has_discriminator = False
@@ -36,7 +36,10 @@ class ReconstructionKL(nn.Module):
         last_layer: Tensor | None = None,
         split: str = "train",
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (scalar) and numbers to log. `optimizer_idx`, `global_step`, `last_layer`: only for losses with a discriminator."""
+        """Loss (scalar) and numbers to log as "split/name".
+
+        `optimizer_idx`, `global_step` and `last_layer` only matter to losses with a discriminator.
+        """
         difference = inputs - reconstructions
         error = difference.square() if self.pixel == "l2" else difference.abs()
         rec_loss = error.mean()
