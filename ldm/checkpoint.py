@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import pickle
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -78,14 +79,15 @@ def load_weights(
         UserError: naming the missing, unexpected and misshapen keys (the first ten of each, and how many).
             The module is unchanged then.
     """
+    ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    allow_missing = (allow_missing,) if isinstance(allow_missing, str) else tuple(allow_missing)
     for prefix in ignore:
         if not any(key.startswith(prefix) for key in state_dict):
             logger.info("ignore prefix '%s' matches no key of %s", prefix, source or "the checkpoint")
-    kept = {key: value for key, value in state_dict.items() if not key.startswith(tuple(ignore))}
+    kept = {key: value for key, value in state_dict.items() if not key.startswith(ignore)}
     own = module.state_dict()
-    excused = (*allow_missing, *ignore)
     absent = [key for key in own if key not in kept]
-    missing = [key for key in absent if not key.startswith(tuple(excused))]
+    missing = [key for key in absent if not key.startswith(allow_missing + ignore)]
     unexpected = [key for key in kept if key not in own]
     mismatched = []
     for key in kept.keys() & own.keys():
@@ -143,7 +145,13 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         raise UserError(f"cannot write '{path}': a checkpoint needs a 'state_dict'")
     if path.suffix.lower() not in PICKLED_SUFFIXES:
         raise UserError(f"cannot write '{path}': expected one of {', '.join(PICKLED_SUFFIXES)}")
-    write_atomic(path, lambda temporary: torch.save(dict(checkpoint), temporary))
+    try:
+        write_atomic(path, lambda temporary: torch.save(dict(checkpoint), temporary))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"cannot write '{path}': it holds an object that cannot be stored ({error}); "
+            "write only its 'state_dict' and plain values"
+        ) from None
 
 
 def save_safetensors(

@@ -65,7 +65,7 @@ class Foreign(dict[Any, Any]):
         vars(self).setdefault("foreign_items", []).extend(items)
 
     add = append
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
     __ne__ = object.__ne__
 

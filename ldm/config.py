@@ -96,9 +96,10 @@ def get_obj_from_str(target: str) -> Any:
         hint = nearest(name, (key for key in vars(module) if not key.startswith("_")))
         raise UserError(f"target '{target}' does not exist: '{module_name}' has no '{name}'{hint}")
     obj = getattr(module, name)
-    home = str(getattr(obj, "__module__", None) or "").partition(".")[0]
     ours = module_name.partition(".")[0] in ("ldm", "callbacks")
-    if not callable(obj) or not (home in ALLOWED_PREFIXES or _allowed(str(getattr(obj, "__module__", "")))):
+    if not callable(obj) or not _allowed(
+        str(getattr(obj, "__module__", ""))
+    ):  # what a module merely imports is not its
         raise UserError(f"target '{target}' is not something a configuration may build; name a class")
     if not ours and not inspect.isclass(obj):
         raise UserError(f"target '{target}' is not a class; only classes may be built from '{module_name}'")

@@ -1,0 +1,53 @@
+"""The running average (EMA) of weights as checkpoints hold it: ``model_ema.`` plus the dotless parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+
+PREFIX = "model_ema."
+COUNTERS = ("decay", "num_updates")
+
+
+def split_ema(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Divide a state dict into the plain weights and the averaged ones; the latter lose their ``model_ema.``."""
+    weights = {key: value for key, value in state_dict.items() if not key.startswith(PREFIX)}
+    ema = {key.removeprefix(PREFIX): value for key, value in state_dict.items() if key.startswith(PREFIX)}
+    return weights, ema
+
+
+def ema_to_parameters(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Averaged weights in a state dict, under the parameter names of ``module`` (the network the average is of).
+
+    Parameters that were frozen when the average began have none and are absent from the result; without any
+    ``model_ema.`` keys the result is empty.
+
+    Raises:
+        UserError: when an averaged tensor belongs to no parameter or has another shape, or when two parameters
+            would share one dotless name.
+    """
+    parameters = dict(module.named_parameters())
+    by_dotless: dict[str, str] = {}
+    for name in parameters:
+        other = by_dotless.setdefault(name.replace(".", ""), name)
+        if other != name:
+            raise UserError(f"the parameters '{other}' and '{name}' have one EMA name; rename one of them")
+    _, ema = split_ema(state_dict)
+    averages = {key: value for key, value in ema.items() if key not in COUNTERS}
+    stray = [key for key in averages if key not in by_dotless]
+    if stray:
+        raise UserError(
+            f"{len(stray)} of {len(averages)} averaged weights belong to no parameter of {type(module).__name__}, "
+            f"the first is '{PREFIX}{stray[0]}'; the checkpoint is of another network"
+        )
+    named = {by_dotless[key]: value for key, value in averages.items()}
+    for name, value in named.items():
+        if value.shape != parameters[name].shape:
+            raise UserError(
+                f"the averaged weight of '{name}' is {tuple(value.shape)} in the file, "
+                f"{tuple(parameters[name].shape)} in the model"
+            )
+    return named

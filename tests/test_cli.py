@@ -1,0 +1,107 @@
+"""What verbs share: messages, exit codes, devices."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ldm.cli import ArgumentParser, pick_device, run, str2bool
+from ldm.errors import UserError
+
+
+@pytest.fixture
+def parser():
+    parser = ArgumentParser(prog="verb")
+    parser.add_argument("-n", "--num_samples", type=int, default=20, help="how many pictures")
+    parser.add_argument("--quiet", action="store_true", help="say less")
+    parser.add_argument("--output", help="where to")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--num_sample", "3"], "error: unknown flag '--num_sample'; did you mean '--num_samples'?\n"),
+        (["--zzz=3"], "error: unknown flag '--zzz'; --help lists the flags\n"),
+        (["stray"], "error: unexpected argument 'stray'; --help lists what verb takes\n"),
+        (["-n", "many"], "error: argument -n/--num_samples: invalid int value: 'many'\n"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(parser, capsys, line, message):
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(line)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == message
+
+
+def test_flags_are_not_abbreviated(parser):
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--num", "3"])
+
+
+def test_help_shows_defaults_only_where_there_are_any(parser):
+    text = parser.format_help()
+    assert "how many pictures (default: 20)" in text
+    assert "None" not in text and "False" not in text
+
+
+@pytest.mark.parametrize("word", ["yes", "True", "t", "Y", "1", True])
+def test_words_for_yes(word):
+    assert str2bool(word) is True
+
+
+@pytest.mark.parametrize("word", ["no", "FALSE", "f", "n", "0", False])
+def test_words_for_no(word):
+    assert str2bool(word) is False
+
+
+def test_other_words_are_refused():
+    with pytest.raises(argparse.ArgumentTypeError, match="expected yes or no, got 'maybe'"):
+        str2bool("maybe")
+
+
+def test_user_errors_become_one_line(capsys):
+    def main():
+        raise UserError("no such thing; type another")
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: no such thing; type another\n"
+
+
+def test_faults_of_the_program_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: print(1 / 0))
+
+
+def test_device_defaults_to_what_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device() == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device(None) == torch.device("cuda")
+
+
+def test_asking_for_a_gpu_that_is_not_there_names_the_way_out(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="type --device cpu"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="there are 2 GPUs; type --device cuda:1"):
+        pick_device("cuda:2")
+
+
+def test_what_is_no_device_is_named():
+    with pytest.raises(UserError, match="'gpuu' is no device"):
+        pick_device("gpuu")
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, ldm.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
