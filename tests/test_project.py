@@ -48,8 +48,6 @@ def test_paths_that_the_build_names_exist(name):
     text = (ROOT / name).read_text()
     in_folder = r"(?:scripts|configs|fid|sampling|docs|tests)/[\w./-]+"
     named = re.findall(rf"(?<![\w./$)-])(?:{in_folder}|\w+\.(?:txt|toml|py)\b)", text)
-        r"(?<![\w./$)-])((?:scripts|configs|fid|sampling|docs|tests)/[\w./-]+|\w+\.(?:txt|toml|py))\b", text
-    )
     assert named or name != "Makefile"
     assert [path for path in named if not (ROOT / path).exists()] == []
 
