@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm.data.base import ArrayDataset, data_root, stratified_split, system_data_dirs
+from ldm.data.base import DATA_ROOT_VARIABLE, ArrayDataset, data_root, stratified_split, system_data_dirs
 from ldm.data.idx import read_pair
 from ldm.errors import UserError, nearest
 
@@ -52,10 +52,10 @@ class IdxDataset(ArrayDataset):
             raise UserError(f"{type(self).__name__}: no split {split!r}{nearest(split, SPLITS)}; one of {SPLITS}")
         if split != "train" and flip_p > 0:
             raise UserError(f"{type(self).__name__}: flip_p={flip_p} in an evaluation set; give flip_p=0")
-        images, labels = self.read(root, split == "test", download)
+        images, labels = self._read(root, split == "test", download)
         rows = np.arange(len(images))
         if split != "test":
-            kept, held_out = stratified_split(labels, holdout)
+            kept, held_out = stratified_split(labels, int(holdout))
             rows = kept if split == "train" else held_out
         super().__init__(
             images[rows],
@@ -69,55 +69,50 @@ class IdxDataset(ArrayDataset):
             rows=rows,
         )
 
-    @classmethod
-    def prefix(cls, test: bool) -> str:
+    def prefix(self, test: bool) -> str:
         """Return how the names of the train or test files begin."""
         return "t10k" if test else "train"
 
-    @classmethod
-    def relabel(cls, labels: np.ndarray) -> np.ndarray:
+    def relabel(self, labels: np.ndarray) -> np.ndarray:
         """Return labels 0..num_classes-1 from stored ones."""
         return labels
 
-    @classmethod
-    def upright(cls, images: np.ndarray) -> np.ndarray:
-        """Return stored pictures the right way up."""
+    def orient(self, images: np.ndarray) -> np.ndarray:
+        """Return stored pictures the way round they are to be seen."""
         return images
 
-    @classmethod
-    def folders(cls, root: str | os.PathLike | None) -> list[Path]:
+    def fetch(self, datasets: object, root: str) -> None:
+        """Download the files below ``root`` with a class of ``torchvision.datasets``."""
+        getattr(datasets, self.torchvision_name)(root, download=True)
+
+    def folders(self, root: str | os.PathLike | None) -> list[Path]:
         """Return where the files are looked for, best first."""
         base = data_root(root)
-        folders = [base]
-        for name in cls.folder_names:
+        folders = [base, base / "raw", base / "data"]
+        for name in self.folder_names:
             folders += [base / name, base / name / "raw", base / name / "data"]
         if root is None:
-            folders += [d / "datasets" / name for d in system_data_dirs() for name in cls.folder_names]
+            folders += [place / "datasets" / name for place in system_data_dirs() for name in self.folder_names]
         return folders
 
-    @classmethod
-    def read(cls, root: str | os.PathLike | None, test: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, root: str | os.PathLike | None, test: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return all pictures and raw labels of the train or test files."""
-        pair = read_pair(cls.prefix(test), cls.folders(root))
+        pair = read_pair(self.prefix(test), self.folders(root))
+        name = type(self).__name__
         if pair is None and download:
-            cls.download(data_root(root))
-            pair = read_pair(cls.prefix(test), cls.folders(root))
+            import torchvision.datasets
+
+            try:
+                self.fetch(torchvision.datasets, str(data_root(root)))
+            except (RuntimeError, OSError) as error:
+                raise UserError(f"{name}: download failed ({error}); {self.how_to_fetch} and set root") from error
+            pair = read_pair(self.prefix(test), self.folders(root))
         if pair is None:
             raise UserError(
-                f"{cls.__name__}: no {cls.prefix(test)}-images-idx3-ubyte[.gz] in {cls.folders(root)[0]} or below "
-                f"{'/'.join(cls.folder_names)}; {cls.how_to_fetch}, then set root (or LDM_DATA_ROOT) to that folder"
+                f"{name}: no {self.prefix(test)}-images-idx3-ubyte[.gz] with its labels in {data_root(root)} or its "
+                f"{self.folder_names[0]} folder; {self.how_to_fetch}, then set root (or {DATA_ROOT_VARIABLE}) to it"
             )
-        return cls.upright(pair[0]), pair[1]
-
-    @classmethod
-    def download(cls, root: Path) -> None:
-        """Fetch the files below ``root`` by torchvision."""
-        import torchvision
-
-        try:
-            getattr(torchvision.datasets, cls.torchvision_name)(str(root), download=True)
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{cls.__name__}: download failed ({error}); {cls.how_to_fetch} and set root") from error
+        return self.orient(pair[0]), pair[1]
 
 
 class MNISTTrain(IdxDataset):

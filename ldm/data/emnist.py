@@ -1,0 +1,133 @@
+"""EMNIST: handwritten letters and digits in MNIST's format (Cohen et al., 2017).
+
+The raw files hold every picture transposed (columns first). The pictures given here are upright unless ``upright``
+is False, which keeps the raw orientation for models that were trained on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from ldm.data.mnist import IdxDataset
+from ldm.errors import UserError, nearest
+
+CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}
+
+
+class EMNISTBase(IdxDataset):
+    """One of EMNIST's six arrangements.
+
+    Args:
+        arrangement: "letters" (26 classes, labels 0-25: the raw files' 1-26 less one), "digits", "mnist",
+            "balanced", "bymerge" or "byclass".
+        upright: turn the pictures the right way up.
+        split: "train", "validation" (``holdout`` stratified records of the train files) or "test"; the name of an
+            arrangement is taken too, as torchvision spells it (``split="letters"``).
+        size, flip_p, root, holdout, channels, framing, config, download: see `ldm.data.mnist.IdxDataset`.
+    """
+
+    mirrorable = False
+    folder_names = ("EMNIST", "emnist", "EMNIST/raw/gzip", "gzip")
+    torchvision_name = "EMNIST"
+    how_to_fetch = "unpack the gzip.zip of the EMNIST site there, or pass download=true where the network allows it"
+
+    def __init__(
+        self,
+        size: int | None = None,
+        flip_p: float = 0.0,
+        *,
+        arrangement: str | None = None,
+        upright: bool = True,
+        root: str | os.PathLike | None = None,
+        split: str = "train",
+        holdout: int = 0,
+        channels: int = 3,
+        framing: str = "resize",
+        config: Mapping | None = None,
+        download: bool = False,
+    ):
+        if split in CLASSES:
+            if arrangement not in (None, split):
+                raise UserError(f"EMNIST: split={split!r} and arrangement={arrangement!r} disagree; give one of them")
+            arrangement, split = split, "train"
+        self.arrangement = "letters" if arrangement is None else arrangement
+        if self.arrangement not in CLASSES:
+            hint = nearest(str(arrangement), CLASSES)
+            raise UserError(f"EMNIST: no arrangement {arrangement!r}{hint}; one of {sorted(CLASSES)}")
+        self.is_upright = bool(upright)
+        self.num_classes = CLASSES[self.arrangement]
+        super().__init__(
+            size,
+            flip_p,
+            root=root,
+            split=split,
+            holdout=holdout,
+            channels=channels,
+            framing=framing,
+            config=config,
+            download=download,
+        )
+
+    def prefix(self, test: bool) -> str:
+        return f"emnist-{self.arrangement}-{'test' if test else 'train'}"
+
+    def relabel(self, labels: np.ndarray) -> np.ndarray:
+        shifted = labels.astype(np.int64) - (1 if self.arrangement == "letters" else 0)
+        if len(shifted) and not 0 <= shifted.min() <= shifted.max() < self.num_classes:
+            raise UserError(
+                f"EMNIST: labels {labels.min()}..{labels.max()} do not fit arrangement={self.arrangement!r}"
+            )
+        return shifted
+
+    def orient(self, images: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(images.transpose(0, 2, 1)) if self.is_upright else images
+
+    def fetch(self, datasets: object, root: str) -> None:
+        datasets.EMNIST(root, split=self.arrangement, download=True)
+
+
+class EMNISTTrain(EMNISTBase):
+    """The 124,800 training letters of EMNIST (less ``holdout``), labels 0-25, upright."""
+
+
+class EMNISTVal(EMNISTBase):
+    """A validation set: 5,200 stratified letters of the training files; ``split="test"`` gives the 20,800 test ones.
+
+    To keep it out of training, give `EMNISTTrain` the same ``holdout``.
+    """
+
+    def __init__(
+        self,
+        size: int | None = None,
+        flip_p: float = 0.0,
+        *,
+        arrangement: str | None = None,
+        upright: bool = True,
+        root: str | os.PathLike | None = None,
+        split: str = "validation",
+        holdout: int = 5200,
+        channels: int = 3,
+        framing: str = "resize",
+        config: Mapping | None = None,
+        download: bool = False,
+    ):
+        if split in CLASSES:
+            if arrangement not in (None, split):
+                raise UserError(f"EMNIST: split={split!r} and arrangement={arrangement!r} disagree; give one of them")
+            arrangement, split = split, "validation"
+        super().__init__(
+            size,
+            flip_p,
+            arrangement=arrangement,
+            upright=upright,
+            root=root,
+            split=split,
+            holdout=holdout,
+            channels=channels,
+            framing=framing,
+            config=config,
+            download=download,
+        )

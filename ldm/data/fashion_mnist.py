@@ -1,0 +1,48 @@
+"""Fashion-MNIST: 70,000 pictures of clothes in MNIST's format (Xiao, Rasul and Vollgraf, 2017)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ldm.data.mnist import IdxDataset
+
+
+class FashionMNISTTrain(IdxDataset):
+    """The 60,000 training pictures of Fashion-MNIST (less ``holdout``), 28x28; arguments as in `IdxDataset`."""
+
+    folder_names = ("FashionMNIST", "fashion-mnist", "fashion_mnist")
+    torchvision_name = "FashionMNIST"
+    how_to_fetch = "type `apt-get install dataset-fashion-mnist`, or pass download=true where the network allows it"
+
+
+class FashionMNISTVal(FashionMNISTTrain):
+    """A validation set: 5,000 stratified pictures of the training files; ``split="test"`` gives the 10,000 test ones.
+
+    To keep it out of training, give `FashionMNISTTrain` the same ``holdout``.
+    """
+
+    def __init__(
+        self,
+        size: int | None = None,
+        flip_p: float = 0.0,
+        *,
+        root: str | os.PathLike | None = None,
+        split: str = "validation",
+        holdout: int = 5000,
+        channels: int = 3,
+        framing: str = "resize",
+        config: Mapping | None = None,
+        download: bool = False,
+    ):
+        super().__init__(
+            size,
+            flip_p,
+            root=root,
+            split=split,
+            holdout=holdout,
+            channels=channels,
+            framing=framing,
+            config=config,
+            download=download,
+        )

@@ -1,0 +1,233 @@
+"""Posterior moments of a fixed autoencoder, computed once for a whole data set and read back from disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ldm.data.base import cache_home, digest
+from ldm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+STORED = {torch.float32: np.float32, torch.float16: np.float16}
+INDEX = "index.json"
+
+
+def why_not_cacheable(dataset: Dataset) -> str | None:
+    """Return the reason why the latents of a data set must not be kept, or None when they may be."""
+    if not hasattr(dataset, "__len__"):
+        return "it has no length"
+    if not callable(getattr(dataset, "fingerprint", None)):
+        return "it has no fingerprint() that tells its records from others"
+    if not getattr(dataset, "deterministic", False):
+        return "its items change from one reading to the next (random augmentation)"
+    return None
+
+
+class LatentCache(Dataset):
+    """A data set whose pictures have been replaced by their posterior moments.
+
+    Item i is ``{"moments": float32 (2z, h, w), ...}`` with the other fields of the data set's item i. Numbers and
+    arrays of one shape are stored beside the moments; anything else (captions) is read from the data set again, by
+    its ``annotations(i)`` when it has that method, so that no picture is decoded.
+
+    The moments of private pictures are as private as the pictures: they lie in a folder that only its owner may
+    enter (mode 0700, files 0600), and `drop` deletes them. A folder appears under its final name only when it is
+    complete; one that is damaged is made again.
+
+    Args:
+        dataset: map-style, with ``fingerprint()`` and ``deterministic``; items have ``image`` HWC in [-1, 1].
+        encode: (B, C, H, W) float32 on the CPU to moments (B, 2z, h, w); called under ``torch.no_grad``.
+        key: digest of everything that ``encode`` depends on (the autoencoder's weights).
+        root: parent folder; default ``<user cache>/ldm/latents``.
+        batch_size: pictures an ``encode`` call.
+        dtype: how moments are stored, float32 or float16; items are float32 always.
+
+    Raises:
+        UserError: for a data set that cannot be cached or is empty, or a dtype outside these.
+    """
+
+    deterministic = True
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        encode: Callable[[Tensor], Tensor],
+        key: str,
+        root: str | os.PathLike | None = None,
+        batch_size: int = 64,
+        dtype: torch.dtype = torch.float32,
+    ):
+        reason = why_not_cacheable(dataset)
+        if reason is not None:
+            raise UserError(
+                f"the latents of {type(dataset).__name__} cannot be cached: {reason}; set latent_cache=false"
+            )
+        if dtype not in STORED:
+            raise UserError(f"the latent cache stores float32 or float16, not {dtype}")
+        if len(dataset) == 0:
+            raise UserError(f"{type(dataset).__name__} has no records to cache; check its parameters")
+        self.dataset = dataset
+        self.num_classes = getattr(dataset, "num_classes", None)
+        self.key = digest(VERSION, key, dataset.fingerprint(), str(dtype))
+        self.path = (Path(root) if root is not None else cache_home() / "ldm" / "latents") / self.key
+        self._arrays: dict[str, np.ndarray] | None = None
+        if not self._is_intact():
+            self._build(encode, batch_size, STORED[dtype])
+        index = json.loads((self.path / INDEX).read_text())
+        self._fields: list[str] = index["fields"]
+        self._again: list[str] = index["again"]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        index = int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"the latent cache has {len(self)} records, asked for number {index}")
+        index %= len(self)
+        arrays = self._open()
+        item = {"moments": torch.from_numpy(np.array(arrays["moments"][index], dtype=np.float32))}
+        for name in self._fields:
+            value = arrays[name][index]
+            item[name] = value.item() if value.ndim == 0 else torch.from_numpy(np.array(value))
+        if self._again:
+            annotations = getattr(self.dataset, "annotations", self.dataset.__getitem__)(index)
+            item.update({name: annotations[name] for name in self._again})
+        return item
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The stored class labels, int64 (N,)."""
+        return np.array(self._open()["class_label"], dtype=np.int64)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the records and of the autoencoder that encoded them."""
+        return self.key
+
+    def drop(self) -> None:
+        """Delete the stored moments; the cache cannot be read any more."""
+        self._arrays = {}
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_arrays": None}  # a worker maps the files again instead of receiving copies
+
+    def _open(self) -> dict[str, np.ndarray]:
+        if self._arrays is None:
+            names = ["moments", *self._fields]
+            self._arrays = {name: np.load(self.path / _file(names, name), mmap_mode="r") for name in names}
+        if not self._arrays:
+            raise UserError("this latent cache has been dropped; build a new one")
+        return self._arrays
+
+    def _is_intact(self) -> bool:
+        """Tell whether the folder is there and every file has the checksum that was written down."""
+        try:
+            index = json.loads((self.path / INDEX).read_text())
+            damaged = [name for name, crc in index["files"].items() if _checksum(self.path / name) != crc]
+            shape = np.load(self.path / _file(["moments"], "moments"), mmap_mode="r").shape
+            if not damaged and index["key"] == self.key and shape[0] == len(self.dataset):
+                log.info("latents are read from %s", self.path)
+                return True
+        except FileNotFoundError:
+            if not self.path.exists():
+                return False
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        log.warning("the latent cache %s is damaged and is made again", self.path)
+        return False
+
+    def _build(self, encode: Callable[[Tensor], Tensor], batch_size: int, stored: type) -> None:
+        """Encode the whole data set into a temporary folder and rename it."""
+        if batch_size < 1:
+            raise UserError(f"the latent cache's batch_size is {batch_size}; give 1 or more")
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = Path(tempfile.mkdtemp(prefix=f".{self.key[:8]}-", dir=self.path.parent))  # mode 0700 from the start
+        try:
+            fields, again = self._write(folder, encode, batch_size, stored)
+            sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+            index = {"key": self.key, "fields": fields, "again": again, "files": sums}
+            (folder / INDEX).write_text(json.dumps(index, indent=1))
+            for path in folder.iterdir():
+                path.chmod(0o600)
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            try:
+                folder.rename(self.path)
+            except OSError:
+                if not self._is_intact():  # another process may have put a complete one there meanwhile
+                    raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        log.info("latents of %d records are kept in %s", len(self.dataset), self.path)
+
+    def _write(
+        self, folder: Path, encode: Callable[[Tensor], Tensor], batch_size: int, stored: type
+    ) -> tuple[list[str], list[str]]:
+        """Write ``moments`` and one array a numeric field; return the names of the stored and of the other fields."""
+        count = len(self.dataset)
+        first = self.dataset[0]
+        numeric = {name: np.asarray(value) for name, value in first.items() if name != "image" and _is_numeric(value)}
+        fields = list(numeric)
+        again = [name for name in first if name != "image" and name not in numeric]
+        names = ["moments", *fields]
+        columns = {name: np.zeros((count, *value.shape), value.dtype) for name, value in numeric.items()}
+        moments = None
+        bar = tqdm(total=count, desc="encoding latents", unit="record", leave=False, disable=None)
+        for start in range(0, count, batch_size):
+            items = [self.dataset[i] for i in range(start, min(start + batch_size, count))]
+            part = self._encoded(items, encode)
+            if moments is None:
+                target = folder / _file(names, "moments")
+                moments = np.lib.format.open_memmap(target, "w+", dtype=stored, shape=(count, *part.shape[1:]))
+            moments[start : start + len(items)] = part
+            for name in fields:
+                for offset, item in enumerate(items):
+                    columns[name][start + offset] = np.asarray(item[name])
+            bar.update(len(items))
+        bar.close()
+        moments.flush()
+        for name, column in columns.items():
+            np.save(folder / _file(names, name), column)
+        return fields, again
+
+    @staticmethod
+    @torch.no_grad()
+    def _encoded(items: list[Mapping], encode: Callable[[Tensor], Tensor]) -> np.ndarray:
+        images = torch.stack([torch.as_tensor(item["image"]) for item in items]).permute(0, 3, 1, 2).contiguous()
+        moments = encode(images)
+        if moments.ndim != 4 or len(moments) != len(items):
+            raise ValueError(f"encode gave {tuple(moments.shape)} for {tuple(images.shape)}, expected (B, 2z, h, w)")
+        return moments.detach().float().cpu().numpy()
+
+
+def _is_numeric(value: object) -> bool:
+    return isinstance(value, bool | int | float | np.number | np.ndarray | Tensor)
+
+
+def _file(names: list[str], name: str) -> str:
+    """Return the file name of a field: numbered, so that no field name can reach outside the folder."""
+    return f"{names.index(name):02d}.npy"
+
+
+def _checksum(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            crc = zlib.crc32(block, crc)
+    return crc
