@@ -83,6 +83,8 @@ def train(options: RunOptions) -> RunDirectory:
     cache_latents(model, data, settings)
     session = private_run.prepare(model, data, settings, run_dir) if is_private(model) else None
     model.learning_rate = learning_rate(config, settings, options.scale_lr)
+    if getattr(model, "has_discriminator", False):  # two optimizers: the model accumulates by itself
+        model.accumulate_grad_batches = int(settings.pop("accumulate_grad_batches", None) or 1)
     trainer = build_trainer(config, lightning, settings, run_dir, session, options)
     if session is not None:
         session.start()

@@ -1,0 +1,217 @@
+"""From YAML and a checkpoint to images: the driver behind the sampling verbs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.checkpoint import file_digest, read_checkpoint
+from ldm.config import instantiate_from_config, load_config, to_plain
+from ldm.errors import UserError
+from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.samples import SampleSet
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How images are drawn. ``steps`` in [1, T], ``eta`` in [0, 1], ``scale`` is the guidance scale (1 = none).
+
+    ``uncond_class`` is the class that stands for "no condition" in guidance; None takes the model's null class.
+    """
+
+    steps: int = 200
+    eta: float = 1.0
+    scale: float = 1.0
+    uncond_class: int | None = None
+    batch_size: int = 500
+    decoder_batch_size: int | None = None
+    seed: int | None = None
+
+
+def load_model(config: str | Path, checkpoint: str | Path, device: torch.device, ema: bool = True) -> Any:
+    """The model of a configuration with the weights of a checkpoint, ready to sample on ``device``.
+
+    Checkpoint paths inside the configuration are not opened, and its ``ignore_keys`` do not apply: the checkpoint
+    holds every weight. With ``ema`` its averaged weights are used when it has them. Raises UserError on a mismatch.
+    """
+    loaded = load_config([config])
+    if "model" not in loaded:
+        raise UserError(f"{config}: has no section 'model'; give the YAML file that the model was trained with")
+    section = to_plain(without_checkpoints(loaded.model))
+    section.pop("base_learning_rate", None)
+    section["params"] = {**section["params"], "start_from_ema": ema}
+    model = instantiate_from_config(section)
+    if not hasattr(model, "load_lineage_state"):
+        raise UserError(f"{config}: describes a {type(model).__name__}; sampling needs a latent diffusion model")
+    content = read_checkpoint(checkpoint)
+    compare_heads(section, content.get("model_config"), checkpoint)
+    model.load_lineage_state(content["state_dict"], source=str(checkpoint))
+    return model.to(device).eval()
+
+
+def without_checkpoints(section: Any) -> Any:
+    """A copy of a model's configuration in which no checkpoint file is named."""
+    section = section.copy()
+    params = section.params
+    params.ckpt_path = None
+    params.pop("ignore_keys", None)
+    for key in ("first_stage_config", "cond_stage_config"):
+        part = params.get(key)
+        if part is not None and not isinstance(part, str) and "ckpt_path" in (part.get("params") or {}):
+            part.params.ckpt_path = None
+    return section
+
+
+def compare_heads(section: dict[str, Any], stored: Any, source: Any) -> None:
+    """Refuse a head count other than the checkpoint's: tensor shapes would agree and the function would not."""
+    if not isinstance(stored, dict):
+        return
+    ours = section["params"].get("unet_config", {}).get("params", {})
+    theirs = stored.get("params", {}).get("unet_config", {}).get("params", {})
+    for key in ("num_heads", "num_head_channels", "legacy", "use_new_attention_order"):
+        if theirs and ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"{source}: was trained with unet {key}={theirs.get(key)}, the config says {ours.get(key)}; "
+                "the shapes agree but the results would not: use the checkpoint's value"
+            )
+
+
+def labels_for(classes: Sequence[int] | None, count: int) -> Tensor | None:
+    """Exactly ``count`` labels (count,) int64, class by class; the first classes get one more when it does not divide."""
+    if classes is None:
+        return None
+    share, rest = divmod(count, len(classes))
+    repeats = torch.tensor([share + (1 if index < rest else 0) for index in range(len(classes))])
+    return torch.repeat_interleave(torch.tensor(list(classes), dtype=torch.long), repeats)
+
+
+def check_classes(model: Any, classes: Sequence[int] | None) -> None:
+    """Raise UserError for classes that the model does not have, or a condition that is missing or superfluous."""
+    stage = model.cond_stage_model
+    if stage is None:
+        if classes is not None:
+            raise UserError("--classes: this model is unconditional; leave it out")
+        return
+    known = getattr(stage, "n_classes", None)
+    if known is None:
+        return
+    if not classes:
+        raise UserError(f"this model is class-conditional; name classes from 0 to {known - 1}, such as --classes 0 1 2")
+    for label in classes:
+        if not 0 <= label < known:
+            raise UserError(f"class {label} is out of range: the model has {known} classes, 0 to {known - 1}")
+
+
+@torch.no_grad()
+def sample_images(
+    model: Any,
+    count: int,
+    options: SamplingOptions,
+    labels: Tensor | None = None,
+    on_batch: Callable[[Tensor], None] | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """Draw ``count`` images (count, C, H, W) float32 in [-1, 1] on the CPU, ``options.batch_size`` at a time.
+
+    ``labels`` (count,) conditions them. With ``on_batch`` every batch is handed over and nothing is kept (the result
+    is then empty). Results depend on the seed, the batch size and the device.
+    """
+    if options.seed is not None:
+        torch.manual_seed(options.seed)
+    sampler = DDIMSampler(model)
+    shape = (model.channels, model.image_size, model.image_size)
+    kept: list[Tensor] = []
+    with tqdm(total=count, desc="sampling", unit="image", disable=not progress) as bar:
+        for start in range(0, count, options.batch_size):
+            size = min(options.batch_size, count - start)
+            condition, without = conditions(model, None if labels is None else labels[start : start + size], options)
+            latents, _ = sampler.sample(
+                options.steps,
+                size,
+                shape,
+                condition,
+                eta=options.eta,
+                unconditional_guidance_scale=options.scale,
+                unconditional_conditioning=without,
+            )
+            parts = latents.split(options.decoder_batch_size or size)
+            images = torch.cat([model.decode_first_stage(part) for part in parts]).float().clamp(-1, 1).cpu()
+            if on_batch is not None:
+                on_batch(images)
+            else:
+                kept.append(images)
+            bar.update(size)
+    return torch.cat(kept) if kept else torch.empty(0, *shape)
+
+
+def conditions(model: Any, labels: Tensor | None, options: SamplingOptions) -> tuple[Any, Any]:
+    """The encoded condition of a batch, and that of guidance's unconditional half (None without guidance)."""
+    if labels is None or model.cond_stage_model is None:
+        return None, None
+    labels = labels.to(model.betas.device)
+    condition = model.get_learned_conditioning({"class_label": labels})
+    if options.scale == 1.0:
+        return condition, None
+    null = options.uncond_class
+    if null is None and getattr(model.cond_stage_model, "ucg_rate", 0.0) > 0:
+        null = model.cond_stage_model.null_class
+    if null is None:
+        raise UserError("guidance needs a class that stands for no condition; name it with --uc, or set the scale to 1")
+    check_classes(model, [null])
+    return condition, model.get_learned_conditioning({"class_label": torch.full_like(labels, null)})
+
+
+def sample_set(
+    config: str | Path,
+    checkpoint: str | Path,
+    count: int,
+    options: SamplingOptions,
+    *,
+    classes: Sequence[int] | None = None,
+    device: torch.device,
+    ema: bool = True,
+) -> SampleSet:
+    """Load a model and draw a labelled sample set, with how it was made in its ``meta``. Raises UserError."""
+    if count < 1:
+        raise UserError(f"--num_samples {count}: give the number of images, 1 or more")
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size {options.batch_size}: give the images a batch, 1 or more")
+    model = load_model(config, checkpoint, device, ema)
+    check_classes(model, classes)
+    labels = labels_for(classes, count)
+    images = sample_images(model, count, options, labels)
+    meta = {
+        "config": str(config),
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": file_digest(checkpoint),
+        "ema": ema,
+        "sampler": "ddim",
+        **asdict(options),
+    }
+    return SampleSet(images, labels, meta)
+
+
+def check_output(path: str | Path) -> Path:
+    """Make sure, before hours of sampling, that the result can be written. Raises UserError."""
+    path = Path(path)
+    if path.suffix not in (".pt", ".png"):
+        raise UserError(f"{path}: samples are written as .pt (tensors) or .png (a grid); end the name in one of them")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it, such as {path / 'samples.pt'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".{path.name}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
+    return path
