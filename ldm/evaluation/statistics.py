@@ -1,0 +1,193 @@
+"""Mean and covariance of picture features, gathered batch by batch, and their `.npz` file."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldm.checkpoint import write_atomic
+from ldm.errors import UserError
+from ldm.evaluation.features import FeatureExtractor
+from ldm.evaluation.frechet import frechet_distance
+from ldm.evaluation.images import quantize as quantize_images
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+INCEPTION_DIM = 2048
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Gaussian summary of one picture set and how it was made.
+
+    mu (D,) and sigma (D, D, unbiased) are float64. count 0 and extractor "unknown" mark files of other programs, which
+    store only mu and sigma. weights is a digest of the extractor's weights ("" when it has none), quantize says
+    whether pixels were rounded to 8 bits first, resize and source are words for a reader.
+    """
+
+    mu: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    count: int = 0
+    extractor: str = UNKNOWN
+    weights: str = ""
+    quantize: bool = False
+    resize: str = ""
+    source: str = ""
+
+    def save(self, path: str | Path) -> None:
+        """Write an `.npz` with one array a field, atomically; `mu` and `sigma` are what other FID programs read."""
+        fields: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
+
+        def write(temporary: Path) -> None:
+            with open(temporary, "wb") as file:  # an open file, because savez appends .npz to bare names
+                np.savez(file, **fields)
+
+        write_atomic(Path(path), write)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureStatistics:
+        """Read an `.npz` with at least `mu` and `sigma`. Raises UserError, one line, when it is not one."""
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in content.files}
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: no such file; write it with fid/compute_dataset_stats.py or fid/compute_samples_stats.py"
+            ) from None
+        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not a readable .npz statistics file") from error
+        missing = {"mu", "sigma"} - arrays.keys()
+        if missing:
+            raise UserError(f"{path}: no {sorted(missing)} in this file (it holds {sorted(arrays)})")
+        mu, sigma = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
+        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise UserError(f"{path}: mu has shape {mu.shape} and sigma {sigma.shape}; expected (D,) and (D, D)")
+        return cls(
+            mu,
+            sigma,
+            count=int(arrays.get("count", 0)),
+            extractor=str(arrays.get("extractor", UNKNOWN)),
+            weights=str(arrays.get("weights", "")),
+            quantize=bool(arrays.get("quantize", False)),
+            resize=str(arrays.get("resize", "")),
+            source=str(arrays.get("source", "")),
+        )
+
+
+class RunningStatistics:
+    """Mean and unbiased covariance of feature batches in float64; holds (D, D), never the features.
+
+    Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), eq. 1.5, extended to covariances; the
+    result equals np.cov of all rows at once.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(dim)
+        self._scatter = np.zeros((dim, dim))
+
+    def update(self, features: Tensor | NDArray[Any]) -> None:
+        """Add the rows of `features` (B, D). Raises UserError when a value is not finite."""
+        rows = np.asarray(features.detach().cpu() if isinstance(features, Tensor) else features, np.float64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.mean):
+            raise ValueError(f"features have shape {rows.shape}; expected (B, {len(self.mean)})")
+        if not np.isfinite(rows).all():
+            raise UserError("the features hold NaN or infinite values; check the pictures and the extractor's weights")
+        if not len(rows):
+            return
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        shift = mean - self.mean
+        total = self.count + len(rows)
+        self._scatter += centred.T @ centred + np.outer(shift, shift) * (self.count * len(rows) / total)
+        self.mean = self.mean + shift * (len(rows) / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """(D, D), divided by count - 1 as np.cov does. Raises UserError below two rows."""
+        if self.count < 2:
+            raise UserError(f"{self.count} pictures have no covariance; at least 2 are needed")
+        return self._scatter / (self.count - 1)
+
+
+def compute_statistics(
+    batches: Iterable[Tensor], extractor: FeatureExtractor, *, quantize: bool = False, source: str = ""
+) -> FeatureStatistics:
+    """Statistics of picture batches (B, C, H, W) in [-1, 1]; values outside are clamped, as pictures would be.
+
+    quantize rounds to 8 bits first, which is what reading the pictures back from PNG files would give.
+    """
+    running = RunningStatistics(extractor.dim)
+    with torch.inference_mode():
+        for images in batches:
+            images = images.float().clamp(-1, 1)
+            running.update(extractor(quantize_images(images) if quantize else images))
+    if 1 < running.count <= extractor.dim:
+        logger.warning(
+            "%s: %d pictures for %d features: the covariance is singular and the distance is biased upwards; "
+            "use more than %d pictures (10,000 or more for a number to publish)",
+            source or "this set",
+            running.count,
+            extractor.dim,
+            extractor.dim,
+        )
+    return FeatureStatistics(
+        running.mean,
+        running.covariance,
+        count=running.count,
+        extractor=extractor.name,
+        weights=extractor.weights,
+        quantize=quantize,
+        resize=extractor.resize,
+        source=source,
+    )
+
+
+def compare(first: FeatureStatistics, second: FeatureStatistics, *, force: bool = False) -> float:
+    """Fréchet distance between two summaries.
+
+    Raises UserError when they come from different features (other extractor, other weights, other size), because the
+    number would mean nothing; `force` turns all but a different size into a warning.
+    """
+    problem = _mismatch(first, second)
+    if problem and not force:
+        raise UserError(f"{problem}; compute both with the same --extractor and --weights, or pass --force")
+    if problem:
+        logger.warning("compared by force although %s", problem)
+    if first.quantize != second.quantize:
+        logger.warning("one set was rounded to 8 bits (--quantize) and the other was not")
+    counts = sorted(count for count in (first.count, second.count) if count)
+    if counts and counts[-1] > 2 * counts[0]:
+        logger.warning("the sets have %d and %d pictures; the distance depends on the smaller", counts[0], counts[-1])
+    return frechet_distance(first.mu, first.sigma, second.mu, second.sigma)
+
+
+def _mismatch(first: FeatureStatistics, second: FeatureStatistics) -> str:
+    if {first.extractor, second.extractor} == {UNKNOWN, "inception"} and len(first.mu) == len(second.mu):
+        return ""  # files of other FID programs carry no name, and 2048 features say what they are
+    if first.extractor != second.extractor:
+        return f"the statistics come from different extractors ({first.extractor} and {second.extractor})"
+    if first.weights and second.weights and first.weights != second.weights:
+        return f"the statistics come from {first.extractor} extractors with different weights"
+    if first.resize != second.resize and first.resize and second.resize:
+        return f"the pictures were resized differently ({first.resize}; {second.resize})"
+    return ""
+
+
+def describe(first: FeatureStatistics, second: FeatureStatistics) -> str:
+    """What the distance may be called: "FID" for Inception features only, otherwise the stand-in is named."""
+    names = {first.extractor, second.extractor}
+    standard = names <= {"inception", UNKNOWN} and len(first.mu) == INCEPTION_DIM
+    return "FID" if standard else f"Frechet distance ({' / '.join(sorted(names))})"
