@@ -34,7 +34,9 @@ class BookkeepingEngine:
             with torch.enable_grad():
                 total = row_losses(loss, rows, records * copies).sum() / copies
             book.expect(capture.uses, self._layers)
-            capture.backward(total)
+            # An autocast around this call is meant for the forward pass only.
+            with torch.autocast(device.type, enabled=False):
+                capture.backward(total)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return book.settle(groups, factors)
 

@@ -130,6 +130,5 @@ class _Tap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (inputs,) = ctx.saved_tensors
-        with torch.autocast(grads[0].device.type, enabled=False):
-            ctx.receive(inputs, grads[0])
+        ctx.receive(inputs, grads[0])
         return grads[0], None, None, None

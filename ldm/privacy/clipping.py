@@ -104,6 +104,7 @@ class PerRecordClipper:
         self._groups = clipping.groups(self._parameters)
         self._sums: dict[str, Tensor] = {}
         self._paths_checked = False
+        self._touched: set[str] = set()
 
     def accumulate(self, loss: RowLoss, rows: Rows, copies: int = 1) -> None:
         """Add the clipped gradients of one chunk to the sums of this logical step.
@@ -123,6 +124,8 @@ class PerRecordClipper:
         result = self._engine.clipped_sums(loss, rows, records, copies, self._groups, self.clipping.factors)
         self._check_paths(result.sums)
         for name, chunk in result.sums.items():
+            if name not in self._touched and bool(chunk.any()):
+                self._touched.add(name)
             self._sums[name] = self._sums[name].add_(chunk) if name in self._sums else chunk
         self.skipped += result.skipped
 
@@ -135,6 +138,14 @@ class PerRecordClipper:
             taken[name] = zeros
         self._sums = {}
         return taken
+
+    def untouched(self) -> list[str]:
+        """Private parameters that no record has given a gradient other than exactly zero since construction.
+
+        A parameter that stays here is fed with noise only, e.g. the queries and keys of an attention on a single
+        token; one behind a layer that starts at zero leaves the list later. Meant for public data, before training.
+        """
+        return [name for name in self._parameters if name not in self._touched]
 
     def _check_module(self) -> None:
         """Refuse what would break the bound or lose gradients since construction."""

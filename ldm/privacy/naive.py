@@ -38,6 +38,7 @@ class NaiveEngine:
     def _gradients(self, loss: RowLoss, own: Rows, copies: int) -> dict[str, Tensor]:
         with torch.enable_grad():
             mean = row_losses(loss, own, copies).mean()
-        found = torch.autograd.grad(mean, list(self._parameters.values()), allow_unused=True)
+        with torch.autocast(mean.device.type, enabled=False):  # an autocast around this call is for the forward pass
+            found = torch.autograd.grad(mean, list(self._parameters.values()), allow_unused=True)
         named = zip(self._parameters, found, strict=True)
         return {name: gradient.float() for name, gradient in named if gradient is not None}

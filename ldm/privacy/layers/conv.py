@@ -29,7 +29,7 @@ class ConvRule(LayerRule):
         if "weight" in wanted:
             inputs, kernel = _as_image_kernel(module, inputs)
             slopes = grad.unsqueeze(2) if grad.dim() == 3 else grad
-            found["weight"] = PatchProducts(inputs, slopes, records, kernel, module.weight.shape)
+            found["weight"] = PatchProducts(inputs, slopes, len(inputs) // records, kernel, module.weight.shape)
         if "bias" in wanted:
             found["bias"] = WrittenOut(grad.float().flatten(2).sum(2).unflatten(0, (records, -1)).sum(1))
         return found

@@ -46,23 +46,23 @@ class PatchProducts(Contribution):
 
     inputs: Tensor
     slopes: Tensor
-    count: int
+    copies: int
     kernel: Kernel
     shape: torch.Size
 
     @property
     def records(self) -> int:
-        return self.count
+        return self.inputs.shape[0] // self.copies
 
     def squared_norms(self) -> Tensor:
-        copies = self.inputs.shape[0] // self.count
+        copies = self.copies
         numbers = self.kernel.groups * (copies * self.inputs.shape[2] * self.inputs.shape[3]) ** 2
         size = copies * block_records(numbers)
         blocks = zip(self.inputs.split(size), self.slopes.split(size), strict=True)
         return torch.cat([self._squares(inputs.float(), slopes.float(), copies) for inputs, slopes in blocks])
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        per_row = weights.repeat_interleave(self.inputs.shape[0] // self.count)
+        per_row = weights.repeat_interleave(self.copies)
         slopes = self.slopes.float() * per_row[:, None, None, None]
         kernel = self.kernel
         return conv2d_weight(
@@ -76,19 +76,18 @@ class PatchProducts(Contribution):
         ).reshape(self.shape)
 
     def per_record(self) -> Tensor:
-        copies = self.inputs.shape[0] // self.count
+        copies = self.copies
         size = copies * block_records(self._unfolded_numbers() * copies)
         blocks = zip(self.inputs.split(size), self.slopes.split(size), strict=True)
         written = [self._written_out(inputs.float(), slopes.float(), copies) for inputs, slopes in blocks]
-        return torch.cat(written).reshape(self.count, *self.shape)
+        return torch.cat(written).reshape(self.records, *self.shape)
 
     def select(self, index: Tensor) -> PatchProducts:
-        inputs = self.inputs.unflatten(0, (self.count, -1))[index].flatten(0, 1)
-        slopes = self.slopes.unflatten(0, (self.count, -1))[index].flatten(0, 1)
-        return PatchProducts(inputs, slopes, len(index), self.kernel, self.shape)
+        rows = (index[:, None] * self.copies + torch.arange(self.copies, device=index.device)).flatten()
+        return PatchProducts(self.inputs[rows], self.slopes[rows], self.copies, self.kernel, self.shape)
 
     def cheapest(self) -> Contribution:
-        copies = self.inputs.shape[0] // self.count
+        copies = self.copies
         pixels, positions = copies * self.inputs[0, 0].numel(), copies * self.slopes[0, 0].numel()
         factored = pixels**2 * self.inputs.shape[1] + positions**2 * self.slopes.shape[1]
         if factored <= _OPERATIONS_PER_NUMBER * (self.kernel.shape.numel() + self._unfolded_numbers() * copies):

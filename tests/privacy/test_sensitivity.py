@@ -1,0 +1,89 @@
+"""Rule 2 of the privacy core, measured: adding or removing one record moves the clipped sum by at most C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from ldm.privacy.clipping import ENGINES, STYLES, Clipping, PerRecordClipper
+from tests.privacy.per_record import MixedNet, Rows, flat, mixed_rows, squared_error, trainable
+
+RECORDS = 3
+# The sums themselves are fp32 numbers of size RECORDS * C, so their difference carries that much rounding.
+SLACK = 1 + 3e-6
+
+Accumulate = Callable[[PerRecordClipper, Callable[[Rows], Tensor], Rows, int], None]
+
+
+def measured_sensitivity(
+    clipping: Clipping, engine: str, copies: int, accumulate: Accumulate, autocast: bool = False, identical: bool = True
+) -> float:
+    """Largest change of the sum, in units of C, over removals of each record; its copies are the worst case, equal."""
+    torch.manual_seed(0)
+    net = MixedNet()
+    if identical:
+        rows = {key: value.repeat_interleave(copies, 0) for key, value in mixed_rows(RECORDS).items()}
+    else:
+        rows = mixed_rows(RECORDS * copies)
+
+    def loss(batch: Rows) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            return squared_error(net, batch)
+
+    def total(batch: Rows) -> Tensor:
+        clipper = PerRecordClipper(net, trainable(net), clipping, engine)
+        accumulate(clipper, loss, batch, copies)
+        return flat(clipper.take())
+
+    everyone = total(rows)
+    changes = []
+    for left_out in range(RECORDS):
+        keep = [row for row in range(RECORDS * copies) if row // copies != left_out]
+        others = total({key: value[keep] for key, value in rows.items()})
+        changes.append(float((everyone - others).norm()) / clipping.max_grad_norm)
+    return max(changes)
+
+
+def as_built(clipper: PerRecordClipper, loss: Callable[[Rows], Tensor], rows: Rows, copies: int) -> None:
+    clipper.accumulate(loss, rows, copies)
+
+
+def copies_as_records(clipper: PerRecordClipper, loss: Callable[[Rows], Tensor], rows: Rows, copies: int) -> None:
+    """The published mistake: every noise draw is clipped on its own."""
+    clipper.accumulate(loss, rows, 1)
+
+
+@pytest.mark.parametrize("copies", [1, 4, 8, 12])
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_record_moves_the_sum_by_at_most_c(engine: str, style: str, copies: int) -> None:
+    clipping = Clipping(0.1, style)
+    change = measured_sensitivity(clipping, engine, copies, as_built)
+    assert change <= clipping.sensitivity / clipping.max_grad_norm * SLACK
+    assert change > 0.99  # gradients are far above C, so the bound is used up
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_bound_holds_under_bf16_autocast(engine: str, style: str) -> None:
+    change = measured_sensitivity(Clipping(0.1, style), engine, 4, as_built, autocast=True)
+    assert 0.99 < change <= SLACK
+
+
+@pytest.mark.parametrize("bound", [1e-6, 1e-3, 3.0, 30.0, 1e4])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_bound_holds_for_any_c_and_different_draws(engine: str, bound: float) -> None:
+    assert measured_sensitivity(Clipping(bound), engine, 2, as_built, identical=False) <= SLACK
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_measurement_catches_copies_clipped_as_records(engine: str) -> None:
+    assert measured_sensitivity(Clipping(0.1), engine, 4, copies_as_records) == pytest.approx(4.0, rel=1e-3)
+    assert measured_sensitivity(Clipping(0.1), engine, 4, copies_as_records, identical=False) > 1.1
+
+
+def test_the_measurement_catches_a_clipper_that_does_not_clip() -> None:
+    assert measured_sensitivity(Clipping(1e9), "bookkeeping", 1, as_built) * 1e9 > 1.1
