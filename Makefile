@@ -22,6 +22,7 @@ help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 venv: $(STAMP) ## make .venv once, with the versions of constraints.txt
+	@:
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or type PYTHON=/path/to/python3.11 make venv" >&2; exit 2; }
