@@ -15,7 +15,7 @@ from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.accounting import EpsilonMeter
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.ledger import Ledger
-from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
 from ldm.privacy.sampling import PoissonBatchSampler
 from ldm.run_directory import RunDirectory
 
@@ -36,6 +36,7 @@ DP_KEYS = (
     "sample_rate",
     "noise_multiplier",
     "insecure_seed",
+    "public_data",
 )
 
 
@@ -47,7 +48,8 @@ class PrivateSession:
     run_dir: RunDirectory
     training: PrivateTraining
     meter: EpsilonMeter
-    outside: tuple[str, ...] = ()
+    public_data: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -71,16 +73,18 @@ class PrivateSession:
         """Attach the private step to the model; every release writes the card first."""
         self.training.on_release = self.write_card
         self.model.private = self.training
+        self.model.automatic_optimization = False  # the step cuts, clips and noises by itself
 
     def write_card(self) -> None:
         """Write ``privacy.json`` of the run directory: what has been spent, by two accountants."""
         selection = self.training.selection
-        card = ReleaseCard.make(
+        card = ReleaseCard(
             self.plan,
             self.training.ledger,
             trained={name: parameter.numel() for name, parameter in selection.parameters.items()},
-            left_out=list(selection.dead),
-            outside=list(self.outside),
+            left_out=selection.dead,
+            public_data=self.public_data,
+            not_covered=self.not_covered,
         )
         self.run_dir.path.mkdir(parents=True, exist_ok=True)
         card.write(self.run_dir.privacy_card)
@@ -106,15 +110,16 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
     logger.info("private fine-tuning trains %s values in %d tensors", f"{selection.count:,}", len(selection.parameters))
     if selection.dead:
         logger.info(
-            "left out %d tensors that get no gradient under a one-token condition: %s",
+            "left out %d tensors that get no gradient under a one-token condition, such as %s (privacy.json lists them)",
             len(selection.dead),
-            ", ".join(selection.dead),
+            selection.dead[0],
         )
     steps_per_epoch = math.ceil(1.0 / plan.sample_rate - 1e-9)
     data.train_batch_sampler = PoissonBatchSampler(
         records, plan.sample_rate, steps_per_epoch, insecure_seed=plan.insecure_seed, start=ledger.steps
     )
-    return PrivateSession(model, run_dir, training, EpsilonMeter(plan))
+    public = tuple(str(name) for name in config.get("public_data", ()))
+    return PrivateSession(model, run_dir, training, EpsilonMeter(plan), public)
 
 
 def read_dp_config(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,18 +163,29 @@ def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings
     common = {
         "delta": float(config["delta"]),
         "num_records": int(public_size or records),
-        "batch_size": int(batch_size),
-        "epochs": epochs,
-        "steps": steps,
         "max_grad_norm": float(config["max_grad_norm"]),
-        "sample_rate": config.get("sample_rate"),
         "noise_multiplicity": int(config.get("noise_multiplicity", 1)),
         "clipping": config.get("clipping", "flat"),
         "insecure_seed": config.get("insecure_seed"),
     }
-    if config.get("noise_multiplier") is not None:
-        return PrivacyPlan.with_noise(noise_multiplier=float(config["noise_multiplier"]), **common)
-    return PrivacyPlan.calibrate(target_epsilon=float(config["epsilon"]), **common)
+    rate = config.get("sample_rate")
+    if config.get("noise_multiplier") is None:
+        return PrivacyPlan.calibrate(
+            target_epsilon=float(config["epsilon"]),
+            batch_size=batch_size,
+            epochs=epochs,
+            steps=steps,
+            sample_rate=rate,
+            **common,
+        )
+    rate = float(rate) if rate is not None else lineage_sample_rate(common["num_records"], batch_size)
+    return PrivacyPlan(
+        sample_rate=rate,
+        steps=planned_steps(rate, epochs=epochs, steps=steps),
+        noise_multiplier=float(config["noise_multiplier"]),
+        expected_batch_size=batch_size,
+        **common,
+    )
 
 
 def resumed_ledger(

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from callbacks.safe_checkpoint import SafeCheckpointIO
 from ldm import private_run
 from ldm.config import allow_target, instantiate_from_config, load_config, to_plain
-from ldm.data.latent_cache import LatentCache
+from ldm.data.latent_cache import LatentCache, why_not_cacheable
 from ldm.errors import UserError, nearest
 from ldm.run_directory import RunDirectory, new_run, resumed_run
 from ldm.trainer_flags import device_count, today
@@ -178,11 +178,13 @@ def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:
     model.to(device)
 
     def cached(name: str, dataset: Any) -> Any:
-        if not getattr(dataset, "deterministic", False):
-            logger.info("no latent cache for %s: its images change from epoch to epoch", type(dataset).__name__)
+        reason = why_not_cacheable(dataset)
+        if reason is not None:
+            logger.info("no latent cache for the %s set: %s", name, reason)
             return dataset
         return LatentCache(dataset, lambda images: model.encode_moments(images.to(device)), key=key)
 
+    # sampling and decoding stay stochastic: what is kept is the posterior's mean and variance
     data.replace_datasets(cached)
 
 

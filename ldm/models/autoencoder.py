@@ -235,13 +235,9 @@ class AutoencoderKL(pl.LightningModule):
     # --- pictures -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def log_images(
-        self, batch: Mapping[str, Tensor], only_inputs: bool = False, split: str = "train"
-    ) -> dict[str, Tensor]:
-        """Pictures to look at, (B,C,H,W) nominally in [-1,1]: inputs, reconstructions and decoded normal noise."""
-        x = self.get_input(batch, self.image_key).to(self.device)
-        if only_inputs:
-            return {"inputs": x}
+    def log_images(self, batch: Mapping[str, Tensor], count: int = 8) -> dict[str, Tensor]:
+        """Pictures to look at, (n,C,H,W) nominally in [-1,1]: inputs, reconstructions and decoded normal noise."""
+        x = self.get_input(batch, self.image_key)[:count].to(self.device)
         reconstructions, posterior = self(x)
         samples = self.decode(torch.randn_like(posterior.mean))
         if x.shape[1] > 3:

@@ -187,7 +187,8 @@ class DDPM(pl.LightningModule):
         if averaged:
             logger.info("%s: starting from the averaged (EMA) weights", source)
             state.update({f"model.{name}": value for name, value in averaged.items()})
-        dropped = ("model_ema.", "lvlb_weights", *self._foreign_prefixes(state), *ignore)
+        foreign = ("model_ema.", "lvlb_weights", *self._foreign_prefixes(state))
+        dropped = (*(prefix for prefix in foreign if any(key.startswith(prefix) for key in state)), *ignore)
         own = tuple(name for name, _ in self.named_buffers() if name in ("scale_factor", "logvar"))
         load_weights(
             self, state, ignore=dropped, allow_missing=("model_ema.", *CONSTANT_KEYS, *own, *ignore), source=source
