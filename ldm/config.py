@@ -38,20 +38,14 @@ _NEVER_USED = "it was stored and never used"
 #: Parameters of lineage configurations without a counterpart here: target -> parameter -> why it may go.
 #: An entry has no effect once the class accepts a parameter of that name.
 RETIRED: dict[str, dict[str, str]] = {
-    "ldm.models.diffusion.ddpm.LatentDiffusion": {
-        "condition_mask": _NEVER_USED,
-        "diffusion_mask": _NEVER_USED,
-        "use_positional_encodings": _NEVER_USED,
-    },
-    "ldm.models.diffusion.ddpm.DDPM": {"use_positional_encodings": _NEVER_USED},
+    "ldm.models.diffusion.ddpm.LatentDiffusion": {"condition_mask": _NEVER_USED, "diffusion_mask": _NEVER_USED},
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": {"use_fp16": "the Trainer's precision decides"},
-    "ldm.models.autoencoder.AutoencoderKL": {"colorize_nlabels": "segmentation maps are not pictured"},
-    "ldm.models.autoencoder.VQModel": {"colorize_nlabels": "segmentation maps are not pictured"},
     "callbacks.image_logger.ImageLogger": {
-        "increase_log_steps": "pictures are logged at the given frequency only",
-        "log_on_batch_idx": "pictures are logged by logical step",
+        "increase_log_steps": "pictures are made every batch_frequency steps",
+        "log_on_batch_idx": "pictures are counted by logical steps",
+        "rescale": "pictures are always scaled from [-1, 1]",
+        "log_images_kwargs": "set 'steps' for the number of sampling steps",
     },
-    "ldm.data.module.DataModuleFromConfig": {"use_worker_init_fn": "every loader process is seeded"},
 }
 
 

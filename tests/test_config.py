@@ -231,3 +231,10 @@ def test_names_in_main_resolve_without_a_main_module(monkeypatch):
 def test_nearest_ignores_case_and_says_nothing_when_nothing_is_close():
     assert nearest("latentdiffusion", ["LatentDiffusion", "DDPM"]) == "; did you mean 'LatentDiffusion'?"
     assert nearest("zzz", ["LatentDiffusion", "DDPM"]) == ""
+
+
+def test_the_tables_of_names_agree_with_the_code():
+    """A retired parameter that the class takes again, or a class that moved, would be a dead entry."""
+    for target in (*config_module.MAIN_ALIASES, *config_module.RETIRED):
+        known, _, _ = config_module._parameters(get_obj_from_str(target))
+        assert not known & config_module.RETIRED.get(config_module.canonical_target(target), {}).keys(), target
