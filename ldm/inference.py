@@ -16,6 +16,7 @@ from ldm.checkpoint import file_digest, read_checkpoint
 from ldm.config import instantiate_from_config, load_config, to_plain
 from ldm.errors import UserError
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.ddpm_base import check_heads, side_information
 from ldm.samples import SampleSet
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def load_model(config: str | Path, checkpoint: str | Path, device: torch.device,
     if not hasattr(model, "load_lineage_state"):
         raise UserError(f"{config}: describes a {type(model).__name__}; sampling needs a latent diffusion model")
     content = read_checkpoint(checkpoint)
-    compare_heads(section, content.get("model_config"), checkpoint)
+    check_heads(model.unet_params, side_information(content, "model_config"), checkpoint)
     model.load_lineage_state(content["state_dict"], source=str(checkpoint))
     return model.to(device).eval()
 
@@ -69,20 +70,6 @@ def without_checkpoints(section: Any) -> Any:
         if part is not None and not isinstance(part, str) and "ckpt_path" in (part.get("params") or {}):
             part.params.ckpt_path = None
     return section
-
-
-def compare_heads(section: dict[str, Any], stored: Any, source: Any) -> None:
-    """Refuse a head count other than the checkpoint's: tensor shapes would agree and the function would not."""
-    if not isinstance(stored, dict):
-        return
-    ours = section["params"].get("unet_config", {}).get("params", {})
-    theirs = stored.get("params", {}).get("unet_config", {}).get("params", {})
-    for key in ("num_heads", "num_head_channels", "legacy", "use_new_attention_order"):
-        if theirs and ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"{source}: was trained with unet {key}={theirs.get(key)}, the config says {ours.get(key)}; "
-                "the shapes agree but the results would not: use the checkpoint's value"
-            )
 
 
 def labels_for(classes: Sequence[int] | None, count: int) -> Tensor | None:

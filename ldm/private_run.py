@@ -118,8 +118,12 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
     data.train_batch_sampler = PoissonBatchSampler(
         records, plan.sample_rate, steps_per_epoch, insecure_seed=plan.insecure_seed, start=ledger.steps
     )
+    not_covered = ()
+    if getattr(model, "start_privacy", None):
+        not_covered = ("the starting weights come from another private run, whose own epsilon adds to this one",)
+        logger.warning("%s: if both runs used the same records, their guarantees compose", not_covered[0])
     public = tuple(str(name) for name in config.get("public_data", ()))
-    return PrivateSession(model, run_dir, training, EpsilonMeter(plan), public)
+    return PrivateSession(model, run_dir, training, EpsilonMeter(plan), public, not_covered)
 
 
 def read_dp_config(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ldm.checkpoint import load_weights, read_checkpoint
+from ldm.checkpoint_ema import ema_to_parameters
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
@@ -124,6 +126,8 @@ class DDPM(pl.LightningModule):
         self.start_from_ema = start_from_ema
         self.learning_rate = 1e-4  # the driver overwrites it with the computed rate
         self.model = DiffusionWrapper(unet_config, conditioning_key)
+        self.unet_params = dict(unet_config.get("params") or {})
+        self.start_privacy: Any = None  # what the checkpoint we start from says about its own private training
         self.use_ema = use_ema
         if use_ema:
             self.model_ema = LitEma(self.model, decay=ema_decay)
@@ -172,6 +176,8 @@ class DDPM(pl.LightningModule):
         """
         checkpoint = read_checkpoint(path)
         state = dict(checkpoint["state_dict"])
+        check_heads(self.unet_params, side_information(checkpoint, "model_config"), path)
+        self.start_privacy = side_information(checkpoint, "privacy")
         if only_model:
             prefix = "model."
             load_weights(self.model, {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}, source=path)
@@ -183,7 +189,7 @@ class DDPM(pl.LightningModule):
         """Load a whole state dict: EMA and raw weights, schedule checked, loss networks of the first stage dropped."""
         state = dict(state)
         self._check_schedule(state, source)
-        averaged = ema_weights(self.model, state) if self.start_from_ema else {}
+        averaged = ema_to_parameters(self.model, state) if self.start_from_ema else {}
         if averaged:
             logger.info("%s: starting from the averaged (EMA) weights", source)
             state.update({f"model.{name}": value for name, value in averaged.items()})
@@ -381,15 +387,29 @@ def batch_rows(batch: Mapping[str, Any]) -> int:
     return len(next(iter(batch.values())))
 
 
-def ema_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Averaged weights in a lineage state dict, under the parameter names of ``model`` (empty without EMA keys).
 
-    The lineage stores them as ``model_ema.`` plus the parameter name with its dots removed.
+def side_information(checkpoint: Mapping[str, Any], key: str) -> Any:
+    """What a checkpoint carries beside its weights, from a Lightning file or from safetensors metadata; or None."""
+    if key in checkpoint:
+        return checkpoint[key]
+    text = checkpoint.get("metadata", {}).get(key)
+    return json.loads(text) if text else None
+
+
+HEAD_KEYS = ("num_heads", "num_head_channels", "num_heads_upsample", "legacy", "use_new_attention_order")
+
+
+def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:
+    """Refuse a head count other than the checkpoint's: tensor shapes would agree and the function would not.
+
+    ``ours`` are the network's parameters, ``stored`` the model configuration that the checkpoint carries, if any.
     """
-    names = {name.replace(".", ""): name for name, _ in model.named_parameters()}
-    prefix = "model_ema."
-    return {
-        names[key[len(prefix) :]]: value
-        for key, value in state.items()
-        if key.startswith(prefix) and key[len(prefix) :] in names
-    }
+    if not isinstance(stored, Mapping):
+        return
+    theirs = (stored.get("params", {}).get("unet_config") or {}).get("params")
+    for key in HEAD_KEYS if theirs else ():
+        if ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"{source}: was trained with unet {key}={theirs.get(key)}, the config says {ours.get(key)}; "
+                "the shapes agree but the results would not: use the checkpoint's value"
+            )

@@ -1,0 +1,24 @@
+"""Turn a training checkpoint into a small .safetensors file for sampling and fine-tuning."""
+
+from __future__ import annotations
+
+import argparse
+
+from ldm.cli import ArgumentParser, run
+from ldm.export import export_checkpoint
+
+
+def main() -> None:
+    """Parse the command line and convert."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--ckpt", required=True, help="Lightning checkpoint")
+    parser.add_argument("--output", "-o", required=True, help="file to write, .safetensors")
+    parser.add_argument("--ema", action=argparse.BooleanOptionalAction, default=True, help="take the averaged weights")
+    parser.add_argument("--note", default="", help="kept in the file: how the weights were made")
+    args = parser.parse_args()
+    count = export_checkpoint(args.ckpt, args.output, args.ema, args.note)
+    print(f"{args.output}: {count:,} values")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,54 @@
+"""Score the quickstart's private model beside its baselines; write a table, a picture grid and curves."""
+
+from __future__ import annotations
+
+from ldm.cli import ArgumentParser, pick_device, run
+
+
+def main() -> None:
+    """Parse the command line and report."""
+    parser = ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--yaml", required=True, help="configuration of the models")
+    add("--public", required=True, help="checkpoint of the public model")
+    add("--private", required=True, help="run directory of the private fine-tuning")
+    add("--plain", required=True, help="run directory of the same fine-tuning without privacy")
+    add("--output", default="outputs/quickstart", help="folder of the report")
+    add("--num_samples", type=int, default=1000, help="samples a seed")
+    add("--epochs", type=int, default=30, help="epochs of every classifier")
+    add("--seeds", type=int, default=3, help="how often every row is measured")
+    add("--ddim_steps", type=int, default=30)
+    add("--scale", type=float, default=2.0, help="guidance scale")
+    add("--public_count", type=int, default=6000, help="public pictures")
+    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    args = parser.parse_args()
+
+    from ldm.data.glyphs import GlyphsTrain
+    from ldm.data.mnist import MNIST5kTrain, MNIST5kVal
+    from ldm.inference import SamplingOptions
+    from ldm.quickstart import Protocol, report
+
+    protocol = Protocol(
+        samples=args.num_samples,
+        epochs=args.epochs,
+        seeds=tuple(range(args.seeds)),
+        sampling=SamplingOptions(steps=args.ddim_steps, eta=1.0, scale=args.scale, batch_size=250),
+    )
+    print(
+        report(
+            args.yaml,
+            args.public,
+            args.private,
+            args.plain,
+            args.output,
+            public=GlyphsTrain(count=args.public_count, classes="digits"),
+            real=MNIST5kTrain(),
+            held_out=MNIST5kVal(),
+            protocol=protocol,
+            device=pick_device(args.device),
+        )
+    )
+
+
+if __name__ == "__main__":
+    run(main)
