@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -233,11 +233,9 @@ def _neighbour(path: Path) -> str:
 
 def _merge(base: DictConfig, other: DictConfig, what: str) -> DictConfig:
     try:
-        merged = OmegaConf.merge(base, other)
+        return cast(DictConfig, OmegaConf.merge(base, other))
     except OmegaConfBaseException as error:
         raise UserError(f"cannot merge {what}: {_one_line(error)}") from None
-    assert isinstance(merged, DictConfig)
-    return merged
 
 
 def _check_allowed(target: str) -> None:
