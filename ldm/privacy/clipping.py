@@ -104,7 +104,6 @@ class PerRecordClipper:
         self._groups = clipping.groups(self._parameters)
         self._sums: dict[str, Tensor] = {}
         self._paths_checked = False
-        self._touched: set[str] = set()
 
     def accumulate(self, loss: RowLoss, rows: Rows, copies: int = 1) -> None:
         """Add the clipped gradients of one chunk to the sums of this logical step.
@@ -124,8 +123,6 @@ class PerRecordClipper:
         result = self._engine.clipped_sums(loss, rows, records, copies, self._groups, self.clipping.factors)
         self._check_paths(result.sums)
         for name, chunk in result.sums.items():
-            if name not in self._touched and bool(chunk.any()):
-                self._touched.add(name)
             self._sums[name] = self._sums[name].add_(chunk) if name in self._sums else chunk
         self.skipped += result.skipped
 
@@ -140,12 +137,14 @@ class PerRecordClipper:
         return taken
 
     def untouched(self) -> list[str]:
-        """Private parameters that no record has given a gradient other than exactly zero since construction.
+        """Private parameters whose sum in this logical step so far is nothing next to the rest: below 1e-6 of its norm.
 
-        A parameter that stays here is fed with noise only, e.g. the queries and keys of an attention on a single
-        token; one behind a layer that starts at zero leaves the list later. Meant for public data, before training.
+        They are fed with noise only, e.g. the queries and keys of an attention on a single token, or whatever lies
+        behind a layer that starts at zero. A diagnosis for public data, before private training; it resets nothing.
         """
-        return [name for name in self._parameters if name not in self._touched]
+        norms = {name: float(chunk.norm()) for name, chunk in self._sums.items()}
+        limit = 1e-6 * math.hypot(*norms.values())
+        return [name for name in self._parameters if norms.get(name, 0.0) <= limit]
 
     def _check_module(self) -> None:
         """Refuse what would break the bound or lose gradients since construction."""
