@@ -1,7 +1,7 @@
 """Train an autoencoder, a latent diffusion model, or fine-tune one privately, from YAML files.
 
-    python main.py --base configs/quickstart/finetune.yaml -t --accelerator cpu
-    python main.py --resume logs/2026-01-01T00-00-00_finetune -t
+python main.py --base configs/quickstart/finetune.yaml -t --accelerator cpu
+python main.py --resume logs/2026-01-01T00-00-00_finetune -t
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ __all__ = ["CUDACallback", "DataModuleFromConfig", "ImageLogger", "SetupCallback
 def build_parser() -> ArgumentParser:
     """The flags of the lineage, and every Trainer argument."""
     parser = ArgumentParser(
-        prog="main.py", description=__doc__.splitlines()[0], epilog="Further arguments key.path=value override the YAML."
+        prog="main.py",
+        description=__doc__.splitlines()[0],
+        epilog="Further arguments key.path=value override the YAML.",
     )
     add = parser.add_argument
     add("-n", "--name", nargs="?", const=True, default="", help="name of the run, in place of the config's")
@@ -35,7 +37,9 @@ def build_parser() -> ArgumentParser:
     add("-f", "--postfix", default="", help="appended to the name of the run")
     add("-l", "--logdir", default="logs", help="folder of the runs")
     add("--scale_lr", type=str2bool, nargs="?", const=True, default=True, help="scale the base learning rate")
-    add("--allow-target", action="append", default=[], metavar="PREFIX", help="let YAML files name objects of a package")
+    add(
+        "--allow-target", action="append", default=[], metavar="PREFIX", help="let YAML files name objects of a package"
+    )
     add_trainer_flags(parser)
     return parser
 

@@ -31,8 +31,12 @@ class SetupCallback(Callback):
             ("lightning", OmegaConf.create({"lightning": self.lightning_config})),
         ):
             text = OmegaConf.to_yaml(content)
-            write_atomic(self.run_dir / "configs" / f"{self.stamp}-{kind}.yaml", lambda path, text=text: path.write_text(text))
+            write_atomic(
+                self.run_dir / "configs" / f"{self.stamp}-{kind}.yaml", lambda path, text=text: path.write_text(text)
+            )
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         # kept beside the weights: head counts and the like do not show in tensor shapes
         checkpoint["model_config"] = OmegaConf.to_container(self.config.model, resolve=True)

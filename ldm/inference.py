@@ -73,7 +73,7 @@ def without_checkpoints(section: Any) -> Any:
 
 
 def labels_for(classes: Sequence[int] | None, count: int) -> Tensor | None:
-    """Exactly ``count`` labels (count,) int64, class by class; the first classes get one more when it does not divide."""
+    """Exactly ``count`` labels (count,) int64, class by class; the first classes get the remainder."""
     if classes is None:
         return None
     share, rest = divmod(count, len(classes))

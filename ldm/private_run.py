@@ -110,7 +110,7 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
     logger.info("private fine-tuning trains %s values in %d tensors", f"{selection.count:,}", len(selection.parameters))
     if selection.dead:
         logger.info(
-            "left out %d tensors that get no gradient under a one-token condition, such as %s (privacy.json lists them)",
+            "left out %d tensors that get no gradient under a one-token condition, such as %s (all in privacy.json)",
             len(selection.dead),
             selection.dead[0],
         )
@@ -144,7 +144,7 @@ def read_dp_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"dp_config.max_batch_size: {size!r} is no positive number of records")
     if config.get("poisson_sampling", True) is False:
         raise UserError(
-            "dp_config.poisson_sampling: false is not supported by main.py; leave it out, batches are then Poisson draws"
+            "dp_config.poisson_sampling: false is not supported here; leave it out, batches are Poisson draws"
         )
     return config
 
@@ -158,7 +158,7 @@ def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings
         epochs = None  # Lightning stops at whichever comes first; a number of steps is the exact statement
     if epochs is None and steps is None:
         raise UserError(
-            "a private run needs its length, since the noise is calibrated for it: type --max_epochs N or --max_steps N, "
+            "a private run needs its length, for which the noise is calibrated: type --max_epochs N or --max_steps N, "
             "or set lightning.trainer.max_epochs"
         )
     public_size = config.get("dataset_size")
@@ -238,8 +238,12 @@ def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
     if str(settings.get("precision", "32")) not in ("32", "32-true", "bf16", "bf16-mixed"):
         raise UserError(f"precision {settings['precision']}: private training runs in 32-true or bf16-mixed")
     if settings.get("overfit_batches") or settings.get("limit_train_batches") not in (None, 1.0):
-        raise UserError("overfit_batches and limit_train_batches change the sampling that the ledger accounts for; remove them")
+        raise UserError(
+            "overfit_batches and limit_train_batches change the sampling that the ledger accounts for; remove them"
+        )
     batch_norm = [name for name, module in model.named_modules() if "BatchNorm" in type(module).__name__]
     trained = [name for name in batch_norm if not name.startswith("first_stage_model")]
     if trained:
-        raise UserError(f"{trained[0]}: batch normalisation mixes records; a private model needs group or layer normalisation")
+        raise UserError(
+            f"{trained[0]}: batch normalisation mixes records; a private model needs group or layer normalisation"
+        )

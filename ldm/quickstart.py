@@ -7,7 +7,7 @@ import json
 import logging
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ldm.evaluation.digits import DigitFeatures
 from ldm.evaluation.downstream import hold_out, train_classifier
 from ldm.evaluation.sources import collect, sample_batches
 from ldm.evaluation.statistics import FeatureStatistics, compare, compute_statistics
-from ldm.inference import SamplingOptions, load_model, labels_for, sample_images
+from ldm.inference import SamplingOptions, labels_for, load_model, sample_images
 from ldm.privacy.card import ReleaseCard
 from ldm.samples import SampleSet, save_grid
 
@@ -36,7 +36,7 @@ class Protocol:
     epochs: int = 30
     lr: float = 1e-3
     seeds: tuple[int, ...] = (0, 1, 2)
-    sampling: SamplingOptions = SamplingOptions(steps=30, eta=1.0, scale=2.0, batch_size=250)
+    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(steps=30, scale=2.0, batch_size=250))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Scorer:
     ``public`` are the labelled public pictures from which the feature network of the stand-in distance is trained.
     """
 
-    def __init__(self, protocol: Protocol, public: SampleSet, real: SampleSet, held_out: SampleSet, device: torch.device):
+    def __init__(
+        self, protocol: Protocol, public: SampleSet, real: SampleSet, held_out: SampleSet, device: torch.device
+    ):
         self.protocol = protocol
         self.held_out = held_out
         self.device = device
@@ -91,13 +93,17 @@ class Scorer:
     def row(self, name: str, draw: Callable[[int], SampleSet]) -> tuple[Row, SampleSet]:
         """Measure one way of getting samples over all seeds; also returns the first seed's samples."""
         sets = [draw(seed) for seed in self.protocol.seeds]
-        accuracies = tuple(self.accuracy(samples, seed) for samples, seed in zip(sets, self.protocol.seeds, strict=True))
+        accuracies = tuple(
+            self.accuracy(samples, seed) for samples, seed in zip(sets, self.protocol.seeds, strict=True)
+        )
         row = Row(name, accuracies, compare(self.statistics(sets[0], name), self.reference))
         logger.info("%s: %.1f %% +- %.1f, distance %.1f", name, 100 * row.mean, 100 * row.deviation, row.distance)
         return row, sets[0]
 
 
-def model_samples(config: str, checkpoint: Path, protocol: Protocol, device: torch.device) -> Callable[[int], SampleSet]:
+def model_samples(
+    config: str, checkpoint: Path, protocol: Protocol, device: torch.device
+) -> Callable[[int], SampleSet]:
     """A source of labelled digits from a model, by seed."""
     model = load_model(config, checkpoint, device)
 
@@ -141,7 +147,7 @@ def report(
 ) -> str:
     """Measure the private model and its baselines, write ``results.json``, pictures and curves; returns the table.
 
-    ``public``, ``real`` and ``held_out`` are data sets of public pictures, private training digits and real test digits.
+    ``public``, ``real``, ``held_out``: data sets of public pictures, private training digits and real test digits.
     """
     folder = Path(output)
     pictures, digits = collect(public, progress=False), collect(real, progress=False)
@@ -175,7 +181,7 @@ def report(
 
 
 def comparison(real: SampleSet, public: SampleSet, private: SampleSet, each: int = 2) -> torch.Tensor:
-    """Pictures for the grid, 20 a line: ``each`` lines of real digits, of the public model's, of the private model's."""
+    """Pictures for a grid of 20 columns: ``each`` lines of real digits, the public model's, the private model's."""
     lines = []
     for samples in (real, public, private):
         by_class = [samples.images[samples.labels == digit][: 2 * each] for digit in DIGITS]

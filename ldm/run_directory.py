@@ -36,7 +36,9 @@ class RunDirectory:
         return [Path(p) for p in sorted(glob.glob(str(Path(glob.escape(str(self.configs))) / "*.yaml")))]
 
 
-def new_run(logdir: str, name: str, base: list[str], postfix: str, now: datetime.datetime | None = None) -> RunDirectory:
+def new_run(
+    logdir: str, name: str, base: list[str], postfix: str, now: datetime.datetime | None = None
+) -> RunDirectory:
     """Name a new run after ``name`` or, without one, after the first configuration file. Creates nothing."""
     stamp = (now or datetime.datetime.now()).strftime("%Y-%m-%dT%H-%M-%S")
     suffix = name or (Path(base[0]).stem if base else "")

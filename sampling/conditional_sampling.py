@@ -16,7 +16,9 @@ def class_list(text: str) -> list[int]:
         value = ast.literal_eval(text)
         return [int(item) for item in value] if isinstance(value, (list, tuple)) else [int(value)]
     except (ValueError, SyntaxError, TypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no class or list of classes; type 0 1 2 or '[0, 1, 2]'") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no class or list of classes; type 0 1 2 or '[0, 1, 2]'"
+        ) from None
 
 
 def main() -> None:

@@ -28,7 +28,9 @@ TINY_UNET = {
 
 
 def built(entry):
-    model = entry["params"]["model"] if "model" in entry["params"] else {"class": entry["class"], "params": entry["params"]}
+    model = (
+        entry["params"]["model"] if "model" in entry["params"] else {"class": entry["class"], "params": entry["params"]}
+    )
     return parity.build({**entry, "class": model["class"], "params": model["params"]}, strict=False)
 
 
@@ -140,19 +142,31 @@ def test_rows_average_to_the_loss():
     parity.check("loss", terms["loss"].mean(), entry)
 
 
-@pytest.mark.parametrize("entry", [e for e in parity.entries("sampling", "ddim") if "text" not in e["id"]], ids=parity.name)
+@pytest.mark.parametrize(
+    "entry", [e for e in parity.entries("sampling", "ddim") if "text" not in e["id"]], ids=parity.name
+)
 def test_ddim(entry):
     model, (inputs, _) = built(entry), parity.io(entry)
     steps, eta = entry["params"]["S"], entry["params"].get("eta", 0.0)
     options = {key: inputs[key] for key in ("mask", "x0") if key in inputs}
     if "uc" in inputs:
-        options |= {"unconditional_guidance_scale": entry["params"]["unconditional_guidance_scale"], "unconditional_conditioning": inputs["uc"]}
+        options |= {
+            "unconditional_guidance_scale": entry["params"]["unconditional_guidance_scale"],
+            "unconditional_conditioning": inputs["uc"],
+        }
     # where S does not divide T the lineage visits more than S timesteps, ours exactly S: give it the lineage's
     grid = list(range(1, 1000, 1000 // steps)) if 1000 % steps else None
     with Draws(inputs.get("q_noise", inputs.get("noise", []))):
         samples, kept = DDIMSampler(model).sample(
-            steps, 2, inputs["x_T"].shape[1:], inputs.get("c"),
-            x_T=inputs["x_T"], eta=eta, timesteps=grid, log_every_t=1, **options,
+            steps,
+            2,
+            inputs["x_T"].shape[1:],
+            inputs.get("c"),
+            x_T=inputs["x_T"],
+            eta=eta,
+            timesteps=grid,
+            log_every_t=1,
+            **options,
         )
     parity.check("samples", samples, entry)
     parity.check("x_inter", torch.stack(kept["x_inter"]), entry)

@@ -85,9 +85,7 @@ def progressive_denoising(
     steps = _steps(model, None, start_T)
     for index in tqdm(steps, desc="progressive t", disable=not verbose):
         t = torch.full((shape[0],), index, device=model.device, dtype=torch.long)
-        image, x0 = p_sample(
-            model, image, cond, t, clip_denoised=model.clip_denoised, temperature=temperature
-        )
+        image, x0 = p_sample(model, image, cond, t, clip_denoised=model.clip_denoised, temperature=temperature)
         if index % every == 0 or index == len(steps) - 1:
             kept.append(x0)
     return image, kept

@@ -25,9 +25,7 @@ class DDIMGrid:
     sigmas: np.ndarray
 
     @classmethod
-    def make(
-        cls, alphas_cumprod: Tensor, steps: int, eta: float, timesteps: Sequence[int] | None = None
-    ) -> DDIMGrid:
+    def make(cls, alphas_cumprod: Tensor, steps: int, eta: float, timesteps: Sequence[int] | None = None) -> DDIMGrid:
         """Choose ``steps`` in [1, T] timesteps, or take the given ascending ones.
 
         ``eta`` in [0, 1] goes from deterministic to ancestral noise.
@@ -50,15 +48,15 @@ def ddim_step(
 ) -> tuple[Tensor, Tensor]:
     """One step of Song et al. 2021, equation 12: from x_t and the predicted noise to x_prev and the estimate of x_0."""
     # float32 arithmetic on the tables, as the lineage does it
-    alpha, alpha_prev, sigma = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in (alpha, alpha_prev, sigma))
+    alpha, alpha_prev, sigma = (
+        torch.tensor(v, dtype=torch.float32, device=x.device) for v in (alpha, alpha_prev, sigma)
+    )
     x0 = (x - (1.0 - alpha).sqrt() * eps) / alpha.sqrt()
     x_prev = alpha_prev.sqrt() * x0 + (1.0 - alpha_prev - sigma**2).clamp(min=0.0).sqrt() * eps
     return (x_prev if noise is None else x_prev + sigma * noise), x0
 
 
-def guided_noise(
-    model: Any, x: Tensor, t: Tensor, cond: Any, uncond: Any = None, scale: float = 1.0
-) -> Tensor:
+def guided_noise(model: Any, x: Tensor, t: Tensor, cond: Any, uncond: Any = None, scale: float = 1.0) -> Tensor:
     """Predicted noise, with classifier-free guidance when ``uncond`` is given and ``scale`` is not 1.
 
     Source: Ho and Salimans 2022, equation 6, in the lineage's form uncond + scale * (cond - uncond).

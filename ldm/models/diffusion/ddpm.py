@@ -1,4 +1,4 @@
-"""`LatentDiffusion`: the diffusion model in the latent space of a frozen autoencoder, with conditions and DP training."""
+"""`LatentDiffusion`: the diffusion model in the latent space of a frozen autoencoder, with conditions."""
 
 from __future__ import annotations
 
@@ -296,7 +296,9 @@ class LatentDiffusion(DDPM):
         elif isinstance(condition, Tensor):
             rows["cond"] = condition.repeat_interleave(copies, dim=0)
         else:
-            raise UserError(f"private training cannot split a condition of type {type(condition).__name__} into records")
+            raise UserError(
+                f"private training cannot split a condition of type {type(condition).__name__} into records"
+            )
         return rows
 
     def row_losses(self, rows: Mapping[str, Tensor]) -> Tensor:
@@ -362,7 +364,9 @@ class LatentDiffusion(DDPM):
             checkpoint["privacy"] = self.private.state_dict()
 
     @torch.no_grad()
-    def log_images(self, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False) -> dict[str, Tensor]:
+    def log_images(
+        self, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
+    ) -> dict[str, Tensor]:
         """Pictures for the image logger, each (n, C, H, W).
 
         A private run gets samples of the model only: inputs and reconstructions would leave outside the mechanism.
@@ -387,6 +391,8 @@ class LatentDiffusion(DDPM):
             condition = self.get_learned_conditioning({"class_label": classes})
         shape = (self.channels, self.image_size, self.image_size)
         with self.ema_scope():
-            samples, _ = DDIMSampler(self).sample(S=steps, batch_size=count, shape=shape, conditioning=condition, eta=1.0)
+            samples, _ = DDIMSampler(self).sample(
+                S=steps, batch_size=count, shape=shape, conditioning=condition, eta=1.0
+            )
         pictures["samples"] = self.decode_first_stage(samples)
         return pictures

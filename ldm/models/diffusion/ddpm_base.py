@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -131,9 +130,7 @@ class DDPM(pl.LightningModule):
         self.use_ema = use_ema
         if use_ema:
             self.model_ema = LitEma(self.model, decay=ema_decay)
-        self._register_schedule(
-            beta_schedule, timesteps, linear_start, linear_end, cosine_s, given_betas
-        )
+        self._register_schedule(beta_schedule, timesteps, linear_start, linear_end, cosine_s, given_betas)
         self.learn_logvar = learn_logvar
         logvar = torch.full((self.num_timesteps,), float(logvar_init))
         if learn_logvar:
@@ -180,7 +177,9 @@ class DDPM(pl.LightningModule):
         self.start_privacy = side_information(checkpoint, "privacy")
         if only_model:
             prefix = "model."
-            load_weights(self.model, {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}, source=path)
+            load_weights(
+                self.model, {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}, source=path
+            )
         else:
             self.load_lineage_state(state, ignore=ignore_keys, source=str(path))
         logger.info("weights of %s loaded", path)
@@ -210,7 +209,9 @@ class DDPM(pl.LightningModule):
         stored = state.get("betas")
         if stored is None:
             return
-        if stored.shape != self.betas.shape or not torch.allclose(stored.float(), self.betas.cpu(), rtol=1e-4, atol=1e-8):
+        if stored.shape != self.betas.shape or not torch.allclose(
+            stored.float(), self.betas.cpu(), rtol=1e-4, atol=1e-8
+        ):
             raise UserError(
                 f"{source}: was trained with another noise schedule ({len(stored)} steps, beta "
                 f"{float(stored[0]):.3g}..{float(stored[-1]):.3g}) than the config gives ({self.num_timesteps} steps, "
@@ -297,9 +298,7 @@ class DDPM(pl.LightningModule):
         loss = self.l_simple_weight * gamma + self.original_elbo_weight * vlb
         return {"simple": simple, "gamma": gamma, "vlb": vlb, "loss": loss}
 
-    def p_losses(
-        self, x_start: Tensor, t: Tensor, noise: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def p_losses(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch and what to log about it."""
         noise = torch.randn_like(x_start) if noise is None else noise
         return self._summarise(self.row_terms(x_start, t, noise))
@@ -385,7 +384,6 @@ CONSTANT_KEYS = tuple(sorted(diffusion_constants(np.array([0.1, 0.2]))))
 def batch_rows(batch: Mapping[str, Any]) -> int:
     """Number of records in a collated batch."""
     return len(next(iter(batch.values())))
-
 
 
 def side_information(checkpoint: Mapping[str, Any], key: str) -> Any:

@@ -52,7 +52,9 @@ class PrivateTraining:
     def describe(self) -> str:
         """What has been spent, in one line."""
         epsilon = self.ledger.epsilon(self.plan.delta)
-        return f"epsilon {epsilon:.4g} at delta {self.plan.delta:.3g} after {self.ledger.steps} of {self.plan.steps} steps"
+        return (
+            f"epsilon {epsilon:.4g} at delta {self.plan.delta:.3g} after {self.ledger.steps} of {self.plan.steps} steps"
+        )
 
     @property
     def spent(self) -> bool:
@@ -62,7 +64,9 @@ class PrivateTraining:
     def step(self, model: Any, batch: Mapping[str, Any]) -> None:
         """Take one step on one Poisson draw, which may be empty: then noise alone moves the parameters."""
         if self.spent:
-            raise UserError(f"the privacy budget is spent: {self.ledger.steps} of {self.plan.steps} steps are in the ledger")
+            raise UserError(
+                f"the privacy budget is spent: {self.ledger.steps} of {self.plan.steps} steps are in the ledger"
+            )
         self.noised_gradients(model, batch)
         self.ledger.record(self.plan.event())
         optimizer = model.optimizers()
@@ -92,4 +96,3 @@ class PrivateTraining:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint carries: the plan and the ledger, as plain containers."""
         return {"plan": self.plan.to_dict(), "ledger": self.ledger.to_dict()}
-
