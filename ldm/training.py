@@ -159,7 +159,7 @@ def learning_rate(config: DictConfig, settings: Mapping[str, Any], scale: bool) 
     devices = device_count(settings)
     rate = accumulate * devices * batch * base
     logger.info(
-        "learning rate %.3g = %d (accumulated) x %d (devices) x %d (batch) x %.3g (base; --scale_lr False takes it as is)",
+        "learning rate %.3g = %d (accumulated) x %d (devices) x %d (batch) x %.3g (base; see --scale_lr)",
         rate,
         accumulate,
         devices,
