@@ -233,6 +233,7 @@ def test_nearest_ignores_case_and_says_nothing_when_nothing_is_close():
     assert nearest("zzz", ["LatentDiffusion", "DDPM"]) == ""
 
 
+@pytest.mark.slow  # imports the trainer
 def test_the_tables_of_names_agree_with_the_code():
     """A retired parameter that the class takes again, or a class that moved, would be a dead entry."""
     for target in (*config_module.MAIN_ALIASES, *config_module.RETIRED):
