@@ -336,7 +336,7 @@ class LatentDiffusion(DDPM):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
-        if not self.scale_is_known and "moments" not in batch:
+        if not self.scale_is_known:
             self._scale_from_public_batch(batch)
 
     @torch.no_grad()
