@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ldm.errors import UserError
 from ldm.evaluation.classifiers import DISPLAY_NAMES, build_classifier, prepare
@@ -275,7 +276,7 @@ class _Trainer:
         if batch_size < 1 or lr <= 0:
             raise UserError(f"batch size {batch_size} and learning rate {lr} must be positive")
         labels = _labels(train, "the training samples")
-        self.validation = validation
+        self.name, self.validation = model_name, validation
         classes = int(labels.max()) + 1
         if validation is not None:
             classes = max(classes, int(_labels(validation, "the held-out samples").max()) + 1)
@@ -302,7 +303,8 @@ class _Trainer:
     def run(self, epochs: int) -> Iterator[EpochScore]:
         if epochs < 1:
             raise UserError(f"{epochs} epochs asked for; at least 1 is needed")
-        for epoch in range(epochs):
+        bar = tqdm(range(epochs), desc=self.name, unit="epoch", leave=False, disable=None)  # shown on a terminal only
+        for epoch in bar:
             with _seeded(self.seed * 100_003 + epoch + 1, self.device):
                 loss = self._epoch()
             accuracy, validation_loss = (0.0, 0.0)
