@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 from ldm.checkpoint import file_digest, read_checkpoint
-from ldm.config import instantiate_from_config, load_config, to_plain
+from ldm.config import get_obj_from_str, instantiate_from_config, load_config, to_plain
 from ldm.errors import UserError
+from ldm.models.diffusion.compatibility import check_heads, side_information
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.ddpm_base import check_heads, side_information
+from ldm.run_directory import check_writable
 from ldm.samples import SampleSet
 
 logger = logging.getLogger(__name__)
@@ -45,14 +47,14 @@ def load_model(config: str | Path, checkpoint: str | Path, device: torch.device,
     holds every weight. With ``ema`` its averaged weights are used when it has them. Raises UserError on a mismatch.
     """
     loaded = load_config([config])
-    if "model" not in loaded:
+    if not isinstance(loaded.get("model"), DictConfig) or not isinstance(loaded.model.get("params"), DictConfig):
         raise UserError(f"{config}: has no section 'model'; give the YAML file that the model was trained with")
     section = to_plain(without_checkpoints(loaded.model))
     section.pop("base_learning_rate", None)
+    if not hasattr(get_obj_from_str(section.get("target")), "load_lineage_state"):
+        raise UserError(f"{config}: describes {section['target']}; sampling needs a latent diffusion model")
     section["params"] = {**section["params"], "start_from_ema": ema}
     model = instantiate_from_config(section)
-    if not hasattr(model, "load_lineage_state"):
-        raise UserError(f"{config}: describes a {type(model).__name__}; sampling needs a latent diffusion model")
     content = read_checkpoint(checkpoint)
     check_heads(model.unet_params, side_information(content, "model_config"), checkpoint)
     model.load_lineage_state(content["state_dict"], source=str(checkpoint))
@@ -67,7 +69,8 @@ def without_checkpoints(section: Any) -> Any:
     params.pop("ignore_keys", None)
     for key in ("first_stage_config", "cond_stage_config"):
         part = params.get(key)
-        if part is not None and not isinstance(part, str) and "ckpt_path" in (part.get("params") or {}):
+        # keys(), since "in" is false for a path that is still ???
+        if isinstance(part, DictConfig) and "ckpt_path" in (part.get("params") or {}).keys():  # noqa: SIM118
             part.params.ckpt_path = None
     return section
 
@@ -86,7 +89,7 @@ def check_classes(model: Any, classes: Sequence[int] | None) -> None:
     stage = model.cond_stage_model
     if stage is None:
         if classes is not None:
-            raise UserError("--classes: this model is unconditional; leave it out")
+            raise UserError("this model is unconditional and has no --classes; use sampling/unconditional_sampling.py")
         return
     known = getattr(stage, "n_classes", None)
     if known is None:
@@ -170,8 +173,10 @@ def sample_set(
     """Load a model and draw a labelled sample set, with how it was made in its ``meta``. Raises UserError."""
     if count < 1:
         raise UserError(f"--num_samples {count}: give the number of images, 1 or more")
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size {options.batch_size}: give the images a batch, 1 or more")
+    for flag in ("batch_size", "decoder_batch_size"):
+        size = getattr(options, flag)
+        if size is not None and size < 1:
+            raise UserError(f"--{flag} {size}: give the images a batch, 1 or more")
     model = load_model(config, checkpoint, device, ema)
     check_classes(model, classes)
     labels = labels_for(classes, count)
@@ -187,18 +192,12 @@ def sample_set(
     return SampleSet(images, labels, meta)
 
 
-def check_output(path: str | Path) -> Path:
+def check_output(path: str | Path, suffixes: Sequence[str] = (".pt", ".png")) -> Path:
     """Make sure, before hours of sampling, that the result can be written. Raises UserError."""
     path = Path(path)
-    if path.suffix not in (".pt", ".png"):
-        raise UserError(f"{path}: samples are written as .pt (tensors) or .png (a grid); end the name in one of them")
+    if path.suffix not in suffixes:
+        raise UserError(f"{path}: cannot tell what to write; end the name in {' or '.join(suffixes)}")
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file in it, such as {path / 'samples.pt'}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.parent / f".{path.name}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
+    check_writable(path.parent, f"{path}: folder")
     return path

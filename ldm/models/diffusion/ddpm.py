@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
+from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm_base import DDPM, DiffusionWrapper, batch_rows
 from ldm.models.diffusion.finetuning import FineTuning, Selection
 from ldm.models.diffusion.private_training import PrivateTraining
@@ -371,8 +372,6 @@ class LatentDiffusion(DDPM):
 
         A private run gets samples of the model only: inputs and reconstructions would leave outside the mechanism.
         """
-        from ldm.models.diffusion.ddim import DDIMSampler  # the sampler imports no model, but names this class in docs
-
         count = min(count, batch_rows(batch)) if not private else count
         pictures: dict[str, Tensor] = {}
         condition = None

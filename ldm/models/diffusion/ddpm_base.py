@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from ldm.checkpoint_ema import ema_to_parameters
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
+from ldm.models.diffusion.compatibility import check_heads, side_information
 from ldm.models.diffusion.schedule import diffusion_constants, elbo_weights
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
 from ldm.modules.ema import LitEma
@@ -348,6 +348,13 @@ class DDPM(pl.LightningModule):
                 _, averaged = self.shared_step(batch)
             self.log_dict({f"{k}_ema": v for k, v in averaged.items()}, on_step=False, on_epoch=True, batch_size=rows)
 
+    @torch.no_grad()
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        with self.ema_scope():
+            _, report = self.shared_step(batch)
+        named = {key.replace("val/", "test/"): value for key, value in report.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch_rows(batch))
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._steps_before = self.global_step
 
@@ -384,30 +391,3 @@ CONSTANT_KEYS = tuple(sorted(diffusion_constants(np.array([0.1, 0.2]))))
 def batch_rows(batch: Mapping[str, Any]) -> int:
     """Number of records in a collated batch."""
     return len(next(iter(batch.values())))
-
-
-def side_information(checkpoint: Mapping[str, Any], key: str) -> Any:
-    """What a checkpoint carries beside its weights, from a Lightning file or from safetensors metadata; or None."""
-    if key in checkpoint:
-        return checkpoint[key]
-    text = checkpoint.get("metadata", {}).get(key)
-    return json.loads(text) if text else None
-
-
-HEAD_KEYS = ("num_heads", "num_head_channels", "num_heads_upsample", "legacy", "use_new_attention_order")
-
-
-def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:
-    """Refuse a head count other than the checkpoint's: tensor shapes would agree and the function would not.
-
-    ``ours`` are the network's parameters, ``stored`` the model configuration that the checkpoint carries, if any.
-    """
-    if not isinstance(stored, Mapping):
-        return
-    theirs = (stored.get("params", {}).get("unet_config") or {}).get("params")
-    for key in HEAD_KEYS if theirs else ():
-        if ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"{source}: was trained with unet {key}={theirs.get(key)}, the config says {ours.get(key)}; "
-                "the shapes agree but the results would not: use the checkpoint's value"
-            )
