@@ -1,4 +1,4 @@
-"""How large the gradients of single public records are: what a clipping norm can be chosen by without spending privacy."""
+"""Gradient norms of single public records: a clipping norm chosen by them costs no privacy."""
 
 from __future__ import annotations
 
