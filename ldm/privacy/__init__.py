@@ -13,6 +13,7 @@ It knows no trainer, no diffusion and no configuration file, and can be reviewed
 from __future__ import annotations
 
 from ldm.privacy.accounting import EpsilonMeter
+from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.noise import GaussianNoise
@@ -26,5 +27,6 @@ __all__ = [
     "Ledger",
     "PoissonBatchSampler",
     "PrivacyPlan",
+    "ReleaseCard",
     "SamplingEvent",
 ]

@@ -134,25 +134,29 @@ def _std_over_clip(event: SamplingEvent) -> float:
     return event.noise_multiplier * (2 if event.relation == REPLACE_ONE else 1)
 
 
+def _composed_std(event: SamplingEvent, count: int) -> tuple[float, float, int]:
+    """Noise over C, sampling rate and count to compose numerically: unsampled Gaussians compose to one Gaussian."""
+    std = _std_over_clip(event)
+    return (std / math.sqrt(count), 1.0, 1) if event.sample_rate == 1 else (std, event.sample_rate, count)
+
+
 def _interval(event: SamplingEvent, count: int) -> float:
     """Grid width of the privacy loss: a twentieth of one step's spread, unless that grid would be very long.
 
     The estimate is pessimistic for every width ("connect the dots"), so this is about time and tightness only:
     the error is about 0.02 % at a twentieth and grows with the square of the width.
     """
-    inverse = 1 / _std_over_clip(event)
-    rate = event.sample_rate
+    std, rate, count = _composed_std(event, count)
+    inverse = 1 / std
     spread = rate * math.sqrt(math.expm1(min(inverse**2, 50.0)))
     largest = 10 * inverse + inverse**2 / 2  # loss of an unsampled step at ten standard deviations
     single = math.log1p(rate * math.expm1(largest)) if largest < 500 else largest
     composed = count * rate * inverse**2 / 2
-    return max(min(spread / 20, 1e-2), single / 2e5, composed / 2e6)
+    return max(min(spread / 20, 1e-2), single / 1e5, composed / 2e6)
 
 
 def _pld(event: SamplingEvent, count: int, interval: float) -> Any:
-    std, rate = _std_over_clip(event), event.sample_rate
-    if rate == 1:  # unsampled Gaussians compose to one Gaussian
-        std, count = std / math.sqrt(count), 1
+    std, rate, count = _composed_std(event, count)
     single = pld_library.from_gaussian_mechanism(
         standard_deviation=std,
         value_discretization_interval=interval,

@@ -1,0 +1,122 @@
+"""What a budget buys before a run exists: noise for epsilon, epsilon for noise, over batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm.errors import UserError
+from ldm.privacy.accounting import calibrate, epsilon
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, SamplingEvent, whole
+from ldm.privacy.plan import check_delta, lineage_sample_rate, planned_steps
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One way to spend: all fields are public constants; ``epsilon`` is for all ``runs`` together.
+
+    ``noise_share`` is the noise on the mean gradient in units of C, sigma / B: the number that training feels.
+    """
+
+    batch_size: int
+    sample_rate: float
+    steps: int
+    noise_multiplier: float
+    epsilon: float
+    delta: float
+    relation: str
+    sampling: str
+    runs: int
+
+    @property
+    def noise_share(self) -> float:
+        """Standard deviation of the noise on the averaged gradient, over C."""
+        return self.noise_multiplier * (2 if self.relation != ADD_OR_REMOVE_ONE else 1) / self.batch_size
+
+    def events(self) -> list[tuple[SamplingEvent, int]]:
+        """The history that was accounted."""
+        event = SamplingEvent(self.sample_rate, self.noise_multiplier, self.sampling, self.relation)
+        return [(event, self.steps * self.runs)]
+
+
+def budget(
+    *,
+    batch_size: int,
+    delta: float,
+    num_records: int | None = None,
+    sample_rate: float | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    target_epsilon: float | None = None,
+    noise_multiplier: float | None = None,
+    relation: str = ADD_OR_REMOVE_ONE,
+    sampling: str = POISSON,
+    runs: int = 1,
+    accountant: str | None = None,
+) -> Budget:
+    """The noise that meets ``target_epsilon``, or the epsilon of ``noise_multiplier``: give exactly one of the two.
+
+    Rates and steps follow :meth:`PrivacyPlan.calibrate`. ``runs`` runs of equal settings on the same records, a sweep
+    for instance, are composed. Raises UserError for values out of range and for targets that cannot be met.
+    """
+    if (target_epsilon is None) == (noise_multiplier is None):
+        raise UserError("give exactly one of a target epsilon and a noise multiplier")
+    rate = sample_rate if sample_rate is not None else lineage_sample_rate(num_records, batch_size)
+    count = planned_steps(rate, epochs=epochs, steps=steps)
+    whole("batch_size", batch_size)
+    whole("runs", runs)
+    check_delta(delta, num_records)
+    sigma = noise_multiplier
+    if sigma is None:
+        assert target_epsilon is not None
+        sigma = calibrate(
+            target_epsilon=target_epsilon,
+            delta=delta,
+            sample_rate=rate,
+            steps=count * runs,
+            relation=relation,
+            sampling=sampling,
+            accountant=accountant,
+        )
+    event = SamplingEvent(rate, sigma, sampling, relation)
+    spent = epsilon([(event, count * runs)], delta, accountant)
+    return Budget(batch_size, rate, count, sigma, spent, delta, relation, sampling, runs)
+
+
+def table(rows: Sequence[Budget]) -> str:
+    """The budgets as lines of text, one a row, with a heading."""
+    head = f"{'batch':>8} {'sample rate':>12} {'steps':>8} {'sigma':>9} {'epsilon':>9} {'delta':>9} {'sigma/B':>10}"
+    lines = [
+        f"{row.batch_size:>8} {row.sample_rate:>12.6g} {row.steps:>8} {row.noise_multiplier:>9.4f} "
+        f"{row.epsilon:>9.4g} {row.delta:>9.3g} {row.noise_share:>10.3g}"
+        for row in rows
+    ]
+    return "\n".join([head, *lines])
+
+
+def plot(rows: Sequence[Budget], path: str | Path) -> None:
+    """Draw sigma, and the noise share sigma / B, against the batch size; ``path`` ends in .png, .pdf or .svg.
+
+    Raises UserError when the folder does not exist or the ending is not that of a picture.
+    """
+    target = Path(path)
+    if not target.parent.is_dir() or target.suffix not in {".png", ".pdf", ".svg"}:
+        raise UserError(f"cannot draw to {target}: the folder must exist and the name end in .png, .pdf or .svg")
+    from matplotlib.figure import Figure  # the only picture of this room; everything else works without matplotlib
+
+    ordered = sorted(rows, key=lambda row: row.batch_size)
+    batch = [row.batch_size for row in ordered]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    left = figure.subplots()
+    right = left.twinx()
+    left.plot(batch, [row.noise_multiplier for row in ordered], "o-", color="tab:blue")
+    right.plot(batch, [row.noise_share for row in ordered], "s--", color="tab:red")
+    left.set(xscale="log", xlabel="expected batch size B", ylim=(0, None))
+    left.set_xticks(batch, [str(size) for size in batch])
+    left.minorticks_off()
+    left.set_ylabel("noise multiplier sigma", color="tab:blue")
+    right.set_ylabel("sigma / B (in units of C)", color="tab:red")
+    right.set_yscale("log")
+    left.set_title(f"epsilon {ordered[-1].epsilon:.3g} at delta {ordered[-1].delta:g}, {ordered[-1].relation}")
+    figure.savefig(target, dpi=120)

@@ -1,0 +1,167 @@
+"""`ReleaseCard`: what the ``privacy.json`` of a run directory says about everything else in that directory."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ldm.errors import UserError
+from ldm.privacy.accounting import accountants_for, epsilon
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.plan import PrivacyPlan
+
+FORMAT = "latent diffusion privacy card"
+VERSION = 1
+
+#: What the mechanism covers in every private run of this program.
+COVERED = (
+    "every checkpoint of the run: its trained parameters, their moving averages and the optimizer state",
+    "everything computed from those checkpoints without the private records: samples, grids, scores on public data",
+)
+
+_PACKAGES = ("torch", "numpy", "dp-accounting", "opacus")
+
+
+def _installed_versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class ReleaseCard:
+    """The guarantee of a release, what it is about, and what it is not about.
+
+    ``plan`` and ``ledger`` carry the numbers; epsilon is computed from the ledger whenever it is asked for, never read
+    back. ``trained``: parameter name to number of coordinates, all of them noised. ``left_out``: parameters of the
+    selection that no record can reach and that stay at their public values. ``public_data``: what else the weights
+    have seen. ``not_covered``: what left the run other than through the mechanism, in words.
+    """
+
+    plan: PrivacyPlan
+    ledger: Ledger
+    trained: Mapping[str, int] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    public_data: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
+    covered: tuple[str, ...] = COVERED
+    record: str = "one image with its label"
+    versions: Mapping[str, str] = field(default_factory=_installed_versions)
+
+    @property
+    def private(self) -> bool:
+        """Whether the guarantee holds for the whole release: secret generators, and nothing outside the mechanism."""
+        return self.plan.secure and not self.not_covered
+
+    def epsilons(self) -> dict[str, float]:
+        """Epsilon of the ledger by every quick accountant that can judge it, the tightest first."""
+        names = [name for name in accountants_for(self.ledger.events) if name != "prv"]
+        return {name: epsilon(self.ledger.events, self.plan.delta, name) for name in names}
+
+    def statement(self) -> str:
+        """The guarantee in one line, exceptions included."""
+        return self._statement(next(iter(self.epsilons().values()), math.inf))
+
+    def _statement(self, spent: float) -> str:
+        if not self.plan.secure:
+            return (
+                f"NOT private: insecure_seed {self.plan.insecure_seed} lets anyone subtract the noise"
+                f" (with secret noise: epsilon {spent:.4g} at delta {self.plan.delta:g})"
+            )
+        guarantee = (
+            f"({spent:.4g}, {self.plan.delta:g})-differentially private, {self.plan.relation}, record: {self.record}"
+        )
+        return guarantee + (f"; NOT covered: {'; '.join(self.not_covered)}" if self.not_covered else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, what people look for first; an unbounded epsilon is the word "infinite"."""
+        epsilons = self.epsilons()
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "statement": self._statement(next(iter(epsilons.values()), math.inf)),
+            "private": self.private,
+            "epsilon": {name: value if math.isfinite(value) else "infinite" for name, value in epsilons.items()},
+            "delta": self.plan.delta,
+            "relation": self.plan.relation,
+            "record": self.record,
+            "rng": "secure" if self.plan.secure else "insecure",
+            "steps": {"taken": self.ledger.steps, "planned": self.plan.steps},
+            "covered": list(self.covered),
+            "not_covered": list(self.not_covered),
+            "public_data": list(self.public_data),
+            "trained": {"coordinates": sum(self.trained.values()), "parameters": dict(self.trained)},
+            "left_out": list(self.left_out),
+            "versions": dict(self.versions),
+            "plan": self.plan.to_dict(),
+            "ledger": self.ledger.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ReleaseCard:
+        """Read :meth:`to_dict` back; raises UserError when it is of another format or damaged."""
+        if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+            raise UserError("not a privacy card")
+        if values.get("version") != VERSION:
+            raise UserError(f"privacy card of version {values.get('version')!r}, this program reads {VERSION}")
+        try:
+            return cls(
+                plan=PrivacyPlan.from_dict(values["plan"]),
+                ledger=Ledger.from_dict(values["ledger"]),
+                trained={str(name): int(count) for name, count in values["trained"]["parameters"].items()},
+                left_out=tuple(values["left_out"]),
+                public_data=tuple(values["public_data"]),
+                not_covered=tuple(values["not_covered"]),
+                covered=tuple(values["covered"]),
+                record=str(values["record"]),
+                versions=dict(values["versions"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"the privacy card is damaged: {type(error).__name__} {error}") from error
+
+    def write(self, path: str | Path) -> None:
+        """Write JSON to ``path`` (readable by all), whole or not at all. Do so before the checkpoint it speaks of.
+
+        Raises UserError when a card at ``path`` charges steps that this one does not: a card never forgets a release.
+        Resume with ``ledger.absorb(ReleaseCard.read(path).ledger)``.
+        """
+        target = Path(path)
+        if target.exists() and not self.ledger.covers(ReleaseCard.read(target).ledger):
+            raise UserError(
+                f"{target} charges steps of another run that would be forgotten; use an empty run directory or resume"
+            )
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def read(cls, path: str | Path) -> ReleaseCard:
+        """Read a card; raises UserError that names the file when it is missing, not JSON or damaged."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls.from_dict(values)
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no privacy card here; a private run directory has one") from error
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, UserError) as error:
+            raise UserError(f"{path}: {error}") from error

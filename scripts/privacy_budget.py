@@ -1,0 +1,77 @@
+"""Plan a privacy budget: the noise that meets an epsilon, the epsilon of a noise, or a table over batch sizes.
+
+python scripts/privacy_budget.py --epsilon 10 --delta 1e-5 --num_records 60000 --batch_size 2000 --epochs 200
+python scripts/privacy_budget.py --noise_multiplier 1.5 --delta 1e-5 --num_records 60000 --batch_size 2000 --epochs 200
+python scripts/privacy_budget.py --epsilon 1 --delta 1e-6 --num_records 60000 --batch_size 512 1024 2048 --epochs 50 \
+    --plot budget.png
+python scripts/privacy_budget.py --card logs/my_run/privacy.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from ldm.cli import ArgumentParser, run
+
+
+def _parser() -> ArgumentParser:
+    flags = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--epsilon", type=float, help="find the noise for this epsilon")
+    flags.add_argument("--noise_multiplier", type=float, help="find the epsilon of this noise (sigma)")
+    flags.add_argument("--delta", type=float, help="chance of failure, far below 1 / number of records")
+    flags.add_argument("--num_records", type=int, help="published number of records; sample rate = 1/ceil(N/B)")
+    flags.add_argument("--sample_rate", type=float, help="chance of a record to be in a batch, instead of the rule")
+    flags.add_argument("--batch_size", type=int, nargs="+", help="expected batch size; several give a table")
+    flags.add_argument("--epochs", type=int, help="passes over the data (expected)")
+    flags.add_argument("--steps", type=int, help="logical steps, instead of --epochs")
+    flags.add_argument("--runs", type=int, default=1, help="runs on the same records to account together (default 1)")
+    flags.add_argument("--relation", default="add_or_remove_one", help="or replace_one")
+    flags.add_argument("--sampling", default="poisson", help="or without_replacement (needs replace_one)")
+    flags.add_argument("--second_opinion", action="store_true", help="also ask the other accountants that apply")
+    flags.add_argument("--plot", metavar="FILE.png", help="draw noise against batch size")
+    flags.add_argument("--card", metavar="FILE.json", help="read a privacy card and compute its epsilon anew")
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = _parser().parse_args(argv)
+
+    from ldm.errors import UserError
+    from ldm.privacy.accounting import accountants_for, epsilon
+    from ldm.privacy.budget import budget, plot, table
+    from ldm.privacy.card import ReleaseCard
+
+    if arguments.card:
+        print(ReleaseCard.read(arguments.card).statement())
+        return
+    missing = [flag for flag in ("delta", "batch_size") if getattr(arguments, flag) is None]
+    if missing:
+        raise UserError(f"missing --{' --'.join(missing)}; --help shows complete commands")
+    rows = [
+        budget(
+            batch_size=batch_size,
+            delta=arguments.delta,
+            num_records=arguments.num_records,
+            sample_rate=arguments.sample_rate,
+            epochs=arguments.epochs,
+            steps=arguments.steps,
+            target_epsilon=arguments.epsilon,
+            noise_multiplier=arguments.noise_multiplier,
+            relation=arguments.relation,
+            sampling=arguments.sampling,
+            runs=arguments.runs,
+        )
+        for batch_size in arguments.batch_size
+    ]
+    print(table(rows))
+    if arguments.second_opinion:
+        for row in rows:
+            for name in accountants_for(row.events()):
+                print(f"batch {row.batch_size}: epsilon by {name} {epsilon(row.events(), row.delta, name):.4f}")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    run(main)

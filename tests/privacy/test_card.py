@@ -1,0 +1,169 @@
+"""`ReleaseCard`: what it says, that it never forgets a release, and that it is written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import pytest
+
+from ldm.errors import UserError
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.event import SamplingEvent
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.plan import PrivacyPlan
+
+PLAN = PrivacyPlan(
+    sample_rate=0.1, steps=40, noise_multiplier=1.2, max_grad_norm=1.0, delta=1e-5, expected_batch_size=50
+)
+
+
+def card(steps=20, plan=PLAN, **changes):
+    ledger = Ledger()
+    if steps:
+        ledger.record(plan.event(), steps)
+    values = dict(
+        plan=plan,
+        ledger=ledger,
+        trained={"attn.to_q.weight": 64, "attn.to_v.weight": 36},
+        left_out=("attn2.norm2.weight",),
+        public_data=("glyphs rendered from fonts",),
+    )
+    return ReleaseCard(**{**values, **changes})
+
+
+def test_it_says_what_was_spent_by_two_accountants():
+    values = card().to_dict()
+    assert values["epsilon"]["pld"] == pytest.approx(card().ledger.epsilon(1e-5))
+    assert values["epsilon"]["pld"] < values["epsilon"]["rdp"]
+    assert values["steps"] == {"taken": 20, "planned": 40}
+    assert values["trained"]["coordinates"] == 100
+    assert (values["delta"], values["relation"], values["rng"]) == (1e-5, "add_or_remove_one", "secure")
+    assert values["private"] is True
+    assert f"{values['epsilon']['pld']:.4g}" in values["statement"] and "record" in values["statement"]
+
+
+def test_it_is_not_private_with_a_known_seed_or_a_release_outside_the_mechanism():
+    from dataclasses import replace
+
+    insecure = card(plan=replace(PLAN, insecure_seed=1))
+    assert not insecure.private and insecure.statement().startswith("NOT private")
+    assert insecure.to_dict()["rng"] == "insecure"
+    leaky = card(not_covered=("latent scale from private data",))
+    assert not leaky.private and "NOT covered: latent scale" in leaky.statement()
+
+
+def test_a_run_without_steps_and_one_without_privacy_are_json_too(tmp_path):
+    from dataclasses import replace
+
+    assert card(steps=0).to_dict()["epsilon"]["pld"] == 0
+    hopeless = card(plan=replace(PLAN, noise_multiplier=1e-6))
+    hopeless.write(tmp_path / "privacy.json")
+    assert json.loads((tmp_path / "privacy.json").read_text())["epsilon"]["pld"] == "infinite"
+
+
+@pytest.mark.parametrize("relation", ["replace_one"])
+@pytest.mark.parametrize("sampling", ["poisson", "without_replacement"])
+def test_every_relation_has_a_card(tmp_path, relation, sampling):
+    from dataclasses import replace
+
+    one = card(plan=replace(PLAN, relation=relation, sampling=sampling))
+    one.write(tmp_path / "privacy.json")
+    assert ReleaseCard.read(tmp_path / "privacy.json").statement() == one.statement()
+
+
+def test_it_is_read_back_as_written_and_readable_by_all(tmp_path):
+    path = tmp_path / "privacy.json"
+    original = card(not_covered=("a figure in the paper",))
+    original.write(path)
+    copy = ReleaseCard.read(path)
+    assert copy == original and copy.to_dict() == original.to_dict()
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
+    assert [entry.name for entry in tmp_path.iterdir()] == ["privacy.json"]
+
+
+def test_epsilon_is_never_taken_from_the_file(tmp_path):
+    path = tmp_path / "privacy.json"
+    card().write(path)
+    forged = json.loads(path.read_text())
+    forged["epsilon"]["pld"] = 0.001
+    forged["statement"] = "(0.001, 1e-5)"
+    path.write_text(json.dumps(forged))
+    assert ReleaseCard.read(path).epsilons() == card().epsilons()
+    assert ReleaseCard.read(path).statement() == card().statement()
+
+
+def test_a_card_never_forgets_a_release(tmp_path):
+    path = tmp_path / "privacy.json"
+    released = card(steps=30)
+    released.write(path)
+    with pytest.raises(UserError, match="forgotten"):
+        card(steps=40).write(path)
+    absorbed = card(steps=5)
+    merged = absorbed.ledger.absorb(ReleaseCard.read(path).ledger)
+    assert merged.steps == 35
+    card(ledger=merged).write(path)
+    assert ReleaseCard.read(path).ledger.steps == 35
+
+
+def test_the_card_of_a_growing_run_is_replaced(tmp_path):
+    path = tmp_path / "privacy.json"
+    one = card(steps=3)
+    for _ in range(3):
+        one.ledger.record(SamplingEvent(0.1, 1.2))
+        one.write(path)
+    assert ReleaseCard.read(path).ledger.steps == 6
+
+
+def test_a_failed_write_leaves_the_old_card(tmp_path, monkeypatch):
+    path = tmp_path / "privacy.json"
+    one = card(steps=3)
+    one.write(path)
+    before = path.read_text()
+    one.ledger.record(PLAN.event())
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        one.write(path)
+    assert path.read_text() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["privacy.json"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda v: v.pop("ledger"),
+        lambda v: v.pop("plan"),
+        lambda v: v.update(version=99),
+        lambda v: v.update(format="something"),
+        lambda v: v["plan"].update(steps=-1),
+        lambda v: v["ledger"].update(steps=1),
+        lambda v: v.update(trained=None),
+        lambda v: v.update(trained={"parameters": {"a": "many"}}),
+    ],
+)
+def test_a_damaged_card_is_refused_by_its_name(tmp_path, damage):
+    path = tmp_path / "privacy.json"
+    values = card().to_dict()
+    damage(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"privacy\.json"):
+        ReleaseCard.read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_something_else_is_refused(tmp_path, content):
+    path = tmp_path / "privacy.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"privacy\.json"):
+        ReleaseCard.read(path)
+    with pytest.raises(UserError, match="no privacy card"):
+        ReleaseCard.read(tmp_path / "absent.json")
+
+
+def test_versions_name_what_did_the_accounting():
+    assert {"python", "torch", "dp-accounting"} <= set(card().to_dict()["versions"])
