@@ -22,7 +22,7 @@ CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FIELD = 64  # side of a distance field, in samples
 RASTER = 128  # side of the bitmap a field is computed from
 MARGIN = 16  # empty rim of the bitmap, so that distances around the glyph are known
-FIELDS_VERSION = 2
+FIELDS_VERSION = 3
 UNUSABLE = ("cmsy", "cmex", "cmmi", "STIXSiz", "Display", "STIXNonUni", "LastResort")  # symbols, or no plain digits
 SUFFIXES = (".ttf", ".otf", ".ttc", ".pfb", ".woff")
 
@@ -116,7 +116,10 @@ def _removable() -> np.ndarray:
 
 
 def skeleton(picture: np.ndarray) -> np.ndarray:
-    """Return the one-pixel-wide skeleton of a bool picture (H, W) by the parallel thinning of Zhang and Suen (1984)."""
+    """Return the one-pixel-wide skeleton of a bool picture (H, W) by the parallel thinning of Zhang and Suen (1984).
+
+    Every connected part of the picture keeps at least one pixel, which the original algorithm does not promise.
+    """
     tables = _removable()
     padded = np.pad(picture, 1)
     width = padded.shape[1]
@@ -132,7 +135,20 @@ def skeleton(picture: np.ndarray) -> np.ndarray:
             flat[active[gone]] = 0
             active = active[~gone]
         if len(active) == before:
-            return flat.reshape(padded.shape)[1:-1, 1:-1].astype(bool)
+            line = flat.reshape(padded.shape)[1:-1, 1:-1].astype(bool)
+            return line | vanished(picture, line)
+
+
+def vanished(picture: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """Return the deepest pixel of each part of a picture that thinning has deleted altogether (dots do that)."""
+    parts, count = ndimage.label(picture, np.ones((3, 3)))
+    lost = np.setdiff1d(np.arange(1, count + 1), parts[line])
+    out = np.zeros_like(line)
+    if len(lost):
+        depth = ndimage.distance_transform_edt(picture)
+        for place in ndimage.maximum_position(depth, parts, lost):
+            out[place] = True
+    return out
 
 
 def distance_fields(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

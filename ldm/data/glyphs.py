@@ -189,6 +189,8 @@ class GlyphsVal(GlyphsTrain):
 
 def characters_of(classes: str) -> str:
     """Return the characters of "all", "digits", "letters", or a string of characters, in the order of the labels."""
+    if not isinstance(classes, str):
+        raise UserError(f"glyphs: classes={classes!r} is not text; in YAML put the characters in quotes")
     if classes in CLASSES:
         return CLASSES[classes]
     unknown = [c for c in classes if c not in CHARACTERS]

