@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 class CUDACallback(Callback):
     """Logs the seconds of every training epoch and, on a GPU, its peak memory in MiB."""
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # a run that is resumed within an epoch gets no epoch start
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)

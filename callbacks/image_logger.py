@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from ldm.errors import UserError
 from ldm.samples import save_grid
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ class ImageLogger(Callback):
         steps: int = 50,
         log_first_step: bool = False,
     ):
+        for name, value in (("batch_frequency", batch_frequency), ("max_images", max_images), ("steps", steps)):
+            if value < 1:
+                raise UserError(f"image_logger {name}: {value} is below 1; set disabled: true for no pictures")
         self.batch_frequency = batch_frequency
         self.max_images = max_images
         self.clamp = clamp
@@ -61,7 +65,10 @@ class ImageLogger(Callback):
         # its own generator state: picturing must not change what training draws next
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            options = {"steps": self.steps, "private": training is not None} if hasattr(pl_module, "ema_scope") else {}
+            options: dict[str, Any] = {}
+            if hasattr(pl_module, "ema_scope"):
+                steps = min(self.steps, pl_module.num_timesteps)
+                options = {"steps": steps, "private": training is not None}
             pictures = pl_module.log_images(batch, count=self.max_images, **options)
         pl_module.train(was_training)
         if training is not None:
