@@ -201,11 +201,17 @@ class AutoencoderKL(pl.LightningModule):
         return list(schedulers) if isinstance(schedulers, list) else [schedulers]
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Mapping[str, Tensor], split: str) -> None:
         inputs = self.get_input(batch, self.image_key)
         outputs = self(inputs)
-        _, log = self._loss(inputs, outputs, GENERATOR, "val")
+        _, log = self._loss(inputs, outputs, GENERATOR, split)
         if self.has_discriminator:
-            log |= self._loss(inputs, outputs, DISCRIMINATOR, "val")[1]
+            log |= self._loss(inputs, outputs, DISCRIMINATOR, split)[1]
         self.log_dict(log, batch_size=len(inputs), sync_dist=True)
 
     def _optimised(self) -> list[nn.Parameter]:
