@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import glob
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,28 +41,44 @@ class RunDirectory:
 def new_run(
     logdir: str, name: str, base: list[str], postfix: str, now: datetime.datetime | None = None
 ) -> RunDirectory:
-    """Name a new run after ``name`` or, without one, after the first configuration file. Creates nothing."""
+    """Name a new run after ``name`` or, without one, after the first configuration file. Creates nothing.
+
+    Raises UserError for a name that would be a path, and for a ``logdir`` that cannot be written to.
+    """
+    for flag, text in (("--name", name), ("--postfix", postfix)):
+        if "/" in text or os.sep in text:
+            raise UserError(f"{flag} {text}: a name holds no slash; type --logdir FOLDER to choose where runs go")
+    check_writable(Path(logdir), "--logdir")
     stamp = (now or datetime.datetime.now()).strftime("%Y-%m-%dT%H-%M-%S")
     suffix = name or (Path(base[0]).stem if base else "")
-    path = Path(logdir) / (stamp + (f"_{suffix}" if suffix else "") + postfix)
+    first = path = Path(logdir) / (stamp + (f"_{suffix}" if suffix else "") + postfix)
     number = 2
     while path.exists():  # two runs in one second
-        path = path.with_name(f"{stamp}_{suffix}{postfix}-{number}")
+        path = first.with_name(f"{first.name}-{number}")
         number += 1
     return RunDirectory(path, stamp)
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Raise UserError, naming ``flag``, when ``folder`` could not be made or written in. Leaves nothing behind."""
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} {folder}: cannot be written to ({error.strerror}); name another folder") from None
 
 
 def resumed_run(resume: str, now: datetime.datetime | None = None) -> RunDirectory:
     """Find the run that a folder, or a checkpoint file two levels below one, belongs to."""
     stamp = (now or datetime.datetime.now()).strftime("%Y-%m-%dT%H-%M-%S")
-    target = Path(resume)
+    target = Path(os.path.abspath(resume))  # the folders above a bare file name count too
     if not target.exists():
         folder = target.parent
         hint = nearest(target.name, (p.name for p in folder.iterdir())) if folder.is_dir() else ""
         raise UserError(f"--resume {resume}: there is no such run directory or checkpoint{hint}")
-    if target.is_file():
-        return RunDirectory(target.parent.parent, stamp, target)
-    checkpoint = target / "checkpoints" / "last.ckpt"
+    run, checkpoint = (target.parent.parent, target) if target.is_file() else (target, target / "checkpoints/last.ckpt")
     if not checkpoint.is_file():
         raise UserError(f"--resume {resume}: it holds no checkpoints/last.ckpt; name a checkpoint file instead")
-    return RunDirectory(target, stamp, checkpoint)
+    check_writable(run, "--resume")
+    return RunDirectory(run, stamp, checkpoint)
