@@ -9,18 +9,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
 
 from ldm.cli import ArgumentParser
 from ldm.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
 
-OBJECTS = ("callbacks", "logger", "plugins", "profiler", "strategy_kwargs")  # built by the driver, not typed as flags
+OBJECTS = {  # built by the driver: argument -> where the configuration says it
+    "callbacks": "lightning.callbacks",
+    "default_root_dir": "--logdir",
+    "logger": "lightning.logger",
+    "plugins": "nothing; checkpoints are always written by ldm.checkpoint",
+}
 RENAMED = {
     "resume_from_checkpoint": "ckpt_path",
     "checkpoint_callback": "enable_checkpointing",
-    "distributed_backend": "strategy",
     "replace_sampler_ddp": "use_distributed_sampler",
 }
 RETIRED = (
@@ -46,7 +49,8 @@ RETIRED = (
     "truncated_bptt_steps",
     "weights_save_path",
 )
-SPECIAL = ("gpus", "weights_summary", "progress_bar_refresh_rate")
+SPECIAL = ("distributed_backend", "gpus", "weights_summary", "progress_bar_refresh_rate")
+WORDS = {"true": True, "yes": True, "false": False, "no": False, "none": None, "null": None}
 STRATEGIES = ("ddp", "ddp_cpu", "ddp2", "ddp_spawn", "dp", "horovod")
 
 
@@ -59,7 +63,7 @@ def trainer_arguments() -> list[str]:
 def add_trainer_flags(parser: ArgumentParser) -> None:
     """Add one flag per Trainer argument, old spellings included, to a group of their own."""
     group = parser.add_argument_group("Trainer", "every argument of Lightning's Trainer, old spellings included")
-    for name in sorted({*trainer_arguments(), *RENAMED, *RETIRED, *SPECIAL} - {"ckpt_path"}):
+    for name in sorted({*trainer_arguments(), *OBJECTS, *RENAMED, *RETIRED, *SPECIAL}):
         note = "GPUs by index or count: '0,' or 1 or -1" if name == "gpus" else argument_note(name)
         group.add_argument(f"--{name}", nargs="?", const=True, default=None, type=parse_value, metavar="X", help=note)
 
@@ -68,18 +72,26 @@ def argument_note(name: str) -> str:
     """One line of help for a flag."""
     if name in RENAMED:
         return f"old spelling of {RENAMED[name]}"
+    if name in OBJECTS:
+        return f"accepted and ignored; what counts is {OBJECTS[name]}"
     return "retired; accepted and ignored" if name in RETIRED else f"see Trainer({name}=...)"
 
 
 def parse_value(text: Any) -> Any:
-    """Read a flag's value as YAML does: numbers, booleans and null are themselves, anything else is text."""
+    """Read a flag's value: a whole or decimal number (1e-3 too), yes/no, none, or else the text itself.
+
+    YAML is no help here: it takes 1e-3 for text and 10:00:00 for a number of seconds.
+    """
     if not isinstance(text, str):
         return text
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return text if isinstance(value, (dict, list)) else value
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
 
 
 def today(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +101,8 @@ def today(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if name in RETIRED:
             logger.warning("lightning.trainer.%s has no counterpart today and is ignored", name)
+        elif name in OBJECTS:
+            logger.warning("lightning.trainer.%s is ignored; what counts is %s", name, OBJECTS[name])
         elif name in RENAMED:
             result[RENAMED[name]] = value
         elif name == "weights_summary":
@@ -102,6 +116,19 @@ def today(settings: Mapping[str, Any]) -> dict[str, Any]:
     return resolve_devices(result)
 
 
+def override(earlier: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Trainer settings of the configuration with those of the command line over them.
+
+    Devices that are typed replace configured ones in whatever spelling either is: the ``accelerator: cpu`` that a
+    resumed run has written down does not hide ``--gpus 0,``.
+    """
+    replaced = {"gpus": ("gpus", "devices", "accelerator"), "devices": ("gpus", "devices")}
+    gone = {name for flag in flags for name in replaced.get(flag, ())}
+    if flags.get("accelerator") == "cpu":
+        gone |= {"gpus", "devices"}
+    return {**{name: value for name, value in earlier.items() if name not in gone}, **flags}
+
+
 def resolve_devices(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Turn ``gpus``/``accelerator``/``devices`` of any spelling into today's ``accelerator`` and ``devices``.
 
@@ -110,35 +137,38 @@ def resolve_devices(settings: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(settings)
     gpus = parse_gpus(result.pop("gpus", None))
     accelerator = result.pop("accelerator", None)
-    if accelerator in STRATEGIES:
+    backend = result.pop("distributed_backend", None)
+    if accelerator in STRATEGIES or (accelerator is None and backend in STRATEGIES):
         if gpus and len(gpus) > 1:
             result.setdefault("strategy", "ddp")
         accelerator = None
-    if accelerator == "cpu":
-        return {**result, "accelerator": "cpu", "devices": result.get("devices", 1)}
+    devices = result.get("devices", 1)
+    if accelerator == "cpu" or (gpus == [] and accelerator is None):
+        return {**result, "accelerator": "cpu", "devices": devices if isinstance(devices, int) else 1}
     if gpus or accelerator in ("gpu", "cuda"):
         if not torch.cuda.is_available():
             flag = "--gpus" if gpus else f"--accelerator {accelerator}"
             raise UserError(f"{flag}: no GPU is visible on this machine; type --accelerator cpu to train on the CPU")
-        devices = gpus or result.get("devices", 1)
-        return {**result, "accelerator": "gpu", "devices": devices}
-    if gpus == []:
-        return {**result, "accelerator": "cpu", "devices": 1}
-    return {**result, "accelerator": accelerator or "auto", "devices": result.get("devices", 1)}
+        return {**result, "accelerator": "gpu", "devices": gpus or devices}
+    if accelerator in (None, "auto") and torch.cuda.is_available():
+        accelerator = "gpu"  # said in so many words, since the latent cache goes by it
+    return {**result, "accelerator": accelerator or "auto", "devices": devices}
 
 
 def parse_gpus(value: Any) -> list[int] | None:
-    """Indices of the wanted GPUs: '0,' and '0,1' list them, 2 counts them, -1 means all, 0 and '' none."""
+    """Indices of the wanted GPUs: '0,', '0,1' and [0] list them, 2 counts them, -1 means all, 0 and '' none."""
     if value is None:
         return None
     try:
         if isinstance(value, (list, tuple)):
             return [int(item) for item in value]
-        if isinstance(value, str) and "," in value:
-            return [int(item) for item in value.split(",") if item.strip()]
+        if isinstance(value, str) and ("," in value or value.startswith("[")):
+            return [int(item) for item in value.strip("[]").split(",") if item.strip()]
         count = int(value) if value != "" else 0
     except (TypeError, ValueError):
-        raise UserError(f"--gpus {value}: expected indices such as 0, or 0,1 or a count such as 1") from None
+        count = -2
+    if count < -1:
+        raise UserError(f"--gpus {value}: expected indices such as 0, or 0,1 or a count such as 1, or -1 for all")
     if count == -1:
         return list(range(max(1, torch.cuda.device_count())))
     return list(range(count))
@@ -147,6 +177,9 @@ def parse_gpus(value: Any) -> list[int] | None:
 def device_count(settings: Mapping[str, Any]) -> int:
     """How many devices the resolved settings ask for (the learning-rate rule multiplies by it)."""
     devices = settings.get("devices", 1)
-    if isinstance(devices, (list, tuple)):
-        return max(1, len(devices))
-    return int(devices) if isinstance(devices, int) and devices > 0 else 1
+    on_gpu = settings.get("accelerator") == "gpu"
+    if devices in ("auto", -1, "-1"):
+        return max(1, torch.cuda.device_count()) if on_gpu else 1
+    if isinstance(devices, str):
+        devices = parse_gpus(devices if "," in devices else int(devices) if devices.isdigit() else 1)
+    return max(1, len(devices) if isinstance(devices, (list, tuple)) else int(devices))
