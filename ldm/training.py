@@ -6,27 +6,31 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.safe_checkpoint import SafeCheckpointIO
 from ldm import private_run
+from ldm.checkpoint import load_weights, read_checkpoint
 from ldm.config import allow_target, instantiate_from_config, load_config, to_plain
 from ldm.data.latent_cache import LatentCache, why_not_cacheable
 from ldm.errors import UserError, nearest
 from ldm.run_directory import RunDirectory, new_run, resumed_run
-from ldm.trainer_flags import device_count, today
+from ldm.trainer_flags import device_count, override, today
 
 logger = logging.getLogger(__name__)
 
 SECTIONS = ("model", "data", "lightning")
 LIGHTNING_KEYS = ("trainer", "callbacks", "logger", "modelcheckpoint")
+MODEL_KEYS = ("target", "params", "base_learning_rate")
+LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 
 
 @dataclass(frozen=True)
@@ -69,35 +73,47 @@ def train(options: RunOptions) -> RunDirectory:
     """
     for prefix in options.allow_target:
         allow_target(prefix)
+    if not 0 <= options.seed <= LARGEST_SEED:
+        raise UserError(f"--seed {options.seed}: give a whole number from 0 to {LARGEST_SEED}")
     run_dir, config = read_run(options)
-    lightning = config.pop("lightning", OmegaConf.create({}))
+    lightning = config.pop("lightning", None) or OmegaConf.create({})
     check_sections(config, lightning)
-    lightning.trainer = OmegaConf.create(today({**to_plain(lightning.get("trainer", {}) or {}), **options.trainer}))
+    lightning.trainer = OmegaConf.create(today(override(to_plain(lightning.get("trainer") or {}), options.trainer)))
     settings = to_plain(lightning.trainer)
+    base_rate = base_learning_rate(config)
     pl.seed_everything(options.seed, verbose=False)
 
     model = build_model(config)
     data = instantiate_from_config(config.data)
     data.prepare_data()
     data.setup()
+    check_labels(model, data)
     cache_latents(model, data, settings)
     session = private_run.prepare(model, data, settings, run_dir) if is_private(model) else None
-    model.learning_rate = learning_rate(config, settings, options.scale_lr)
+    model.learning_rate = learning_rate(base_rate, data.batch_size, settings, options.scale_lr)
     if getattr(model, "has_discriminator", False):  # two optimizers: the model accumulates by itself
         model.accumulate_grad_batches = int(settings.pop("accumulate_grad_batches", None) or 1)
     trainer = build_trainer(config, lightning, settings, run_dir, session, options)
     if session is not None:
         session.start()
+    resume = run_dir.resume_from or settings.get("ckpt_path")
+    if resume:
+        check_resumable(model, resume)
     try:
         if options.train:
-            fit(trainer, model, data, run_dir, settings, options)
+            fit(trainer, model, data, resume, options)
+        else:
+            logger.info("nothing is trained; -t trains")
         if not options.no_test and not trainer.interrupted and "test" in data.dataset_configs and session is None:
-            trainer.test(model, data)
+            trainer.test(model, data, ckpt_path=str(resume) if resume and not options.train else None)
+    except MisconfigurationException as error:  # Lightning's name for a mistake in the configuration
+        raise UserError(one_line(error)) from error
     finally:
         if options.debug and not options.resume and run_dir.path.exists() and trainer.is_global_zero:
             aside = run_dir.path.parent / "debug_runs" / run_dir.path.name
             aside.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(str(run_dir.path), str(aside))
+            run_dir = replace(run_dir, path=aside)
     return run_dir
 
 
@@ -126,8 +142,11 @@ def check_sections(config: DictConfig, lightning: DictConfig) -> None:
         if key not in LIGHTNING_KEYS:
             raise UserError(f"unknown key 'lightning.{key}'{nearest(str(key), LIGHTNING_KEYS)}")
     for key in ("model", "data"):
-        if key not in config:
+        if not isinstance(config.get(key), DictConfig):
             raise UserError(f"the configuration has no section {key!r}; add one with target and params")
+    for key in config.model:
+        if key not in MODEL_KEYS:
+            raise UserError(f"unknown key 'model.{key}'{nearest(str(key), MODEL_KEYS)}")
 
 
 def build_model(config: DictConfig) -> Any:
@@ -142,31 +161,51 @@ def is_private(model: Any) -> bool:
     return bool(getattr(model, "dp_enabled", False))
 
 
-def learning_rate(config: DictConfig, settings: Mapping[str, Any], scale: bool) -> float:
+def base_learning_rate(config: DictConfig) -> float:
+    """``model.base_learning_rate``, a positive number."""
+    value = to_plain(config.model).get("base_learning_rate")
+    try:
+        rate = float(value or 0)
+    except (TypeError, ValueError):
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        found = "is missing" if value is None else f"is {value!r}, no positive number"
+        raise UserError(f"model.base_learning_rate {found}; set it next to model.target, for example to 1.0e-6")
+    return rate
+
+
+def learning_rate(base: float, batch: int, settings: Mapping[str, Any], scale: bool) -> float:
     """The learning rate of the lineage's rule, said in one line.
 
     With ``--scale_lr`` (the default) the base rate is multiplied by accumulated batches, devices and batch size;
     under DP the batch size is the logical one.
     """
-    base = float(to_plain(config.model).get("base_learning_rate", 0) or 0)
-    if base <= 0:
-        raise UserError("model.base_learning_rate is missing; set it next to model.target")
     if not scale:
         logger.info("learning rate %.3g (base rate as it is, --scale_lr False)", base)
         return base
-    batch = int(config.data.params.batch_size)
     accumulate = int(settings.get("accumulate_grad_batches") or 1)
     devices = device_count(settings)
     rate = accumulate * devices * batch * base
-    logger.info(
-        "learning rate %.3g = %d (accumulated) x %d (devices) x %d (batch) x %.3g (base; see --scale_lr)",
-        rate,
-        accumulate,
-        devices,
-        batch,
-        base,
-    )
+    product = f"{accumulate} (accumulated) x {devices} (devices) x {batch} (batch) x {base:.3g} (base)"
+    logger.info("learning rate %.3g = %s; --scale_lr False uses the base", rate, product)
     return rate
+
+
+def check_labels(model: Any, data: Any) -> None:
+    """Raise UserError for a label that the condition stage has no class for, where a data set can tell its labels.
+
+    Found here, it is one line; found by a GPU in the middle of an epoch, it is an assertion without a name.
+    """
+    stage = getattr(model, "cond_stage_model", None)
+    if not hasattr(stage, "check") or getattr(model, "cond_stage_key", None) != "class_label":
+        return
+    for name, dataset in data.datasets.items():
+        labels = getattr(dataset, "labels", None)
+        if labels is not None:
+            try:
+                stage.check(torch.as_tensor(labels))
+            except UserError as error:
+                raise UserError(f"data.params.{name}: {error}") from None
 
 
 def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:
@@ -216,13 +255,24 @@ def build_trainer(
     arguments.setdefault("num_sanity_val_steps", 0)
     if session is not None:
         arguments.update(session.trainer_arguments(arguments))
-    return pl.Trainer(
-        **arguments,
-        default_root_dir=str(run_dir.path),
-        logger=build_loggers(lightning, run_dir),
-        callbacks=build_callbacks(config, lightning, run_dir, session, options),
-        plugins=[SafeCheckpointIO()],
-    )
+    callbacks = build_callbacks(config, lightning, run_dir, session, options)
+    if arguments.get("enable_checkpointing") is False:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
+    try:
+        return pl.Trainer(
+            **arguments,
+            default_root_dir=str(run_dir.path),
+            logger=build_loggers(lightning, run_dir),
+            callbacks=callbacks,
+            plugins=[SafeCheckpointIO()],
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"lightning.trainer: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """A message of Lightning as one line."""
+    return " ".join(str(error).split())
 
 
 def build_loggers(lightning: DictConfig, run_dir: RunDirectory) -> list[Any]:
@@ -317,19 +367,25 @@ def checkpointing(
         params.update(node.get("params", {}))
     if private and params.get("monitor"):
         raise UserError("lightning.modelcheckpoint.params.monitor: a private run may not select checkpoints; remove it")
-    return [ModelCheckpoint(**params)]
+    try:
+        return [instantiate_from_config({"target": "pytorch_lightning.callbacks.ModelCheckpoint", "params": params})]
+    except MisconfigurationException as error:
+        raise UserError(f"lightning.modelcheckpoint: {one_line(error)}") from error
 
 
-def fit(
-    trainer: pl.Trainer,
-    model: Any,
-    data: Any,
-    run_dir: RunDirectory,
-    settings: Mapping[str, Any],
-    options: RunOptions,
-) -> None:
+def check_resumable(model: Any, path: Any) -> None:
+    """Raise UserError, before anything is written, for a checkpoint that ``model`` cannot go on from."""
+    content = read_checkpoint(path)
+    if "optimizer_states" not in content:
+        raise UserError(
+            f"{path}: holds weights only, no state of a training run; start a new run from it: "
+            f"model.params.ckpt_path={path}"
+        )
+    load_weights(model, content["state_dict"], source=str(path))
+
+
+def fit(trainer: pl.Trainer, model: Any, data: Any, resume: Any, options: RunOptions) -> None:
     """Train, with a post-mortem debugger when asked for."""
-    resume = run_dir.resume_from or (Path(settings["ckpt_path"]) if settings.get("ckpt_path") else None)
     try:
         trainer.fit(model, data, ckpt_path=str(resume) if resume else None)
     except (UserError, KeyboardInterrupt):
