@@ -6,6 +6,10 @@ python main.py --resume logs/2026-01-01T00-00-00_finetune -t
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+
 from callbacks.cuda_callback import CUDACallback
 from callbacks.image_logger import ImageLogger
 from callbacks.setup_callback import SetupCallback
@@ -16,6 +20,8 @@ from ldm.training import RunOptions, train
 
 # the names that YAML files of the lineage look for here
 __all__ = ["CUDACallback", "DataModuleFromConfig", "ImageLogger", "SetupCallback", "main"]
+
+SETTING = re.compile(r"(model|data|lightning)\.[^=\s]+=")
 
 
 def build_parser() -> ArgumentParser:
@@ -47,13 +53,16 @@ def build_parser() -> ArgumentParser:
 def main() -> None:
     """Parse the command line and train."""
     parser = build_parser()
-    # key=value arguments may stand right behind --base, whose list would swallow them
-    options, rest = parser.parse_known_args()
-    base = [item for item in options.base if "=" not in item]
-    dotlist = [item for item in options.base if "=" in item]
+    # settings are taken out first: behind --base F, -t or -n they would be read as the value of that flag
+    words = sys.argv[1:]
+    dotlist = [word for word in words if SETTING.match(word)]
+    options, rest = parser.parse_known_args([word for word in words if not SETTING.match(word)])
+    base = []
+    for item in options.base:
+        (dotlist if "=" in item and not Path(item).exists() else base).append(item)
     for item in rest:
         if item.startswith("-") or "=" not in item:
-            parser.error(parser.describe_unknown(rest))
+            parser.error(parser.describe_unknown([item]))
         dotlist.append(item)
     values = vars(options)
     own = {name: values.pop(name) for name in RunOptions.FROM_FLAGS}
