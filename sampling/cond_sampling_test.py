@@ -28,7 +28,8 @@ def main() -> None:
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
-    output = check_output(args.output)
+    output = check_output(args.output, (".pt",))
+    picture = check_output(args.picture, (".jpg", ".jpeg", ".png"))
     options = SamplingOptions(
         steps=args.ddim_step,
         eta=args.eta,
@@ -42,7 +43,7 @@ def main() -> None:
         args.yaml, args.ckpt_path, args.num_samples, options, classes=args.classes, device=device, ema=args.ema
     )
     samples.save(output)
-    save_grid(samples.images[:100], args.picture, columns=10)
+    save_grid(samples.images[:100], picture, columns=10)
 
 
 if __name__ == "__main__":
