@@ -6,6 +6,7 @@ It knows no trainer, no diffusion and no configuration file, and can be reviewed
 * ``sampling``: `PoissonBatchSampler`, the draws; ``randomness``: where their generators come from
 * ``clipping``, ``engines`` and ``layers``: `PerRecordClipper`, one bounded contribution a record
 * ``noise``: `GaussianNoise`
+* ``distributed``: several processes that take one step together, each on its own shard of the records
 * ``event``: `SamplingEvent`, one noised step; ``ledger``: `Ledger`, what was spent; ``accounting``: what that costs
 * ``card``: `ReleaseCard`, what is published
 """
