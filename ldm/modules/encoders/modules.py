@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
+from ldm.modules.encoders.text import BERTEmbedder, BERTTokenizer, TransformerEmbedder
+
+__all__ = ["BERTEmbedder", "BERTTokenizer", "ClassEmbedder", "SpatialRescaler", "TransformerEmbedder"]
+
+RESCALERS = ("nearest", "linear", "bilinear", "trilinear", "bicubic", "area")
 
 
 class ClassEmbedder(nn.Module):
@@ -65,3 +71,42 @@ class ClassEmbedder(nn.Module):
                 f"{self.key}: label {int(outside[0])} is outside the model's {self.n_classes} classes "
                 f"(0 to {self.n_classes - 1}); correct the labels, or cond_stage_config.params.n_classes"
             )
+
+
+class SpatialRescaler(nn.Module):
+    """Rescales an image ``n_stages`` times by ``multiplier``, then maps its channels when ``out_channels`` is given.
+
+    (B, in_channels, H, W) -> (B, out_channels or in_channels, H', W'). ``method`` is an interpolation of torch.
+    Raises UserError for another method or a negative number of stages.
+    """
+
+    def __init__(
+        self,
+        n_stages: int = 1,
+        method: str = "bilinear",
+        multiplier: float = 0.5,
+        in_channels: int = 3,
+        out_channels: int | None = None,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        if n_stages < 0:
+            raise UserError(f"SpatialRescaler n_stages: {n_stages} is negative; give 0 or more")
+        if method not in RESCALERS:
+            raise UserError(
+                f"SpatialRescaler method: {method!r} is unknown; choose one of {', '.join(RESCALERS)}"
+                f"{nearest(method, RESCALERS)}"
+            )
+        self.n_stages = n_stages
+        self.method = method
+        self.multiplier = multiplier
+        self.channel_mapper = None if out_channels is None else nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.n_stages):
+            x = F.interpolate(x, scale_factor=self.multiplier, mode=self.method)
+        return x if self.channel_mapper is None else self.channel_mapper(x)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The same as calling the module."""
+        return self(x)
