@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ldm.privacy.capture import Capture, Layer
 from ldm.privacy.engines import ClippedSums, Factors, Groups, RowLoss, Rows, row_losses
-from ldm.privacy.layers import Contribution
+from ldm.privacy.layers import Contribution, WrittenOut
+
+Bundle = tuple[str, ...]
+
+_FEW_NUMBERS = 4096  # per record; gradients up to this size are handled together
 
 
 class BookkeepingEngine:
@@ -45,61 +50,108 @@ class BookkeepingEngine:
         return contribution.cheapest()
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A measured contribution to ``names``, parameters that are clipped together."""
+
+    names: Bundle
+    contribution: Contribution
+    squares: Tensor
+
+
 class _Book:
-    """The entries of one pass: contributions and squared norms per parameter name."""
+    """The entries of one pass."""
 
     def __init__(self, engine: BookkeepingEngine, records: int) -> None:
         self._engine = engine
         self._records = records
-        self._expected: Counter[str] = Counter()
-        self._pending: dict[str, list[Contribution]] = {}
-        self._entries: dict[str, Contribution] = {}
-        self._squares: dict[str, Tensor] = {}
+        self._expected: Counter[Bundle] = Counter()
+        self._pending: dict[Bundle, list[Contribution]] = {}
+        self._small: dict[Bundle, WrittenOut] = {}
+        self._entries: list[_Entry] = []
 
     def expect(self, uses: Counter[str], layers: Sequence[Layer]) -> None:
-        """Note how many contributions each parameter will get: one per use of each layer it belongs to."""
+        """Note how many contributions each bundle will get: one per use of each layer it belongs to."""
         for layer in layers:
-            for name in layer.names.values():
-                self._expected[name] += uses[layer.path]
+            for names in layer.bundles.values():
+                self._expected[names] += uses[layer.path]
 
     def enter(self, layer: Layer, inputs: Tensor, grad: Tensor) -> None:
-        """Take the contributions of one use of a layer; a parameter whose uses are complete is measured at once."""
-        found = layer.rule.contributions(layer.module, inputs, grad, self._records, layer.names.keys())
-        for local, name in layer.names.items():
-            parts = self._pending.setdefault(name, [])
-            parts.append(found[local])
-            if len(parts) == self._expected[name]:
-                self._measure(name)
+        """Take the contributions of one use of a layer; a bundle whose uses are complete is measured at once."""
+        for own, names in layer.bundles.items():
+            parts = self._pending.setdefault(names, [])
+            parts.append(layer.rule.contribution(layer.module, inputs, grad, self._records, own))
+            if len(parts) == self._expected[names]:
+                self._measure(names)
 
     def settle(self, groups: Groups, factors: Factors) -> ClippedSums:
         """Clip and sum everything that was entered."""
-        for name in list(self._pending):  # some use of these did not reach the loss
-            self._measure(name)
-        if not self._squares:
+        for names in list(self._pending):  # some use of these did not reach the loss
+            self._measure(names)
+        self._pack_small(groups)
+        if not self._entries:
             return ClippedSums({}, 0)
-        some = next(iter(self._squares.values()))
-        squares = some.new_zeros(groups.count, self._records)
-        for name, square in self._squares.items():
-            squares[groups.index[name]] += square
+        squares = self._group_squares(groups)
         weights = factors(squares)
         finite = squares.isfinite().all(0)
         if bool(finite.all()):
-            return ClippedSums(self._sum(groups, weights), 0)
+            return ClippedSums(self._sums(groups, weights, None), 0)
         # A factor of zero would not do: zero times NaN is NaN.
         index = finite.nonzero().squeeze(1)
-        self._entries = {name: entry.select(index) for name, entry in self._entries.items()}
-        return ClippedSums(self._sum(groups, weights[:, index]), self._records - len(index))
+        return ClippedSums(self._sums(groups, weights[:, index], index), self._records - len(index))
 
-    def _measure(self, name: str) -> None:
-        first, *others = self._pending.pop(name)
+    def _measure(self, names: Bundle) -> None:
+        first, *others = self._pending.pop(names)
         for other in others:
             first = first.join(other)
-        self._entries[name] = self._engine.form(first)
-        self._squares[name] = self._entries[name].squared_norms()
+        kept = self._engine.form(first)
+        if isinstance(kept, WrittenOut) and sum(part[0].numel() for part in kept.gradients) <= _FEW_NUMBERS:
+            self._small[names] = kept
+        else:
+            self._entries.append(_Entry(names, kept, kept.squared_norms()))
 
-    def _sum(self, groups: Groups, weights: Tensor) -> dict[str, Tensor]:
-        sums = {}
+    def _pack_small(self, groups: Groups) -> None:
+        """Biases, norm layers and the like: one norm and one product for all that are clipped together."""
+        for group in range(groups.count):
+            members = [names for names in self._small if groups.index[names[0]] == group]
+            if members:
+                packed = _Packed.of([part for names in members for part in self._small[names].gradients])
+                self._entries.append(_Entry(sum(members, ()), packed, packed.squared_norms()))
+        self._small.clear()
+
+    def _group_squares(self, groups: Groups) -> Tensor:
+        """(groups, B) squared norms."""
+        found: list[list[Tensor]] = [[] for _ in range(groups.count)]
+        for entry in self._entries:
+            found[groups.index[entry.names[0]]].append(entry.squares)
+        none = self._entries[0].squares.new_zeros(self._records)
+        return torch.stack([torch.stack(squares).sum(0) if squares else none for squares in found])
+
+    def _sums(self, groups: Groups, weights: Tensor, index: Tensor | None) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
         while self._entries:  # popped so that activations are freed as soon as they are used
-            name, entry = self._entries.popitem()
-            sums[name] = entry.weighted_sum(weights[groups.index[name]])
+            entry = self._entries.pop()
+            contribution = entry.contribution if index is None else entry.contribution.select(index)
+            totals = contribution.weighted_sums(weights[groups.index[entry.names[0]]])
+            sums.update(zip(entry.names, totals, strict=True))
         return sums
+
+
+@dataclass(frozen=True)
+class _Packed(WrittenOut):
+    """Small gradients side by side: ``gradients`` is one (B, n) tensor, ``shapes`` those of the parameters in it."""
+
+    shapes: Sequence[torch.Size]
+
+    @classmethod
+    def of(cls, parts: Sequence[Tensor]) -> _Packed:
+        """Pack gradients (B, *shape) of any shapes."""
+        return cls([torch.cat([part.flatten(1) for part in parts], 1)], [part.shape[1:] for part in parts])
+
+    def weighted_sums(self, weights: Tensor) -> list[Tensor]:
+        (total,) = super().weighted_sums(weights)
+        pieces = total.split([shape.numel() for shape in self.shapes])
+        return [piece.reshape(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def select(self, index: Tensor) -> _Packed:
+        return _Packed([self.gradients[0][index]], self.shapes)

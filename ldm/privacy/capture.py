@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,16 @@ Receiver = Callable[["Layer", Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Layer:
-    """A module with private parameters of its own; ``names`` maps its own parameter names to their full names."""
+    """A module with private parameters of its own.
+
+    ``bundles`` maps groups of its own parameter names to their full names. A bundle is measured and summed in one go; a
+    parameter that is tied into several layers is a bundle of its own.
+    """
 
     path: str
     module: nn.Module
     rule: LayerRule
-    names: Mapping[str, str]
+    bundles: Mapping[tuple[str, ...], tuple[str, ...]]
 
 
 def find_layers(
@@ -35,12 +39,22 @@ def find_layers(
     Raises UserError naming the first parameter that no rule covers, or whose layer has an option that rules it out.
     """
     full_names = {id(parameter): name for name, parameter in parameters.items()}
-    layers = []
+    owners = {}
     for path, owner in module.named_modules():
         own = {local: full_names[id(p)] for local, p in owner.named_parameters(recurse=False) if id(p) in full_names}
         if own:
-            layers.append(Layer(path, owner, _rule_of(path, owner, own, rules), own))
-    return layers
+            owners[path] = (owner, _rule_of(path, owner, own, rules), own)
+    uses = Counter(full for _, _, own in owners.values() for full in own.values())
+    tied = {full for full, count in uses.items() if count > 1}
+    return [Layer(path, owner, rule, _bundles(own, tied)) for path, (owner, rule, own) in owners.items()]
+
+
+def _bundles(own: Mapping[str, str], tied: Set[str]) -> dict[tuple[str, ...], tuple[str, ...]]:
+    bundles: dict[tuple[str, ...], tuple[str, ...]] = {(local,): (full,) for local, full in own.items() if full in tied}
+    together = {local: full for local, full in own.items() if full not in tied}
+    if together:
+        bundles[tuple(together)] = tuple(together.values())
+    return bundles
 
 
 def _rule_of(
@@ -95,8 +109,11 @@ class Capture:
         torch.autograd.grad(total, self.anchor, allow_unused=True)
 
     def _hook(self, layer: Layer) -> Callable[..., Tensor | None]:
-        def receive(inputs: Tensor, grad: Tensor) -> None:
+        def receive(inputs: Tensor, grad: Tensor) -> Tensor:
+            # The layer's own backward gets the same copy, which saves it from making another.
+            grad = layer.rule.gradient_layout(grad)
             self._receive(layer, inputs, grad)
+            return grad
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
             if not (torch.is_grad_enabled() and output.requires_grad):
@@ -120,7 +137,7 @@ class _Tap(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output: Tensor, inputs: Tensor, anchor: Tensor, receive: Callable[[Tensor, Tensor], None]
+        ctx: Any, output: Tensor, inputs: Tensor, anchor: Tensor, receive: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         ctx.save_for_backward(inputs)
         ctx.receive = receive
@@ -130,5 +147,4 @@ class _Tap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (inputs,) = ctx.saved_tensors
-        ctx.receive(inputs, grads[0])
-        return grads[0], None, None, None
+        return ctx.receive(inputs, grads[0]), None, None, None

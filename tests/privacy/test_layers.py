@@ -33,13 +33,13 @@ def rows_for(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     return {"x": inputs, "target": torch.randn(output.shape, generator=torch.Generator().manual_seed(1))}
 
 
-def contributions(module: nn.Module, rows: Rows, copies: int) -> dict[str, Contribution]:
+def contribution(module: nn.Module, rows: Rows, copies: int) -> Contribution:
     """What the rule makes of one use of ``module``, fed with plain autograd's output gradient."""
     output = module(rows["x"])
     grad = (2 * (output - rows["target"]) / copies).detach()
     rule = rule_for(module, DEFAULT_RULES)
     assert rule is not None
-    return rule.contributions(module, rows["x"], grad, len(grad) // copies, dict(module.named_parameters()).keys())
+    return rule.contribution(module, rows["x"], grad, len(grad) // copies, list(trainable(module)))
 
 
 def close(actual: Tensor, expected: Tensor, scale: Tensor | None = None) -> None:
@@ -50,24 +50,41 @@ def close(actual: Tensor, expected: Tensor, scale: Tensor | None = None) -> None
 
 
 def check_layer(module: nn.Module, inputs: Tensor, copies: int) -> None:
-    """Norms, weighted sums, selection and both forms of every parameter agree with torch.func."""
+    """Norms, sums, selection and joining of every form, for each choice of parameters, agree with torch.func."""
     rows = rows_for(module, inputs)
-    expected = reference_gradients(module, rows, copies)
-    weights = torch.linspace(0.2, 1.0, len(inputs) // copies)
-    keep = torch.arange(0, len(weights), 2)
-    for name, contribution in contributions(module, rows, copies).items():
-        gradients = expected[name]
-        for form in (contribution, contribution.cheapest(), WrittenOut(contribution.per_record())):
-            close(form.per_record(), gradients)
-            close(form.squared_norms(), gradients.flatten(1).square().sum(1))
-            # scaled by the summands: a bias sum may cancel
-            close(form.weighted_sum(weights), torch.einsum("b,b...->...", weights, gradients), gradients)
-            close(form.select(keep).per_record(), gradients[keep])
-            close(form.join(form).per_record(), 2 * gradients)
-            close(form.join(form).squared_norms(), 4 * gradients.flatten(1).square().sum(1))
-    bound = median_norm(expected)
+    everything = reference_gradients(module, rows, copies)
+    for chosen in ([name] for name in everything) if len(everything) > 1 else ():
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name in chosen)
+        check_contribution(contribution(module, rows, copies), [everything[name] for name in chosen])
+    module.requires_grad_(True)
+    check_contribution(contribution(module, rows, copies), list(everything.values()))
+    bound = median_norm(everything)
     got = clipped_sum(module, rows, Clipping(bound), copies=copies)
-    assert relative_difference(got, reference_sum(expected, bound)) < TOLERANCE
+    assert relative_difference(got, reference_sum(everything, bound)) < TOLERANCE
+
+
+def check_contribution(found: Contribution, gradients: list[Tensor]) -> None:
+    records = len(gradients[0])
+    assert found.records == records
+    weights = torch.linspace(0.2, 1.0, records)
+    keep = torch.arange(0, records, 2)
+    squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
+    for form in (found, found.cheapest(), WrittenOut(found.per_record())):
+        close(form.squared_norms(), squares)
+        close(form.join(form).squared_norms(), 4 * squares)
+        whole, some, twice = form.per_record(), form.select(keep).per_record(), form.join(form).per_record()
+        sums = form.weighted_sums(weights)
+        for i, gradient in enumerate(gradients):
+            close(whole[i], gradient)
+            close(some[i], gradient[keep])
+            close(twice[i], 2 * gradient)
+            # scaled by the summands: a sum may cancel
+            close(sums[i], torch.einsum("b,b...->...", weights, gradient), gradient)
+    assert found.select(keep[:0]).records == 0
+    assert [total.shape for total in found.select(keep[:0]).weighted_sums(weights[:0])] == [
+        gradient.shape[1:] for gradient in gradients
+    ]
 
 
 @few
@@ -178,8 +195,8 @@ def test_embedding_options_that_break_the_bound_are_refused(option: dict[str, ob
 
 
 def test_long_layers_are_written_out_and_wide_ones_are_not() -> None:
-    long = contributions(nn.Linear(4, 4), rows_for(nn.Linear(4, 4), torch.randn(2, 64, 4)), 1)["weight"]
-    wide = contributions(nn.Linear(64, 64), rows_for(nn.Linear(64, 64), torch.randn(2, 4, 64)), 1)["weight"]
+    long = contribution(nn.Linear(4, 4), rows_for(nn.Linear(4, 4), torch.randn(2, 64, 4)), 1)
+    wide = contribution(nn.Linear(64, 64), rows_for(nn.Linear(64, 64), torch.randn(2, 4, 64)), 1)
     assert isinstance(long.cheapest(), WrittenOut)
     assert not isinstance(wide.cheapest(), WrittenOut)
 
@@ -191,7 +208,7 @@ def test_factored_norm_stays_an_upper_bound_when_positions_cancel() -> None:
     grad = torch.randn(64, 1, 32) * torch.tensor([1.0, -1.0]).repeat(8)[None, :, None]
     rule = rule_for(nn.Linear(32, 32), DEFAULT_RULES)
     assert rule is not None
-    weight = rule.contributions(nn.Linear(32, 32), inputs, grad, 64, {"weight"})["weight"]
+    weight = rule.contribution(nn.Linear(32, 32), inputs, grad, 64, ["weight"])
     true = torch.einsum("btp,btd->bpd", grad.double(), inputs.double()).flatten(1).norm(dim=1)
     assert bool((weight.squared_norms().double().sqrt() >= true * (1 - 1e-6)).all())
 
@@ -227,8 +244,8 @@ def test_a_rule_holds_only_for_subclasses_that_compute_the_same() -> None:
 class DoubleRule(LayerRule):
     """Rule for ``Scaled``: the plain rule on a doubled output gradient."""
 
-    def contributions(self, module, inputs, grad, records, wanted):  # type: ignore[no-untyped-def]
-        return DEFAULT_RULES[nn.Linear].contributions(module, inputs, 2 * grad, records, wanted)
+    def contribution(self, module, inputs, grad, records, wanted):  # type: ignore[no-untyped-def]
+        return DEFAULT_RULES[nn.Linear].contribution(module, inputs, 2 * grad, records, wanted)
 
 
 def test_a_rule_can_be_added_for_a_custom_layer() -> None:

@@ -1,16 +1,16 @@
-"""Per-record gradients of one parameter, kept in whichever form makes their norms and their weighted sum cheap.
+"""Per-record gradients of a layer's parameters, kept in whichever form makes norms and weighted sums cheap.
 
-With a_t the input and g_t the output gradient of a linear map at position t, the gradient of record b is
+With a_t the input and g_t the output gradient of a linear map at position t, the weight gradient of record b is
 ``sum_t g_bt a_bt^T``. Written out it costs records x parameters of memory; kept as factors it costs positions x widths,
 its squared norm is ``sum_tt' (a_t . a_t')(g_t . g_t')`` (Goodfellow 2015, arXiv 1510.01799; Li et al. 2021,
-arXiv 2110.05679) and its weighted sum over records is one matrix product (Bu et al. 2022, arXiv 2210.00038).
+arXiv 2110.05679) and its weighted sum over records is one matrix product (Bu et al. 2022, arXiv 2210.00038). A bias is
+a weight on a constant input of one, so it only adds one to every ``a_t . a_t'``.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,13 +23,13 @@ ROUNDING = 2.0**-22
 
 # Factored norms are compute-bound (2 T^2 (d + p) operations), written-out gradients are memory-bound (d p numbers).
 # This is the measured exchange rate between the two on x86 CPUs; current GPUs are within a factor of two of it.
-_OPERATIONS_PER_NUMBER = 32
+OPERATIONS_PER_NUMBER = 32
 
 _BLOCK_NUMBERS = 1 << 21  # temporaries of about 8 MB stay in the cache and out of the peak memory
 
 
 class Contribution(ABC):
-    """The gradients of one parameter for each of ``records`` records (leading axis), in fp32 whatever came in."""
+    """Gradients of one or more parameters of one layer, for each of ``records`` records, in fp32 whatever came in."""
 
     @property
     @abstractmethod
@@ -41,12 +41,12 @@ class Contribution(ABC):
         """(B,) fp32: squared L2 norm of each record's gradient, an upper bound up to relative 1e-6."""
 
     @abstractmethod
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Sum over records of weight (B,) times gradient, fp32, in the shape of the parameter."""
+    def weighted_sums(self, weights: Tensor) -> list[Tensor]:
+        """Sum over records of weight (B,) times gradient, fp32: one tensor a parameter, in its shape."""
 
     @abstractmethod
-    def per_record(self) -> Tensor:
-        """(B, *parameter shape) fp32: the gradients written out."""
+    def per_record(self) -> list[Tensor]:
+        """The gradients written out: (B, *parameter shape) fp32 for each parameter."""
 
     @abstractmethod
     def select(self, index: Tensor) -> Contribution:
@@ -57,83 +57,99 @@ class Contribution(ABC):
         return self
 
     def join(self, other: Contribution) -> Contribution:
-        """The gradient when a parameter is used twice in one forward pass: the sum of both contributions."""
-        return WrittenOut(self.per_record() + other.per_record())
+        """The gradient when parameters are used twice in one forward pass: the sum of both contributions."""
+        pairs = zip(self.per_record(), other.per_record(), strict=True)
+        return WrittenOut([first + second for first, second in pairs])
 
 
 @dataclass(frozen=True)
 class WrittenOut(Contribution):
-    """Gradients as they are: ``gradients`` (B, *parameter shape)."""
+    """Gradients as they are: one tensor (B, *parameter shape) for each parameter."""
 
-    gradients: Tensor
+    gradients: Sequence[Tensor]
 
     @property
     def records(self) -> int:
-        return self.gradients.shape[0]
+        return self.gradients[0].shape[0]
 
     def squared_norms(self) -> Tensor:
-        if self.gradients.dim() == 2:
-            return _row_squares(self.gradients)
-        # Two stages: one long fp32 sum of squares would lose digits.
-        return torch.linalg.vector_norm(self.gradients.flatten(2), dim=2).square_().sum(1)
+        return torch.stack([_row_squares(gradient) for gradient in self.gradients]).sum(0)
 
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        return (weights @ self.gradients.flatten(1)).reshape(self.gradients.shape[1:])
+    def weighted_sums(self, weights: Tensor) -> list[Tensor]:
+        return [(weights @ gradient.flatten(1)).reshape(gradient.shape[1:]) for gradient in self.gradients]
 
-    def per_record(self) -> Tensor:
-        return self.gradients
+    def per_record(self) -> list[Tensor]:
+        return list(self.gradients)
 
     def select(self, index: Tensor) -> WrittenOut:
-        return WrittenOut(self.gradients[index])
+        return WrittenOut([gradient[index] for gradient in self.gradients])
 
 
 @dataclass(frozen=True)
 class OuterProducts(Contribution):
-    """Sums of outer products: ``left`` (B, T, p) output gradients, ``right`` (B, T, d) inputs; parameter (p, d, ...).
+    """An affine map of positions: ``left`` (B, T, p) output gradients, ``right`` (B, T, d) inputs.
 
-    The factors may be of any float dtype and any memory layout; they are brought to fp32 block by block.
+    The factors may be of any float dtype and memory layout. ``weight`` is the shape of the weight (p, d, ...), None
+    when only the bias is wanted; ``bias`` says whether the bias (p,) is. Parameters come in the order weight, bias.
     """
 
     left: Tensor
     right: Tensor
-    shape: torch.Size
+    weight: torch.Size | None
+    bias: bool
 
     @property
     def records(self) -> int:
         return self.left.shape[0]
 
     def squared_norms(self) -> Tensor:
+        if self.weight is None:
+            return _row_squares(self._bias())
         if self.left.shape[1] == 1:
-            return _row_squares(self.left[:, 0]) * _row_squares(self.right[:, 0])
-        squares = [factored_squares(gram(left), gram(right)) for left, right in self._blocks(self.left.shape[1] ** 2)]
-        return torch.cat(squares)
+            return _row_squares(self.left[:, 0]) * (_row_squares(self.right[:, 0]) + float(self.bias))
+        return torch.cat([self._factored(left, right) for left, right in self._blocks()])
 
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        left = (self.left.float() * weights[:, None, None]).flatten(0, 1)
-        return (left.t() @ self.right.float().flatten(0, 1)).reshape(self.shape)
+    def weighted_sums(self, weights: Tensor) -> list[Tensor]:
+        sums = []
+        if self.weight is not None:
+            sums.append(weighted_product(self.left.float(), self.right.float(), weights).reshape(self.weight))
+        if self.bias:
+            sums.append(weights @ self._bias())
+        return sums
 
-    def per_record(self) -> Tensor:
-        products = torch.bmm(self.left.float().transpose(1, 2), self.right.float())
-        return products.reshape(self.records, *self.shape)
+    def per_record(self) -> list[Tensor]:
+        gradients = []
+        if self.weight is not None:
+            products = torch.bmm(self.left.float().transpose(1, 2), self.right.float())
+            gradients.append(products.reshape(self.records, *self.weight))
+        if self.bias:
+            gradients.append(self._bias())
+        return gradients
 
     def select(self, index: Tensor) -> OuterProducts:
-        return OuterProducts(self.left[index], self.right[index], self.shape)
+        return OuterProducts(self.left[index], self.right[index], self.weight, self.bias)
 
     def cheapest(self) -> Contribution:
         positions, (out_width, in_width) = self.left.shape[1], (self.left.shape[2], self.right.shape[2])
         factored = positions**2 * (in_width + out_width)
-        if positions == 1 or factored <= _OPERATIONS_PER_NUMBER * in_width * out_width:
-            return self
-        return WrittenOut(self.per_record())
+        fits = positions == 1 or factored <= OPERATIONS_PER_NUMBER * in_width * out_width
+        return self if fits and self.weight is not None else WrittenOut(self.per_record())
 
     def join(self, other: Contribution) -> Contribution:
         if not isinstance(other, OuterProducts):
             return super().join(other)
         left, right = torch.cat([self.left, other.left], 1), torch.cat([self.right, other.right], 1)
-        return OuterProducts(left, right, self.shape)
+        return OuterProducts(left, right, self.weight, self.bias)
 
-    def _blocks(self, numbers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        size = block_records(numbers)
+    def _bias(self) -> Tensor:
+        return self.left.float().sum(1)
+
+    def _factored(self, left: Tensor, right: Tensor) -> Tensor:
+        inputs = gram(right)
+        return factored_squares(inputs.add_(1.0) if self.bias else inputs, gram(left))
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        size = block_records(self.left.shape[1] ** 2)
         for left, right in zip(self.left.split(size), self.right.split(size), strict=True):
             yield left.float(), right.float()
 
@@ -161,16 +177,16 @@ class TableRows(Contribution):
         same = self.rows.unsqueeze(1) == self.rows.unsqueeze(2)
         return factored_squares(gram(values), same.float())
 
-    def weighted_sum(self, weights: Tensor) -> Tensor:
+    def weighted_sums(self, weights: Tensor) -> list[Tensor]:
         values = self._values() * weights[:, None, None]
-        return values.new_zeros(self.shape).index_add_(0, self.rows.flatten(), values.flatten(0, 1))
+        return [values.new_zeros(self.shape).index_add_(0, self.rows.flatten(), values.flatten(0, 1))]
 
-    def per_record(self) -> Tensor:
+    def per_record(self) -> list[Tensor]:
         values = self._values()
         table = values.new_zeros(self.records * self.shape[0], self.shape[1])
         offsets = torch.arange(self.records, device=self.rows.device)[:, None] * self.shape[0]
         table.index_add_(0, (self.rows + offsets).flatten(), values.flatten(0, 1))
-        return table.reshape(self.records, *self.shape)
+        return [table.reshape(self.records, *self.shape)]
 
     def select(self, index: Tensor) -> TableRows:
         return TableRows(self.rows[index], self.values[index], self.shape, self.padding)
@@ -198,14 +214,27 @@ def factored_squares(first: Tensor, second: Tensor) -> Tensor:
 
     ``first`` is overwritten. A record with a non-finite entry gives a non-finite result.
     """
-    diagonals = first.diagonal(dim1=1, dim2=2) * second.diagonal(dim1=1, dim2=2)
-    lengths = diagonals.clamp_min(0.0).sqrt().sum(1)
-    return first.mul_(second).flatten(1).sum(1).clamp_min(0.0) + ROUNDING * lengths.square()
+    products = first.mul_(second)
+    lengths = products.diagonal(dim1=1, dim2=2).sqrt().sum(1)  # sum_t |a_t||g_t|
+    return products.flatten(1).sum(1).clamp_min_(0.0).addcmul_(lengths, lengths, value=ROUNDING)
+
+
+def weighted_product(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
+    """``sum_b weights_b left_b^T right_b`` of fp32 factors (B, T, p) and (B, T, d) -> (p, d)."""
+    if left.shape[2] <= right.shape[2]:
+        left = left * weights[:, None, None]
+    else:
+        right = right * weights[:, None, None]
+    if left.device.type == "cpu" and left.shape[1] > 8 and not left.is_contiguous():
+        # Channels-first activations: small products in place beat copying them into long rows.
+        total = left.new_zeros(left.shape[2], right.shape[2])
+        return total.addbmm_(left.transpose(1, 2), right)
+    return left.flatten(0, 1).t() @ right.flatten(0, 1)
 
 
 def block_records(numbers: int) -> int:
     """How many records to process at once when each needs ``numbers`` temporary fp32 numbers."""
-    return max(1, math.ceil(_BLOCK_NUMBERS / max(1, numbers)))
+    return max(1, _BLOCK_NUMBERS // max(1, numbers))
 
 
 def fold_copies(tensor: Tensor, records: int) -> Tensor:
@@ -214,5 +243,8 @@ def fold_copies(tensor: Tensor, records: int) -> Tensor:
     return tensor if rows == records else tensor.reshape(records, rows // records * positions, width)
 
 
-def _row_squares(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows.float(), dim=1).square()
+def _row_squares(gradients: Tensor) -> Tensor:
+    """Squared norm of each (B, ...) entry; in two stages, as one long fp32 sum of squares would lose digits."""
+    if gradients.dim() == 2:
+        return torch.linalg.vector_norm(gradients.float(), dim=1).square_()
+    return torch.linalg.vector_norm(gradients.float().flatten(2), dim=2).square_().sum(1)

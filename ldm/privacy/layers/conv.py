@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.privacy.layers.contributions import Contribution, WrittenOut, fold_copies
-from ldm.privacy.layers.linear import outer_contributions
+from ldm.privacy.layers.contributions import Contribution, fold_copies
+from ldm.privacy.layers.linear import outer_products
 from ldm.privacy.layers.patches import Kernel, PatchProducts
 from ldm.privacy.layers.rule import LayerRule
 
@@ -19,20 +19,15 @@ class ConvRule(LayerRule):
 
     methods = ("forward", "_conv_forward")
 
-    def contributions(
-        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Collection[str]
-    ) -> dict[str, Contribution]:
+    def contribution(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
+    ) -> Contribution:
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
-        if _is_pointwise(module):
-            return outer_contributions(module, _pixels(inputs, records), _pixels(grad, records), wanted)
-        found: dict[str, Contribution] = {}
-        if "weight" in wanted:
-            inputs, kernel = _as_image_kernel(module, inputs)
-            slopes = grad.unsqueeze(2) if grad.dim() == 3 else grad
-            found["weight"] = PatchProducts(inputs, slopes, len(inputs) // records, kernel, module.weight.shape)
-        if "bias" in wanted:
-            found["bias"] = WrittenOut(grad.float().flatten(2).sum(2).unflatten(0, (records, -1)).sum(1))
-        return found
+        if _is_pointwise(module) or "weight" not in wanted:
+            return outer_products(module, _pixels(inputs, records), _pixels(grad, records), wanted)
+        inputs, kernel = _as_image_kernel(module, inputs)
+        slopes = grad.unsqueeze(2) if grad.dim() == 3 else grad
+        return PatchProducts(inputs, slopes, len(inputs) // records, kernel, module.weight.shape, "bias" in wanted)
 
 
 def _pixels(tensor: Tensor, records: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -25,11 +25,9 @@ class EmbeddingRule(LayerRule):
             return "sparse gradients are not needed here; build it with sparse=False"
         return None
 
-    def contributions(
-        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Collection[str]
-    ) -> dict[str, Contribution]:
+    def contribution(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
+    ) -> Contribution:
         assert isinstance(module, nn.Embedding)
-        if "weight" not in wanted:
-            return {}
         rows, values = inputs.reshape(records, -1), grad.reshape(records, -1, grad.shape[-1])
-        return {"weight": TableRows(rows, values, module.weight.shape, module.padding_idx)}
+        return TableRows(rows, values, module.weight.shape, module.padding_idx)

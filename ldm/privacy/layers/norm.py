@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,39 +14,42 @@ from ldm.privacy.layers.rule import LayerRule
 class GroupNormRule(LayerRule):
     """``nn.GroupNorm``: inputs (R, C, ...)."""
 
-    def contributions(
-        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Collection[str]
-    ) -> dict[str, Contribution]:
+    def contribution(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
+    ) -> Contribution:
         assert isinstance(module, nn.GroupNorm)
         per_channel = (grad.shape[0], grad.shape[1], -1)
         slopes = grad.float().reshape(per_channel)
-        found: dict[str, Contribution] = {}
+        rows = []
         if "weight" in wanted:
             normal = F.group_norm(inputs.float(), module.num_groups, eps=module.eps).reshape(per_channel)
-            found["weight"] = _sum_copies((slopes * normal).sum(2), records)
+            rows.append(normal.mul_(slopes).sum(2))
         if "bias" in wanted:
-            found["bias"] = _sum_copies(slopes.sum(2), records)
-        return found
+            rows.append(slopes.sum(2))
+        return _sum_copies(rows, records)
 
 
 class LayerNormRule(LayerRule):
     """``nn.LayerNorm`` over any trailing shape: inputs (R, ..., *normalized_shape)."""
 
-    def contributions(
-        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Collection[str]
-    ) -> dict[str, Contribution]:
+    def gradient_layout(self, grad: Tensor) -> Tensor:
+        return grad.contiguous()
+
+    def contribution(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
+    ) -> Contribution:
         assert isinstance(module, nn.LayerNorm)
         per_position = (grad.shape[0], -1, *module.normalized_shape)
         slopes = grad.float().reshape(per_position)
-        found: dict[str, Contribution] = {}
+        rows = []
         if "weight" in wanted:
             normal = F.layer_norm(inputs.float(), module.normalized_shape, eps=module.eps).reshape(per_position)
-            found["weight"] = _sum_copies((slopes * normal).sum(1), records)
+            rows.append(normal.mul_(slopes).sum(1))
         if "bias" in wanted:
-            found["bias"] = _sum_copies(slopes.sum(1), records)
-        return found
+            rows.append(slopes.sum(1))
+        return _sum_copies(rows, records)
 
 
-def _sum_copies(rows: Tensor, records: int) -> WrittenOut:
-    """(records * copies, *shape) -> the sum over each record's copies."""
-    return WrittenOut(rows if rows.shape[0] == records else rows.unflatten(0, (records, -1)).sum(1))
+def _sum_copies(rows: Sequence[Tensor], records: int) -> WrittenOut:
+    """Each (records * copies, *shape) -> its sum over each record's copies."""
+    return WrittenOut([row if len(row) == records else row.unflatten(0, (records, -1)).sum(1) for row in rows])

@@ -15,15 +15,13 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from ldm.privacy.layers.contributions import (
+    OPERATIONS_PER_NUMBER,
     Contribution,
     WrittenOut,
     block_records,
     factored_squares,
     gram,
 )
-
-# Measured on x86 CPUs: writing gradients out needs unfolding (kernel x input numbers) and small matrix products.
-_OPERATIONS_PER_NUMBER = 32
 
 
 @dataclass(frozen=True)
@@ -41,31 +39,31 @@ class Kernel:
 class PatchProducts(Contribution):
     """Kernel gradients: ``inputs`` (B * K, d, H, W), output gradients ``slopes`` (B * K, p, h, w), K copies a record.
 
-    ``shape`` is that of the parameter, which has one axis fewer than ``kernel.shape`` for a 1-D convolution.
+    ``weight`` is the shape of the parameter, which has one axis fewer than ``kernel.shape`` for a 1-D convolution.
+    ``bias`` says whether the bias is wanted too.
     """
 
     inputs: Tensor
     slopes: Tensor
     copies: int
     kernel: Kernel
-    shape: torch.Size
+    weight: torch.Size
+    bias: bool
 
     @property
     def records(self) -> int:
         return self.inputs.shape[0] // self.copies
 
     def squared_norms(self) -> Tensor:
-        copies = self.copies
-        numbers = self.kernel.groups * (copies * self.inputs.shape[2] * self.inputs.shape[3]) ** 2
-        size = copies * block_records(numbers)
+        numbers = self.kernel.groups * (self.copies * self.inputs.shape[2] * self.inputs.shape[3]) ** 2
+        size = self.copies * block_records(numbers)
         blocks = zip(self.inputs.split(size), self.slopes.split(size), strict=True)
-        return torch.cat([self._squares(inputs.float(), slopes.float(), copies) for inputs, slopes in blocks])
+        return torch.cat([self._squares(inputs.float(), slopes.float()) for inputs, slopes in blocks])
 
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        per_row = weights.repeat_interleave(self.copies)
-        slopes = self.slopes.float() * per_row[:, None, None, None]
+    def weighted_sums(self, weights: Tensor) -> list[Tensor]:
+        slopes = self.slopes.float() * weights.repeat_interleave(self.copies)[:, None, None, None]
         kernel = self.kernel
-        return conv2d_weight(
+        product = conv2d_weight(
             self.inputs.float().contiguous(),
             kernel.shape,
             slopes.contiguous(),
@@ -73,24 +71,27 @@ class PatchProducts(Contribution):
             kernel.padding,
             kernel.dilation,
             kernel.groups,
-        ).reshape(self.shape)
+        )
+        sums = [product.reshape(self.weight)]
+        return [*sums, slopes.sum((0, 2, 3))] if self.bias else sums
 
-    def per_record(self) -> Tensor:
-        copies = self.copies
-        size = copies * block_records(self._unfolded_numbers() * copies)
+    def per_record(self) -> list[Tensor]:
+        size = self.copies * block_records(self._unfolded_numbers() * self.copies)
         blocks = zip(self.inputs.split(size), self.slopes.split(size), strict=True)
-        written = [self._written_out(inputs.float(), slopes.float(), copies) for inputs, slopes in blocks]
-        return torch.cat(written).reshape(self.records, *self.shape)
+        written = [self._written_out(inputs.float(), slopes.float()) for inputs, slopes in blocks]
+        gradients = [torch.cat(written).reshape(self.records, *self.weight)]
+        if self.bias:
+            gradients.append(self.slopes.float().sum((2, 3)).unflatten(0, (self.records, -1)).sum(1))
+        return gradients
 
     def select(self, index: Tensor) -> PatchProducts:
         rows = (index[:, None] * self.copies + torch.arange(self.copies, device=index.device)).flatten()
-        return PatchProducts(self.inputs[rows], self.slopes[rows], self.copies, self.kernel, self.shape)
+        return PatchProducts(self.inputs[rows], self.slopes[rows], self.copies, self.kernel, self.weight, self.bias)
 
     def cheapest(self) -> Contribution:
-        copies = self.copies
-        pixels, positions = copies * self.inputs[0, 0].numel(), copies * self.slopes[0, 0].numel()
+        pixels, positions = self.copies * self.inputs[0, 0].numel(), self.copies * self.slopes[0, 0].numel()
         factored = pixels**2 * self.inputs.shape[1] + positions**2 * self.slopes.shape[1]
-        if factored <= _OPERATIONS_PER_NUMBER * (self.kernel.shape.numel() + self._unfolded_numbers() * copies):
+        if factored <= OPERATIONS_PER_NUMBER * (self.kernel.shape.numel() + self._unfolded_numbers() * self.copies):
             return self
         return WrittenOut(self.per_record())
 
@@ -99,11 +100,13 @@ class PatchProducts(Contribution):
         _, width, height, breadth = self.kernel.shape
         return width * self.kernel.groups * height * breadth * self.slopes[0, 0].numel()
 
-    def _squares(self, inputs: Tensor, slopes: Tensor, copies: int) -> Tensor:
-        pixels = gram(_positions_last(inputs, copies, self.kernel.groups).transpose(1, 2))
-        sizes = (copies, *inputs.shape[2:])
+    def _squares(self, inputs: Tensor, slopes: Tensor) -> Tensor:
+        pixels = gram(_positions_last(inputs, self.copies, self.kernel.groups).transpose(1, 2))
+        sizes = (self.copies, *inputs.shape[2:])
         patches = self._patch_gram(pixels.unflatten(2, sizes).unflatten(1, sizes))
-        positions = gram(_positions_last(slopes, copies, self.kernel.groups).transpose(1, 2))
+        if self.bias:
+            patches = patches + 1.0
+        positions = gram(_positions_last(slopes, self.copies, self.kernel.groups).transpose(1, 2))
         return factored_squares(positions, patches).unflatten(0, (-1, self.kernel.groups)).sum(1)
 
     def _patch_gram(self, pixels: Tensor) -> Tensor:
@@ -135,11 +138,11 @@ class PatchProducts(Contribution):
                 total[:, :, :, where, :, :, where] += pixels[:, :, :, seen, :, :, seen]
         return total
 
-    def _written_out(self, inputs: Tensor, slopes: Tensor, copies: int) -> Tensor:
+    def _written_out(self, inputs: Tensor, slopes: Tensor) -> Tensor:
         kernel = self.kernel
         patches = F.unfold(inputs, kernel.shape[2:], kernel.dilation, kernel.padding, kernel.stride)
-        first = _positions_last(slopes, copies, kernel.groups)
-        second = _positions_last(patches, copies, kernel.groups)
+        first = _positions_last(slopes, self.copies, kernel.groups)
+        second = _positions_last(patches, self.copies, kernel.groups)
         return torch.bmm(first, second.transpose(1, 2)).unflatten(0, (-1, kernel.groups)).flatten(1, 2)
 
 

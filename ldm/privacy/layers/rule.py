@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -24,14 +24,18 @@ class LayerRule(ABC):
         """Why this particular layer cannot be clipped per record (an option of it), or None."""
         return None
 
+    def gradient_layout(self, grad: Tensor) -> Tensor:
+        """The output gradient in the memory layout that both this rule and the layer's own backward work on."""
+        return grad
+
     @abstractmethod
-    def contributions(
-        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Collection[str]
-    ) -> dict[str, Contribution]:
-        """Contributions of the ``wanted`` parameters from one use of the layer.
+    def contribution(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
+    ) -> Contribution:
+        """The gradients of the ``wanted`` parameters, in that order, from one use of the layer.
 
         ``inputs`` and ``grad`` (gradient of the summed record losses with respect to the output) have leading size
-        records * copies, record-major. The result holds one entry per wanted name.
+        records * copies, record-major. ``wanted`` names parameters of ``names``, "weight" before "bias".
         """
 
 
