@@ -245,7 +245,8 @@ class LatentDiffusion(DDPM):
             drop = getattr(self.cond_stage_model, "drop", None)
             return {"class_label": drop(labels) if drop is not None and self.training else labels}
         if self.cond_stage_key in RAW_CONDITION_KEYS:
-            return batch[self.cond_stage_key]
+            raw, tokenize = batch[self.cond_stage_key], getattr(self.cond_stage_model, "tokenize", None)
+            return raw if tokenize is None or isinstance(raw, Tensor) else tokenize(raw)  # tokens split into records
         return super().get_input(batch, self.cond_stage_key)
 
     def get_input(self, batch: Mapping[str, Any], key: str) -> tuple[Tensor, Any]:
@@ -290,8 +291,6 @@ class LatentDiffusion(DDPM):
         condition = self.raw_condition(batch)
         if condition is None:
             return rows
-        if not self.cond_stage_trainable:
-            condition = self.get_learned_conditioning(condition)
         if isinstance(condition, Mapping):
             rows.update({f"cond:{name}": value.repeat_interleave(copies, dim=0) for name, value in condition.items()})
         elif isinstance(condition, Tensor):
@@ -306,7 +305,7 @@ class LatentDiffusion(DDPM):
         """The loss of every row (B*copies,) of `private_rows`."""
         named = {key.removeprefix("cond:"): value for key, value in rows.items() if key.startswith("cond:")}
         condition: Any = named or rows.get("cond")
-        if condition is not None and self.cond_stage_trainable:
+        if condition is not None:  # encoded here, a chunk at a time: a logical batch of encoded captions is large
             condition = self.get_learned_conditioning(condition)
         return self.row_terms(rows["z"], rows["t"], rows["noise"], condition)["loss"]
 

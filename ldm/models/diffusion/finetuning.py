@@ -74,7 +74,8 @@ class FineTuning:
         """Pick the parameters of ``model`` (a `LatentDiffusion`).
 
         With ``private``, parameters that a one-token condition cuts off from the loss are left out unless
-        ``train_dead_parameters``: they would receive noise and nothing else. Raises UserError when nothing is left.
+        ``train_dead_parameters``: they would receive noise and nothing else. Parts of the condition stage that it does
+        not use (the token head of a text encoder) are never trained. Raises UserError when nothing is left.
         """
         network = model.model.diffusion_model
         blocks = self._blocks(network)
@@ -93,7 +94,9 @@ class FineTuning:
             named.update(
                 {f"cond_stage_model.{name}": value for name, value in model.cond_stage_model.named_parameters()}
             )
-        dead = dead_parameters(model, named) if private and not self.train_dead_parameters else ()
+        dead = unused_parameters(model, named)
+        if private and not self.train_dead_parameters:
+            dead += dead_parameters(model, named)
         for name in dead:
             del named[name]
         if not named:
@@ -154,3 +157,10 @@ def dead_parameters(model: Any, names: Iterable[str]) -> tuple[str, ...]:
     if context_tokens(model) != 1:
         return ()
     return tuple(name for name in names if any(f".{part}." in name for part in DEAD_WITH_ONE_TOKEN))
+
+
+def unused_parameters(model: Any, names: Iterable[str]) -> tuple[str, ...]:
+    """The named parameters of parts that the condition stage declares it never runs."""
+    parts = getattr(model.cond_stage_model, "unused_parameters", ())
+    prefixes = tuple(f"cond_stage_model.{part}" for part in parts)
+    return tuple(name for name in names if prefixes and name.startswith(prefixes))
