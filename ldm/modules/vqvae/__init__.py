@@ -1,0 +1,1 @@
+"""Vector quantisation of the first stage's latents."""
