@@ -14,28 +14,12 @@ from torch.utils.data import DataLoader
 from ldm.errors import UserError
 from ldm.models.autoencoder import AutoencoderKL
 from tests import parity
+from tests.models.first_stages import fit, moved, snapshot, tiny_config
 
 LISTINGS = Path(__file__).parents[1] / "fixtures" / "state_dicts"
-# Quantising first stages (VQModel) are not part of this code base yet.
 KL_ENTRIES = [entry for entry in parity.entries("autoencoder") if entry["class"].endswith(".AutoencoderKL")]
 IDENTITY = {"target": "torch.nn.Identity"}
 SMALL_LOSS = {"target": "ldm.modules.losses.reconstruction.ReconstructionKL", "params": {"kl_weight": 0.01}}
-
-
-def tiny_config(**changes) -> dict:
-    config = {
-        "double_z": True,
-        "z_channels": 3,
-        "resolution": 16,
-        "in_channels": 1,
-        "out_ch": 1,
-        "ch": 16,
-        "ch_mult": [1, 2],
-        "num_res_blocks": 1,
-        "attn_resolutions": [8],
-        "dropout": 0.0,
-    }
-    return config | changes
 
 
 def adversarial_loss(**changes) -> dict:
@@ -48,30 +32,6 @@ def tiny_model(lossconfig: dict = SMALL_LOSS, **params) -> AutoencoderKL:
     model = AutoencoderKL(tiny_config(), lossconfig, embed_dim=2, **params)
     model.learning_rate = 1e-3
     return model
-
-
-def fit(model: AutoencoderKL, images: int = 4, **trainer_params) -> pl.Trainer:
-    generator = torch.Generator().manual_seed(1)
-    records = [{"image": 2 * torch.rand(16, 16, 1, generator=generator) - 1} for _ in range(images)]
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **({"max_epochs": 1} | trainer_params),
-    )
-    trainer.fit(model, DataLoader(records, batch_size=2), DataLoader(records[:2], batch_size=2))
-    return trainer
-
-
-def snapshot(model: AutoencoderKL) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def moved(model: AutoencoderKL, before: dict[str, torch.Tensor]) -> set[str]:
-    return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
 
 
 # --- the lineage's numbers and names --------------------------------------------------------------------------------
@@ -333,7 +293,7 @@ class HalfRate:
 
 @pytest.mark.parametrize("lossconfig", [SMALL_LOSS, adversarial_loss()])
 def test_scheduler_steps_once_per_step(monkeypatch, lossconfig):
-    import ldm.models.autoencoder as room
+    import ldm.models.first_stage as room
 
     build = room.instantiate_from_config
     monkeypatch.setattr(room, "instantiate_from_config", lambda c: HalfRate() if c == {"target": "half"} else build(c))
