@@ -104,9 +104,10 @@ def test_two_runs_from_one_checkpoint_are_both_charged():
     assert left.absorb(right).steps == right.absorb(left).steps == 1000
 
 
-def test_copies_that_go_on_are_different_sessions():
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), reread])
+def test_copies_that_go_on_are_different_sessions(duplicate):
     ledger = ledger_of((A, 10))
-    twin = copy.deepcopy(ledger)
+    twin = duplicate(ledger)
     ledger.record(A, 5)
     twin.record(A, 5)
     assert ledger.absorb(twin).steps == 20
