@@ -18,17 +18,23 @@ from ldm.config import get_obj_from_str, instantiate_from_config, load_config, t
 from ldm.errors import UserError
 from ldm.models.diffusion.compatibility import check_heads, side_information
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.plms import PLMSSampler
+from ldm.prompts import check_prompts, cycled, takes_text
 from ldm.run_directory import check_writable
 from ldm.samples import SampleSet
 
 logger = logging.getLogger(__name__)
+
+SAMPLERS = {"ddim": DDIMSampler, "plms": PLMSSampler}
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
     """How images are drawn. ``steps`` in [1, T], ``eta`` in [0, 1], ``scale`` is the guidance scale (1 = none).
 
-    ``uncond_class`` is the class that stands for "no condition" in guidance; None takes the model's null class.
+    ``uncond_class`` is the class that stands for "no condition" in guidance; None takes the model's null class, and
+    text has the empty caption. ``sampler`` is ddim or plms, which needs ``eta`` 0. ``height`` and ``width`` are in
+    pixels, None for those of the model. Raises UserError for numbers outside these ranges.
     """
 
     steps: int = 200
@@ -38,6 +44,21 @@ class SamplingOptions:
     batch_size: int = 500
     decoder_batch_size: int | None = None
     seed: int | None = None
+    sampler: str = "ddim"
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"sampler: {self.sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
+        if not 0.0 <= self.eta <= 1.0:
+            raise UserError(f"eta: {self.eta} is outside [0, 1]; 0 is deterministic, 1 adds ancestral noise")
+        if self.sampler == "plms" and self.eta != 0.0:
+            raise UserError(f"eta: {self.eta} adds noise, which PLMS cannot use; set eta to 0, or leave PLMS out")
+        for name in ("steps", "batch_size", "decoder_batch_size", "height", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}: {value} is below 1")
 
 
 def load_model(config: str | Path, checkpoint: str | Path, device: torch.device, ema: bool = True) -> Any:
@@ -91,6 +112,10 @@ def check_classes(model: Any, classes: Sequence[int] | None) -> None:
         if classes is not None:
             raise UserError("this model is unconditional and has no --classes; use sampling/unconditional_sampling.py")
         return
+    if takes_text(model):
+        raise UserError(
+            "this model takes text and no classes; use txt2img.py, or sampling/caption_sampling.py --prompt"
+        )
     known = getattr(stage, "n_classes", None)
     if known is None:
         return
@@ -106,19 +131,19 @@ def sample_images(
     model: Any,
     count: int,
     options: SamplingOptions,
-    labels: Tensor | None = None,
+    labels: Tensor | Sequence[str] | None = None,
     on_batch: Callable[[Tensor], None] | None = None,
     progress: bool = True,
 ) -> Tensor:
     """Draw ``count`` images (count, C, H, W) float32 in [-1, 1] on the CPU, ``options.batch_size`` at a time.
 
-    ``labels`` (count,) conditions them. With ``on_batch`` every batch is handed over and nothing is kept (the result
-    is then empty). Results depend on the seed, the batch size and the device.
+    ``labels`` (count,), or as many captions, condition them. With ``on_batch`` every batch is handed over and nothing
+    is kept (the result is then empty). Results depend on the seed, the batch size and the device.
     """
     if options.seed is not None:
         torch.manual_seed(options.seed)
-    sampler = DDIMSampler(model)
-    shape = (model.channels, model.image_size, model.image_size)
+    sampler = SAMPLERS[options.sampler](model)
+    shape = latent_shape(model, options)
     kept: list[Tensor] = []
     with tqdm(total=count, desc="sampling", unit="image", disable=not progress) as bar:
         for start in range(0, count, options.batch_size):
@@ -143,10 +168,15 @@ def sample_images(
     return torch.cat(kept) if kept else torch.empty(0, *shape)
 
 
-def conditions(model: Any, labels: Tensor | None, options: SamplingOptions) -> tuple[Any, Any]:
+def conditions(model: Any, labels: Tensor | Sequence[str] | None, options: SamplingOptions) -> tuple[Any, Any]:
     """The encoded condition of a batch, and that of guidance's unconditional half (None without guidance)."""
     if labels is None or model.cond_stage_model is None:
         return None, None
+    if not isinstance(labels, Tensor):
+        condition = model.get_learned_conditioning(list(labels))
+        if options.scale == 1.0:
+            return condition, None
+        return condition, model.get_learned_conditioning([""]).expand_as(condition)
     labels = labels.to(model.betas.device)
     condition = model.get_learned_conditioning({"class_label": labels})
     if options.scale == 1.0:
@@ -167,29 +197,79 @@ def sample_set(
     options: SamplingOptions,
     *,
     classes: Sequence[int] | None = None,
+    prompts: Sequence[str] | None = None,
     device: torch.device,
     ema: bool = True,
 ) -> SampleSet:
-    """Load a model and draw a labelled sample set, with how it was made in its ``meta``. Raises UserError."""
-    if count < 1:
-        raise UserError(f"--num_samples {count}: give the number of images, 1 or more")
-    for flag in ("batch_size", "decoder_batch_size"):
-        size = getattr(options, flag)
-        if size is not None and size < 1:
-            raise UserError(f"--{flag} {size}: give the images a batch, 1 or more")
-    model = load_model(config, checkpoint, device, ema)
-    check_classes(model, classes)
-    labels = labels_for(classes, count)
-    images = sample_images(model, count, options, labels)
+    """Load a model and draw a sample set, with labels or ``meta["captions"]``, and how it was made in its ``meta``.
+
+    Captions and labels are those of `draw_samples`. Raises UserError.
+    """
+    check_count(count)
+    samples = draw_samples(load_model(config, checkpoint, device, ema), count, options, classes, prompts)
     meta = {
         "config": str(config),
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": file_digest(checkpoint),
         "ema": ema,
-        "sampler": "ddim",
         **asdict(options),
+        **samples.meta,
     }
-    return SampleSet(images, labels, meta)
+    return SampleSet(samples.images, samples.labels, meta)
+
+
+def draw_samples(
+    model: Any,
+    count: int,
+    options: SamplingOptions,
+    classes: Sequence[int] | None = None,
+    prompts: Sequence[str] | None = None,
+) -> SampleSet:
+    """``count`` images of a loaded model: with labels, class by class, or of ``prompts``, over and over in order.
+
+    The caption of every image is in ``meta["captions"]``. Raises UserError before the first image.
+    """
+    check_count(count)
+    if prompts is not None:
+        if classes is not None:
+            raise UserError("classes and captions were both given; give one of them")
+        if options.uncond_class is not None:
+            raise UserError(
+                "a class without condition was named; guidance by text uses the empty caption, leave --uc out"
+            )
+        check_prompts(model, prompts)
+        captions = cycled(prompts, count)
+        return SampleSet(sample_images(model, count, options, captions), None, {"captions": captions})
+    check_classes(model, classes)
+    labels = labels_for(classes, count)
+    return SampleSet(sample_images(model, count, options, labels), labels)
+
+
+def check_count(count: int) -> None:
+    """Raise UserError for a number of images below 1."""
+    if count < 1:
+        raise UserError(f"{count} samples asked for; give the number of images, 1 or more")
+
+
+@torch.no_grad()
+def image_side(model: Any) -> int:
+    """Height and width in pixels of the images that a model makes."""
+    shape = (1, model.channels, model.image_size, model.image_size)
+    return model.decode_first_stage(torch.zeros(shape, device=model.betas.device)).shape[-1]
+
+
+def latent_shape(model: Any, options: SamplingOptions) -> tuple[int, int, int]:
+    """Shape (C, h, w) of the latents of one image. Raises UserError for a size that the networks cannot make."""
+    if options.height is None and options.width is None:
+        return model.channels, model.image_size, model.image_size
+    side = image_side(model)
+    factor = side // model.image_size
+    multiple = factor * 2 ** (len(model.unet_params.get("channel_mult", (1,))) - 1)
+    pixels = [side if value is None else value for value in (options.height, options.width)]
+    for name, value in zip(("height", "width"), pixels, strict=True):
+        if value % multiple:
+            raise UserError(f"{name}: {value} pixels; this model makes multiples of {multiple}, best {side}")
+    return model.channels, pixels[0] // factor, pixels[1] // factor
 
 
 def check_output(path: str | Path, suffixes: Sequence[str] = (".pt", ".png")) -> Path:

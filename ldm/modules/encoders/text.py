@@ -119,6 +119,9 @@ class BERTEmbedder(nn.Module):
         """Ids (B, max_seq_len) int64 of B captions, on the device of the weights."""
         if self.tknz_fn is None:
             raise UserError("this text encoder has use_tokenizer: false; give it token ids, or set use_tokenizer: true")
+        pieces, known = len(self.tknz_fn.pieces), self.transformer.num_tokens
+        if pieces > known:
+            raise UserError(f"the vocabulary has {pieces} pieces, but this text encoder's vocab_size is {known}")
         return self.tknz_fn(text).to(self.transformer.token_emb.weight.device)
 
     def forward(self, text: str | Sequence[str] | Tensor) -> Tensor:

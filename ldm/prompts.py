@@ -1,0 +1,45 @@
+"""Prompts: captions from a file or the command line, and whether a model can be given them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from ldm.errors import UserError
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """The captions of a text file, one a line, blank lines left out. Raises UserError when there are none."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; give captions as --prompt TEXT, or as --prompts FILE with one a line"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a file of captions, one a line ({type(error).__name__})") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise UserError(f"{path}: holds no captions; write one a line")
+    return found
+
+
+def cycled(prompts: Sequence[str], count: int) -> list[str]:
+    """Exactly ``count`` captions: the prompts in order, again from the start when they are used up."""
+    return list(islice(cycle(prompts), count))
+
+
+def takes_text(model: Any) -> bool:
+    """Whether a model's condition is text."""
+    return hasattr(model.cond_stage_model, "tokenize")
+
+
+def check_prompts(model: Any, prompts: Sequence[str]) -> None:
+    """Raise UserError when the model takes no text, when there is none, or when it cannot be tokenized here."""
+    if not takes_text(model):
+        raise UserError("this model takes no text; use sampling/conditional_sampling.py or unconditional_sampling.py")
+    if not prompts:
+        raise UserError("no captions were given; give captions as --prompt TEXT, or as --prompts FILE with one a line")
+    model.cond_stage_model.tokenize(prompts[0])
