@@ -47,8 +47,17 @@ class RescueCallback(Callback):
         self._save(trainer, "last.ckpt" if isinstance(exception, KeyboardInterrupt) else "on_exception.ckpt")
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
-        trainer.save_checkpoint(str(self.checkpoints / name))
+        if trainer.world_size > 1:
+            self._save_alone(trainer, name)
+        else:
+            trainer.save_checkpoint(str(self.checkpoints / name))
         logger.info("saved %s", self.checkpoints / name)
+
+    def _save_alone(self, trainer: pl.Trainer, name: str) -> None:
+        # the Trainer would have the processes wait for one another, and the others may be elsewhere, or gone
+        if trainer.is_global_zero:
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.save_checkpoint(checkpoint, str(self.checkpoints / name))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._before is not None:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from ldm.errors import UserError, nearest
 
+#: How the first process of a run over several devices tells the others where the run writes.
+VARIABLE = "LDM_RUN_DIRECTORY"
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -32,10 +35,25 @@ class RunDirectory:
     def privacy_card(self) -> Path:
         return self.path / "privacy.json"
 
+    def tell_children(self) -> None:
+        """Let the processes that this one starts find the same folder: the time in its name is not theirs."""
+        os.environ[VARIABLE] = str(self.path.absolute())
+
     def earlier_configs(self) -> list[Path]:
         """Configuration files that the run was started with, oldest first."""
         # the name may hold characters that glob reads as patterns
         return [Path(p) for p in sorted(glob.glob(str(Path(glob.escape(str(self.configs))) / "*.yaml")))]
+
+
+def launched() -> bool:
+    """Whether another process has started this one to take part in its run."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def parents_run() -> RunDirectory | None:
+    """The run of the process that started this one, if one did."""
+    path = os.environ.get(VARIABLE)
+    return RunDirectory(Path(path), Path(path).name[:19]) if path and launched() else None
 
 
 def new_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -172,6 +173,17 @@ def parse_gpus(value: Any) -> list[int] | None:
     if count == -1:
         return list(range(max(1, torch.cuda.device_count())))
     return list(range(count))
+
+
+def own_device(settings: Mapping[str, Any]) -> str:
+    """The device of this process among those of the resolved settings, such as cuda:1."""
+    if settings.get("accelerator") != "gpu":
+        return "cpu"
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    devices = settings.get("devices", 1)
+    if isinstance(devices, str) and "," in devices:
+        devices = parse_gpus(devices)
+    return f"cuda:{devices[index] if isinstance(devices, (list, tuple)) and index < len(devices) else index}"
 
 
 def device_count(settings: Mapping[str, Any]) -> int:
