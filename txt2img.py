@@ -28,7 +28,9 @@ def main() -> None:
     add("--n_iter", type=int, default=1, help="rounds")
     add("--ddim_steps", type=int, default=200)
     add("--ddim_eta", type=float, default=0.0, help="0 deterministic, 1 ancestral noise")
-    add("--plms", action="store_true", help="sample with PLMS instead of DDIM; needs --ddim_eta 0")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--plms", action="store_true", help="sample with PLMS instead of DDIM; needs --ddim_eta 0")
+    kind.add_argument("--dpm_solver", action="store_true", help="sample with DPM-Solver++; 20 steps do")
     add("--scale", type=float, default=5.0, help="guidance scale against the empty caption; 1 is none")
     add("--H", type=int, default=None, help="height in pixels; default: that of the model (256 for the published one)")
     add("--W", type=int, default=None, help="width in pixels; default: that of the model")
@@ -58,7 +60,7 @@ def main() -> None:
         batch_size=args.bs,
         decoder_batch_size=args.decoder_batch_size,
         seed=args.seed,
-        sampler="plms" if args.plms else "ddim",
+        sampler="plms" if args.plms else "dpm" if args.dpm_solver else "ddim",
         height=args.H,
         width=args.W,
     )

@@ -18,6 +18,7 @@ from ldm.config import get_obj_from_str, instantiate_from_config, load_config, t
 from ldm.errors import UserError
 from ldm.models.diffusion.compatibility import check_heads, side_information
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.plms import PLMSSampler
 from ldm.prompts import check_prompts, cycled, takes_text
 from ldm.run_directory import check_writable
@@ -25,7 +26,7 @@ from ldm.samples import SampleSet
 
 logger = logging.getLogger(__name__)
 
-SAMPLERS = {"ddim": DDIMSampler, "plms": PLMSSampler}
+SAMPLERS = {"ddim": DDIMSampler, "plms": PLMSSampler, "dpm": DPMSolverSampler}
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class SamplingOptions:
     """How images are drawn. ``steps`` in [1, T], ``eta`` in [0, 1], ``scale`` is the guidance scale (1 = none).
 
     ``uncond_class`` is the class that stands for "no condition" in guidance; None takes the model's null class, and
-    text has the empty caption. ``sampler`` is ddim or plms, which needs ``eta`` 0. ``height`` and ``width`` are in
-    pixels, None for those of the model. Raises UserError for numbers outside these ranges.
+    text has the empty caption. ``sampler`` is ddim, plms or dpm; the last two need ``eta`` 0. ``height`` and ``width``
+    are in pixels, None for those of the model. Raises UserError for numbers outside these ranges.
     """
 
     steps: int = 200
@@ -53,8 +54,8 @@ class SamplingOptions:
             raise UserError(f"sampler: {self.sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
         if not 0.0 <= self.eta <= 1.0:
             raise UserError(f"eta: {self.eta} is outside [0, 1]; 0 is deterministic, 1 adds ancestral noise")
-        if self.sampler == "plms" and self.eta != 0.0:
-            raise UserError(f"eta: {self.eta} adds noise, which PLMS cannot use; set eta to 0, or leave PLMS out")
+        if self.sampler != "ddim" and self.eta != 0.0:
+            raise UserError(f"eta: {self.eta} adds noise, which only DDIM can use; set eta to 0, or sample with DDIM")
         for name in ("steps", "batch_size", "decoder_batch_size", "height", "width"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -25,8 +25,10 @@ def main() -> None:
     add("--batch_size", "-bs", type=int, default=500)
     add("--decoder_batch_size", type=int, default=None, help="images decoded at a time")
     add("--ddim_steps", type=int, default=200)
-    add("--plms", action="store_true", help="sample with PLMS instead of DDIM")
-    add("--eta", type=float, default=None, help="0 deterministic, 1 ancestral noise; default: 1, with --plms 0")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--plms", action="store_true", help="sample with PLMS instead of DDIM")
+    kind.add_argument("--dpm_solver", action="store_true", help="sample with DPM-Solver++; 20 steps do")
+    add("--eta", type=float, default=None, help="0 deterministic, 1 ancestral noise; default: 1; 0 unless DDIM")
     add("--uc", type=int, default=None, help="class that stands for no condition in guidance; default: the null class")
     add("--uc_scale", type=float, default=1.0, help="guidance scale; 1 is none")
     add("--seed", type=int, default=0)
@@ -34,7 +36,8 @@ def main() -> None:
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
     output = check_output(args.output)
-    eta = args.eta if args.eta is not None else 0.0 if args.plms else 1.0
+    sampler = "plms" if args.plms else "dpm" if args.dpm_solver else "ddim"
+    eta = args.eta if args.eta is not None else 1.0 if sampler == "ddim" else 0.0
     options = SamplingOptions(
         steps=args.ddim_steps,
         eta=eta,
@@ -43,7 +46,7 @@ def main() -> None:
         batch_size=args.batch_size,
         decoder_batch_size=args.decoder_batch_size,
         seed=args.seed,
-        sampler="plms" if args.plms else "ddim",
+        sampler=sampler,
     )
     prompts = args.prompt if args.prompts is None else read_prompts(args.prompts)
     device = pick_device(args.device)

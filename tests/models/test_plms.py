@@ -9,6 +9,7 @@ from ldm.errors import UserError
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.plms import PLMSSampler, linear_multistep
 from tests import parity
+from tests.models.gaussian import Gaussian
 
 
 def built(entry):
@@ -58,25 +59,6 @@ def test_extrapolation_is_exact_for_polynomials(history):
 def test_extrapolation_uses_the_newest_three():
     eps, earlier = torch.ones(1), [torch.ones(1)] * 3
     assert torch.equal(linear_multistep(eps, [*earlier, torch.full((1,), 9.0)]), linear_multistep(eps, earlier))
-
-
-class Gaussian:
-    """A model of data from N(0, v): its noise prediction is known in closed form, and so is where DDIM's flow ends."""
-
-    parameterization = "eps"
-
-    def __init__(self, variance=0.25, steps=1000):
-        self.betas = torch.linspace(0.0015**0.5, 0.0195**0.5, steps, dtype=torch.float64).square().float()
-        self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
-        self.variance, self.calls = variance, 0
-
-    def apply_model(self, x, t, cond):
-        self.calls += 1
-        alpha = self.alphas_cumprod[t].reshape(-1, 1, 1, 1)
-        return (1.0 - alpha).sqrt() * x / (alpha * self.variance + 1.0 - alpha)
-
-    def q_sample(self, x0, t):
-        return x0 * self.alphas_cumprod[t].reshape(-1, 1, 1, 1).sqrt()
 
 
 def test_closer_to_the_flow_than_ddim():

@@ -117,7 +117,7 @@ def test_refusals(commands: Commands, typed: tuple[str, ...], monkeypatch: pytes
         (("--prompt", "a", "--n_samples", 0), "--n_samples 0: give 1 or more"),
         (("--prompt", "a", "--n_iter", 0), "--n_iter 0: give 1 or more"),
         (("--prompt", "a", "--outname", "X.jpg"), "end the name in .pt"),
-        (("--prompt", "a", "--plms", "--ddim_eta", 1), "PLMS cannot use"),
+        (("--prompt", "a", "--plms", "--ddim_eta", 1), "only DDIM can use"),
         (("--prompt", "a", "--H", 10), "height: 10 pixels"),
     ):
         assert line in commands.refused(txt2img.main, *typed, *words)
@@ -131,7 +131,8 @@ def test_caption_sampling(commands: Commands, typed: tuple[str, ...], files: Pat
     assert commands.type(caption_sampling.main, *typed, *words) == 0
     samples = SampleSet.load("s.pt")
     assert samples.meta["captions"] == ["a man", "a woman", "a man"] and samples.meta["eta"] == 0.0
-    assert commands.type(caption_sampling.main, *typed, "--prompt", "a man", "-n", 2, "-o", "s.png") == 0
+    words = ("--prompt", "a man", "-n", 2, "-o", "s.png", "--dpm_solver")
+    assert commands.type(caption_sampling.main, *typed, *words) == 0
     assert Path("s.png").is_file()
     classes = ("--yaml", files / "class.yaml", "--ckpt", files / "class.ckpt", *typed[4:])
     assert commands.type(caption_sampling.main, *classes, "--classes", 1, 2, "-n", 3, "-o", "c.pt") == 0
