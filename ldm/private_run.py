@@ -50,6 +50,7 @@ class PrivateSession:
     meter: EpsilonMeter
     public_data: tuple[str, ...] = ()
     not_covered: tuple[str, ...] = ()
+    written: int | None = None  # steps that the card on disk charges
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -63,6 +64,7 @@ class PrivateSession:
             "limit_val_batches": 0,
             "limit_test_batches": 0,
             "use_distributed_sampler": False,
+            "devices": 1 if given.get("devices") == "auto" else given.get("devices", 1),
         }
 
     def callback(self) -> PrivacyCallback:
@@ -71,12 +73,16 @@ class PrivateSession:
 
     def start(self) -> None:
         """Attach the private step to the model; every release writes the card first."""
+        self.training.draws.key(self.model.device)  # what data sets draw (mirrorings) is nobody's business either
         self.training.on_release = self.write_card
         self.model.private = self.training
         self.model.automatic_optimization = False  # the step cuts, clips and noises by itself
 
     def write_card(self) -> None:
         """Write ``privacy.json`` of the run directory: what has been spent, by two accountants."""
+        taken = self.training.ledger.steps
+        if self.written == taken and self.run_dir.privacy_card.exists():
+            return  # several files are written after one step
         selection = self.training.selection
         card = ReleaseCard(
             self.plan,
@@ -88,16 +94,32 @@ class PrivateSession:
         )
         self.run_dir.path.mkdir(parents=True, exist_ok=True)
         card.write(self.run_dir.privacy_card)
+        self.written = taken
+
+
+def wanted(model: Any) -> bool:
+    """Whether a model's config asks for DP training; a misspelt ``dp_config.enabled`` is no silent run without it."""
+    config = getattr(model, "dp_config", None) or {}
+    check_names(config)
+    enabled = bool(config.get("enabled", False))
+    if config and not enabled:
+        logger.warning("dp_config.enabled is not set: this run is NOT private")
+    return enabled
 
 
 def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> PrivateSession:
     """Make the plan (or read it from the checkpoint that is resumed), and give the sampler to the data module."""
     config = read_dp_config(model.dp_config)
     refuse_unsafe(settings, model)
+    if "train" not in data.datasets:
+        raise UserError("data.params has no train set; add train: {target: ..., params: ...}")
     records = len(data.datasets["train"])
-    resume = run_dir.resume_from or settings.get("ckpt_path")
-    fresh = None if resume else make_plan(config, records, data.batch_size, settings)
-    plan, ledger = (fresh, Ledger()) if fresh is not None else resumed_ledger(resume, config, records, run_dir)
+    if run_dir.resume_from is None:
+        refuse_fresh(settings, model)
+        plan, ledger = make_plan(config, records, data.batch_size, settings), Ledger()
+    else:
+        plan, ledger = resumed_ledger(run_dir, config)
+        keep_length(plan, data.batch_size, settings)
     selection = model.select_trainable()
     training = PrivateTraining(
         model,
@@ -126,14 +148,24 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
     return PrivateSession(model, run_dir, training, EpsilonMeter(plan), public, not_covered)
 
 
-def read_dp_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the names and values of ``dp_config``; the older name of the noise multiplicity is understood."""
-    for key in raw:
+def check_names(config: Mapping[str, Any]) -> None:
+    """Refuse a key of ``dp_config`` that does not exist, naming the nearest that does."""
+    for key in config:
         if key not in DP_KEYS:
             raise UserError(f"dp_config.{key} is unknown{nearest(str(key), DP_KEYS)}")
+
+
+def read_dp_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the names and values of ``dp_config``; the older name of the noise multiplicity is understood."""
+    check_names(raw)
     config = dict(raw)
     if "DPDM_k" in config:
-        config.setdefault("noise_multiplicity", config.pop("DPDM_k"))
+        copies = config.pop("DPDM_k")
+        if config.setdefault("noise_multiplicity", copies) != copies:
+            raise UserError(
+                f"dp_config: DPDM_k {copies} and noise_multiplicity {config['noise_multiplicity']} are one setting; "
+                "keep noise_multiplicity"
+            )
     for key in ("delta", "max_grad_norm"):
         if config.get(key) is None:
             raise UserError(f"dp_config.{key} is missing; private training needs it")
@@ -151,11 +183,7 @@ def read_dp_config(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings: Mapping[str, Any]) -> PrivacyPlan:
     """Calibrate the plan of a new run from ``dp_config``, the batch size and the Trainer's steps or epochs."""
-    epochs, steps = settings.get("max_epochs"), settings.get("max_steps")
-    epochs = None if epochs in (None, -1) else epochs
-    steps = None if steps in (None, -1) else steps
-    if steps is not None:
-        epochs = None  # Lightning stops at whichever comes first; a number of steps is the exact statement
+    epochs, steps = stated_length(settings)
     if epochs is None and steps is None:
         raise UserError(
             "a private run needs its length, for which the noise is calibrated: type --max_epochs N or --max_steps N, "
@@ -192,13 +220,19 @@ def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings
     )
 
 
-def resumed_ledger(
-    path: Any, config: Mapping[str, Any], records: int, run_dir: RunDirectory
-) -> tuple[PrivacyPlan, Ledger]:
-    """The plan and ledger of a checkpoint, charged with whatever else the run has released since.
+def stated_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Epochs or steps as the Trainer's settings give them; a number of steps is the exact statement and wins."""
+    epochs, steps = settings.get("max_epochs"), settings.get("max_steps")
+    steps = None if steps in (None, -1) else steps
+    return (None if epochs in (None, -1) or steps is not None else epochs), steps
+
+
+def resumed_ledger(run_dir: RunDirectory, config: Mapping[str, Any]) -> tuple[PrivacyPlan, Ledger]:
+    """The plan and ledger of the checkpoint that is resumed, charged with whatever else the run has released since.
 
     Raises UserError when the checkpoint carries no ledger, or the config now asks for another mechanism.
     """
+    path = run_dir.resume_from
     stored = read_checkpoint(path).get("privacy")
     if not stored:
         raise UserError(f"{path}: it carries no privacy ledger, so a private run cannot be resumed from it")
@@ -206,20 +240,55 @@ def resumed_ledger(
     stated = {
         "epsilon": plan.target_epsilon,
         "delta": plan.delta,
+        "noise_multiplier": plan.noise_multiplier,
+        "sample_rate": plan.sample_rate,
         "max_grad_norm": plan.max_grad_norm,
         "noise_multiplicity": plan.noise_multiplicity,
         "clipping": plan.clipping,
     }
     for key, value in stated.items():
-        if config.get(key) is not None and value is not None and config[key] != value:
+        if config.get(key) is not None and config[key] != value:
             raise UserError(
                 f"dp_config.{key}: the resumed run has {value}, the config says {config[key]}; a run keeps its plan, "
                 "start a new run from the checkpoint instead"
             )
     if run_dir.privacy_card.exists():
         ledger = ledger.absorb(ReleaseCard.read(run_dir.privacy_card).ledger)
+    else:
+        logger.warning("%s is missing: steps released after %s are not charged", run_dir.privacy_card, path)
     logger.info("resumed: %d of %d steps are in the ledger", ledger.steps, plan.steps)
     return plan, ledger
+
+
+def keep_length(plan: PrivacyPlan, batch_size: int, settings: Mapping[str, Any]) -> None:
+    """Refuse a batch size or a length other than the plan's in a resumed run."""
+    if batch_size != plan.expected_batch_size:
+        raise UserError(
+            f"data.params.batch_size: the resumed run has {plan.expected_batch_size:g}, the config says {batch_size}; "
+            "a run keeps its plan"
+        )
+    epochs, steps = stated_length(settings)
+    if epochs is not None or steps is not None:
+        asked = planned_steps(plan.sample_rate, epochs=epochs, steps=steps)
+        if asked != plan.steps:
+            raise UserError(
+                f"the resumed run was calibrated for {plan.steps} steps, max_epochs or max_steps now ask for {asked}; "
+                "a run keeps its plan, start a new run from the checkpoint instead"
+            )
+
+
+def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
+    """Refuse what a new private run has to have from elsewhere, and what only a resumed one may have."""
+    if settings.get("ckpt_path"):
+        raise UserError(
+            f"ckpt_path (resume_from_checkpoint): a private run goes on in its own directory, where its ledger is; "
+            f"type --resume {settings['ckpt_path']}"
+        )
+    if not model.scale_is_known:
+        raise UserError(
+            "scale_by_std: the checkpoint holds no scale_factor, and taking it from private images is not covered by "
+            "the guarantee; set scale_by_std: false and a scale_factor from public images"
+        )
 
 
 def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
@@ -235,7 +304,7 @@ def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
         )
     if settings.get("gradient_clip_val"):
         raise UserError("gradient_clip_val: a private step clips every record; set dp_config.max_grad_norm")
-    if str(settings.get("precision", "32")) not in ("32", "32-true", "bf16", "bf16-mixed"):
+    if str(settings.get("precision") or "32") not in ("32", "32-true", "bf16", "bf16-mixed"):
         raise UserError(f"precision {settings['precision']}: private training runs in 32-true or bf16-mixed")
     if settings.get("overfit_batches") or settings.get("limit_train_batches") not in (None, 1.0):
         raise UserError(

@@ -89,7 +89,7 @@ def train(options: RunOptions) -> RunDirectory:
     data.setup()
     check_labels(model, data)
     cache_latents(model, data, settings)
-    session = private_run.prepare(model, data, settings, run_dir) if is_private(model) else None
+    session = private_run.prepare(model, data, settings, run_dir) if private_run.wanted(model) else None
     model.learning_rate = learning_rate(base_rate, data.batch_size, settings, options.scale_lr)
     if getattr(model, "has_discriminator", False):  # two optimizers: the model accumulates by itself
         model.accumulate_grad_batches = int(settings.pop("accumulate_grad_batches", None) or 1)
@@ -154,11 +154,6 @@ def build_model(config: DictConfig) -> Any:
     section = to_plain(config.model)
     section.pop("base_learning_rate", None)
     return instantiate_from_config(section)
-
-
-def is_private(model: Any) -> bool:
-    """Whether a model's config asks for DP training."""
-    return bool(getattr(model, "dp_enabled", False))
 
 
 def base_learning_rate(config: DictConfig) -> float:
@@ -329,6 +324,8 @@ def build_callbacks(
         if key == "setup_callback":
             arguments = {"project_config": config, "lightning_config": lightning}
         built.append(instantiate_from_config(node, **arguments))
+        if private and getattr(built[-1], "monitor", None):
+            raise UserError(f"lightning.callbacks.{key}.params.monitor: a private run may not select; remove it")
     built.extend(checkpointing(config, lightning, extra.get("checkpoint_callback"), run_dir, private))
     if session is not None:
         built.append(session.callback())
@@ -357,6 +354,7 @@ def checkpointing(
     A private run never selects by a metric: on private data that is a query the guarantee does not cover.
     """
     params: dict[str, Any] = {"dirpath": str(run_dir.checkpoints), "filename": "{epoch:06}", "save_last": True}
+    params["enable_version_counter"] = False  # last.ckpt is the last, also after resuming from an earlier one
     monitor = to_plain(config.model).get("params", {}).get("monitor")
     # validation is where the metric comes from; without it there is nothing to select by
     validated = to_plain(config.data).get("params", {}).get("validation") is not None

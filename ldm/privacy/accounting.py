@@ -18,6 +18,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,6 +176,7 @@ def _rdp_epsilon(history: History, delta: float) -> float:
     return float(rdp_library.compute_epsilon(orders, total, delta)[0])
 
 
+@cache  # a third of a second, and every release of a run asks for the same event
 def _rdp_vector(event: SamplingEvent) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Renyi divergence of one step at dp_accounting's default orders; noise is relative to the full sensitivity."""
     gaussian = dp_event.GaussianDpEvent(event.noise_multiplier)

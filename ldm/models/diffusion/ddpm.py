@@ -175,8 +175,8 @@ class LatentDiffusion(DDPM):
         foreign = ["first_stage_model.loss."]
         if not self.scale_by_std and "scale_factor" in state:
             logger.info("the checkpoint's latent scale %.5f replaces the config's", float(state["scale_factor"]))
-            self.scale_factor = float(state["scale_factor"])
-            foreign.append("scale_factor")
+            del self.scale_factor  # a buffer from here on, so that what is trained from it carries the scale along
+            self.register_buffer("scale_factor", state["scale_factor"].detach().clone().float())
         elif self.scale_by_std and "scale_factor" in state:
             self.scale_is_known = True
         return (*super()._foreign_prefixes(state), *foreign)
@@ -222,10 +222,9 @@ class LatentDiffusion(DDPM):
         return self.scale_factor * moments
 
     @torch.no_grad()
-    def decode_first_stage(self, z: Tensor, force_not_quantize: bool = False) -> Tensor:
-        """Images (B, C, H, W), nominally in [-1, 1], of scaled latents; a quantising first stage rounds them first."""
-        options = {"force_not_quantize": True} if force_not_quantize else {}
-        return self.first_stage_model.decode(z / self.scale_factor, **options)
+    def decode_first_stage(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W), nominally in [-1, 1], of scaled latents."""
+        return self.first_stage_model.decode(z / self.scale_factor)
 
     # ------------------------------------------------------------------ the condition
 
@@ -336,18 +335,13 @@ class LatentDiffusion(DDPM):
             raise UserError("dp_config.enabled is set but no privacy plan was attached; train through main.py")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)
         if not self.scale_is_known:
             self._scale_from_public_batch(batch)
 
     @torch.no_grad()
     def _scale_from_public_batch(self, batch: Mapping[str, Any]) -> None:
-        # the scale is a statistic of the data: from a private batch it would leave outside the mechanism
-        if self.dp_enabled:
-            raise UserError(
-                "scale_by_std: the checkpoint holds no scale_factor, and taking it from private images is not covered "
-                "by the guarantee; set scale_by_std: false and a scale_factor from public images"
-            )
+        if self.dp_enabled:  # the driver has said so before; nobody else may come here either
+            raise UserError("scale_by_std: a statistic of private images is not covered by the guarantee")
         self.scale_factor.fill_(1.0)
         self.scale_factor.copy_(1.0 / self.latents(batch).flatten().std())
         self.scale_is_known = True

@@ -175,17 +175,20 @@ class DDPM(pl.LightningModule):
         state = dict(checkpoint["state_dict"])
         check_heads(self.unet_params, side_information(checkpoint, "model_config"), path)
         self.start_privacy = side_information(checkpoint, "privacy")
+        absent: tuple[str, ...] = ()
         if only_model:
-            prefix = "model."
-            load_weights(
-                self.model, {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}, source=path
-            )
-        else:
-            self.load_lineage_state(state, ignore=ignore_keys, source=str(path))
+            state = {key: value for key, value in state.items() if key.startswith(("model.", "model_ema."))}
+            absent = tuple(key for key in self.state_dict() if not key.startswith("model."))
+        self.load_lineage_state(state, ignore=ignore_keys, source=str(path), absent=absent)
         logger.info("weights of %s loaded", path)
 
-    def load_lineage_state(self, state: Mapping[str, Tensor], ignore: Sequence[str] = (), source: str = "") -> None:
-        """Load a whole state dict: EMA and raw weights, schedule checked, loss networks of the first stage dropped."""
+    def load_lineage_state(
+        self, state: Mapping[str, Tensor], ignore: Sequence[str] = (), source: str = "", absent: Sequence[str] = ()
+    ) -> None:
+        """Load a whole state dict: EMA and raw weights, schedule checked, loss networks of the first stage dropped.
+
+        Keys with a prefix of ``ignore`` keep their values here; those with one of ``absent`` may be missing there.
+        """
         state = dict(state)
         self._check_schedule(state, source)
         averaged = ema_to_parameters(self.model, state) if self.start_from_ema else {}
@@ -196,7 +199,11 @@ class DDPM(pl.LightningModule):
         dropped = (*(prefix for prefix in foreign if any(key.startswith(prefix) for key in state)), *ignore)
         own = tuple(name for name, _ in self.named_buffers() if name in ("scale_factor", "logvar"))
         load_weights(
-            self, state, ignore=dropped, allow_missing=("model_ema.", *CONSTANT_KEYS, *own, *ignore), source=source
+            self,
+            state,
+            ignore=dropped,
+            allow_missing=("model_ema.", *CONSTANT_KEYS, *own, *ignore, *absent),
+            source=source,
         )
         if self.use_ema:
             self.model_ema.reset(self.model)
@@ -355,12 +362,14 @@ class DDPM(pl.LightningModule):
         named = {key.replace("val/", "test/"): value for key, value in report.items()}
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch_rows(batch))
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._steps_before = self.global_step
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        # a tick belongs to its step: at the end of the batch, callbacks would have saved and pictured an older average
+        super().optimizer_step(*args, **kwargs)
+        self.average_weights()
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # one tick a step: a batch that only accumulates gradients does not move the average
-        if self.use_ema and self.global_step > self._steps_before:
+    def average_weights(self) -> None:
+        """Let the running average take in the weights of the step that was just made."""
+        if self.use_ema:
             self.model_ema(self.model)
 
     def trainable(self) -> dict[str, nn.Parameter]:

@@ -14,6 +14,7 @@ from ldm.privacy.clipping import Clipping, PerRecordClipper
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.randomness import LossDraws
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class PrivateTraining:
         self.clipper = PerRecordClipper(model, selection.parameters, clipping, engine=engine)
         self.on_release: Callable[[], None] | None = None
         self.noise = GaussianNoise(plan.noise_std, insecure_seed=plan.insecure_seed, start=ledger.steps)
+        self.draws = LossDraws(insecure_seed=plan.insecure_seed, start=ledger.steps)
 
     def release(self) -> None:
         """Say that something computed from the trained weights is about to be written: the record of it comes first."""
@@ -74,10 +76,12 @@ class PrivateTraining:
         scheduler = model.lr_schedulers()
         if scheduler is not None:
             scheduler.step()
+        model.average_weights()
 
     def noised_gradients(self, model: Any, batch: Mapping[str, Any]) -> None:
         """Set ``.grad`` of every trained parameter to (clipped sum + noise) / expected batch size."""
-        sums = self.clipped_sums(model, batch)
+        with self.draws.step(model.device):
+            sums = self.clipped_sums(model, batch)
         self.noise.add_(sums)
         for name, parameter in self.selection.parameters.items():
             parameter.grad = (sums[name] / self.plan.expected_batch_size).to(parameter.dtype)

@@ -1,0 +1,337 @@
+"""One private step on whole models: bounded by one record whatever the chunks, moved by nothing but the mechanism."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.models.diffusion.private_training import PrivateTraining
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.plan import PrivacyPlan
+from tests import tiny
+
+RECORDS = 4
+BOUND = 0.1
+# Sums of fp32 numbers carry rounding of about their own size times 1e-7.
+SLACK = 1 + 1e-5
+
+#: Every rule that picks parameters, and the kind of network it is for.
+SELECTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "condition": ("spatial", {"train_condition_only": True}),
+    "attention": ("attention", {"train_attention_only": True}),
+    "input_blocks": ("spatial", {"train_input_blocks_only": True}),
+    "input_blocks_of_attention": ("attention", {"train_input_blocks_only": True}),
+    "res_blocks": ("spatial", {"train_resblocks_only": True}),
+    "all": ("spatial", {}),
+    "ablation_blocks": ("attention", {"train_attention_only": True, "ablation_blocks": 3}),
+}
+
+
+def plan(**changes: Any) -> PrivacyPlan:
+    given = {
+        "sample_rate": 0.25,
+        "steps": 100,
+        "noise_multiplier": 1.0,
+        "max_grad_norm": BOUND,
+        "delta": 1e-3,
+        "expected_batch_size": 4,
+        "insecure_seed": 7,
+    }
+    return PrivacyPlan(**{**given, **changes})
+
+
+def model_of(kind: str = "spatial", **params: Any) -> Any:
+    """A model with random weights in training mode that wants private training."""
+    torch.manual_seed(0)
+    model = tiny.build(tiny.ldm(kind, dp_config={"enabled": True}, **params))
+    tiny.scatter(model)
+    return model.train()
+
+
+class Alone:
+    """Stands in for the Trainer: hands the model its optimizer and scheduler, as Lightning does."""
+
+    def __init__(self, model: Any, lr: float = 1e-2, schedule: Callable[[int], float] | None = None):
+        self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule) if schedule else None
+        model.optimizers = lambda: self.optimizer
+        model.lr_schedulers = lambda: self.scheduler
+
+
+def training_of(model: Any, the_plan: PrivacyPlan, chunk: int | None = None, engine: str = "bookkeeping") -> Any:
+    return PrivateTraining(model, model.select_trainable(), the_plan, Ledger(), max_batch_size=chunk, engine=engine)
+
+
+def flat(sums: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([sums[name].double().flatten() for name in sorted(sums)])
+
+
+# ---------------------------------------------------------------------- rule 2: sensitivity
+
+
+def sums_of(training: Any, model: Any, rows: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """What a step would noise, for rows that were drawn before."""
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "private_rows", lambda batch, copies, chunk: rows)
+        return flat(training.clipped_sums(model, {}))
+
+
+def largest_change(
+    training: Any, model: Any, rows: dict[str, Tensor], copies: int, monkeypatch: pytest.MonkeyPatch
+) -> float:
+    """How far, in units of C, leaving out one record moves the sum, the others' draws being the same."""
+    everyone = sums_of(training, model, rows, monkeypatch)
+    changes = []
+    for left_out in (0, RECORDS - 1):
+        keep = [row for row in range(RECORDS * copies) if row // copies != left_out]
+        others = sums_of(training, model, {key: value[keep] for key, value in rows.items()}, monkeypatch)
+        changes.append(float((everyone - others).norm()) / BOUND)
+    return max(changes)
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_one_record_moves_the_sum_by_at_most_c(selection: str, copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, flags = SELECTIONS[selection]
+    model = model_of(kind, **flags)
+    training = training_of(model, plan(noise_multiplicity=copies))
+    rows = model.private_rows(tiny.batch(RECORDS), copies, None)
+    for chunk in (1, 3, None):
+        training.max_batch_size = chunk
+        change = largest_change(training, model, rows, copies, monkeypatch)
+        assert 0.9 < change <= SLACK  # gradients are far above C, so the bound is used up
+
+
+def test_the_measurement_catches_copies_that_are_clipped_as_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan(noise_multiplicity=4))
+    rows = model.private_rows(tiny.batch(RECORDS), 4, None)
+    accumulate = training.clipper.accumulate
+    monkeypatch.setattr(training.clipper, "accumulate", lambda loss, piece, copies: accumulate(loss, piece, 1))
+    assert largest_change(training, model, rows, 4, monkeypatch) > 1.5
+
+
+def test_a_record_is_the_mean_of_its_copies_on_one_latent_and_one_label() -> None:
+    model = model_of(train_condition_only=True)
+    rows = model.private_rows(tiny.batch(3), 4, None)
+    assert {len(value) for value in rows.values()} == {12}
+    for name in ("z", "cond:class_label"):
+        own = rows[name].unflatten(0, (3, 4))
+        assert (own == own[:, :1]).all()
+    assert len(set(rows["t"].tolist())) > 3 and len(rows["noise"].flatten(1).unique(dim=0)) == 12
+
+
+# ---------------------------------------------------------------------- rule 1: chunks are invisible
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_a_step_does_not_depend_on_the_size_of_its_chunks(copies: int) -> None:
+    results = []
+    for chunk in (1, 2, RECORDS, None):
+        model = model_of(train_condition_only=True)
+        training = training_of(model, plan(noise_multiplicity=copies), chunk)
+        alone = Alone(model, schedule=lambda step: 1.0 / (1 + step))
+        for seed in range(2):
+            training.step(model, tiny.batch(RECORDS, seed))
+        assert training.ledger.steps == training.noise.steps == 2
+        assert int(model.model_ema.num_updates) == 2
+        assert alone.scheduler.last_epoch == 2 and alone.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 / 3)
+        results.append(copy.deepcopy(model.state_dict()))
+    for other in results[1:]:
+        for name, value in results[0].items():
+            assert torch.allclose(value.float(), other[name].float(), rtol=1e-4, atol=1e-6), name
+
+
+def test_noise_is_added_once_a_step_with_the_plans_standard_deviation() -> None:
+    model = model_of(train_condition_only=True)
+    the_plan = plan(noise_multiplier=2.0)
+    training = training_of(model, the_plan, chunk=1)
+    training.noised_gradients(model, tiny.batch(RECORDS))
+    noised = torch.cat([p.grad.flatten() for p in training.selection.parameters.values()]) * 4
+    with training.draws.step(model.device):
+        pass
+    again = training_of(model, the_plan, chunk=1)
+    with again.draws.step(model.device):
+        sums = again.clipped_sums(model, tiny.batch(RECORDS))
+    noise = noised - torch.cat([sums[name].flatten() for name in training.selection.parameters])
+    assert float(noise.std()) == pytest.approx(2.0 * BOUND, rel=0.02)
+    assert abs(float(noise.mean())) < 0.01 * BOUND
+
+
+def test_gradients_are_divided_by_the_expected_batch_size_however_many_records_came() -> None:
+    gradients = []
+    for expected in (4, 8):
+        model = model_of(train_condition_only=True)
+        training = training_of(model, plan(expected_batch_size=expected))
+        training.noised_gradients(model, tiny.batch(3))
+        gradients.append(flat({n: p.grad for n, p in training.selection.parameters.items()}) * expected)
+    assert torch.allclose(*gradients, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------- odd batches
+
+
+def test_batches_of_every_size_take_one_step_each() -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan(), chunk=4)
+    Alone(model)
+    for steps, size in enumerate((0, 1, 4, 9, 0), 1):
+        training.step(model, tiny.batch(size))
+        assert training.ledger.steps == steps
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_empty_batch_moves_the_parameters_by_noise_alone(cached: bool) -> None:
+    batch = {**tiny.batch(0)}
+    if cached:
+        del batch["image"]
+        batch["moments"] = torch.zeros(0, 4, tiny.LATENT, tiny.LATENT)
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan())
+    rows = model.private_rows(batch, 4, None)
+    assert rows["cond:class_label"].dtype == torch.int64 and {len(value) for value in rows.values()} == {0}
+
+    optimizer = Alone(model).optimizer
+    before = {name: value.detach().clone() for name, value in training.selection.parameters.items()}
+    training.step(model, batch)
+    assert training.ledger.steps == 1
+    assert all(not torch.equal(before[name], value) for name, value in training.selection.parameters.items())
+    # the same noise, written down by hand
+    other = training_of(model, plan())
+    sums = {name: torch.zeros_like(value) for name, value in before.items()}
+    other.noise.add_(sums)
+    for name, parameter in training.selection.parameters.items():
+        assert torch.equal(parameter.grad, sums[name] / 4)
+    assert len(optimizer.state) == len(before)
+
+
+def test_a_record_that_is_not_a_number_contributes_nothing() -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan())
+    broken = tiny.batch(RECORDS)
+    rows = model.private_rows(broken, 1, None)
+    whole = {key: value.clone() for key, value in rows.items()}
+    whole["z"][2] = float("nan")
+    keep = [0, 1, 3]
+    model.private_rows = lambda batch, copies, chunk: whole
+    with_broken = training.clipped_sums(model, {})
+    model.private_rows = lambda batch, copies, chunk: {key: value[keep] for key, value in rows.items()}
+    without = training.clipped_sums(model, {})
+    assert training.clipper.skipped == 1
+    assert torch.isfinite(flat(with_broken)).all()
+    assert torch.allclose(flat(with_broken), flat(without), atol=1e-6)
+
+
+def test_the_batch_is_not_changed() -> None:
+    model = model_of(train_condition_only=True)
+    batch = tiny.batch(3)
+    kept = {key: value.clone() for key, value in batch.items()}
+    training_of(model, plan(noise_multiplicity=4)).noised_gradients(model, batch)
+    assert all(torch.equal(batch[key], value) for key, value in kept.items())
+
+
+# ---------------------------------------------------------------------- what is trained is what is noised
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_step_changes_the_selected_parameters_and_nothing_else(selection: str) -> None:
+    kind, flags = SELECTIONS[selection]
+    model = model_of(kind, **flags)
+    training = training_of(model, plan())
+    Alone(model)
+    model.model_ema.reset(model.model)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    training.step(model, tiny.batch(RECORDS))
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == set(training.selection.parameters)
+    assert changed.isdisjoint(training.selection.dead)
+    moved = {
+        name
+        for name, shadow in model.model_ema.m_name2s_name.items()
+        if not torch.equal(model.model_ema.get_buffer(shadow), before[f"model.{name}"])
+    }
+    assert {f"model.{name}" for name in moved} == {name for name in changed if name.startswith("model.")}
+
+
+def test_every_trained_parameter_gets_a_gradient_from_records() -> None:
+    """Those that get none are the dead ones, which are left out and listed."""
+    model = model_of(train_condition_only=True, train_dead_parameters=True)
+    training = training_of(model, plan())
+    sums = training.clipped_sums(model, tiny.batch(8))
+    # a bias in front of a norm with one channel a group is cancelled by it, but only in a network as narrow as this
+    silent = {name for name, value in sums.items() if float(value.norm()) < 1e-6 * BOUND and "bias" not in name}
+    dead = model_of(train_condition_only=True).select_trainable().dead
+    assert silent == {name for name in dead if "bias" not in name}
+    assert training.selection.dead == ()
+
+
+# ---------------------------------------------------------------------- the ledger comes first
+
+
+def test_a_step_is_in_the_ledger_before_the_parameters_move() -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan())
+    alone = Alone(model)
+    seen = []
+    step = alone.optimizer.step
+    alone.optimizer.step = lambda: (seen.append(training.ledger.steps), step())
+    training.step(model, tiny.batch(2))
+    assert seen == [1]
+
+
+def test_a_spent_budget_takes_no_further_step() -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan(steps=1))
+    Alone(model)
+    training.step(model, tiny.batch(2))
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    with pytest.raises(UserError, match="budget is spent: 1 of 1 steps"):
+        training.step(model, tiny.batch(2))
+    assert training.ledger.steps == 1
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+
+
+# ---------------------------------------------------------------------- randomness
+
+
+def drawn(training: Any, model: Any) -> dict[str, Tensor]:
+    """What one step draws for three records."""
+    with training.draws.step(model.device):
+        return model.private_rows(tiny.batch(3), 1, None)
+
+
+def test_what_a_loss_draws_does_not_follow_from_the_training_seed() -> None:
+    """Else adding a record would deal out the other records' draws anew, for all who know the seed to see."""
+    model = model_of(train_condition_only=True)
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(23)
+        runs.append(drawn(training_of(model, plan(insecure_seed=None)), model))
+    assert not torch.equal(runs[0]["noise"], runs[1]["noise"]) and not torch.equal(runs[0]["z"], runs[1]["z"])
+    insecure = [drawn(training_of(model, plan()), model) for _ in range(2)]
+    assert all(torch.equal(insecure[0][key], insecure[1][key]) for key in insecure[0])
+
+
+def test_a_step_leaves_the_global_generators_as_they_were() -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan(insecure_seed=None))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, second = drawn(training, model), drawn(training, model)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(first["noise"], second["noise"])
+
+
+def test_draws_have_the_distribution_they_should() -> None:
+    model = model_of(train_condition_only=True)
+    with training_of(model, plan(insecure_seed=None)).draws.step(model.device):
+        noise, t = torch.randn(200_000), model.draw_timesteps(200_000)
+    assert abs(float(noise.mean())) < 0.02 and float(noise.std()) == pytest.approx(1.0, abs=0.01)
+    assert int(t.min()) == 0 and int(t.max()) == 999
+    assert float(t.float().mean()) == pytest.approx(499.5, abs=5)
