@@ -13,7 +13,7 @@ from ldm.errors import UserError
 from ldm.modules.encoders import vocabulary
 from ldm.modules.encoders.modules import BERTEmbedder, BERTTokenizer, SpatialRescaler, TransformerEmbedder
 from ldm.modules.encoders.wordpiece import WordPiece, words_of
-from tests import parity
+from tests import parity, state_dicts
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "smil", "##ing", "##e", "woman", "with", "!", "-", "中"]
 
@@ -248,3 +248,9 @@ def test_encode_parity(case, given, output):
 def test_every_conditioning_case_is_compared():
     tested = {"bert_embedder", "transformer_embedder", "spatial_rescaler", "class_embedder"}  # the last one elsewhere
     assert {entry["id"] for entry in parity.entries("conditioning")} == tested
+
+
+def test_keys_of_the_published_model():
+    with torch.device("meta"):
+        embedder = BERTEmbedder(n_embed=1280, n_layer=32, max_seq_len=77)
+    state_dicts.assert_same_keys(embedder.state_dict(), "dpldm_celebahq-txt2img-dp-eps10", "cond_stage_model.")
