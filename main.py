@@ -21,7 +21,7 @@ from ldm.training import RunOptions, train
 # the names that YAML files of the lineage look for here
 __all__ = ["CUDACallback", "DataModuleFromConfig", "ImageLogger", "SetupCallback", "main"]
 
-SETTING = re.compile(r"(model|data|lightning)\.[^=\s]+=")
+SETTING = re.compile(r"((model|data|lightning)(?=[.=])|[a-z_]\w*\.)[\w.\[\]-]*=")
 
 
 def build_parser() -> ArgumentParser:
@@ -54,10 +54,12 @@ def main() -> None:
     """Parse the command line and train."""
     parser = build_parser()
     # settings are taken out first: behind --base F, -t or -n they would be read as the value of that flag
-    words = sys.argv[1:]
-    dotlist = [word for word in words if SETTING.match(word)]
-    options, rest = parser.parse_known_args([word for word in words if not SETTING.match(word)])
-    base = []
+    dotlist: list[str] = []
+    words: list[str] = []
+    for word in sys.argv[1:]:
+        (dotlist if SETTING.match(word) and not Path(word).exists() else words).append(word)
+    options, rest = parser.parse_known_args(words)
+    base: list[str] = []
     for item in options.base:
         (dotlist if "=" in item and not Path(item).exists() else base).append(item)
     for item in rest:
