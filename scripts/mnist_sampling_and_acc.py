@@ -1,0 +1,78 @@
+"""Sample a class-conditional model and score classifiers trained on the samples: sampling and accuracy in one go.
+
+python scripts/mnist_sampling_and_acc.py --yaml config.yaml --ckpt last.ckpt
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ldm.cli import ArgumentParser, pick_device, run
+
+REAL = "ldm.data.mnist.MNISTVal"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, sample a training and a held-out set, train, and score on real pictures."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--yaml", "-y", required=True, help="configuration the model was trained with")
+    add("--ckpt", "-ckpt", "--ckpt_path", required=True, help="checkpoint (.ckpt or .safetensors)")
+    add("--num_train", type=int, default=50000, help="samples that train the classifiers, class by class")
+    add("--num_eval", type=int, default=10000, help="further samples, which choose the epoch")
+    add("--classes", "-c", nargs="+", type=int, default=list(range(10)), help="classes to sample")
+    add("--test", default=REAL, metavar="FILE|CLASS", help="real pictures: a labelled file or a dotted dataset class")
+    add("--test_args", nargs="*", metavar="KEY:VALUE", help=f"its arguments; {REAL} gets split:test without them")
+    add("--ddim_step", "-step", "--ddim_steps", type=int, default=200)
+    add("--eta", "-eta", type=float, default=1.0, help="0 deterministic, 1 ancestral noise")
+    add("--scale", "-scale", type=float, default=1.0, help="guidance scale; 1 is none")
+    add("--uc", type=int, default=None, help="class that stands for no condition in guidance; default: the null class")
+    add("--batch_size", "-bs", type=int, default=500, help="images sampled at a time")
+    add("--seed", type=int, default=0, help="seed of the samples; the held-out ones use the next")
+    add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
+    add("--models", nargs="+", default=["logreg", "mlp", "cnn"], help="classifiers to train")
+    add("--epochs", type=int, default=50, help="passes through the training samples")
+    add("--seeds", type=int, default=1, help="how many times to repeat the classifiers, with seeds 0, 1, ...")
+    add("--output", metavar="FILE.json", help="write all numbers, with the curve of every run")
+    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
+    args = parser.parse_args(argv)
+
+    from ldm.checkpoint import write_atomic
+    from ldm.errors import UserError
+    from ldm.evaluation.classifiers import build_classifier
+    from ldm.evaluation.downstream import format_scores, score_samples
+    from ldm.evaluation.sources import load_labelled
+    from ldm.inference import SamplingOptions, check_output, draw_samples, image_side, load_model
+
+    # everything that may fail is tried before the hours of sampling
+    if args.output:
+        check_output(args.output, (".json",))
+    for name in args.models:
+        build_classifier(name)
+    for flag in ("num_train", "num_eval", "epochs", "seeds"):
+        if getattr(args, flag) < 1:
+            raise UserError(f"--{flag} {getattr(args, flag)}: give a number of 1 or more")
+    options = SamplingOptions(args.ddim_step, args.eta, args.scale, args.uc, args.batch_size)
+    device = pick_device(args.device)
+    model = load_model(args.yaml, args.ckpt, device, args.ema)
+    settings = args.test_args if args.test_args is not None else ["split:test"] if args.test == REAL else []
+    test = load_labelled(args.test, settings, size=image_side(model))
+    train, held_out = (
+        draw_samples(model, count, replace(options, seed=seed), args.classes)
+        for count, seed in ((args.num_train, args.seed), (args.num_eval, args.seed + 1))
+    )
+    scores = score_samples(
+        train, held_out, test, args.models, seeds=range(args.seeds), epochs=args.epochs, device=device
+    )
+    print(f"accuracy on {len(test)} real pictures, epoch chosen on {len(held_out)} held-out samples")
+    print(format_scores(scores))
+    if args.output:
+        text = json.dumps({model: summary.to_dict() for model, summary in scores.items()}, indent=2)
+        write_atomic(args.output, lambda path: path.write_text(text))
+
+
+if __name__ == "__main__":
+    run(main)
