@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ldm.errors import UserError
     from ldm.privacy.accounting import accountants_for, epsilon
-    from ldm.privacy.budget import budget, plot, table
+    from ldm.privacy.budget import budget, table
     from ldm.privacy.card import ReleaseCard
 
     if arguments.card:
@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name in accountants_for(row.events()):
                 print(f"batch {row.batch_size}: epsilon by {name} {epsilon(row.events(), row.delta, name):.4f}")
     if arguments.plot:
-        plot(rows, arguments.plot)
+        from ldm.budget_plot import draw_budgets
+
+        draw_budgets(rows, arguments.plot)
 
 
 if __name__ == "__main__":
