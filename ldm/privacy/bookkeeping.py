@@ -129,10 +129,11 @@ class _Book:
 
     def _sums(self, groups: Groups, weights: Tensor, index: Tensor | None) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
+        by_group = weights.unbind(0)
         while self._entries:  # popped so that activations are freed as soon as they are used
             entry = self._entries.pop()
             contribution = entry.contribution if index is None else entry.contribution.select(index)
-            totals = contribution.weighted_sums(weights[groups.index[entry.names[0]]])
+            totals = contribution.weighted_sums(by_group[groups.index[entry.names[0]]])
             sums.update(zip(entry.names, totals, strict=True))
         return sums
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ldm.errors import UserError
 from ldm.privacy.clipping import Clipping, PerRecordClipper
 from ldm.privacy.layers import DEFAULT_RULES, Contribution, LayerRule, WrittenOut, rule_for
+from ldm.privacy.layers.patches import Kernel, by_groups, by_unfolding
 from tests.privacy.per_record import (
     Rows,
     clipped_sum,
@@ -139,6 +141,15 @@ def test_convolutions_with_named_padding(kernel: int, padding: str, groups: int)
     torch.manual_seed(0)
     check_layer(nn.Conv2d(2, 4, kernel, padding=padding, groups=groups, dilation=2), torch.randn(4, 2, 7, 8), 1)
     check_layer(nn.Conv1d(2, 4, kernel, padding=padding, groups=groups), torch.randn(4, 2, 9), 2)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_both_ways_to_write_out_kernel_gradients_agree(copies: int) -> None:
+    torch.manual_seed(0)
+    kernel = Kernel(torch.Size((4, 3, 3, 2)), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2)
+    inputs = torch.randn(4, 6, 7, 6)
+    slopes = torch.randn(F.conv2d(inputs, torch.zeros(kernel.shape), None, (2, 1), (1, 0), (1, 2), 2).shape)
+    close(by_unfolding(inputs, slopes, copies, kernel), by_groups(inputs, slopes, copies, kernel))
 
 
 @few

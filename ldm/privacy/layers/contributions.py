@@ -10,7 +10,7 @@ a weight on a constant input of one, so it only adds one to every ``a_t . a_t'``
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +73,8 @@ class WrittenOut(Contribution):
         return self.gradients[0].shape[0]
 
     def squared_norms(self) -> Tensor:
-        return torch.stack([_row_squares(gradient) for gradient in self.gradients]).sum(0)
+        squares = [_row_squares(gradient) for gradient in self.gradients]
+        return squares[0] if len(squares) == 1 else torch.stack(squares).sum(0)
 
     def weighted_sums(self, weights: Tensor) -> list[Tensor]:
         return [(weights @ gradient.flatten(1)).reshape(gradient.shape[1:]) for gradient in self.gradients]
@@ -107,15 +108,22 @@ class OuterProducts(Contribution):
             return _row_squares(self._bias())
         if self.left.shape[1] == 1:
             return _row_squares(self.left[:, 0]) * (_row_squares(self.right[:, 0]) + float(self.bias))
-        return torch.cat([self._factored(left, right) for left, right in self._blocks()])
+        size = block_records(self.left.shape[1] ** 2)
+        if size >= self.records:
+            return self._factored(self.left.float(), self.right.float())
+        blocks = zip(self.left.split(size), self.right.split(size), strict=True)
+        return torch.cat([self._factored(left.float(), right.float()) for left, right in blocks])
 
     def weighted_sums(self, weights: Tensor) -> list[Tensor]:
-        sums = []
-        if self.weight is not None:
-            sums.append(weighted_product(self.left.float(), self.right.float(), weights).reshape(self.weight))
-        if self.bias:
-            sums.append(weights @ self._bias())
-        return sums
+        column, left, right = weights.view(-1, 1, 1), self.left.float(), self.right.float()
+        if self.weight is None:
+            return [weights @ self._bias()]
+        if left.shape[2] > right.shape[2]:  # scale the narrow factor
+            product = position_product(left, right * column).reshape(self.weight)
+            return [product, weights @ self._bias()] if self.bias else [product]
+        left = left * column
+        product = position_product(left, right).reshape(self.weight)
+        return [product, left.sum((0, 1))] if self.bias else [product]
 
     def per_record(self) -> list[Tensor]:
         gradients = []
@@ -147,11 +155,6 @@ class OuterProducts(Contribution):
     def _factored(self, left: Tensor, right: Tensor) -> Tensor:
         inputs = gram(right)
         return factored_squares(inputs.add_(1.0) if self.bias else inputs, gram(left))
-
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size = block_records(self.left.shape[1] ** 2)
-        for left, right in zip(self.left.split(size), self.right.split(size), strict=True):
-            yield left.float(), right.float()
 
 
 @dataclass(frozen=True)
@@ -219,16 +222,11 @@ def factored_squares(first: Tensor, second: Tensor) -> Tensor:
     return products.flatten(1).sum(1).clamp_min_(0.0).addcmul_(lengths, lengths, value=ROUNDING)
 
 
-def weighted_product(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
-    """``sum_b weights_b left_b^T right_b`` of fp32 factors (B, T, p) and (B, T, d) -> (p, d)."""
-    if left.shape[2] <= right.shape[2]:
-        left = left * weights[:, None, None]
-    else:
-        right = right * weights[:, None, None]
+def position_product(left: Tensor, right: Tensor) -> Tensor:
+    """Sum over records and positions of outer products of fp32 factors: (B, T, p) and (B, T, d) -> (p, d)."""
     if left.device.type == "cpu" and left.shape[1] > 8 and not left.is_contiguous():
         # Channels-first activations: small products in place beat copying them into long rows.
-        total = left.new_zeros(left.shape[2], right.shape[2])
-        return total.addbmm_(left.transpose(1, 2), right)
+        return left.new_zeros(left.shape[2], right.shape[2]).addbmm_(left.transpose(1, 2), right)
     return left.flatten(0, 1).t() @ right.flatten(0, 1)
 
 
