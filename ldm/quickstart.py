@@ -33,10 +33,10 @@ class Protocol:
     """How every row of the table is measured: samples in all, classifier epochs, and the seeds of both."""
 
     samples: int = 1000
-    epochs: int = 30
+    epochs: int = 15
     lr: float = 1e-3
     seeds: tuple[int, ...] = (0, 1, 2)
-    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(steps=30, scale=2.0, batch_size=250))
+    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(steps=20, scale=2.0, batch_size=250))
 
 
 @dataclass(frozen=True)

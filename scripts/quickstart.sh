@@ -27,7 +27,7 @@ if [ "${1:-}" = --full ]; then
   autoencoder="$(latest "$runs/autoencoder")checkpoints/last.ckpt"
   # shellcheck disable=SC2086
   do_it main.py --base configs/quickstart/latent-diffusion.yaml -t $device -l "$runs/latent-diffusion" \
-    --max_steps 1500 "model.params.first_stage_config.params.ckpt_path=$autoencoder"
+    --max_steps 2000 "model.params.first_stage_config.params.ckpt_path=$autoencoder"
   public="$runs/public.safetensors"
   do_it scripts/export_checkpoint.py --ckpt "$(latest "$runs/latent-diffusion")checkpoints/last.ckpt" --output "$public"
 fi
@@ -39,7 +39,7 @@ do_it main.py --base configs/quickstart/finetune-dp-eps10.yaml configs/quickstar
   -l "$runs/no-privacy" "model.params.ckpt_path=$public"
 do_it sampling/conditional_sampling.py --yaml configs/quickstart/finetune-dp-eps10.yaml \
   --ckpt "$(latest "$runs/private")checkpoints/last.ckpt" --output "$runs/digits.png" \
-  --num_samples 100 --classes 0 1 2 3 4 5 6 7 8 9 --ddim_steps 30 --uc_scale 2
+  --num_samples 100 --classes 0 1 2 3 4 5 6 7 8 9 --ddim_steps 20 --uc_scale 2
 do_it scripts/quickstart_report.py --yaml configs/quickstart/finetune-dp-eps10.yaml --public "$public" \
   --private "$(latest "$runs/private")" --plain "$(latest "$runs/no-privacy")" --output "$runs/report"
 
