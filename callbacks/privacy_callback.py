@@ -19,6 +19,7 @@ class PrivacyCallback(Callback):
         self.meter = meter
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.training.begin()
         if self.training.spent:
             logger.info("the privacy budget of this run is spent; nothing is left to train")
             trainer.should_stop = True

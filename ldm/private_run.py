@@ -8,15 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytorch_lightning as pl
+
 from callbacks.privacy_callback import PrivacyCallback
 from ldm.checkpoint import read_checkpoint
 from ldm.errors import UserError, nearest
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.accounting import EpsilonMeter
 from ldm.privacy.card import ReleaseCard
+from ldm.privacy.distributed import Ranks, ShardedBatchSampler
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
-from ldm.privacy.sampling import PoissonBatchSampler
+from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
+from ldm.private_strategy import private_strategy, process_count
 from ldm.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -45,6 +50,7 @@ class PrivateSession:
     """One private run: binds the plan and the ledger to the model, the sampler and the run directory."""
 
     model: Any
+    data: Any
     run_dir: RunDirectory
     training: PrivateTraining
     meter: EpsilonMeter
@@ -64,17 +70,23 @@ class PrivateSession:
             "limit_val_batches": 0,
             "limit_test_batches": 0,
             "use_distributed_sampler": False,
-            "devices": 1 if given.get("devices") == "auto" else given.get("devices", 1),
+            "devices": given.get("devices", 1),
+            "strategy": private_strategy(given),
         }
 
     def callback(self) -> PrivacyCallback:
         """The callback that shows epsilon and stops the run when the budget is spent."""
         return PrivacyCallback(self.training, self.meter)
 
-    def start(self) -> None:
-        """Attach the private step to the model; every release writes the card first."""
+    def start(self, trainer: pl.Trainer) -> None:
+        """Attach the private step to the model; every release writes the card first, by one process."""
+        ranks = self.training.ranks = Ranks(trainer.global_rank, trainer.world_size)
+        if ranks.size > 1:
+            records = len(self.data.datasets["train"])
+            self.data.train_batch_sampler = batch_sampler(self.plan, records, self.training.ledger.steps, ranks)
+            logger.info("%d processes share each step: each draws and clips a part of the records", ranks.size)
         self.training.draws.key(self.model.device)  # what data sets draw (mirrorings) is nobody's business either
-        self.training.on_release = self.write_card
+        self.training.on_release = self.write_card if ranks.first else None
         self.model.private = self.training
         self.model.automatic_optimization = False  # the step cuts, clips and noises by itself
 
@@ -111,6 +123,11 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
     """Make the plan (or read it from the checkpoint that is resumed), and give the sampler to the data module."""
     config = read_dp_config(model.dp_config)
     refuse_unsafe(settings, model)
+    if not poisson(config) and process_count(settings) > 1:
+        raise UserError(
+            "dp_config.poisson_sampling: false draws one batch for all and runs on one device; type --devices 1, or "
+            "leave it out"
+        )
     if "train" not in data.datasets:
         raise UserError("data.params has no train set; add train: {target: ..., params: ...}")
     records = len(data.datasets["train"])
@@ -136,16 +153,20 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
             len(selection.dead),
             selection.dead[0],
         )
-    steps_per_epoch = math.ceil(1.0 / plan.sample_rate - 1e-9)
-    data.train_batch_sampler = PoissonBatchSampler(
-        records, plan.sample_rate, steps_per_epoch, insecure_seed=plan.insecure_seed, start=ledger.steps
-    )
+    if plan.sampling != POISSON:
+        logger.info(
+            "poisson_sampling: false: batches of exactly %g records without replacement, accounted for as such (%s, "
+            "sensitivity 2C); Poisson batches need less noise",
+            plan.expected_batch_size,
+            plan.relation,
+        )
+    data.train_batch_sampler = batch_sampler(plan, records, ledger.steps)
     not_covered = ()
     if getattr(model, "start_privacy", None):
         not_covered = ("the starting weights come from another private run, whose own epsilon adds to this one",)
         logger.warning("%s: if both runs used the same records, their guarantees compose", not_covered[0])
     public = tuple(str(name) for name in config.get("public_data", ()))
-    return PrivateSession(model, run_dir, training, EpsilonMeter(plan), public, not_covered)
+    return PrivateSession(model, data, run_dir, training, EpsilonMeter(plan), public, not_covered)
 
 
 def check_names(config: Mapping[str, Any]) -> None:
@@ -174,11 +195,14 @@ def read_dp_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     size = config.get("max_batch_size")
     if size is not None and (not isinstance(size, int) or size < 1):
         raise UserError(f"dp_config.max_batch_size: {size!r} is no positive number of records")
-    if config.get("poisson_sampling", True) is False:
-        raise UserError(
-            "dp_config.poisson_sampling: false is not supported here; leave it out, batches are Poisson draws"
-        )
+    if not isinstance(config.get("poisson_sampling", True), bool | None):
+        raise UserError(f"dp_config.poisson_sampling: {config['poisson_sampling']!r} is neither true nor false")
     return config
+
+
+def poisson(config: Mapping[str, Any]) -> bool:
+    """Whether ``dp_config`` asks for Poisson batches, the default, and not for batches of a fixed size."""
+    return config.get("poisson_sampling") is not False
 
 
 def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings: Mapping[str, Any]) -> PrivacyPlan:
@@ -199,8 +223,10 @@ def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings
         "noise_multiplicity": int(config.get("noise_multiplicity", 1)),
         "clipping": config.get("clipping", "flat"),
         "insecure_seed": config.get("insecure_seed"),
+        "sampling": POISSON if poisson(config) else WITHOUT_REPLACEMENT,
+        "relation": ADD_OR_REMOVE_ONE if poisson(config) else REPLACE_ONE,
     }
-    rate = config.get("sample_rate")
+    rate = config.get("sample_rate") if poisson(config) else fixed_size_rate(config, records, batch_size)
     if config.get("noise_multiplier") is None:
         return PrivacyPlan.calibrate(
             target_epsilon=float(config["epsilon"]),
@@ -218,6 +244,45 @@ def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings
         expected_batch_size=batch_size,
         **common,
     )
+
+
+def fixed_size_rate(config: Mapping[str, Any], records: int, batch_size: int) -> float:
+    """The share of the records that is in a batch of exactly ``batch_size``.
+
+    Under replace-one the number of records is public, and the rate has to be that of the set at hand: a larger stated
+    size would understate what a step costs.
+    """
+    if config.get("sample_rate") is not None:
+        raise UserError(
+            "dp_config.sample_rate: with poisson_sampling: false the rate is batch_size / records; remove it"
+        )
+    if config.get("dataset_size") not in (None, records):
+        raise UserError(
+            f"dp_config.dataset_size: with poisson_sampling: false it must be the number of records, {records}"
+        )
+    if batch_size > records:
+        raise UserError(f"data.params.batch_size: {batch_size} exceeds the {records} training records")
+    return batch_size / records
+
+
+def batch_sampler(plan: PrivacyPlan, records: int, taken: int, ranks: Ranks | None = None) -> Any:
+    """The draws of a plan, ``taken`` of which are done, in epochs in which a record is expected once.
+
+    With several ``ranks`` these are the parts of the draws that are this process's. Raises UserError when a batch of
+    fixed size would be a larger share of the records than the plan accounts for.
+    """
+    epoch = math.ceil(1.0 / plan.sample_rate - 1e-9)
+    if ranks is not None and ranks.size > 1:
+        return ShardedBatchSampler.from_plan(plan, records, epoch, ranks, start=taken)
+    if plan.sampling == POISSON:
+        return PoissonBatchSampler(records, plan.sample_rate, epoch, insecure_seed=plan.insecure_seed, start=taken)
+    size = int(plan.expected_batch_size)
+    if size > plan.sample_rate * records * (1 + 1e-9):
+        raise UserError(
+            f"the training set has {records} records, fewer than the run was planned for: batches of {size} would be a "
+            f"larger share of it than the {plan.sample_rate:.4g} that is accounted for"
+        )
+    return FixedSizeBatchSampler(records, size, epoch, insecure_seed=plan.insecure_seed, start=taken)
 
 
 def stated_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -246,6 +311,11 @@ def resumed_ledger(run_dir: RunDirectory, config: Mapping[str, Any]) -> tuple[Pr
         "noise_multiplicity": plan.noise_multiplicity,
         "clipping": plan.clipping,
     }
+    if poisson(config) != (plan.sampling == POISSON):
+        raise UserError(
+            f"dp_config.poisson_sampling: the resumed run draws {plan.sampling} batches; a run keeps its plan, "
+            "start a new run from the checkpoint instead"
+        )
     for key, value in stated.items():
         if config.get(key) is not None and config[key] != value:
             raise UserError(
@@ -293,10 +363,7 @@ def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
 
 def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
     """Refuse Trainer settings under which the stated guarantee would not hold."""
-    devices = settings.get("devices", 1)
-    several = len(devices) > 1 if isinstance(devices, (list, tuple)) else devices not in (1, "1", "auto")
-    if several or int(settings.get("num_nodes") or 1) > 1:
-        raise UserError("private training runs on one device; type --gpus 0, or --devices 1")
+    private_strategy(settings)
     if int(settings.get("accumulate_grad_batches") or 1) > 1:
         raise UserError(
             "accumulate_grad_batches: a private step never merges two draws; raise data.params.batch_size and set "

@@ -22,8 +22,8 @@ from ldm.checkpoint import load_weights, read_checkpoint
 from ldm.config import allow_target, instantiate_from_config, load_config, to_plain
 from ldm.data.latent_cache import LatentCache, why_not_cacheable
 from ldm.errors import UserError, nearest
-from ldm.run_directory import RunDirectory, new_run, resumed_run
-from ldm.trainer_flags import device_count, override, today
+from ldm.run_directory import RunDirectory, launched, new_run, parents_run, resumed_run
+from ldm.trainer_flags import device_count, override, own_device, today
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,11 @@ def train(options: RunOptions) -> RunDirectory:
     if not 0 <= options.seed <= LARGEST_SEED:
         raise UserError(f"--seed {options.seed}: give a whole number from 0 to {LARGEST_SEED}")
     run_dir, config = read_run(options)
+    if launched():
+        for name in ("ldm", "callbacks"):  # what the first process says counts for all
+            logging.getLogger(name).setLevel(logging.WARNING)
+    else:
+        run_dir.tell_children()
     lightning = config.pop("lightning", None) or OmegaConf.create({})
     check_sections(config, lightning)
     lightning.trainer = OmegaConf.create(today(override(to_plain(lightning.get("trainer") or {}), options.trainer)))
@@ -90,12 +95,13 @@ def train(options: RunOptions) -> RunDirectory:
     check_labels(model, data)
     cache_latents(model, data, settings)
     session = private_run.prepare(model, data, settings, run_dir) if private_run.wanted(model) else None
-    model.learning_rate = learning_rate(base_rate, data.batch_size, settings, options.scale_lr)
+    private = session is not None
+    model.learning_rate = learning_rate(base_rate, data.batch_size, settings, options.scale_lr, private)
     if getattr(model, "has_discriminator", False):  # two optimizers: the model accumulates by itself
         model.accumulate_grad_batches = int(settings.pop("accumulate_grad_batches", None) or 1)
     trainer = build_trainer(config, lightning, settings, run_dir, session, options)
     if session is not None:
-        session.start()
+        session.start(trainer)
     resume = run_dir.resume_from or settings.get("ckpt_path")
     if resume:
         check_resumable(model, resume)
@@ -128,7 +134,7 @@ def read_run(options: RunOptions) -> tuple[RunDirectory, DictConfig]:
     else:
         if not options.base:
             raise UserError("no configuration: type --base FILE.yaml, or --resume RUN_DIRECTORY")
-        run_dir = new_run(options.logdir, name, options.base, options.postfix)
+        run_dir = parents_run() or new_run(options.logdir, name, options.base, options.postfix)
         paths = options.base
     return run_dir, load_config(paths, options.dotlist)
 
@@ -169,19 +175,21 @@ def base_learning_rate(config: DictConfig) -> float:
     return rate
 
 
-def learning_rate(base: float, batch: int, settings: Mapping[str, Any], scale: bool) -> float:
+def learning_rate(base: float, batch: int, settings: Mapping[str, Any], scale: bool, private: bool = False) -> float:
     """The learning rate of the lineage's rule, said in one line.
 
     With ``--scale_lr`` (the default) the base rate is multiplied by accumulated batches, devices and batch size;
-    under DP the batch size is the logical one.
+    under DP the batch size is the logical one, which the devices share, so that their number does not count.
     """
     if not scale:
         logger.info("learning rate %.3g (base rate as it is, --scale_lr False)", base)
         return base
     accumulate = int(settings.get("accumulate_grad_batches") or 1)
-    devices = device_count(settings)
+    devices = 1 if private else device_count(settings)
     rate = accumulate * devices * batch * base
     product = f"{accumulate} (accumulated) x {devices} (devices) x {batch} (batch) x {base:.3g} (base)"
+    if private:
+        product = f"{batch} (logical batch, shared by all devices) x {base:.3g} (base)"
     logger.info("learning rate %.3g = %s; --scale_lr False uses the base", rate, product)
     return rate
 
@@ -207,7 +215,7 @@ def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:
     """Encode every image of a latent model once, unless the config turns the cache off or images are augmented."""
     if not hasattr(model, "encode_moments") or not data.latent_cache:
         return
-    device = "cuda" if settings.get("accelerator") == "gpu" else "cpu"
+    device = own_device(settings)
     key = state_digest(model.first_stage_model)
     model.to(device)
 

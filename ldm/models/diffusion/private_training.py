@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm.errors import UserError
 from ldm.models.diffusion.finetuning import Selection
 from ldm.privacy.clipping import Clipping, PerRecordClipper
+from ldm.privacy.distributed import Ranks, check_agreement, reduce_sums
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.plan import PrivacyPlan
@@ -24,6 +25,9 @@ class PrivateTraining:
 
     A batch is one draw of the plan's sampler and is never merged with another: it is cut into chunks of at most
     ``max_batch_size`` records here, inside the step. The step is in the ledger before the parameters move.
+
+    Several processes may take the steps together (``ranks``): each is given its own part of every draw and keeps its
+    own ledger, which is the same everywhere; the first adds the noise and alone writes files.
     """
 
     def __init__(
@@ -40,11 +44,17 @@ class PrivateTraining:
         self.ledger = ledger
         self.selection = selection
         self.max_batch_size = max_batch_size
+        self.ranks = Ranks()
         clipping = Clipping(plan.max_grad_norm, style=plan.clipping)
         self.clipper = PerRecordClipper(model, selection.parameters, clipping, engine=engine)
         self.on_release: Callable[[], None] | None = None
         self.noise = GaussianNoise(plan.noise_std, insecure_seed=plan.insecure_seed, start=ledger.steps)
         self.draws = LossDraws(insecure_seed=plan.insecure_seed, start=ledger.steps)
+
+    def begin(self) -> None:
+        """Make sure, once all processes of the run are connected, that they are about to do the same."""
+        self.ranks.check()
+        check_agreement(f"plan {self.plan.digest()} from step {self.ledger.steps}")
 
     def release(self) -> None:
         """Say that something computed from the trained weights is about to be written: the record of it comes first."""
@@ -82,7 +92,10 @@ class PrivateTraining:
         """Set ``.grad`` of every trained parameter to (clipped sum + noise) / expected batch size."""
         with self.draws.step(model.device):
             sums = self.clipped_sums(model, batch)
-        self.noise.add_(sums)
+        self.ranks.check()
+        if self.ranks.first:  # once for all processes, see ldm.privacy.distributed
+            self.noise.add_(sums)
+        reduce_sums(sums)
         for name, parameter in self.selection.parameters.items():
             parameter.grad = (sums[name] / self.plan.expected_batch_size).to(parameter.dtype)
 
