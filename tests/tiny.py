@@ -113,6 +113,7 @@ def public_checkpoint(path: Path, kind: str = "spatial", ema_offset: float = 0.0
     section = ldm(kind)
     model = build(section)
     scatter(model)
+    model.model_ema.reset(model.model)
     state = model.state_dict()
     for name in model.model_ema.m_name2s_name.values():
         state[f"model_ema.{name}"] += ema_offset

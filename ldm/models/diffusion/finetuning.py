@@ -99,10 +99,10 @@ class FineTuning:
             dead += dead_parameters(model, named)
         for name in dead:
             del named[name]
-        if not named:
+        if not named or (self.mode != "all" and not blocks):
             raise UserError(
                 f"fine-tuning rule {self.mode!r} matches nothing in this network: use train_condition_only for spatial "
-                "transformers and train_attention_only for attention blocks"
+                "transformers, train_attention_only for attention blocks, and no ablation_blocks beyond their number"
             )
         return Selection(named, dead, tuple(blocks))
 
