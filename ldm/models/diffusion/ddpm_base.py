@@ -191,7 +191,10 @@ class DDPM(pl.LightningModule):
         """
         state = dict(state)
         self._check_schedule(state, source)
-        averaged = ema_to_parameters(self.model, state) if self.start_from_ema else {}
+        try:
+            averaged = ema_to_parameters(self.model, state) if self.start_from_ema else {}
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
         if averaged:
             logger.info("%s: starting from the averaged (EMA) weights", source)
             state.update({f"model.{name}": value for name, value in averaged.items()})
