@@ -98,7 +98,7 @@ def train(options: RunOptions) -> RunDirectory:
     private = session is not None
     model.learning_rate = learning_rate(base_rate, data.batch_size, settings, options.scale_lr, private)
     if getattr(model, "has_discriminator", False):  # two optimizers: the model accumulates by itself
-        model.accumulate_grad_batches = int(settings.pop("accumulate_grad_batches", None) or 1)
+        model.accumulate_grad_batches = settings.pop("accumulate_grad_batches", None) or model.accumulate_grad_batches
     trainer = build_trainer(config, lightning, settings, run_dir, session, options)
     if session is not None:
         session.start(trainer)

@@ -21,6 +21,7 @@ from callbacks.image_logger import ImageLogger
 from ldm import training
 from ldm.checkpoint import read_checkpoint, save_checkpoint
 from ldm.errors import UserError
+from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.run_directory import RunDirectory
 from ldm.training import RunOptions, build_callbacks, build_loggers, check_labels, checkpointing, learning_rate
@@ -313,6 +314,37 @@ def test_own_data_sets_need_to_be_allowed(commands: Commands, monkeypatch: pytes
     words = ["--base", path, "data.params.train={target: fid.compute_fid.Sequence}"]
     assert "is not allowed" in commands.refused(main.main, *words)
     assert "is not allowed" not in commands.refused(main.main, *words, "--allow-target", "fid")
+
+
+def test_an_autoencoder_is_trained_pictured_and_tested(commands: Commands) -> None:
+    config = public_config(commands.folder, max_steps=1)
+    params = {**tiny.AUTOENCODER["params"], "monitor": "val/rec_loss"}
+    params["lossconfig"] = {"target": "ldm.modules.losses.reconstruction.ReconstructionKL"}
+    config["model"] = {"base_learning_rate": 1e-3, "target": tiny.AUTOENCODER["target"], "params": params}
+    config["data"]["params"].update(validation=digits(commands.folder), test=digits(commands.folder))
+    config["lightning"]["callbacks"]["image_logger"]["params"] = {"batch_frequency": 1}
+    path = write_yaml(commands.folder / "a.yaml", config)
+    assert commands.train("--base", path, "-t", "--val_check_interval", 1) == 0, commands.err
+    (run,) = commands.runs()
+    pictures = {path.name.partition("_")[0] for path in (run / "images" / "train").iterdir()}
+    assert pictures == {"inputs", "reconstructions", "samples"}
+    assert len(metrics(run, "test/rec_loss")) == len(metrics(run, "val/rec_loss")) == 1
+
+
+@pytest.mark.parametrize(("words", "batches"), [([], 3), (["--accumulate_grad_batches", 2], 2)])
+def test_a_model_with_two_optimizers_accumulates_by_itself(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, words: list[Any], batches: int
+) -> None:
+    def stop(model: AutoencoderKL) -> None:
+        raise UserError(f"batches a step: {model.accumulate_grad_batches}")
+
+    monkeypatch.setattr(AutoencoderKL, "has_discriminator", True)
+    monkeypatch.setattr(AutoencoderKL, "configure_optimizers", stop)
+    config = public_config(commands.folder)
+    params = {**tiny.AUTOENCODER["params"], "accumulate_grad_batches": 3}
+    config["model"] = {"base_learning_rate": 1e-3, "target": tiny.AUTOENCODER["target"], "params": params}
+    assert commands.train("--base", write_yaml(commands.folder / "a.yaml", config), "-t", *words) == 2
+    assert f"error: batches a step: {batches}\n" in commands.err
 
 
 # ---------------------------------------------------------------------- mistakes
