@@ -23,11 +23,13 @@ started=$(date +%s)
 
 if [ "${1:-}" = --full ]; then
   # shellcheck disable=SC2086
-  do_it main.py --base configs/quickstart/autoencoder.yaml -t $device -l "$runs/autoencoder" --max_steps 500
+  do_it main.py --base configs/quickstart/autoencoder.yaml -t $device -l "$runs/autoencoder" --max_steps 500 \
+    "model.params.scheduler_config.params.cycle_lengths=[500]"
   autoencoder="$(latest "$runs/autoencoder")checkpoints/last.ckpt"
   # shellcheck disable=SC2086
   do_it main.py --base configs/quickstart/latent-diffusion.yaml -t $device -l "$runs/latent-diffusion" \
-    --max_steps 2000 "model.params.first_stage_config.params.ckpt_path=$autoencoder"
+    --max_steps 2000 "model.params.scheduler_config.params.cycle_lengths=[2000]" \
+    "model.params.first_stage_config.params.ckpt_path=$autoencoder"
   public="$runs/public.safetensors"
   do_it scripts/export_checkpoint.py --ckpt "$(latest "$runs/latent-diffusion")checkpoints/last.ckpt" --output "$public"
 fi
