@@ -130,7 +130,7 @@ class PatchProducts(Contribution):
 
 
 def by_groups(inputs: Tensor, slopes: Tensor, copies: int, kernel: Kernel) -> Tensor:
-    """Kernel gradients (B, *kernel.shape) by one convolution whose groups are the records and whose batch the copies."""
+    """Kernel gradients (B, *kernel.shape) by one convolution: records are its groups, copies its batch."""
     records = inputs.shape[0] // copies
     inputs, slopes = (
         tensor.float().unflatten(0, (records, copies)).transpose(0, 1).flatten(1, 2) for tensor in (inputs, slopes)
