@@ -24,7 +24,8 @@ from ldm.errors import UserError
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.run_directory import RunDirectory
-from ldm.training import RunOptions, build_callbacks, build_loggers, check_labels, checkpointing, learning_rate
+from ldm.trainer_parts import build_callbacks, build_loggers, checkpointing
+from ldm.training import RunOptions, check_labels, learning_rate
 from tests import tiny
 from tests.tiny_runs import Commands, commands, public_config, small_ldm, write_yaml
 
@@ -451,7 +452,7 @@ def callbacks_of(extra: dict[str, Any], folder: Path, monitor: str | None = None
     config = OmegaConf.create({"model": {"params": {"monitor": monitor}}, "data": {"params": data}})
     lightning = OmegaConf.create(extra)
     found: dict[str, Any] = {}
-    for callback in build_callbacks(config, lightning, RunDirectory(folder, "stamp"), None, RunOptions(base=[])):
+    for callback in build_callbacks(config, lightning, RunDirectory(folder, "stamp"), None):
         found.setdefault(type(callback).__name__, []).append(callback)
     return found
 
