@@ -165,7 +165,7 @@ def report(
         rows.append(row)
         drawn.append(samples)
     rows.append(scorer.row("public pictures", fixed_pictures(pictures, protocol.samples))[0])
-    real_row, _ = scorer.row("real private digits", fixed_pictures(digits, len(digits)))
+    real_row, _ = scorer.row("real private digits", fixed_pictures(digits, protocol.samples))
     rows.append(replace(real_row, distance=None))  # they are what the others are measured against
     drawn[1].save(folder / "private_samples.pt")
     save_grid(comparison(digits, drawn[0], drawn[1]), folder / "samples.png", columns=20)
