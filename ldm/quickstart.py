@@ -34,6 +34,7 @@ class Protocol:
 
     samples: int = 1000
     epochs: int = 15
+    batch_size: int = 50  # of a thousand pictures: larger ones leave the classifier half trained
     lr: float = 1e-3
     seeds: tuple[int, ...] = (0, 1, 2)
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(steps=20, scale=2.0, batch_size=250))
@@ -83,6 +84,7 @@ class Scorer:
             validation,
             self.held_out,
             epochs=self.protocol.epochs,
+            batch_size=self.protocol.batch_size,
             lr=self.protocol.lr,
             seed=seed,
             device=self.device,
