@@ -222,9 +222,10 @@ class LatentDiffusion(DDPM):
         return self.scale_factor * moments
 
     @torch.no_grad()
-    def decode_first_stage(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W), nominally in [-1, 1], of scaled latents."""
-        return self.first_stage_model.decode(z / self.scale_factor)
+    def decode_first_stage(self, z: Tensor, force_not_quantize: bool = False) -> Tensor:
+        """Images (B, C, H, W), nominally in [-1, 1], of scaled latents; a quantising first stage rounds them first."""
+        options = {"force_not_quantize": True} if force_not_quantize else {}
+        return self.first_stage_model.decode(z / self.scale_factor, **options)
 
     # ------------------------------------------------------------------ the condition
 
