@@ -18,8 +18,10 @@ class PrivacyCallback(Callback):
         self.training = training
         self.meter = meter
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.training.begin()  # before the loaders of the data are made, which draw the seeds of their workers
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.training.begin()
         if self.training.spent:
             logger.info("the privacy budget of this run is spent; nothing is left to train")
             trainer.should_stop = True

@@ -85,7 +85,6 @@ class PrivateSession:
             records = len(self.data.datasets["train"])
             self.data.train_batch_sampler = batch_sampler(self.plan, records, self.training.ledger.steps, ranks)
             logger.info("%d processes share each step: each draws and clips a part of the records", ranks.size)
-        self.training.draws.key(self.model.device)  # what data sets draw (mirrorings) is nobody's business either
         self.training.on_release = self.write_card if ranks.first else None
         self.model.private = self.training
         self.model.automatic_optimization = False  # the step cuts, clips and noises by itself
@@ -149,7 +148,7 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
     logger.info("private fine-tuning trains %s values in %d tensors", f"{selection.count:,}", len(selection.parameters))
     if selection.dead:
         logger.info(
-            "left out %d tensors that get no gradient under a one-token condition, such as %s (all in privacy.json)",
+            "left out %d tensors that no record gives a gradient, such as %s (all in privacy.json)",
             len(selection.dead),
             selection.dead[0],
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pytorch_lightning.strategies import DDPStrategy
 
 from ldm.errors import UserError
@@ -22,10 +21,8 @@ class PrivateDDP(DDPStrategy):
     """
 
     def configure_ddp(self) -> None:
-        """Give all processes the first one's weights, and each its own public random numbers."""
+        """Give all processes the first one's weights; random numbers each has of its own already."""
         broadcast_state(self.model)
-        # one seed has built the model everywhere; from here on equal numbers would be repeated, not shared
-        torch.manual_seed(torch.initial_seed() + self.global_rank)
 
 
 def process_count(settings: Mapping[str, Any]) -> int:

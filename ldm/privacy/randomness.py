@@ -47,7 +47,8 @@ class LossDraws:
     One record moves the clipped sum by at most C when the others' draws stay the same. Draws that follow from a public
     training seed are dealt out by place in the batch, so that adding a record would change those of every record after
     it, and whoever knows the seed could tell. Keyed by the operating system they are independent of each other whoever
-    looks. With ``insecure_seed`` those of step i, counted from ``start``, are a function of the seed and i.
+    looks. With ``insecure_seed`` those of step i, counted from ``start``, are a function of the seed, i and the process
+    (``rank``) that draws them.
     """
 
     def __init__(self, *, insecure_seed: int | None = None, start: int = 0):
@@ -55,16 +56,17 @@ class LossDraws:
         self._seed = insecure_seed
 
     @contextmanager
-    def step(self, device: torch.device) -> Iterator[None]:
+    def step(self, device: torch.device, rank: int = 0) -> Iterator[None]:
         """Fresh draws for one logical step; afterwards the generators go on where they were."""
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            self.key(device)
+            self.key(device, rank)
             self.steps += 1
             yield
 
-    def key(self, device: torch.device) -> None:
+    def key(self, device: torch.device, rank: int = 0) -> None:
         """Key the generators of the CPU and of ``device`` for good."""
-        entropy = secret_generator() if self._seed is None else seeded_generator(self._seed, LOSS, self.steps)
+        purpose = LOSS + 8 * rank
+        entropy = secret_generator() if self._seed is None else seeded_generator(self._seed, purpose, self.steps)
         # seeding would keep 32 bits of the key; the whole state takes them all
         torch.default_generator.manual_seed(0)
         state = torch.get_rng_state()

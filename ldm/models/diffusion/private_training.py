@@ -55,6 +55,10 @@ class PrivateTraining:
         """Make sure, once all processes of the run are connected, that they are about to do the same."""
         self.ranks.check()
         check_agreement(f"plan {self.plan.digest()} from step {self.ledger.steps}")
+        # What data sets draw (mirrorings) is nobody's business either. Not earlier: connecting the processes seeds the
+        # generators of all of them with the public training seed.
+        device = next(iter(self.selection.parameters.values())).device
+        self.draws.key(device, self.ranks.rank)
 
     def release(self) -> None:
         """Say that something computed from the trained weights is about to be written: the record of it comes first."""
@@ -90,7 +94,7 @@ class PrivateTraining:
 
     def noised_gradients(self, model: Any, batch: Mapping[str, Any]) -> None:
         """Set ``.grad`` of every trained parameter to (clipped sum + noise) / expected batch size."""
-        with self.draws.step(model.device):
+        with self.draws.step(model.device, self.ranks.rank):
             sums = self.clipped_sums(model, batch)
         self.ranks.check()
         if self.ranks.first:  # once for all processes, see ldm.privacy.distributed
