@@ -18,6 +18,7 @@ from torch import Tensor
 from ldm.privacy.capture import Capture, Layer
 from ldm.privacy.engines import ClippedSums, Factors, Groups, RowLoss, Rows, row_losses
 from ldm.privacy.layers import Contribution, WrittenOut
+from ldm.privacy.precision import full_precision
 
 Bundle = tuple[str, ...]
 
@@ -42,7 +43,7 @@ class BookkeepingEngine:
             # An autocast around this call is meant for the forward pass only.
             with torch.autocast(device.type, enabled=False):
                 capture.backward(total)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), full_precision(device.type):
             return book.settle(groups, factors)
 
     def form(self, contribution: Contribution) -> Contribution:
@@ -78,11 +79,12 @@ class _Book:
 
     def enter(self, layer: Layer, inputs: Tensor, grad: Tensor) -> None:
         """Take the contributions of one use of a layer; a bundle whose uses are complete is measured at once."""
-        for own, names in layer.bundles.items():
-            parts = self._pending.setdefault(names, [])
-            parts.append(layer.rule.contribution(layer.module, inputs, grad, self._records, own))
-            if len(parts) == self._expected[names]:
-                self._measure(names)
+        with full_precision(grad.device.type):
+            for own, names in layer.bundles.items():
+                parts = self._pending.setdefault(names, [])
+                parts.append(layer.rule.contribution(layer.module, inputs, grad, self._records, own))
+                if len(parts) == self._expected[names]:
+                    self._measure(names)
 
     def settle(self, groups: Groups, factors: Factors) -> ClippedSums:
         """Clip and sum everything that was entered."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ldm.errors import UserError, nearest
 from ldm.privacy.bookkeeping import BookkeepingEngine
@@ -21,6 +20,7 @@ from ldm.privacy.engines import Engine, Groups, RowLoss, Rows
 from ldm.privacy.instantiate import InstantiateEngine
 from ldm.privacy.layers import DEFAULT_RULES, LayerRule
 from ldm.privacy.naive import NaiveEngine
+from ldm.privacy.ownership import Ownership
 
 STYLES = ("flat", "automatic", "per_layer")
 ENGINES = ("bookkeeping", "instantiate", "naive")
@@ -28,10 +28,13 @@ ENGINES = ("bookkeeping", "instantiate", "naive")
 # Factors are computed for a bound this much below C, so that fp32 rounding of factor times gradient stays below C.
 _SHAVE = 1.0 - 2.0**-19
 
+# Squares of numbers below 1e-19 vanish in fp32, so a norm below this may in truth be anything up to it.
+_SMALLEST_NORM = 1e-12
+
 
 @dataclass(frozen=True)
 class Clipping:
-    """How one record's gradient g is scaled before it enters the sum; ``max_grad_norm`` is C > 0.
+    """How one record's gradient g is scaled before it enters the sum; ``max_grad_norm`` is C >= 1e-12.
 
     ``flat``: g min(1, C / |g|). ``automatic``: g C / (|g| + gamma) with ``gamma`` >= 0, which lifts small gradients too
     (Bu et al. 2022, arXiv 2206.07136). ``per_layer``: each of L layers is clipped on its own to C / sqrt(L)
@@ -43,8 +46,10 @@ class Clipping:
     gamma: float = 0.01
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.max_grad_norm) and self.max_grad_norm > 0):
-            raise UserError(f"max_grad_norm is {self.max_grad_norm}; give a positive number, e.g. 1.0")
+        if not (math.isfinite(self.max_grad_norm) and self.max_grad_norm >= _SMALLEST_NORM):
+            raise UserError(
+                f"max_grad_norm is {self.max_grad_norm}; give a number of at least {_SMALLEST_NORM}, e.g. 1.0"
+            )
         if self.style not in STYLES:
             raise UserError(
                 f"clipping style {self.style!r} is unknown; choose one of {', '.join(STYLES)}"
@@ -71,7 +76,7 @@ class Clipping:
         bound = self.max_grad_norm * _SHAVE / math.sqrt(squared_norms.shape[0])
         norms = squared_norms.sqrt()
         if self.style == "automatic":
-            return bound / (norms + self.gamma).clamp_min(torch.finfo(norms.dtype).tiny)
+            return bound / (norms.clamp_min(_SMALLEST_NORM) + self.gamma)
         return torch.where(norms <= bound, 1.0, bound / norms)
 
 
@@ -97,9 +102,8 @@ class PerRecordClipper:
     ) -> None:
         self.clipping = clipping
         self.skipped = 0
-        self._module = module
         self._parameters = dict(parameters)
-        _check_parameters(module, self._parameters)
+        self._ownership = Ownership(module, self._parameters)
         self._engine = _build_engine(engine, module, self._parameters, rules)
         self._groups = clipping.groups(self._parameters)
         self._sums: dict[str, Tensor] = {}
@@ -119,7 +123,7 @@ class PerRecordClipper:
         records = _count_records(rows, copies)
         if records == 0:
             return
-        self._check_module()
+        self._ownership.check()
         result = self._engine.clipped_sums(loss, rows, records, copies, self._groups, self.clipping.factors)
         self._check_paths(result.sums)
         for name, chunk in result.sums.items():
@@ -128,13 +132,11 @@ class PerRecordClipper:
 
     def take(self) -> dict[str, Tensor]:
         """The fp32 sums per parameter name of this logical step, zeros where nothing came in; starts the next step."""
-        taken = {}
-        for name, parameter in self._parameters.items():
-            chunk = self._sums.get(name)
-            zeros = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False) if chunk is None else chunk
-            taken[name] = zeros
-        self._sums = {}
-        return taken
+        sums, self._sums = self._sums, {}
+        return {
+            name: sums[name] if name in sums else torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
+            for name, parameter in self._parameters.items()
+        }
 
     def untouched(self) -> list[str]:
         """Private parameters whose sum in this logical step so far is nothing next to the rest: below 1e-6 of its norm.
@@ -145,26 +147,6 @@ class PerRecordClipper:
         norms = {name: float(chunk.norm()) for name, chunk in self._sums.items()}
         limit = 1e-6 * math.hypot(*norms.values())
         return [name for name in self._parameters if norms.get(name, 0.0) <= limit]
-
-    def _check_module(self) -> None:
-        """Refuse what would break the bound or lose gradients since construction."""
-        for path, layer in self._module.named_modules():
-            if isinstance(layer, _BatchNorm) and (layer.training or not layer.track_running_stats):
-                raise UserError(
-                    f"layer {path!r} is a batch norm in training mode, which mixes records; "
-                    "use group norm, or put it in eval mode"
-                )
-        current = dict(self._module.named_parameters(remove_duplicate=False))
-        for name, parameter in self._parameters.items():
-            if current.get(name) is not parameter:
-                raise UserError(
-                    f"parameter {name!r} was replaced after the clipper was built; "
-                    "build the clipper after moving, wrapping or loading the model"
-                )
-            if not parameter.requires_grad:
-                raise UserError(
-                    f"private parameter {name!r} was frozen after the clipper was built; rebuild the clipper"
-                )
 
     def _check_paths(self, reached: Mapping[str, Tensor]) -> None:
         if self._paths_checked:
@@ -192,26 +174,6 @@ def _build_engine(
     if engine == "instantiate":
         return InstantiateEngine(find_layers(module, parameters, rules))
     raise UserError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
-
-
-def _check_parameters(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
-    if not parameters:
-        raise UserError("no private parameters were given; name at least one, or train without privacy")
-    current = dict(module.named_parameters(remove_duplicate=False))
-    for name, parameter in parameters.items():
-        if current.get(name) is not parameter:
-            raise UserError(
-                f"{name!r} does not name this parameter of the module{nearest(name, current)}; "
-                "give names as module.named_parameters() does"
-            )
-        if not parameter.requires_grad:
-            raise UserError(f"private parameter {name!r} is frozen; set requires_grad or leave it out")
-    private = {id(parameter) for parameter in parameters.values()}
-    if len(private) < len(parameters):
-        raise UserError("two names were given for one shared parameter; name it once")
-    for name, parameter in current.items():
-        if parameter.requires_grad and id(parameter) not in private:
-            raise UserError(f"parameter {name!r} is trainable but not private; freeze it or make it private")
 
 
 def _count_records(rows: Rows, copies: int) -> int:

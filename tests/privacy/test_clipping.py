@@ -65,6 +65,12 @@ def test_styles_follow_their_formulas() -> None:
     assert all(Clipping(2.0, style).sensitivity == 2.0 for style in STYLES)
 
 
+def test_vanishing_gradients_stay_within_the_bound_when_lifted() -> None:
+    factors = Clipping(2.0, "automatic", gamma=0.0).factors(torch.zeros(1, 1))
+    assert float(factors) * 1e-13 <= 2.0  # a norm whose square vanished in fp32
+    assert float(factors) * 0.0 == 0.0
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_unclipped_sum_is_the_ordinary_gradient(engine: str) -> None:
     net, rows = MixedNet(), mixed_rows(6)
@@ -267,6 +273,27 @@ def test_an_ambient_autocast_does_not_reach_norms_and_sums() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         clipper.accumulate(full_precision, rows)
     assert torch.equal(flat(clipper.take()), flat(expected))
+
+
+def test_reduced_precision_products_are_kept_out_of_norms_and_sums() -> None:
+    # A layer on its own, whose output gradient does not depend on its forward pass.
+    net, rows = nn.Linear(256, 256), {"x": torch.randn(64, 4, 256), "target": torch.randn(64, 4, 256)}
+
+    def linear_loss(batch: dict[str, Tensor]) -> Tensor:
+        return (net(batch["x"]) * batch["target"]).sum((1, 2))
+
+    def total() -> Tensor:
+        clipper = PerRecordClipper(net, trainable(net), Clipping(1.0))
+        clipper.accumulate(linear_loss, rows)
+        return flat(clipper.take())
+
+    expected = total()
+    torch.set_float32_matmul_precision("medium")  # bf16 on CPUs that have it
+    try:
+        assert torch.equal(total(), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("engine", FAST)

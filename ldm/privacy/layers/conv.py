@@ -24,7 +24,7 @@ class ConvRule(LayerRule):
     ) -> Contribution:
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
         if _is_pointwise(module) or "weight" not in wanted:
-            return outer_products(module, _pixels(inputs, records), _pixels(grad, records), wanted)
+            return outer_products(module.weight, _pixels(inputs, records), _pixels(grad, records), wanted)
         inputs, kernel = _as_image_kernel(module, inputs)
         slopes = grad.unsqueeze(2) if grad.dim() == 3 else grad
         return PatchProducts(inputs, slopes, len(inputs) // records, kernel, module.weight.shape, "bias" in wanted)

@@ -19,14 +19,14 @@ class LinearRule(LayerRule):
     def contribution(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> Contribution:
+        assert isinstance(module, nn.Linear)
         inputs, grad = (fold_copies(_one_position_axis(tensor), records) for tensor in (inputs, grad))
-        return outer_products(module, inputs, grad, wanted)
+        return outer_products(module.weight, inputs, grad, wanted)
 
 
-def outer_products(module: nn.Module, inputs: Tensor, grad: Tensor, wanted: Sequence[str]) -> Contribution:
+def outer_products(weight: Tensor, inputs: Tensor, grad: Tensor, wanted: Sequence[str]) -> Contribution:
     """Weight and bias of a layer that maps positions independently: inputs (B, T, d), output gradients (B, T, p)."""
-    weight = module.get_parameter("weight").shape if "weight" in wanted else None
-    return OuterProducts(grad, inputs, weight, "bias" in wanted)
+    return OuterProducts(grad, inputs, weight.shape if "weight" in wanted else None, "bias" in wanted)
 
 
 def _one_position_axis(tensor: Tensor) -> Tensor:
