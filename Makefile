@@ -58,7 +58,7 @@ test-all: lint ## every test; those that need a GPU run only where there is one
 		else echo "no GPU here: tests marked gpu are left out"; $(PYTEST) -m "not gpu"; fi
 
 bench: venv ## speed and memory of a private step
-	@$(BIN)/python scripts/benchmark_private_step.py
+	@$(BIN)/python benchmarks/private_step.py
 
 clean: ## remove the environment and all caches, keep runs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -76,6 +76,7 @@ def test_two_processes_take_one_private_run(tmp_path: Path) -> None:
     assert first["weights"] == second["weights"], "the processes have drifted apart"
     assert first["run"] == second["run"] == str(run.resolve())
     assert first["strategy"] == "PrivateDDP"
+    assert first["generator"] != second["generator"], "both follow the training seed"
     for seen in (first, second):
         assert [count for _, count in seen["events"]] == [STEPS]
         assert len(seen["sizes"]) == STEPS, "every process takes every step"
