@@ -65,8 +65,12 @@ class PrivateSession:
     def trainer_arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Trainer settings that a private run fixes: the plan's steps, and no look at private validation data."""
         return {
-            "max_steps": self.plan.steps,
+            # The ledger ends the run. A Trainer that counts to max_steps goes on from the end of an epoch with an
+            # epoch of one batch, and one that is told a minimum goes on without a budget.
+            "max_steps": -1,
             "max_epochs": -1,
+            "min_steps": None,
+            "min_epochs": None,
             "limit_val_batches": 0,
             "limit_test_batches": 0,
             "use_distributed_sampler": False,
