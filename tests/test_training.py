@@ -25,7 +25,7 @@ from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.run_directory import RunDirectory
 from ldm.trainer_parts import build_callbacks, build_loggers, checkpointing
-from ldm.training import RunOptions, check_labels, learning_rate
+from ldm.training import check_labels, learning_rate
 from tests import tiny
 from tests.tiny_runs import Commands, commands, public_config, small_ldm, write_yaml
 
