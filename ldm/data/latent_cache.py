@@ -165,7 +165,7 @@ class LatentCache(Dataset):
             (folder / INDEX).write_text(json.dumps(index, indent=1))
             for path in folder.iterdir():
                 path.chmod(0o600)
-            if self.path.exists():
+            if self.path.exists() and not self._is_intact():  # another process may be reading a whole one already
                 shutil.rmtree(self.path)
             try:
                 folder.rename(self.path)

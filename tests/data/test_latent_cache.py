@@ -123,6 +123,22 @@ def test_a_damaged_cache_is_made_again(tmp_path, caplog):
             assert "damaged" in caplog.text
 
 
+def test_a_cache_that_another_process_has_finished_meanwhile_is_left_alone(tmp_path):
+    class Slow(Encoder):
+        def __call__(self, images):
+            if self.pictures == 0:
+                self.other = build(tmp_path)
+                self.inode = self.other.path.stat().st_ino
+            return super().__call__(images)
+
+    slow = Slow()
+    cache = build(tmp_path, slow)
+    assert cache.path == slow.other.path and slow.pictures == 7
+    assert cache.path.stat().st_ino == slow.inode
+    assert torch.equal(cache[2]["moments"], slow.other[2]["moments"])
+    assert [path.name for path in tmp_path.iterdir()] == [cache.key]
+
+
 def test_an_interrupted_build_leaves_nothing(tmp_path):
     def broken(images):
         raise KeyboardInterrupt
