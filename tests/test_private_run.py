@@ -92,6 +92,12 @@ def last(run: RunDirectory) -> dict[str, Any]:
     return read_checkpoint(run.checkpoints / "last.ckpt")
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the running epsilon of the progress bar, half of the time of a run as short as these."""
+    monkeypatch.setattr(private_run, "EpsilonMeter", lambda plan: lambda steps: 0.0)
+
+
 # ---------------------------------------------------------------------- one calibrated run, looked at from all sides
 
 

@@ -82,17 +82,14 @@ def sums_of(training: Any, model: Any, rows: dict[str, Tensor], monkeypatch: pyt
         return flat(training.clipped_sums(model, {}))
 
 
-def largest_change(
-    training: Any, model: Any, rows: dict[str, Tensor], copies: int, monkeypatch: pytest.MonkeyPatch
+def change_without(
+    left_out: int, training: Any, model: Any, rows: dict[str, Tensor], copies: int, monkeypatch: pytest.MonkeyPatch
 ) -> float:
     """How far, in units of C, leaving out one record moves the sum, the others' draws being the same."""
     everyone = sums_of(training, model, rows, monkeypatch)
-    changes = []
-    for left_out in (0, RECORDS - 1):
-        keep = [row for row in range(RECORDS * copies) if row // copies != left_out]
-        others = sums_of(training, model, {key: value[keep] for key, value in rows.items()}, monkeypatch)
-        changes.append(float((everyone - others).norm()) / BOUND)
-    return max(changes)
+    keep = [row for row in range(RECORDS * copies) if row // copies != left_out]
+    others = sums_of(training, model, {key: value[keep] for key, value in rows.items()}, monkeypatch)
+    return float((everyone - others).norm()) / BOUND
 
 
 @pytest.mark.parametrize("copies", [1, 4])
@@ -102,9 +99,9 @@ def test_one_record_moves_the_sum_by_at_most_c(selection: str, copies: int, monk
     model = model_of(kind, **flags)
     training = training_of(model, plan(noise_multiplicity=copies))
     rows = model.private_rows(tiny.batch(RECORDS), copies, None)
-    for chunk in (1, 3, None):
+    for chunk, left_out in ((1, 0), (3, RECORDS - 1), (None, 1)):
         training.max_batch_size = chunk
-        change = largest_change(training, model, rows, copies, monkeypatch)
+        change = change_without(left_out, training, model, rows, copies, monkeypatch)
         assert 0.9 < change <= SLACK  # gradients are far above C, so the bound is used up
 
 
@@ -114,7 +111,7 @@ def test_the_measurement_catches_copies_that_are_clipped_as_records(monkeypatch:
     rows = model.private_rows(tiny.batch(RECORDS), 4, None)
     accumulate = training.clipper.accumulate
     monkeypatch.setattr(training.clipper, "accumulate", lambda loss, piece, copies: accumulate(loss, piece, 1))
-    assert largest_change(training, model, rows, 4, monkeypatch) > 1.5
+    assert change_without(0, training, model, rows, 4, monkeypatch) > 1.5
 
 
 def test_a_record_is_the_mean_of_its_copies_on_one_latent_and_one_label() -> None:
@@ -130,12 +127,11 @@ def test_a_record_is_the_mean_of_its_copies_on_one_latent_and_one_label() -> Non
 # ---------------------------------------------------------------------- rule 1: chunks are invisible
 
 
-@pytest.mark.parametrize("copies", [1, 4])
-def test_a_step_does_not_depend_on_the_size_of_its_chunks(copies: int) -> None:
+def test_a_step_does_not_depend_on_the_size_of_its_chunks() -> None:
     results = []
-    for chunk in (1, 2, RECORDS, None):
+    for chunk in (1, 3, None):
         model = model_of(train_condition_only=True)
-        training = training_of(model, plan(noise_multiplicity=copies), chunk)
+        training = training_of(model, plan(noise_multiplicity=2), chunk)
         alone = Alone(model, schedule=lambda step: 1.0 / (1 + step))
         for seed in range(2):
             training.step(model, tiny.batch(RECORDS, seed))
