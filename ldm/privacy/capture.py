@@ -81,7 +81,8 @@ class Capture:
     A tap is an identity in the autograd graph. When the backward pass reaches it, ``receive(layer, inputs, grad)`` is
     called. The tap saves the input the way autograd saves tensors, so activation checkpointing recomputes it, and
     asking for the gradient of ``anchor`` runs the backward pass through all taps without computing weight gradients.
-    ``uses`` counts the taps of the forward pass per layer path. All hooks are gone when the context closes.
+    ``uses`` counts the taps per layer path; read it before the backward pass, in which checkpointed regions run forward
+    once more. All hooks are gone when the context closes.
     """
 
     def __init__(self, layers: Sequence[Layer], rows: int, receive: Receiver, device: torch.device) -> None:
@@ -90,7 +91,6 @@ class Capture:
         self._layers = layers
         self._rows = rows
         self._receive = receive
-        self._in_backward = False
         self._hooks = ExitStack()
 
     def __enter__(self) -> Capture:
@@ -104,8 +104,6 @@ class Capture:
 
     def backward(self, total: Tensor) -> None:
         """Run the backward pass of the scalar ``total`` through every tap."""
-        # Checkpointed regions run forward again from here on; their taps are second sights of uses already counted.
-        self._in_backward = True
         torch.autograd.grad(total, self.anchor, allow_unused=True)
 
     def _hook(self, layer: Layer) -> Callable[..., Tensor | None]:
@@ -124,8 +122,7 @@ class Capture:
                     f"layer {layer.path!r} was given an input of shape {tuple(inputs.shape)}, but the first axis must "
                     f"be the {self._rows} rows of the batch; keep rows first (expand shared inputs) or freeze the layer"
                 )
-            if not self._in_backward:
-                self.uses[layer.path] += 1
+            self.uses[layer.path] += 1
             tapped: Tensor = _Tap.apply(output, inputs.detach(), self.anchor, receive)  # type: ignore[no-untyped-call]
             return tapped
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ldm.errors import UserError, nearest
 from ldm.privacy.bookkeeping import BookkeepingEngine
 from ldm.privacy.capture import find_layers
-from ldm.privacy.engines import Engine, Groups, RowLoss, Rows
+from ldm.privacy.engines import Engine, Groups, RowLoss, Rows, row_losses
 from ldm.privacy.instantiate import InstantiateEngine
 from ldm.privacy.layers import DEFAULT_RULES, LayerRule
 from ldm.privacy.naive import NaiveEngine
@@ -147,6 +147,29 @@ class PerRecordClipper:
         norms = {name: float(chunk.norm()) for name, chunk in self._sums.items()}
         limit = 1e-6 * math.hypot(*norms.values())
         return [name for name in self._parameters if norms.get(name, 0.0) <= limit]
+
+    def verify(self, loss: RowLoss, rows: Rows, copies: int = 1, tolerance: float = 0.02) -> None:
+        """Check on public or made-up ``rows`` that the unclipped sums are the ordinary gradients.
+
+        Catches what no rule can see: a layer whose weight is also used outside its forward, a wrong custom rule. Both
+        passes draw the same random numbers. The sums of the step are left alone. Raises UserError naming the parameter
+        that is off by more than ``tolerance``, relative to its gradient or a thousandth of the whole gradient.
+        """
+        records = _count_records(rows, copies)
+        self._ownership.check()
+        with torch.random.fork_rng():
+            found = self._engine.clipped_sums(loss, rows, records, copies, self._groups, torch.ones_like).sums
+        with torch.random.fork_rng(), torch.enable_grad():
+            total = row_losses(loss, rows, records * copies).sum() / copies
+            expected = torch.autograd.grad(total, list(self._parameters.values()), materialize_grads=True)
+        whole = math.hypot(*(float(gradient.norm()) for gradient in expected))
+        for (name, parameter), gradient in zip(self._parameters.items(), expected, strict=True):
+            error = float((found.get(name, torch.zeros_like(parameter)) - gradient).norm())
+            if not error <= tolerance * max(float(gradient.norm()), 1e-3 * whole):
+                raise UserError(
+                    f"the per-record gradients of {name!r} do not add up to its ordinary gradient; "
+                    "is its layer's weight used outside the layer's forward, or its rule wrong?"
+                )
 
     def _check_paths(self, reached: Mapping[str, Tensor]) -> None:
         if self._paths_checked:

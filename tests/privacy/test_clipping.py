@@ -65,6 +65,15 @@ def test_styles_follow_their_formulas() -> None:
     assert all(Clipping(2.0, style).sensitivity == 2.0 for style in STYLES)
 
 
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("bound", [1e-6, 0.3, 7.0])
+def test_factor_times_norm_stays_below_the_bound_in_exact_arithmetic(style: str, bound: float) -> None:
+    squares = torch.rand(1, 5000) * 10.0 ** torch.randint(-14, 14, (1, 5000))
+    norms = squares.double().sqrt()
+    # the norm that the sum sees may be larger by fp32 rounding
+    assert float((Clipping(bound, style).factors(squares).double() * norms * (1 + 1e-6)).max()) <= bound
+
+
 def test_vanishing_gradients_stay_within_the_bound_when_lifted() -> None:
     factors = Clipping(2.0, "automatic", gamma=0.0).factors(torch.zeros(1, 1))
     assert float(factors) * 1e-13 <= 2.0  # a norm whose square vanished in fp32
@@ -358,6 +367,41 @@ def test_a_parameter_without_a_gradient_path_is_named_in_the_first_chunk(engine:
     clipper.accumulate(loss_of(net), {key: value[:0] for key, value in rows.items()})  # an empty chunk tells nothing
     with pytest.raises(UserError, match=f"{dead}.weight"):
         clipper.accumulate(loss_of(net), rows)
+
+
+class Sideways(nn.Module):
+    """Uses its weight inside the layer's forward and outside of it; drops out at random."""
+
+    def __init__(self, outside: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.dropout = nn.Dropout(0.5)
+        self.outside = outside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.dropout(x)) + self.outside * F.linear(x, self.layer.weight)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_verification_compares_with_the_ordinary_gradient(engine: str) -> None:
+    rows = {"x": torch.randn(1, 3), "target": torch.randn(1, 3)}
+    for outside in (0.0, 0.5):
+        net = Sideways(outside)
+        clipper = PerRecordClipper(net, trainable(net), Clipping(1.0), engine)
+        if outside and engine != "naive":
+            with pytest.raises(UserError, match=r"layer\.weight.*outside"):
+                clipper.verify(loss_of(net), rows)
+        else:
+            clipper.verify(loss_of(net), rows)
+        assert float(flat(clipper.take()).abs().max()) == 0.0
+
+
+def test_verification_passes_on_every_kind_of_layer_and_in_bf16() -> None:
+    net = MixedNet()
+    clipper = PerRecordClipper(net, trainable(net), Clipping(1.0))
+    clipper.verify(loss_of(net), mixed_rows(6), 2, tolerance=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        clipper.verify(loss_of(net), mixed_rows(6), 2)
 
 
 def test_parameters_that_only_zeros_reach_are_listed() -> None:
