@@ -52,6 +52,13 @@ def test_other_strategies_are_refused(strategy: str, devices: int) -> None:
         private_strategy({"devices": devices, "strategy": strategy})
 
 
+def test_what_is_not_trained_is_frozen_before_processes_agree_on_gradients_to_exchange() -> None:
+    model = tiny.build(tiny.ldm(train_condition_only=True))
+    model.setup("fit")
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained == set(model.trainable()) and len(trained) < len(list(model.parameters()))
+
+
 @pytest.mark.slow
 def test_two_processes_take_one_private_run(tmp_path: Path) -> None:
     digits = tiny.write_digits(tmp_path / "digits")

@@ -325,6 +325,11 @@ class LatentDiffusion(DDPM):
             parameter.requires_grad_(True)
         return selection
 
+    def setup(self, stage: str) -> None:
+        # ahead of the optimizer: processes that share a run agree on the gradients to exchange before there is one
+        if stage == "fit":
+            self.select_trainable()
+
     def trainable(self) -> dict[str, nn.Parameter]:
         return dict(self.select_trainable().parameters)
 
