@@ -12,7 +12,8 @@ import pytorch_lightning as pl
 
 from callbacks.privacy_callback import PrivacyCallback
 from ldm.checkpoint import read_checkpoint
-from ldm.errors import UserError, nearest
+from ldm.errors import UserError
+from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.accounting import EpsilonMeter
 from ldm.privacy.card import ReleaseCard
@@ -21,28 +22,11 @@ from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_R
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
 from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
+from ldm.private_config import check_names, poisson, read_dp_config
 from ldm.private_strategy import private_strategy, process_count
 from ldm.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
-
-DP_KEYS = (
-    "enabled",
-    "epsilon",
-    "delta",
-    "max_grad_norm",
-    "poisson_sampling",
-    "max_batch_size",
-    "noise_multiplicity",
-    "DPDM_k",
-    "clipping",
-    "engine",
-    "dataset_size",
-    "sample_rate",
-    "noise_multiplier",
-    "insecure_seed",
-    "public_data",
-)
 
 
 @dataclass
@@ -141,6 +125,7 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
         plan, ledger = resumed_ledger(run_dir, config)
         keep_length(plan, data.batch_size, settings)
     selection = model.select_trainable()
+    keep_selection(run_dir, selection)
     training = PrivateTraining(
         model,
         selection,
@@ -168,44 +153,9 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
     if getattr(model, "start_privacy", None):
         not_covered = ("the starting weights come from another private run, whose own epsilon adds to this one",)
         logger.warning("%s: if both runs used the same records, their guarantees compose", not_covered[0])
-    public = tuple(str(name) for name in config.get("public_data", ()))
+    public = config.get("public_data", ())
+    public = (public,) if isinstance(public, str) else tuple(str(name) for name in public)
     return PrivateSession(model, data, run_dir, training, EpsilonMeter(plan), public, not_covered)
-
-
-def check_names(config: Mapping[str, Any]) -> None:
-    """Refuse a key of ``dp_config`` that does not exist, naming the nearest that does."""
-    for key in config:
-        if key not in DP_KEYS:
-            raise UserError(f"dp_config.{key} is unknown{nearest(str(key), DP_KEYS)}")
-
-
-def read_dp_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the names and values of ``dp_config``; the older name of the noise multiplicity is understood."""
-    check_names(raw)
-    config = dict(raw)
-    if "DPDM_k" in config:
-        copies = config.pop("DPDM_k")
-        if config.setdefault("noise_multiplicity", copies) != copies:
-            raise UserError(
-                f"dp_config: DPDM_k {copies} and noise_multiplicity {config['noise_multiplicity']} are one setting; "
-                "keep noise_multiplicity"
-            )
-    for key in ("delta", "max_grad_norm"):
-        if config.get(key) is None:
-            raise UserError(f"dp_config.{key} is missing; private training needs it")
-    if (config.get("epsilon") is None) == (config.get("noise_multiplier") is None):
-        raise UserError("dp_config: give either epsilon (the noise is calibrated) or noise_multiplier")
-    size = config.get("max_batch_size")
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise UserError(f"dp_config.max_batch_size: {size!r} is no positive number of records")
-    if not isinstance(config.get("poisson_sampling", True), bool | None):
-        raise UserError(f"dp_config.poisson_sampling: {config['poisson_sampling']!r} is neither true nor false")
-    return config
-
-
-def poisson(config: Mapping[str, Any]) -> bool:
-    """Whether ``dp_config`` asks for Poisson batches, the default, and not for batches of a fixed size."""
-    return config.get("poisson_sampling") is not False
 
 
 def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings: Mapping[str, Any]) -> PrivacyPlan:
@@ -220,10 +170,10 @@ def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings
     if public_size is not None and records > public_size:
         raise UserError(f"dp_config.dataset_size: {public_size} is stated, but the training set has {records} records")
     common = {
-        "delta": float(config["delta"]),
+        "delta": config["delta"],
         "num_records": int(public_size or records),
-        "max_grad_norm": float(config["max_grad_norm"]),
-        "noise_multiplicity": int(config.get("noise_multiplicity", 1)),
+        "max_grad_norm": config["max_grad_norm"],
+        "noise_multiplicity": config.get("noise_multiplicity", 1),
         "clipping": config.get("clipping", "flat"),
         "insecure_seed": config.get("insecure_seed"),
         "sampling": POISSON if poisson(config) else WITHOUT_REPLACEMENT,
@@ -232,18 +182,18 @@ def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings
     rate = config.get("sample_rate") if poisson(config) else fixed_size_rate(config, records, batch_size)
     if config.get("noise_multiplier") is None:
         return PrivacyPlan.calibrate(
-            target_epsilon=float(config["epsilon"]),
+            target_epsilon=config["epsilon"],
             batch_size=batch_size,
             epochs=epochs,
             steps=steps,
             sample_rate=rate,
             **common,
         )
-    rate = float(rate) if rate is not None else lineage_sample_rate(common["num_records"], batch_size)
+    rate = rate if rate is not None else lineage_sample_rate(common["num_records"], batch_size)
     return PrivacyPlan(
         sample_rate=rate,
         steps=planned_steps(rate, epochs=epochs, steps=steps),
-        noise_multiplier=float(config["noise_multiplier"]),
+        noise_multiplier=config["noise_multiplier"],
         expected_batch_size=batch_size,
         **common,
     )
@@ -348,6 +298,19 @@ def keep_length(plan: PrivacyPlan, batch_size: int, settings: Mapping[str, Any])
                 f"the resumed run was calibrated for {plan.steps} steps, max_epochs or max_steps now ask for {asked}; "
                 "a run keeps its plan, start a new run from the checkpoint instead"
             )
+
+
+def keep_selection(run_dir: RunDirectory, selection: Selection) -> None:
+    """Refuse another set of trained parameters in a resumed run: its card says which ones were noised."""
+    if run_dir.resume_from is None or not run_dir.privacy_card.exists():
+        return
+    before, now = set(ReleaseCard.read(run_dir.privacy_card).trained), set(selection.parameters)
+    if before != now:
+        odd = sorted(before ^ now)[0]
+        raise UserError(
+            f"the resumed run trains {len(before)} tensors, the config now selects {len(now)} ({odd} is in one only); "
+            "a run keeps what it trains, start a new run from the checkpoint instead"
+        )
 
 
 def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:

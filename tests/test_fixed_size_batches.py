@@ -17,7 +17,8 @@ from ldm.privacy.clipping import PerRecordClipper
 from ldm.privacy.distributed import Ranks
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
-from ldm.private_run import batch_sampler, make_plan, read_dp_config
+from ldm.private_config import read_dp_config
+from ldm.private_run import batch_sampler, make_plan
 from ldm.training import train
 from tests import tiny
 

@@ -337,6 +337,14 @@ def test_a_sound_configuration_is_accepted(model: Any, data: Any) -> None:
     assert fixed["limit_val_batches"] == fixed["limit_test_batches"] == 0
 
 
+def test_settings_that_yaml_reads_as_text_or_nothing_are_understood(model: Any, data: Any) -> None:
+    session = prepared(model, data, {"delta": "1e-3", "max_grad_norm": "0.1", "public_data": "dots"})
+    assert (session.plan.delta, session.plan.max_grad_norm, session.public_data) == (1e-3, 0.1, ("dots",))
+    model.dp_config = {**tiny.dp(), "epsilon": None, "noise_multiplicity": None, "engine": None, "clipping": None}
+    again = private_run.prepare(model, data, {"max_epochs": 2}, RunDirectory(Path("nowhere"), "now"))
+    assert again.plan == prepared(model, data).plan
+
+
 def test_steps_and_epochs_mean_the_same_noise(model: Any, data: Any) -> None:
     wanted = {"noise_multiplier": None, "epsilon": 3}
     by_epochs, by_steps = prepared(model, data, wanted), prepared(model, data, wanted, max_epochs=None, max_steps=8)
@@ -388,6 +396,11 @@ def test_trainer_settings_that_break_the_guarantee_are_refused(
         ({"dataset_size": 23}, "dataset_size: 23 is stated, but the training set has 24"),
         ({"DPDM_k": 4, "noise_multiplicity": 8}, "DPDM_k 4 and noise_multiplicity 8"),
         ({"noise_multiplicity": 0}, "noise_multiplicity is 0"),
+        ({"noise_multiplicity": 2.5}, "noise_multiplicity: 2.5 is no whole number"),
+        ({"DPDM_k": "four"}, "DPDM_k: 'four' is no whole number"),
+        ({"insecure_seed": True}, "insecure_seed: True is no whole number"),
+        ({"delta": "small"}, "delta: 'small' is no number"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm is nan"),
         ({"poisson_sampling": "perhaps"}, "poisson_sampling: 'perhaps'"),
         ({"clipping": "falt"}, "'falt' is unknown.*'flat'"),
         ({"engine": "bookeeping"}, "'bookeeping' is unknown.*'bookkeeping'"),

@@ -272,6 +272,10 @@ def test_a_checkpoint_without_a_ledger_is_refused(place: Path, undisturbed: Path
             ["model.params.dp_config.noise_multiplier=null", "model.params.dp_config.epsilon=100"],
             "dp_config.epsilon: the resumed run has None, the config says 100",
         ),
+        (
+            ["model.params.train_attention_only=false", "model.params.train_resblocks_only=true"],
+            "the resumed run trains 42 tensors, the config now selects",
+        ),
         (["data.params.batch_size=12"], "batch_size: the resumed run has 6, the config says 12"),
         (["lightning.trainer.max_epochs=3"], "calibrated for 8 steps, max_epochs or max_steps now ask for 12"),
         (["lightning.trainer.max_steps=100"], "calibrated for 8 steps, max_epochs or max_steps now ask for 100"),

@@ -83,10 +83,9 @@ def test_input_blocks_trains_the_attention_of_the_input_half(kind: str) -> None:
 def test_res_blocks_trains_the_residual_blocks() -> None:
     names = trained(train_resblocks_only=True, cond_stage_trainable=False)
     blocks = modules("spatial", ResBlock)
+    network = tiny.build(tiny.ldm()).model.diffusion_model
     assert list(names) == [
-        f"{UNET}{block}.{name}"
-        for block in blocks
-        for name, _ in tiny.build(tiny.ldm()).model.diffusion_model.get_submodule(block).named_parameters()
+        f"{UNET}{block}.{name}" for block in blocks for name, _ in network.get_submodule(block).named_parameters()
     ]
     assert len(blocks) == 8 and not any(".transformer_blocks." in name for name in names)
 
