@@ -21,7 +21,7 @@ from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
 from ldm.models.diffusion.compatibility import check_heads, side_information
-from ldm.models.diffusion.schedule import diffusion_constants, elbo_weights
+from ldm.models.diffusion.schedule import BUFFERS, diffusion_constants, elbo_weights
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
 from ldm.modules.ema import LitEma
 
@@ -140,8 +140,6 @@ class DDPM(pl.LightningModule):
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys, only_model=load_only_unet)
 
-    # ------------------------------------------------------------------ schedule and weights
-
     def _register_schedule(
         self,
         beta_schedule: str,
@@ -205,7 +203,7 @@ class DDPM(pl.LightningModule):
             self,
             state,
             ignore=dropped,
-            allow_missing=("model_ema.", *CONSTANT_KEYS, *own, *ignore, *absent),
+            allow_missing=("model_ema.", *BUFFERS, *own, *ignore, *absent),
             source=source,
         )
         if self.use_ema:
@@ -393,11 +391,7 @@ class DDPM(pl.LightningModule):
         ]
 
     def optimizer_options(self) -> dict[str, Any]:
-        """Further arguments of AdamW."""
-        return {}
-
-
-CONSTANT_KEYS = tuple(sorted(diffusion_constants(np.array([0.1, 0.2]))))
+        return {}  # further arguments of AdamW
 
 
 def batch_rows(batch: Mapping[str, Any]) -> int:
