@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,19 +133,17 @@ def sample_images(
     count: int,
     options: SamplingOptions,
     labels: Tensor | Sequence[str] | None = None,
-    on_batch: Callable[[Tensor], None] | None = None,
     progress: bool = True,
 ) -> Tensor:
     """Draw ``count`` images (count, C, H, W) float32 in [-1, 1] on the CPU, ``options.batch_size`` at a time.
 
-    ``labels`` (count,), or as many captions, condition them. With ``on_batch`` every batch is handed over and nothing
-    is kept (the result is then empty). Results depend on the seed, the batch size and the device.
+    ``labels`` (count,), or as many captions, condition them. Results depend on the seed, the batch size and the device.
     """
     if options.seed is not None:
         torch.manual_seed(options.seed)
     sampler = SAMPLERS[options.sampler](model)
     shape = latent_shape(model, options)
-    kept: list[Tensor] = []
+    made: list[Tensor] = []
     with tqdm(total=count, desc="sampling", unit="image", disable=not progress) as bar:
         for start in range(0, count, options.batch_size):
             size = min(options.batch_size, count - start)
@@ -160,13 +158,9 @@ def sample_images(
                 unconditional_conditioning=without,
             )
             parts = latents.split(options.decoder_batch_size or size)
-            images = torch.cat([model.decode_first_stage(part) for part in parts]).float().clamp(-1, 1).cpu()
-            if on_batch is not None:
-                on_batch(images)
-            else:
-                kept.append(images)
+            made.append(torch.cat([model.decode_first_stage(part) for part in parts]).float().clamp(-1, 1).cpu())
             bar.update(size)
-    return torch.cat(kept) if kept else torch.empty(0, *shape)
+    return torch.cat(made) if made else torch.empty(0, *shape)
 
 
 def conditions(model: Any, labels: Tensor | Sequence[str] | None, options: SamplingOptions) -> tuple[Any, Any]:

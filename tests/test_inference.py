@@ -82,13 +82,6 @@ def test_pictures_are_clamped(model: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert sample_images(model, 2, QUICK, labels_for([0], 2), progress=False).max() == 1
 
 
-def test_batches_are_handed_over(model: Any) -> None:
-    seen: list[torch.Tensor] = []
-    kept = sample_images(model, 9, QUICK, labels_for([0], 9), on_batch=seen.append, progress=False)
-    assert [len(part) for part in seen] == [4, 4, 1] and len(kept) == 0
-    assert torch.equal(torch.cat(seen), sample_images(model, 9, QUICK, labels_for([0], 9), progress=False))
-
-
 def test_every_image_gets_its_own_label(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     encode = model.get_learned_conditioning
