@@ -16,7 +16,6 @@ from ldm.modules.diffusionmodules.openaimodel import AttentionBlock, ResBlock
 
 logger = logging.getLogger(__name__)
 
-MODES = ("all", "condition", "attention", "input_blocks", "res_blocks")
 DEAD_WITH_ONE_TOKEN = ("attn2.to_q", "attn2.to_k", "norm2")
 
 
