@@ -52,12 +52,17 @@ RETIRED: dict[str, dict[str, str]] = {
 def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> DictConfig:
     """Merge YAML files from left to right, then ``key.path=value`` entries; later ones win.
 
+    A file may name others it builds on, ``base: FILE`` or a list of them, relative to its own folder. They are read
+    first and the file's own values laid over them. A section that names another ``target`` than the one it is laid
+    over takes nothing from it, since parameters belong to their target.
+
     Raises:
-        UserError: for a missing or broken file, an entry without ``=``, or values that cannot be merged.
+        UserError: for a missing or broken file, files that build on each other in a circle, an entry without ``=``, or
+            values that cannot be merged.
     """
     merged = OmegaConf.create({})
     for path in paths:
-        merged = _merge(merged, _load_yaml(Path(path)), f"the values of {path}")
+        merged = _merge(merged, OmegaConf.create(_with_bases(Path(path))), f"the values of {path}")
     for entry in dotlist:
         key, separator, _ = entry.partition("=")
         if not separator or not key:
@@ -209,6 +214,30 @@ def _parameters(factory: Any) -> tuple[set[str], list[str], bool]:
         if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base).parameters.values()):
             return named, required, False
     return named, required, len(owners) <= 1 or owners[-1].__module__.partition(".")[0] not in ("ldm", "callbacks")
+
+
+def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a file laid over those of the files that its ``base`` names, as plain mappings."""
+    place = path.resolve()
+    if place in above:
+        raise UserError(f"config file '{above[-1]}' names the base '{path}', which builds on it; a circle has no end")
+    own = cast("dict[str, Any]", OmegaConf.to_container(_load_yaml(path)))
+    bases = own.pop("base", None)
+    bases = [bases] if isinstance(bases, str) else bases or []
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"config file '{path}': base must be a file name or a list of them, got {_brief(bases)}")
+    below: dict[str, Any] = {}
+    for base in bases:
+        below = _laid_over(below, _with_bases(path.parent / base, (*above, place)))
+    return cast("dict[str, Any]", _laid_over(below, own))
+
+
+def _laid_over(below: Any, own: Any) -> Any:
+    if not isinstance(below, dict) or not isinstance(own, dict):
+        return own
+    if "target" in own and "target" in below and own["target"] != below["target"]:
+        return own
+    return {**below, **{key: _laid_over(below.get(key), value) for key, value in own.items()}}
 
 
 def _load_yaml(path: Path) -> DictConfig:

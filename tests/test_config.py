@@ -79,6 +79,57 @@ def test_a_list_is_no_configuration(tmp_path):
         load_config([write(tmp_path / "a.yaml", "- 1\n- 2\n")])
 
 
+def test_a_file_is_laid_over_its_bases_which_are_named_relative_to_it(tmp_path):
+    (tmp_path / "common").mkdir()
+    write(
+        tmp_path / "common" / "size.yaml",
+        "model: {params: {width: 1, depth: 1, colour: '???'}}\ndata: {n: '${size}'}\n",
+    )
+    write(tmp_path / "middle.yaml", "base: common/size.yaml\nmodel: {params: {width: 2, depth: 2}}\nsize: 3\n")
+    write(tmp_path / "other.yaml", "model: {params: {depth: 4}}\n")
+    top = write(tmp_path / "top.yaml", "base: [middle.yaml, other.yaml]\nmodel: {params: {width: 9}}\n")
+    after = write(tmp_path / "after.yaml", "model: {params: {width: 10}}\n")
+    for files, width in (([top], 9), ([top, after], 10)):
+        loaded = load_config(files, ["model.params.colour=blue"])
+        params = {"width": width, "depth": 4, "colour": "blue"}
+        assert to_plain(loaded) == {"model": {"params": params}, "data": {"n": 3}, "size": 3}
+
+
+def test_parameters_belong_to_their_target(tmp_path):
+    write(
+        tmp_path / "below.yaml", "a: {target: x.A, params: {p: 1, q: 1}}\nb: {target: x.B, params: {p: 1}}\nc: {d: 1}\n"
+    )
+    top = write(
+        tmp_path / "top.yaml", "base: below.yaml\na: {target: x.Z, params: {p: 2}}\nb: {params: {r: 2}}\nc: null\n"
+    )
+    assert to_plain(load_config([top])) == {
+        "a": {"target": "x.Z", "params": {"p": 2}},
+        "b": {"target": "x.B", "params": {"p": 1, "r": 2}},
+        "c": None,
+    }
+
+
+def test_bases_in_a_circle_are_refused(tmp_path):
+    write(tmp_path / "a.yaml", "base: b.yaml\n")
+    write(tmp_path / "b.yaml", "base: a.yaml\n")
+    with pytest.raises(UserError, match=r"b\.yaml' names the base .*a\.yaml', which builds on it"):
+        load_config([tmp_path / "a.yaml"])
+
+
+def test_two_files_may_share_a_base(tmp_path):
+    write(tmp_path / "shared.yaml", "x: 1\ny: 1\n")
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.yaml", f"base: shared.yaml\n{name}: 1\n")
+    top = write(tmp_path / "top.yaml", "base: [a.yaml, b.yaml]\n")
+    assert to_plain(load_config([top])) == {"x": 1, "y": 1, "a": 1, "b": 1}
+
+
+@pytest.mark.parametrize(("base", "message"), [("absent.yaml", "absent.yaml' does not exist"), ("{a: 1}", "file name")])
+def test_a_base_that_cannot_be_read_is_named(tmp_path, base, message):
+    with pytest.raises(UserError, match=message):
+        load_config([write(tmp_path / "top.yaml", f"base: {base}\n")])
+
+
 @pytest.mark.parametrize("entry", ["model.params.x", "=3", "--modle"])
 def test_settings_need_a_key_and_a_value(entry):
     with pytest.raises(UserError, match=r"not a setting; type key\.path=value"):
