@@ -23,7 +23,11 @@ def main() -> None:
     add("--prompt", nargs="+", metavar="TEXT", help="captions, each in quotes")
     add("--prompts", metavar="FILE", help=f"captions, one a line; without --prompt default {PUBLISHED_PROMPTS}")
     add("--outdir", default="outputs/txt2img-samples", help="folder of the results")
-    add("--outname", default="samples.pt", help="name of the result; the grid gets the same name with .png")
+    add(
+        "--outname",
+        default="samples.pt",
+        help="name of the result; the grid ends in .png; the same command goes on if stopped",
+    )
     add("--n_samples", type=int, default=5000, help="images a round; captions are used over and over in order")
     add("--n_iter", type=int, default=1, help="rounds")
     add("--ddim_steps", type=int, default=200)
@@ -44,9 +48,9 @@ def main() -> None:
         parser.error("--prompt and --prompts were both given; give one of them")
 
     from ldm.errors import UserError
-    from ldm.inference import SamplingOptions, check_output, sample_set
+    from ldm.inference import SamplingOptions, check_output, write_samples
     from ldm.prompts import cycled, read_prompts
-    from ldm.samples import save_grid
+    from ldm.samples import first_images, save_grid
 
     output = check_output(Path(args.outdir) / args.outname, (".pt",))
     for flag in ("n_samples", "n_iter"):
@@ -66,9 +70,9 @@ def main() -> None:
     )
     captions = cycled(prompts, args.n_samples) * args.n_iter  # every round begins with the first caption
     device = pick_device(args.device)
-    samples = sample_set(args.yaml, args.ckpt, len(captions), options, prompts=captions, device=device, ema=args.ema)
-    samples.save(output)
-    save_grid(samples.images[:SHOWN], output.with_suffix(".png"), columns=10)
+    count = len(captions)
+    write_samples(output, args.yaml, args.ckpt, count, options, prompts=captions, device=device, ema=args.ema)
+    save_grid(first_images(output, SHOWN), output.with_suffix(".png"), columns=10)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.plms import PLMSSampler
 from ldm.prompts import check_prompts, cycled, takes_text
 from ldm.run_directory import check_writable
+from ldm.sample_writer import SampleWriter, unfinished_meta
 from ldm.samples import SampleSet
 
 logger = logging.getLogger(__name__)
@@ -127,7 +129,6 @@ def check_classes(model: Any, classes: Sequence[int] | None) -> None:
             raise UserError(f"class {label} is out of range: the model has {known} classes, 0 to {known - 1}")
 
 
-@torch.no_grad()
 def sample_images(
     model: Any,
     count: int,
@@ -135,17 +136,32 @@ def sample_images(
     labels: Tensor | Sequence[str] | None = None,
     progress: bool = True,
 ) -> Tensor:
-    """Draw ``count`` images (count, C, H, W) float32 in [-1, 1] on the CPU, ``options.batch_size`` at a time.
+    """Draw ``count`` images (count, C, H, W) float32 in [-1, 1] on the CPU; see `sample_batches`."""
+    made = list(sample_batches(model, count, options, labels, progress=progress))
+    return torch.cat(made) if made else torch.empty(0, *latent_shape(model, options))
 
-    ``labels`` (count,), or as many captions, condition them. Results depend on the seed, the batch size and the device.
+
+@torch.no_grad()
+def sample_batches(
+    model: Any,
+    count: int,
+    options: SamplingOptions,
+    labels: Tensor | Sequence[str] | None = None,
+    first: int = 0,
+    progress: bool = True,
+) -> Iterator[Tensor]:
+    """Draw ``count`` images, ``options.batch_size`` at a time: (B, C, H, W) float32 in [-1, 1] on the CPU.
+
+    ``labels`` (count,), or as many captions, condition them. Results depend on the seed, the batch size and the
+    device. With ``first`` above 0, that many were drawn before: the random numbers go on from the state the caller
+    has set (see `random_state`), and the seed is not used.
     """
-    if options.seed is not None:
+    if options.seed is not None and first == 0:
         torch.manual_seed(options.seed)
     sampler = SAMPLERS[options.sampler](model)
     shape = latent_shape(model, options)
-    made: list[Tensor] = []
-    with tqdm(total=count, desc="sampling", unit="image", disable=not progress) as bar:
-        for start in range(0, count, options.batch_size):
+    with tqdm(total=count, initial=first, desc="sampling", unit="image", disable=not progress) as bar:
+        for start in range(first, count, options.batch_size):
             size = min(options.batch_size, count - start)
             condition, without = conditions(model, None if labels is None else labels[start : start + size], options)
             latents, _ = sampler.sample(
@@ -158,9 +174,27 @@ def sample_images(
                 unconditional_conditioning=without,
             )
             parts = latents.split(options.decoder_batch_size or size)
-            made.append(torch.cat([model.decode_first_stage(part) for part in parts]).float().clamp(-1, 1).cpu())
+            yield torch.cat([model.decode_first_stage(part) for part in parts]).float().clamp(-1, 1).cpu()
             bar.update(size)
-    return torch.cat(made) if made else torch.empty(0, *shape)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's random numbers on the CPU and on ``device``."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Go on from a state that `random_state` gave on a device of the same kind."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state["mps"])
 
 
 def conditions(model: Any, labels: Tensor | Sequence[str] | None, options: SamplingOptions) -> tuple[Any, Any]:
@@ -201,16 +235,66 @@ def sample_set(
     Captions and labels are those of `draw_samples`. Raises UserError.
     """
     check_count(count)
+    options = seeded(options)
     samples = draw_samples(load_model(config, checkpoint, device, ema), count, options, classes, prompts)
-    meta = {
+    meta = how_made(config, checkpoint, options, device, ema)
+    return SampleSet(samples.images, samples.labels, {**meta, **samples.meta})
+
+
+def write_samples(
+    output: str | Path,
+    config: str | Path,
+    checkpoint: str | Path,
+    count: int,
+    options: SamplingOptions,
+    *,
+    classes: Sequence[int] | None = None,
+    prompts: Sequence[str] | None = None,
+    device: torch.device,
+    ema: bool = True,
+) -> None:
+    """Write what `sample_set` draws into a `.pt` file, batch by batch: the memory holds one batch.
+
+    A run that was stopped goes on when it is called again with the same arguments, and the file is the same as if it
+    had not been stopped. Raises UserError, also when ``output`` is unfinished with other arguments.
+    """
+    check_count(count)
+    model = load_model(config, checkpoint, device, ema)
+    condition = checked_condition(model, count, options, classes, prompts)
+    options = seeded(options, unfinished_meta(output).get("seed"))
+    meta = how_made(config, checkpoint, options, device, ema)
+    labels = condition if isinstance(condition, Tensor) else None
+    if prompts is not None:
+        meta["captions"] = condition
+    with SampleWriter(output, count, labels, meta) as writer:
+        if writer.done:
+            logger.info("%s: %d of %d images are there from a run that was stopped", output, writer.done, count)
+            set_random_state(writer.state, device)
+        for images in sample_batches(model, count, options, condition, first=writer.done):
+            writer.write(images, random_state(device))
+        writer.finish()
+
+
+def seeded(options: SamplingOptions, seed: int | None = None) -> SamplingOptions:
+    """Options that have a seed: their own, else ``seed``, else a new one."""
+    if options.seed is not None:
+        return options
+    return replace(options, seed=secrets.randbits(32) if seed is None else seed)
+
+
+def how_made(
+    config: str | Path, checkpoint: str | Path, options: SamplingOptions, device: torch.device, ema: bool
+) -> dict[str, Any]:
+    """What a sample file says about its origin: files with their digests, weights, options and the kind of device."""
+    return {
         "config": str(config),
+        "config_sha256": file_digest(config),
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": file_digest(checkpoint),
         "ema": ema,
+        "device": device.type,
         **asdict(options),
-        **samples.meta,
     }
-    return SampleSet(samples.images, samples.labels, meta)
 
 
 def draw_samples(
@@ -224,20 +308,31 @@ def draw_samples(
 
     The caption of every image is in ``meta["captions"]``. Raises UserError before the first image.
     """
-    check_count(count)
+    condition = checked_condition(model, count, options, classes, prompts)
+    images = sample_images(model, count, options, condition)
     if prompts is not None:
-        if classes is not None:
-            raise UserError("classes and captions were both given; give one of them")
-        if options.uncond_class is not None:
-            raise UserError(
-                "a class without condition was named; guidance by text uses the empty caption, leave --uc out"
-            )
-        check_prompts(model, prompts)
-        captions = cycled(prompts, count)
-        return SampleSet(sample_images(model, count, options, captions), None, {"captions": captions})
-    check_classes(model, classes)
-    labels = labels_for(classes, count)
-    return SampleSet(sample_images(model, count, options, labels), labels)
+        return SampleSet(images, None, {"captions": condition})
+    return SampleSet(images, condition)
+
+
+def checked_condition(
+    model: Any,
+    count: int,
+    options: SamplingOptions,
+    classes: Sequence[int] | None,
+    prompts: Sequence[str] | None,
+) -> Any:
+    """The condition of ``count`` images: labels (count,), as many captions, or None. Raises UserError."""
+    check_count(count)
+    if prompts is None:
+        check_classes(model, classes)
+        return labels_for(classes, count)
+    if classes is not None:
+        raise UserError("classes and captions were both given; give one of them")
+    if options.uncond_class is not None:
+        raise UserError("a class without condition was named; guidance by text uses the empty caption, leave --uc out")
+    check_prompts(model, prompts)
+    return cycled(prompts, count)
 
 
 def check_count(count: int) -> None:

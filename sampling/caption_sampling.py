@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ldm.cli import ArgumentParser, pick_device, run
-from ldm.inference import SamplingOptions, check_output, sample_set
+from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
 from ldm.prompts import read_prompts
 from ldm.samples import save_grid
 
@@ -16,7 +16,12 @@ def main() -> None:
     add = parser.add_argument
     add("--yaml", "-y", required=True, help="configuration the model was trained with")
     add("--ckpt", "-ckpt", required=True, help="checkpoint (.ckpt or .safetensors)")
-    add("--output", "-o", required=True, help="samples.pt, or samples.png for a grid")
+    add(
+        "--output",
+        "-o",
+        required=True,
+        help="samples.pt, which the same command goes on with if it was stopped, or samples.png for a grid",
+    )
     add("--num_samples", "-n", type=int, default=20, help="images in all, of the captions in turn or class by class")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", nargs="+", metavar="TEXT", help="captions, each in quotes")
@@ -50,21 +55,14 @@ def main() -> None:
     )
     prompts = args.prompt if args.prompts is None else read_prompts(args.prompts)
     device = pick_device(args.device)
-    samples = sample_set(
-        args.yaml,
-        args.ckpt,
-        args.num_samples,
-        options,
-        classes=args.classes,
-        prompts=prompts,
-        device=device,
-        ema=args.ema,
-    )
+    files, count = (args.yaml, args.ckpt), args.num_samples
+    condition = {"classes": args.classes, "prompts": prompts}
     if output.suffix == ".png":
+        samples = sample_set(*files, count, options, **condition, device=device, ema=args.ema)
         kinds = len(args.classes or prompts or ())
-        save_grid(samples.images, output, columns=kinds if prompts else max(1, round(len(samples) / kinds)))
+        save_grid(samples.images, output, columns=kinds if prompts else max(1, round(count / kinds)))
     else:
-        samples.save(output)
+        write_samples(output, *files, count, options, **condition, device=device, ema=args.ema)
 
 
 if __name__ == "__main__":

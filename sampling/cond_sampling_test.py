@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ldm.cli import ArgumentParser, pick_device, run
-from ldm.inference import SamplingOptions, check_output, sample_set
-from ldm.samples import save_grid
+from ldm.inference import SamplingOptions, check_output, write_samples
+from ldm.samples import first_images, save_grid
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     add("-scale", "--scale", type=float, default=1.0, help="guidance scale; 1 is none")
     add("--uc", type=int, default=None, help="class that stands for no condition in guidance; default: the null class")
     add("-bs", "--batch_size", type=int, default=500)
-    add("-o", "--output", default="conditional_mnist_samples.pt")
+    add("-o", "--output", default="conditional_mnist_samples.pt", help="the same command goes on if it was stopped")
     add("--picture", default="test_class_cond.jpg", help="grid of the samples")
     add("--seed", type=int, default=0)
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
@@ -39,11 +39,9 @@ def main() -> None:
         seed=args.seed,
     )
     device = pick_device(args.device)
-    samples = sample_set(
-        args.yaml, args.ckpt_path, args.num_samples, options, classes=args.classes, device=device, ema=args.ema
-    )
-    samples.save(output)
-    save_grid(samples.images[:100], picture, columns=10)
+    files, count = (args.yaml, args.ckpt_path), args.num_samples
+    write_samples(output, *files, count, options, classes=args.classes, device=device, ema=args.ema)
+    save_grid(first_images(output, 100), picture, columns=10)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 import ast
 
 from ldm.cli import ArgumentParser, pick_device, run
-from ldm.inference import SamplingOptions, check_output, sample_set
+from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
 from ldm.samples import save_grid
 
 
@@ -27,7 +27,12 @@ def main() -> None:
     add = parser.add_argument
     add("--yaml", "-y", required=True, help="configuration the model was trained with")
     add("--ckpt", "-ckpt", required=True, help="checkpoint (.ckpt or .safetensors)")
-    add("--output", "-o", required=True, help="samples.pt, or samples.png for a grid")
+    add(
+        "--output",
+        "-o",
+        required=True,
+        help="samples.pt, which the same command goes on with if it was stopped, or samples.png for a grid",
+    )
     add("--num_samples", "-n", type=int, default=20, help="images in all, class by class")
     add("--classes", "-c", nargs="+", type=class_list, default=[[0]], help="classes to sample")
     add("--batch_size", "-bs", type=int, default=500)
@@ -52,11 +57,12 @@ def main() -> None:
     )
     classes = [label for item in args.classes for label in item]
     device = pick_device(args.device)
-    samples = sample_set(args.yaml, args.ckpt, args.num_samples, options, classes=classes, device=device, ema=args.ema)
+    files, count = (args.yaml, args.ckpt), args.num_samples
     if output.suffix == ".png":
-        save_grid(samples.images, output, columns=max(1, round(len(samples) / max(1, len(classes)))))
+        samples = sample_set(*files, count, options, classes=classes, device=device, ema=args.ema)
+        save_grid(samples.images, output, columns=max(1, round(count / max(1, len(classes)))))
     else:
-        samples.save(output)
+        write_samples(output, *files, count, options, classes=classes, device=device, ema=args.ema)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ldm.cli import ArgumentParser, pick_device, run
-from ldm.inference import SamplingOptions, check_output, sample_set
+from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
 from ldm.samples import save_grid
 
 
@@ -16,7 +16,12 @@ def main() -> None:
     add = parser.add_argument
     add("--yaml", "-y", required=True, help="configuration the model was trained with")
     add("--ckpt", "-ckpt", required=True, help="checkpoint (.ckpt or .safetensors)")
-    add("--output", "-o", default=None, help="default: <config name>_samples.pt in the current folder")
+    add(
+        "--output",
+        "-o",
+        default=None,
+        help="default: <config name>_samples.pt here; the same command goes on with it if it was stopped",
+    )
     add("--num_samples", "-n", type=int, default=5000)
     add("--batch_size", "-bs", type=int, default=500)
     add("--decoder_batch_size", type=int, default=None, help="images decoded at a time")
@@ -35,11 +40,11 @@ def main() -> None:
         seed=args.seed,
     )
     device = pick_device(args.device)
-    samples = sample_set(args.yaml, args.ckpt, args.num_samples, options, device=device, ema=args.ema)
+    files, count = (args.yaml, args.ckpt), args.num_samples
     if output.suffix == ".png":
-        save_grid(samples.images[:100], output, columns=10)
+        save_grid(sample_set(*files, count, options, device=device, ema=args.ema).images[:100], output, columns=10)
     else:
-        samples.save(output)
+        write_samples(output, *files, count, options, device=device, ema=args.ema)
 
 
 if __name__ == "__main__":

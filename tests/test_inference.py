@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from ldm.inference import (
     load_model,
     sample_images,
     sample_set,
+    write_samples,
 )
+from ldm.sample_writer import SampleWriter, unfinished_folder
+from ldm.samples import SampleSet
 from tests import tiny
 from tests.tiny_runs import small_checkpoint, small_ldm, write_yaml
 
@@ -132,6 +136,70 @@ def test_options_out_of_range(values: dict[str, Any], line: str) -> None:
 def test_nothing_is_loaded_for_no_images() -> None:
     with pytest.raises(UserError, match="0 samples asked for"):
         sample_set("none.yaml", "none.ckpt", 0, QUICK, device=CPU)
+
+
+def test_a_written_file_is_what_is_drawn_in_memory(files: tuple[str, Path], tmp_path: Path) -> None:
+    given = {"classes": [3, 5], "device": CPU}
+    write_samples(tmp_path / "a.pt", *files, 9, QUICK, **given)
+    kept, written = sample_set(*files, 9, QUICK, **given), SampleSet.load(tmp_path / "a.pt")
+    assert torch.equal(written.images, kept.images) and torch.equal(written.labels, kept.labels)
+    assert written.meta == kept.meta and len(written.meta["config_sha256"]) == 64
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.pt"]
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2, 3])
+@pytest.mark.parametrize("seed", [0, None])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
+    files: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int, seed: int | None
+) -> None:
+    output, options = tmp_path / "a.pt", replace(QUICK, seed=seed)
+    write, drawn = SampleWriter.write, []
+
+    def write_and_stop(writer: SampleWriter, images: torch.Tensor, state: dict) -> None:
+        write(writer, images, state)
+        drawn.append(len(images))
+        if len(drawn) == stopped_after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SampleWriter, "write", write_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(output, *files, 10, options, classes=[1, 2], device=CPU)
+    assert not output.exists() and unfinished_folder(output).is_dir()
+    torch.manual_seed(17)  # whatever happens in between
+    write_samples(output, *files, 10, options, classes=[1, 2], device=CPU)
+    assert drawn == [4, 4, 2], "nothing is drawn twice"
+    assert list(tmp_path.iterdir()) == [output]
+    made = SampleSet.load(output)
+    undisturbed = sample_set(*files, 10, replace(QUICK, seed=made.meta["seed"]), classes=[1, 2], device=CPU)
+    assert torch.equal(made.images, undisturbed.images) and torch.equal(made.labels, undisturbed.labels)
+    assert made.meta == undisturbed.meta
+
+
+def test_an_unfinished_file_of_other_settings_is_left_alone(files: tuple[str, Path], tmp_path: Path) -> None:
+    output = tmp_path / "a.pt"
+    write_samples(output, *files, 5, QUICK, classes=[1], device=CPU)
+    with SampleWriter(tmp_path / "b.pt", 5, labels_for([1], 5), SampleSet.load(output).meta) as writer:
+        writer.write(torch.zeros(4, 1, 8, 8))
+    before = (unfinished_folder(tmp_path / "b.pt") / "b.pt").read_bytes()
+    for changes, line in (
+        ({"options": replace(QUICK, seed=1)}, "seed: 0 there, 1 here"),
+        ({"options": replace(QUICK, batch_size=2)}, "batch_size: 4 there, 2 here"),
+        ({"classes": [2]}, "other classes"),
+        ({"count": 6}, "5 pictures there, 6 here"),
+        ({"ema": False}, "ema: True there, False here"),
+    ):
+        given = {"count": 5, "options": QUICK, "classes": [1], **changes}
+        with pytest.raises(UserError, match=line):
+            write_samples(tmp_path / "b.pt", *files, device=CPU, **given)
+    assert (unfinished_folder(tmp_path / "b.pt") / "b.pt").read_bytes() == before
+
+
+def test_a_seed_is_chosen_and_said_when_none_is_given(files: tuple[str, Path]) -> None:
+    free = replace(QUICK, seed=None)
+    one, two = (sample_set(*files, 2, free, classes=[1], device=CPU) for _ in range(2))
+    assert one.meta["seed"] != two.meta["seed"]
+    again = sample_set(*files, 2, replace(QUICK, seed=one.meta["seed"]), classes=[1], device=CPU)
+    assert torch.equal(one.images, again.images)
 
 
 def test_image_side(model: Any) -> None:

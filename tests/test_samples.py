@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ldm.errors import UserError
-from ldm.samples import SampleSet, grid, save_grid
+from ldm.samples import SampleSet, first_images, grid, iter_batches, save_grid
 
 
 def pictures(count: int = 6, channels: int = 3, size: int = 8) -> torch.Tensor:
@@ -119,6 +119,9 @@ class Evil:
         ({"image": pictures(), "class_label": torch.rand(6)}, "whole numbers"),
         ({"image": pictures(), "class_label": -torch.arange(6)}, "class numbers from 0"),
         ({"image": pictures(), "meta": 3}, "'meta' is a int"),
+        ({"class_label": torch.arange(6), "meta": {}}, "no 'image' in this file (it holds ['class_label', 'meta'])"),
+        ({"image": pictures() * 5, "meta": {}}, "pixel values lie in"),
+        ({"image": pictures(), "class_label": "six"}, "'class_label' is a str"),
         ({"image": pictures(), "other": Evil()}, "not a readable sample file"),
     ],
 )
@@ -157,6 +160,86 @@ def test_labels_can_be_demanded(tmp_path: Path) -> None:
 def test_meta_must_be_plain() -> None:
     with pytest.raises(UserError, match=r"meta\.device"):
         SampleSet(pictures(), None, {"device": torch.device("cpu")})
+
+
+# reading in batches
+
+
+def whole(path: Path, batch_size: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    images, labels = zip(*iter_batches(path, batch_size), strict=True)
+    assert all(len(part) == batch_size for part in images[:-1])
+    assert all(part.dtype == torch.float32 and part.is_contiguous() for part in images)
+    return torch.cat(images), None if labels[0] is None else torch.cat(labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 100])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_batches_are_the_file_in_order(tmp_path: Path, batch_size: int, labelled: bool) -> None:
+    SampleSet(pictures(), torch.arange(6) if labelled else None, {"seed": 1}).save(tmp_path / "a.pt")
+    images, labels = whole(tmp_path / "a.pt", batch_size)
+    assert torch.equal(images, pictures())
+    assert labels is None if not labelled else labels.tolist() == list(range(6))
+
+
+BYTES = torch.arange(6 * 8 * 8 * 3).remainder(256).to(torch.uint8).reshape(6, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"image": pictures().reshape(2, 3, 3, 8, 8), "class_label": torch.arange(6).reshape(2, 3)},
+        {"image": pictures().abs()},
+        {"image": pictures() * 1.2, "meta": {}},
+        {"image": BYTES},
+        {"image": BYTES.permute(0, 3, 1, 2)},
+        {"image": pictures()[:, 0].double()},
+        {"image": pictures().half(), "meta": {}},
+        {"image": pictures()[::2]},
+    ],
+)
+@pytest.mark.parametrize("form", ["zip", "before torch 1.6", "remapped"])
+def test_batches_of_every_form_are_what_loading_gives(
+    tmp_path: Path, content: dict, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if form == "remapped":
+        monkeypatch.setattr("ldm.sample_files.REMAP_BYTES", 0)
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=form != "before torch 1.6")
+    loaded = SampleSet.load(tmp_path / "a.pt")
+    images, labels = whole(tmp_path / "a.pt", 2)
+    assert torch.equal(images, loaded.images)
+    assert labels is None if loaded.labels is None else torch.equal(labels, loaded.labels)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("kind", ["uint8", "float32", ">f4", "by columns"])
+def test_batches_of_npz(tmp_path: Path, save, kind: str) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    stored = np.asfortranarray(array) if kind == "by columns" else array
+    if kind.endswith("4") or kind == "float32":
+        stored = (array / 127.5 - 1).astype(kind)
+    save(tmp_path / "a.npz", x=stored, y=np.arange(5))
+    images, labels = whole(tmp_path / "a.npz", 2)
+    assert np.allclose(images.permute(0, 2, 3, 1).numpy(), array / 127.5 - 1, atol=1e-6)
+    assert labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_bad_picture_is_found_before_the_first_batch(tmp_path: Path) -> None:
+    images = pictures()
+    images[4, 1, 2, 3] = float("inf")
+    torch.save({"image": images, "meta": {}}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="a.pt: 1 of 6 pictures hold NaN or infinite values"):
+        iter_batches(tmp_path / "a.pt", 2)
+    for size in (0, -1):
+        with pytest.raises(UserError, match="batch size"):
+            iter_batches(tmp_path / "a.pt", size)
+
+
+def test_first_images(tmp_path: Path) -> None:
+    SampleSet(pictures()).save(tmp_path / "a.pt")
+    assert torch.equal(first_images(tmp_path / "a.pt", 2), pictures()[:2])
+    assert len(first_images(tmp_path / "a.pt", 100)) == 6
+    torch.save({"image": BYTES}, tmp_path / "b.pt")
+    assert torch.equal(first_images(tmp_path / "b.pt", 3), SampleSet.load(tmp_path / "b.pt").images[:3])
 
 
 # picture grids
