@@ -1,0 +1,65 @@
+"""Rows of Parquet files, the form in which data sets are shared on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldm.errors import UserError, nearest
+
+
+def open_parquet(path: str | os.PathLike) -> Any:
+    """Return ``pyarrow.parquet.ParquetFile`` of a file.
+
+    Raises:
+        UserError: without the pyarrow package, and for a file that is missing or not Parquet.
+    """
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise UserError("reading Parquet files needs the pyarrow package; type: pip install pyarrow") from None
+    try:
+        return ParquetFile(path)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}; check the folder") from None
+    except (ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read as Parquet ({reason}); fetch the file again") from None
+
+
+def column_names(path: str | os.PathLike) -> list[str]:
+    """Return the names of a file's columns."""
+    with open_parquet(path) as file:
+        return list(file.schema_arrow.names)
+
+
+def row_count(path: str | os.PathLike) -> int:
+    """Return the number of rows of a file, from its footer alone."""
+    with open_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def rows(
+    paths: Iterable[str | os.PathLike], columns: Sequence[str] | None = None, batch_size: int = 64
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of Parquet files one by one, file after file, as plain dicts (a struct is a dict too).
+
+    Args:
+        paths: files, read in the order given.
+        columns: names to read; default all.
+        batch_size: rows decoded at a time, which is what is held in memory.
+
+    Raises:
+        UserError: without the pyarrow package, for a file that cannot be read, and for a column that is not there.
+    """
+    for path in map(Path, paths):
+        with open_parquet(path) as file:
+            known = list(file.schema_arrow.names)
+            for name in columns or ():
+                if name not in known:
+                    raise UserError(f"{path} has no column {name!r}{nearest(name, known)}; its columns are {known}")
+            for batch in file.iter_batches(batch_size=batch_size, columns=None if columns is None else list(columns)):
+                yield from batch.to_pylist()
