@@ -20,9 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--test_args", nargs="*", default=[], metavar="KEY:VALUE", help="its arguments; size as --train unless given")
     add("--val", metavar="FILE", help="held-out generated pictures; without it one sixth of --train is held out")
     add("--models", nargs="+", default=["logreg", "mlp", "cnn"], help="classifiers to train")
-    add("--epochs", type=int, default=50, help="passes through the training pictures")
-    add("--batch_size", type=int, default=128, help="pictures a step")
-    add("--lr", type=float, default=3e-4, help="learning rate of Adam")
+    add("--protocol", default="dp-ldm", help="how they are trained and the epoch is chosen, by a published name")
+    add("--epochs", type=int, help="passes through the training pictures, instead of the protocol's")
+    add("--batch_size", type=int, help="pictures a step, instead of the protocol's")
+    add("--lr", type=float, help="learning rate, instead of the protocol's")
     add("--seeds", type=int, default=1, help="how many times to repeat, with seeds 0, 1, ...")
     add("--augment", action="store_true", help="shift and rotate training pictures a little")
     add("--amp", action="store_true", help="compute in bfloat16 where that is safe")
@@ -31,32 +32,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from ldm.checkpoint import write_atomic
-    from ldm.evaluation.downstream import format_scores, hold_out, score_samples
+    from ldm.evaluation.downstream import downstream_accuracy, format_scores, hold_out
+    from ldm.evaluation.protocols import HELD_OUT, protocol_named
     from ldm.evaluation.sources import load_labelled, require_writable
     from ldm.samples import SampleSet
 
     if args.output:
         require_writable(args.output)
-    train = SampleSet.load(args.train, need_labels=True)
-    train, held_out = (train, SampleSet.load(args.val, need_labels=True)) if args.val else hold_out(train)
+    jitter = ("jitter",) if args.augment else None
+    protocol = protocol_named(args.protocol).changed(
+        epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, augment=jitter
+    )
+    train, held_out = SampleSet.load(args.train, need_labels=True), None
+    if args.val:
+        held_out = SampleSet.load(args.val, need_labels=True)
+    elif protocol.selection == HELD_OUT:
+        train, held_out = hold_out(train)
     test = load_labelled(args.test, args.test_args, size=train.images.shape[-1])
-    scores = score_samples(
+    scores = downstream_accuracy(
         train,
-        held_out,
         test,
-        args.models,
+        held_out=held_out,
+        classifiers=args.models,
+        protocol=protocol,
         seeds=range(args.seeds),
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        lr=args.lr,
         device=pick_device(args.device),
-        augment=args.augment,
         amp=args.amp,
     )
-    print(f"accuracy on {len(test)} real pictures, epoch chosen on {len(held_out)} held-out samples")
+    chosen = protocol.note if held_out is None else f"epoch chosen on {len(held_out)} held-out samples"
+    print(f"accuracy on {len(test)} real pictures, {chosen}")
     print(format_scores(scores))
     if args.output:
-        text = json.dumps({model: summary.to_dict() for model, summary in scores.items()}, indent=2)
+        text = json.dumps({summary.model: summary.to_dict() for summary in scores}, indent=2)
         write_atomic(args.output, lambda path: path.write_text(text))
 
 

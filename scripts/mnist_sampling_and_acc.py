@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--seed", type=int, default=0, help="seed of the samples; the held-out ones use the next")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     add("--models", nargs="+", default=["logreg", "mlp", "cnn"], help="classifiers to train")
-    add("--epochs", type=int, default=50, help="passes through the training samples")
+    add("--protocol", default="dp-ldm", help="how they are trained and the epoch is chosen, by a published name")
+    add("--epochs", type=int, help="passes through the training samples, instead of the protocol's")
     add("--seeds", type=int, default=1, help="how many times to repeat the classifiers, with seeds 0, 1, ...")
     add("--output", metavar="FILE.json", help="write all numbers, with the curve of every run")
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
@@ -42,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ldm.checkpoint import write_atomic
     from ldm.errors import UserError
-    from ldm.evaluation.classifiers import build_classifier
-    from ldm.evaluation.downstream import format_scores, score_samples
+    from ldm.evaluation.classifiers import classifier_name
+    from ldm.evaluation.downstream import downstream_accuracy, format_scores
+    from ldm.evaluation.protocols import HELD_OUT, protocol_named
     from ldm.evaluation.sources import load_labelled
     from ldm.inference import SamplingOptions, check_output, draw_samples, image_side, load_model
 
@@ -51,26 +53,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.output:
         check_output(args.output, (".json",))
     for name in args.models:
-        build_classifier(name)
+        classifier_name(name)
     for flag in ("num_train", "num_eval", "epochs", "seeds"):
-        if getattr(args, flag) < 1:
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise UserError(f"--{flag} {getattr(args, flag)}: give a number of 1 or more")
+    protocol = protocol_named(args.protocol).changed(epochs=args.epochs)
     options = SamplingOptions(args.ddim_step, args.eta, args.scale, args.uc, args.batch_size)
     device = pick_device(args.device)
     model = load_model(args.yaml, args.ckpt, device, args.ema)
     settings = args.test_args if args.test_args is not None else ["split:test"] if args.test == REAL else []
     test = load_labelled(args.test, settings, size=image_side(model))
-    train, held_out = (
-        draw_samples(model, count, replace(options, seed=seed), args.classes)
-        for count, seed in ((args.num_train, args.seed), (args.num_eval, args.seed + 1))
+    train, held_out = draw_samples(model, args.num_train, replace(options, seed=args.seed), args.classes), None
+    if protocol.selection == HELD_OUT:
+        held_out = draw_samples(model, args.num_eval, replace(options, seed=args.seed + 1), args.classes)
+    scores = downstream_accuracy(
+        train,
+        test,
+        held_out=held_out,
+        classifiers=args.models,
+        protocol=protocol,
+        seeds=range(args.seeds),
+        device=device,
     )
-    scores = score_samples(
-        train, held_out, test, args.models, seeds=range(args.seeds), epochs=args.epochs, device=device
-    )
-    print(f"accuracy on {len(test)} real pictures, epoch chosen on {len(held_out)} held-out samples")
+    chosen = protocol.note if held_out is None else f"epoch chosen on {len(held_out)} held-out samples"
+    print(f"accuracy on {len(test)} real pictures, {chosen}")
     print(format_scores(scores))
     if args.output:
-        text = json.dumps({model: summary.to_dict() for model, summary in scores.items()}, indent=2)
+        text = json.dumps({summary.model: summary.to_dict() for summary in scores}, indent=2)
         write_atomic(args.output, lambda path: path.write_text(text))
 
 

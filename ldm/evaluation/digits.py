@@ -31,6 +31,10 @@ class DigitFeatures:
     def __call__(self, images: Tensor) -> Tensor:
         return self.network.features(prepare(images.to(self.device, torch.float32)))
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (N, classes) of the characters the network was trained on, from features (N, 128)."""
+        return self.network.classify(features)
+
     @classmethod
     def fit(
         cls,
@@ -44,7 +48,7 @@ class DigitFeatures:
         """Train on labelled public pictures; the same pictures and seed give the same weights on the same machine."""
         if public.labels is None:
             raise UserError("digits-cnn is trained on labelled pictures; this set has no labels")
-        network = fit_classifier("cnn", public, epochs=epochs, lr=lr, seed=seed, device=device, augment=True)
+        network = fit_classifier("cnn", public, epochs=epochs, lr=lr, seed=seed, device=device, augment=True, grey=True)
         assert isinstance(network, CNN)
         return cls(network, device)
 

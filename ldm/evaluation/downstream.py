@@ -1,226 +1,237 @@
 """Downstream accuracy: train a classifier on generated pictures, choose its epoch on held-out generated pictures,
-and score it once on real ones."""
+and score it once on real ones. Published protocols that choose otherwise are there by name, and marked."""
 
 from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ldm.errors import UserError
-from ldm.evaluation.classifiers import DISPLAY_NAMES, build_classifier, prepare
+from ldm.evaluation.classifier_training import ClassifierTrainer, EpochScore, labels_of, score_classifier
+from ldm.evaluation.classifiers import DISPLAY_NAMES, Preparation, classifier_name
+from ldm.evaluation.protocols import BEST_TEST, HELD_OUT, LAST, SELECTIONS, ClassifierProtocol, protocol_named
 from ldm.samples import SampleSet
 
 logger = logging.getLogger(__name__)
 
-SCORING_BATCH = 1000
-MAX_SHIFT, MAX_ROTATION = 2 / 32, 0.17  # of the picture's size, radians (about 10 degrees)
-
-
-@dataclass(frozen=True)
-class EpochScore:
-    """One epoch: mean training loss (nats), accuracy and mean loss on the held-out samples."""
-
-    loss: float
-    validation_accuracy: float
-    validation_loss: float
+Labelled = SampleSet | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class DownstreamResult:
-    """One trained classifier. accuracy (real pictures, 0-1) was measured once, at best_epoch (from 1), which the
-    held-out samples chose; validation_accuracy is theirs."""
+    """One trained classifier.
+
+    accuracy (real pictures, 0-1) is that of ``best_epoch`` (from 1), which ``selection`` chose; ``honest`` says that
+    real test pictures had no part in it. validation_accuracy is the one it was chosen by (None when nothing was).
+    average_accuracy and average_epoch are those of the averaged weights, where the protocol has them.
+    step_losses: the training loss of every step, (epochs, steps) nats; left out of `to_dict`.
+    """
 
     model: str
     accuracy: float
-    validation_accuracy: float
+    validation_accuracy: float | None
     best_epoch: int
     epochs: int
     seed: int
     curve: tuple[EpochScore, ...]
+    protocol: str = HELD_OUT
+    selection: str = HELD_OUT
+    honest: bool = True
+    average_accuracy: float | None = None
+    average_epoch: int | None = None
+    step_losses: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "step_losses"}
 
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """Accuracy on real pictures over seeds: mean and sample standard deviation (0 for a single seed), both 0-1."""
+    """Accuracy of one classifier on real pictures over seeds: mean and sample standard deviation (0 for a single
+    seed), both 0-1; by which protocol, and whether it chose without looking at the real test pictures."""
 
     model: str
     mean: float
     deviation: float
     results: tuple[DownstreamResult, ...]
+    protocol: str = HELD_OUT
+    selection: str = HELD_OUT
+    honest: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; ``note`` is the selection rule in words."""
+        content = {name: value for name, value in vars(self).items() if name != "results"}
+        results = [result.to_dict() for result in self.results]
+        return {**content, "note": SELECTIONS[self.selection], "results": results}
+
+
+def downstream_accuracy(
+    train: Labelled,
+    test: Labelled,
+    *,
+    held_out: Labelled | None = None,
+    classifiers: Sequence[str] = ("logreg", "mlp", "cnn"),
+    protocol: str | ClassifierProtocol = HELD_OUT,
+    seeds: Sequence[int] = (0,),
+    device: torch.device | str = "cpu",
+    amp: bool = False,
+    num_classes: int | None = None,
+) -> list[SeedSummary]:
+    """Accuracy on ``test`` (real pictures) of classifiers trained on ``train`` (samples), one result a classifier.
+
+    Pictures are sample sets, or (images (N, 1 or 3, H, W) in [-1, 1], labels (N,)). A protocol that chooses the epoch
+    on held-out samples takes ``held_out``, or one sixth of ``train``; the others train on all of ``train``. Every seed
+    repeats initial weights, batch orders and augmentation anew. amp computes in bfloat16 where that is safe.
+    Raises UserError for unknown names, missing labels, pictures of two sizes, or a training that diverges.
+    """
+    chosen = protocol_named(protocol)
+    names = [classifier_name(name) for name in classifiers]
+    if not names or not seeds:
+        raise UserError(f"{len(names)} classifiers and {len(seeds)} seeds given; at least one of each is needed")
+    train, test = _sample_set(train), _sample_set(test)
+    validation = None if held_out is None else _sample_set(held_out)
+    if chosen.selection != HELD_OUT:
+        if validation is not None:
+            logger.warning("protocol %s does not use the held-out samples", chosen.name)
+        validation = None
+    elif validation is None:
+        train, validation = hold_out(train)
+    if not chosen.honest:
+        logger.warning("protocol %s: %s (%s)", chosen.name, chosen.note, chosen.source)
+    summaries = []
+    for name in names:
+        results = []
+        for seed in seeds:
+            result = train_classifier(
+                name,
+                train,
+                validation,
+                test,
+                protocol=chosen,
+                seed=seed,
+                device=device,
+                amp=amp,
+                num_classes=num_classes,
+            )
+            logger.info(
+                "%s, seed %d: %.2f %% on real pictures (epoch %d of %d; %s)",
+                DISPLAY_NAMES[name],
+                seed,
+                100 * result.accuracy,
+                result.best_epoch,
+                result.epochs,
+                chosen.note,
+            )
+            results.append(result)
+        summaries.append(_summary(results))
+    return summaries
+
+
+def _summary(results: Sequence[DownstreamResult]) -> SeedSummary:
+    accuracies = [result.accuracy for result in results]
+    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    first = results[0]
+    mean = statistics.fmean(accuracies)
+    return SeedSummary(first.model, mean, deviation, tuple(results), first.protocol, first.selection, first.honest)
 
 
 def train_classifier(
     model_name: str,
     train: SampleSet,
-    validation: SampleSet,
+    validation: SampleSet | None,
     test: SampleSet,
     *,
-    epochs: int = 50,
-    batch_size: int = 128,
-    lr: float = 3e-4,
+    protocol: str | ClassifierProtocol = HELD_OUT,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    augment: bool | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    augment: bool = False,
     amp: bool = False,
+    num_classes: int | None = None,
 ) -> DownstreamResult:
-    """Train on `train`, keep the epoch that is best on `validation` (held-out samples), score it on `test` (real).
+    """Train one classifier on ``train`` and score the epoch that the protocol chooses on ``test`` (real).
 
-    `test` is not looked at before the epoch is chosen: an accuracy that real test pictures picked is not an accuracy
-    on unseen pictures. Best means highest accuracy, then lowest loss. Adam, cross-entropy; augment shifts and rotates
-    training pictures a little, amp uses bfloat16. Raises UserError for missing labels or settings out of range.
+    By default the choice is made on ``validation`` (held-out samples), and ``test`` is not looked at before it: an
+    accuracy that real test pictures picked is not an accuracy on unseen pictures. Best means highest accuracy, then
+    lowest loss. epochs, batch_size, lr replace the protocol's; augment shifts and rotates training pictures a little.
+    Raises UserError for missing labels, settings out of range, or a training that diverges.
     """
-    trainer = _Trainer(
-        model_name, train, validation, batch_size=batch_size, lr=lr, seed=seed, device=device, augment=augment, amp=amp
+    chosen = _changed(protocol, epochs, batch_size, lr, augment)
+    if chosen.selection == HELD_OUT and validation is None:
+        raise UserError(f"protocol {chosen.name} chooses the epoch on held-out samples, and none were given")
+    watched = {HELD_OUT: validation, LAST: None, BEST_TEST: test}[chosen.selection]
+    trainer = ClassifierTrainer(
+        model_name, train, watched, chosen, seed=seed, device=device, amp=amp, num_classes=num_classes
     )
+    plain = _Choice(trainer.network)
+    averaged = _Choice(trainer.average.network) if trainer.average is not None else None
     curve: list[EpochScore] = []
-    best, best_state = 0, trainer.state()
-    for score in trainer.run(epochs):
+    for score in trainer.run():
         curve.append(score)
-        if len(curve) == 1 or _rank(score) > _rank(curve[best]):
-            best, best_state = len(curve) - 1, trainer.state()
-    trainer.network.load_state_dict(best_state)
-    accuracy, _ = score_classifier(trainer.network, test, device=device)
-    return DownstreamResult(model_name, accuracy, curve[best].validation_accuracy, best + 1, epochs, seed, tuple(curve))
+        plain.consider(len(curve), score.validation_accuracy, score.validation_loss)
+        if averaged is not None:
+            averaged.consider(len(curve), score.average_accuracy, score.average_loss)
+    accuracy = plain.score(test, trainer.preparation, device)
+    average = None if averaged is None else averaged.score(test, trainer.preparation, device)
+    reported = averaged if chosen.report_average and averaged is not None else plain
+    return DownstreamResult(
+        trainer.name,
+        accuracy if reported is plain or average is None else average,
+        reported.accuracy,
+        reported.epoch,
+        chosen.epochs,
+        seed,
+        tuple(curve),
+        chosen.name,
+        chosen.selection,
+        chosen.honest,
+        average,
+        None if averaged is None else averaged.epoch,
+        trainer.step_losses(),
+    )
 
 
 def fit_classifier(
     model_name: str,
     train: SampleSet,
     *,
-    epochs: int,
-    batch_size: int = 128,
-    lr: float = 3e-4,
+    protocol: str | ClassifierProtocol = HELD_OUT,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    augment: bool | None = None,
+    grey: bool | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    augment: bool = False,
     amp: bool = False,
 ) -> nn.Module:
     """Train for a fixed number of epochs with nothing held out; returns the network in eval mode."""
-    trainer = _Trainer(
-        model_name, train, None, batch_size=batch_size, lr=lr, seed=seed, device=device, augment=augment, amp=amp
-    )
-    for _ in trainer.run(epochs):
+    chosen = _changed(protocol, epochs, batch_size, lr, augment).changed(grey=grey)
+    trainer = ClassifierTrainer(model_name, train, None, chosen, seed=seed, device=device, amp=amp)
+    for _ in trainer.run():
         pass
     return trainer.network.eval()
 
 
-def score_classifier(
-    network: nn.Module, samples: SampleSet, *, device: torch.device | str = "cpu"
-) -> tuple[float, float]:
-    """Accuracy (0-1) and mean cross-entropy (nats) of a classifier on labelled pictures.
-
-    Labels the classifier has no output for count as wrong and are left out of the loss.
-    """
-    images, labels = samples.images, _labels(samples, "the test set")
-    network.eval()
-    correct, loss, counted = 0, 0.0, 0
-    with torch.inference_mode():
-        for start in range(0, len(labels), SCORING_BATCH):
-            target = labels[start : start + SCORING_BATCH].to(device)
-            logits = network(prepare(images[start : start + SCORING_BATCH].to(device)))
-            correct += int((logits.argmax(dim=1) == target).sum())
-            known = target < logits.shape[1]
-            loss += float(F.cross_entropy(logits[known], target[known], reduction="sum"))
-            counted += int(known.sum())
-    if counted < len(labels):
-        logger.warning(
-            "%d of %d pictures have a class that the training set lacks; they count as wrong",
-            len(labels) - counted,
-            len(labels),
-        )
-    return correct / len(labels), loss / max(counted, 1)
-
-
-def score_samples(
-    train: SampleSet,
-    held_out: SampleSet,
-    test: SampleSet,
-    models: Sequence[str] = ("logreg", "mlp", "cnn"),
-    *,
-    seeds: Sequence[int] = (0,),
-    epochs: int = 50,
-    batch_size: int = 128,
-    lr: float = 3e-4,
-    device: torch.device | str = "cpu",
-    augment: bool = False,
-    amp: bool = False,
-) -> dict[str, SeedSummary]:
-    """Downstream accuracy of generated pictures for each classifier, over seeds (see `train_classifier`)."""
-    return {
-        model: evaluate_over_seeds(
-            model,
-            train,
-            held_out,
-            test,
-            seeds=seeds,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            device=device,
-            augment=augment,
-            amp=amp,
-        )
-        for model in models
-    }
-
-
-def evaluate_over_seeds(
-    model_name: str,
-    train: SampleSet,
-    validation: SampleSet,
-    test: SampleSet,
-    *,
-    seeds: Sequence[int],
-    epochs: int = 50,
-    batch_size: int = 128,
-    lr: float = 3e-4,
-    device: torch.device | str = "cpu",
-    augment: bool = False,
-    amp: bool = False,
-) -> SeedSummary:
-    """Repeat `train_classifier` with other initial weights, batch orders and augmentations."""
-    if not seeds:
-        raise UserError("no seeds given; at least one is needed")
-    results = []
-    for seed in seeds:
-        result = train_classifier(
-            model_name,
-            train,
-            validation,
-            test,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed,
-            device=device,
-            augment=augment,
-            amp=amp,
-        )
-        logger.info(
-            "%s, seed %d: %.2f %% on real pictures (epoch %d of %d)",
-            DISPLAY_NAMES[model_name],
-            seed,
-            100 * result.accuracy,
-            result.best_epoch,
-            epochs,
-        )
-        results.append(result)
-    accuracies = [result.accuracy for result in results]
-    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    return SeedSummary(model_name, statistics.fmean(accuracies), deviation, tuple(results))
+def _changed(
+    protocol: str | ClassifierProtocol,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    augment: bool | None,
+) -> ClassifierProtocol:
+    return protocol_named(protocol).changed(
+        epochs=epochs, batch_size=batch_size, lr=lr, augment=("jitter",) if augment else None
+    )
 
 
 def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tuple[SampleSet, SampleSet]:
@@ -231,7 +242,7 @@ def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tupl
     """
     if not 0 < fraction < 1:
         raise UserError(f"the held-out share is {fraction}; expected a number between 0 and 1")
-    labels = _labels(samples, "the training samples")
+    labels = labels_of(samples, "the training samples")
     generator = torch.Generator().manual_seed(seed)
     kept, held = [], []
     for label in labels.unique():
@@ -248,115 +259,44 @@ def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tupl
     return samples.subset(torch.cat(kept)), samples.subset(torch.cat(held))
 
 
-def format_scores(scores: dict[str, SeedSummary]) -> str:
-    """A short table: accuracy on real pictures in percent, and with several seeds its deviation."""
+def format_scores(summaries: Sequence[SeedSummary]) -> str:
+    """A short table: accuracy on real pictures in percent, with several seeds its deviation, and a dishonest choice."""
     lines = []
-    for model, summary in scores.items():
+    for summary in summaries:
         spread = f" +- {100 * summary.deviation:.2f}" if len(summary.results) > 1 else ""
-        lines.append(f"{DISPLAY_NAMES[model]}: {100 * summary.mean:.2f}{spread} %")
+        mark = "" if summary.honest else f" ({SELECTIONS[summary.selection]})"
+        lines.append(f"{DISPLAY_NAMES[summary.model]}: {100 * summary.mean:.2f}{spread} %{mark}")
     return "\n".join(lines)
 
 
-class _Trainer:
-    """A classifier, its prepared pictures and its optimizer; one call of `run` trains it epoch by epoch."""
+class _Choice:
+    """The best weights so far of a network that goes on training; the last ones when nothing ranks them."""
 
-    def __init__(
-        self,
-        model_name: str,
-        train: SampleSet,
-        validation: SampleSet | None,
-        *,
-        batch_size: int,
-        lr: float,
-        seed: int,
-        device: torch.device | str,
-        augment: bool,
-        amp: bool,
-    ) -> None:
-        if batch_size < 1 or lr <= 0:
-            raise UserError(f"batch size {batch_size} and learning rate {lr} must be positive")
-        labels = _labels(train, "the training samples")
-        self.name, self.validation = model_name, validation
-        classes = int(labels.max()) + 1
-        if validation is not None:
-            classes = max(classes, int(_labels(validation, "the held-out samples").max()) + 1)
-            if train.images.shape[-2:] != validation.images.shape[-2:]:
-                raise UserError(
-                    f"training samples are {tuple(train.images.shape[-2:])} and held-out samples "
-                    f"{tuple(validation.images.shape[-2:])} pixels; use pictures of one size"
-                )
-        self.device, self.augment, self.amp, self.batch_size, self.seed = (
-            torch.device(device),
-            augment,
-            amp,
-            batch_size,
-            seed,
-        )
-        self.images = prepare(train.images.to(self.device))
-        self.labels = labels.to(self.device)
-        with _seeded(seed, self.device):
-            network = build_classifier(model_name, num_classes=classes)
-        # channels-last is up to twice as fast for these small convolutions and changes no number beyond rounding
-        self.network = network.to(memory_format=torch.channels_last).to(self.device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.epoch = network, 0
+        self.accuracy: float | None = None
+        self._rank: tuple[float, float] | None = None
+        self._state: dict[str, Tensor] | None = None
 
-    def run(self, epochs: int) -> Iterator[EpochScore]:
-        if epochs < 1:
-            raise UserError(f"{epochs} epochs asked for; at least 1 is needed")
-        bar = tqdm(range(epochs), desc=self.name, unit="epoch", leave=False, disable=None)  # shown on a terminal only
-        for epoch in bar:
-            with _seeded(self.seed * 100_003 + epoch + 1, self.device):
-                loss = self._epoch()
-            accuracy, validation_loss = (0.0, 0.0)
-            if self.validation is not None:
-                accuracy, validation_loss = score_classifier(self.network, self.validation, device=self.device)
-            yield EpochScore(loss, accuracy, validation_loss)
+    def consider(self, epoch: int, accuracy: float | None, loss: float | None) -> None:
+        if accuracy is None or loss is None:
+            if self._rank is None:
+                self.epoch = epoch
+            return
+        rank = (accuracy, -loss)
+        if self._rank is None or rank > self._rank:
+            self._rank, self.epoch, self.accuracy = rank, epoch, accuracy
+            self._state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
 
-    def _epoch(self) -> float:
-        self.network.train()
-        total = torch.zeros((), device=self.device)
-        order = torch.randperm(len(self.labels)).to(self.device)
-        for index in order.split(self.batch_size):
-            images = _jitter(self.images[index]) if self.augment else self.images[index]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-                logits = self.network(images)
-            loss = F.cross_entropy(logits.float(), self.labels[index])
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-            total += loss.detach() * len(index)
-        return float(total) / len(self.labels)
-
-    def state(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+    def score(self, test: SampleSet, preparation: Preparation, device: torch.device | str) -> float:
+        """Accuracy of the chosen weights on the real test pictures."""
+        if self._state is not None:
+            self.network.load_state_dict(self._state)
+        return score_classifier(self.network, test, preparation=preparation, device=device)[0]
 
 
-def _rank(score: EpochScore) -> tuple[float, float]:
-    return score.validation_accuracy, -score.validation_loss
-
-
-def _labels(samples: SampleSet, which: str) -> Tensor:
-    if samples.labels is None:
-        raise UserError(f"{which} have no labels; sample from a class-conditional model to get them")
-    if not len(samples.labels):
-        raise UserError(f"{which} are empty")
-    return samples.labels
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Fix initialisation, order, dropout and augmentation inside, and leave the caller's random state alone."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def _jitter(images: Tensor) -> Tensor:
-    """Rotate by up to 10 degrees and shift by up to 1/16 of the picture; what moves in is the picture's edge value."""
-    count = len(images)
-    angle = (torch.rand(count, device=images.device) * 2 - 1) * MAX_ROTATION
-    shift = (torch.rand(count, 2, device=images.device) * 2 - 1) * 2 * MAX_SHIFT  # grid units: the picture is 2 wide
-    cosine, sine = angle.cos(), angle.sin()
-    theta = torch.stack([cosine, -sine, shift[:, 0], sine, cosine, shift[:, 1]], dim=1).view(count, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+def _sample_set(pictures: Labelled) -> SampleSet:
+    if isinstance(pictures, tuple):
+        images, labels = pictures
+        return SampleSet(images, labels)
+    return pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -10,17 +11,11 @@ import torch
 from sklearn.datasets import load_digits
 
 from ldm.errors import UserError
-from ldm.evaluation import downstream
-from ldm.evaluation.downstream import (
-    EpochScore,
-    evaluate_over_seeds,
-    fit_classifier,
-    format_scores,
-    hold_out,
-    score_classifier,
-    score_samples,
-    train_classifier,
-)
+from ldm.evaluation import classifier_training, downstream
+from ldm.evaluation.classifier_training import Average, ClassifierTrainer, EpochScore, score_classifier
+from ldm.evaluation.classifiers import Preparation
+from ldm.evaluation.downstream import downstream_accuracy, fit_classifier, format_scores, hold_out, train_classifier
+from ldm.evaluation.protocols import PROTOCOLS, ClassifierProtocol
 from ldm.samples import SampleSet
 
 
@@ -90,14 +85,14 @@ class Recorder:
 
 def test_real_pictures_are_not_looked_at_before_the_epoch_is_chosen(digits, monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
-    run = downstream._Trainer.run
+    run = ClassifierTrainer.run
 
-    def logged(self, epochs):
-        for score in run(self, epochs):
+    def logged(self):
+        for score in run(self):
             log.append("epoch")
             yield score
 
-    monkeypatch.setattr(downstream._Trainer, "run", logged)
+    monkeypatch.setattr(ClassifierTrainer, "run", logged)
     train, validation, test = digits
     train_classifier("logreg", train, validation, Recorder(test, log), epochs=3)
     assert log[:3] == ["epoch"] * 3 and set(log[3:]) == {"test"}
@@ -108,7 +103,7 @@ def test_the_epoch_is_the_best_on_held_out_samples(digits, monkeypatch: pytest.M
     scripted = [(0.5, 1.0), (0.9, 0.8), (0.9, 0.6), (0.7, 0.1)]
     weights = []
 
-    def fake(self, epochs):
+    def fake(self):
         for accuracy, loss in scripted:
             with torch.no_grad():
                 self.network.classify.weight.add_(1.0)
@@ -116,7 +111,7 @@ def test_the_epoch_is_the_best_on_held_out_samples(digits, monkeypatch: pytest.M
             yield EpochScore(0.0, accuracy, loss)
 
     scored = []
-    monkeypatch.setattr(downstream._Trainer, "run", fake)
+    monkeypatch.setattr(ClassifierTrainer, "run", fake)
     monkeypatch.setattr(
         downstream,
         "score_classifier",
@@ -140,17 +135,36 @@ def test_scoring_counts_by_hand() -> None:
 
 
 def test_preparation_is_the_same_for_generated_and_real(digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = []
-    monkeypatch.setattr(downstream, "prepare", lambda images: shapes.append(len(images)) or _prepare(images))
+    seen = []
+    prepare = Preparation.__call__
+
+    def noted(self, images):
+        seen.append((self, len(images)))
+        return prepare(self, images)
+
+    monkeypatch.setattr(Preparation, "__call__", noted)
     train_classifier("logreg", *digits, epochs=1)
-    assert shapes == [600, 200, 400]
+    assert [count for _, count in seen] == [600, 200, 400]
+    assert len({(how.size, how.channels, how.mean) for how, _ in seen}) == 1
+    seen.clear()
+    train_classifier("logreg", *digits, protocol=TINY.changed(subtract_mean=True))
+    (_, count), *others = seen
+    assert count == 600 and len(others) == 2, "the mean picture is that of the training samples"
+    assert all(torch.allclose(how.mean, _prepared_mean(digits[0]), atol=1e-5) for how, _ in others)
 
 
-_prepare = downstream.prepare
+def _prepared_mean(samples: SampleSet) -> torch.Tensor:
+    return Preparation()(samples.images).mean(dim=0)
+
+
+TINY = ClassifierProtocol("tiny", "this test", epochs=1, lr=1e-3)
 
 
 def test_seeds_are_summarised(digits) -> None:
-    summary = evaluate_over_seeds("logreg", *digits, seeds=[0, 1, 2], epochs=1, lr=1e-3)
+    train, validation, test = digits
+    (summary,) = downstream_accuracy(
+        train, test, held_out=validation, classifiers=["logreg"], seeds=[0, 1, 2], protocol=TINY
+    )
     accuracies = torch.tensor([result.accuracy for result in summary.results])
     assert summary.mean == pytest.approx(accuracies.mean().item())
     assert summary.deviation == pytest.approx(accuracies.std().item(), abs=1e-6)
@@ -158,12 +172,111 @@ def test_seeds_are_summarised(digits) -> None:
 
 
 def test_scores_of_all_models_are_plain_and_printable(digits) -> None:
-    scores = score_samples(*digits, models=("logreg", "mlp"), epochs=1, seeds=(0, 1))
-    assert list(scores) == ["logreg", "mlp"]
-    assert json.loads(json.dumps(scores["mlp"].to_dict()))["results"][1]["seed"] == 1
+    train, validation, test = digits
+    scores = downstream_accuracy(
+        train, test, held_out=validation, classifiers=("logreg", "mlp"), seeds=(0, 1), protocol=TINY
+    )
+    assert [summary.model for summary in scores] == ["logreg", "mlp"]
+    content = json.loads(json.dumps(scores[1].to_dict()))
+    assert content["results"][1]["seed"] == 1 and content["honest"] is True
+    assert content["note"] == "epoch chosen on held-out samples" and content["protocol"] == "tiny"
+    assert "step_losses" not in content["results"][0]
     assert format_scores(scores).splitlines()[0].startswith("Logistic regression: ")
     with pytest.raises(FrozenInstanceError):
-        scores["mlp"].mean = 1.0
+        scores[1].mean = 1.0
+
+
+def test_tensors_are_taken_and_samples_are_held_out_when_none_are_given(digits) -> None:
+    train, _, test = digits
+    (alone,) = downstream_accuracy(
+        (train.images, train.labels), (test.images, test.labels), classifiers=["mlp"], protocol=TINY
+    )
+    kept, held = hold_out(train)
+    (split,) = downstream_accuracy(kept, test, held_out=held, classifiers=["mlp"], protocol=TINY)
+    assert alone == split
+
+
+def test_a_choice_on_real_pictures_is_marked_everywhere(digits, caplog: pytest.LogCaptureFixture) -> None:
+    train, _, test = digits
+    protocol = PROTOCOLS["best-test-epoch"].changed(epochs=4, augment=(), lr=0.01, anneal_period=2)
+    (summary,) = downstream_accuracy(train, test, classifiers=["logreg"], protocol=protocol)
+    (result,) = summary.results
+    assert not summary.honest and not result.honest and summary.selection == "best-test-epoch"
+    assert result.accuracy == result.validation_accuracy == max(score.validation_accuracy for score in result.curve)
+    assert result.average_accuracy == max(score.average_accuracy for score in result.curve)
+    assert "not an accuracy on unseen pictures" in format_scores([summary])
+    assert "not an accuracy on unseen pictures" in summary.to_dict()["note"]
+    assert any(record.levelname == "WARNING" and "not an accuracy" in record.message for record in caplog.records)
+    assert len(result.step_losses) == 4 and len(result.step_losses[0]) == 10  # 600 pictures twice, 128 a step
+
+
+def test_the_last_epoch_is_scored_when_nothing_is_chosen(digits, caplog: pytest.LogCaptureFixture) -> None:
+    train, validation, test = digits
+    protocol = TINY.changed(selection="last", epochs=3)
+    (summary,) = downstream_accuracy(train, test, held_out=validation, classifiers=["logreg"], protocol=protocol)
+    (result,) = summary.results
+    assert result.best_epoch == 3 and result.validation_accuracy is None and summary.honest
+    assert all(score.validation_accuracy is None for score in result.curve)
+    assert "does not use the held-out samples" in caplog.text
+    network = fit_classifier("logreg", train, protocol=protocol)
+    assert result.accuracy == score_classifier(network, test)[0], "trained on all samples, scored as it ends"
+
+
+def test_only_due_epochs_are_scored(digits) -> None:
+    result = train_classifier("logreg", *digits, protocol=TINY.changed(epochs=5, validation_period=2))
+    assert [score.validation_accuracy is not None for score in result.curve] == [True, False, True, False, True]
+    assert result.best_epoch in (1, 3, 5)
+
+
+def test_the_learning_rate_follows_warm_restarts(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *a: rates.append(self.param_groups[0]["lr"]) or step(self, *a)
+    )
+    protocol = TINY.changed(optimizer="sgd", lr=0.1, anneal_period=1, anneal_mult=2, epochs=3, batch_size=60)
+    train_classifier("logreg", *digits, protocol=protocol)
+    assert len(rates) == 30 and rates[0] == pytest.approx(0.1)
+    for index in range(1, 30):
+        epoch = (index - 1) / 10  # the schedule moves after the step
+        place, length = (epoch, 1) if epoch < 1 else (epoch - 1, 2)
+        assert rates[index] == pytest.approx(0.05 * (1 + math.cos(math.pi * place / length))), index
+
+
+def test_the_average_follows_its_formula() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1))
+    average = Average(network, 0.5)
+    values, expected = [3.0, -1.0, 2.0, 7.0, 5.0, 1.0, 4.0, 2.0, 8.0], float(network[0].weight.detach())
+    for count, value in enumerate(values, start=1):
+        with torch.no_grad():
+            network[0].weight.fill_(value)
+            network[1].running_mean.fill_(value)
+        average.update(network)
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * value
+    assert float(average.network[0].weight) == pytest.approx(expected, rel=1e-5)
+    assert float(average.network[1].running_mean) == values[-1]
+
+
+def test_averaged_weights_are_the_figure_where_the_protocol_says_so(digits) -> None:
+    protocol = TINY.changed(epochs=3, ema_decay=0.9, report_average=True)
+    result = train_classifier("mlp", *digits, protocol=protocol)
+    assert result.accuracy == result.average_accuracy and result.best_epoch == result.average_epoch
+    plain = train_classifier("mlp", *digits, protocol=protocol.changed(report_average=False))
+    assert plain.average_accuracy == result.accuracy != plain.accuracy
+
+
+def test_training_that_diverges_is_not_scored(digits) -> None:
+    with pytest.raises(UserError, match="diverged in epoch .*lower the learning rate"):
+        train_classifier("mlp", *digits, protocol=TINY.changed(optimizer="sgd", lr=1e30, epochs=3))
+
+
+def test_colour_stays_colour_unless_the_protocol_is_grey(digits) -> None:
+    train = digits[0].subset(torch.arange(40))
+    colour = SampleSet(train.images.expand(-1, 3, -1, -1), train.labels)
+    assert fit_classifier("logreg", colour, epochs=1).classify.in_features == 3 * 32 * 32
+    assert fit_classifier("logreg", colour, epochs=1, grey=True).classify.in_features == 32 * 32
+    assert fit_classifier("logreg", colour, protocol=PROTOCOLS["dpdm"].changed(epochs=1)).classify.in_features == 784
 
 
 def test_hold_out_is_disjoint_and_has_every_class() -> None:
@@ -187,17 +300,6 @@ def test_hold_out_of_tiny_classes() -> None:
         hold_out(tiny, 1.0)
 
 
-def test_augmentation_moves_a_little_and_stays_in_range() -> None:
-    images = -torch.ones(64, 1, 32, 32)
-    images[..., 12:20, 12:20] = 1
-    torch.manual_seed(0)
-    moved = downstream._jitter(images)
-    assert moved.min() >= -1 and moved.max() <= 1
-    assert not torch.equal(moved, images)
-    assert moved[..., :8, :].max() < -0.99  # at most 2 pixels and 10 degrees away
-    assert (moved.sum(dim=(1, 2, 3)) - images.sum(dim=(1, 2, 3))).abs().max() < 20
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"epochs": 0}, "0 epochs"), ({"batch_size": 0}, "batch size"), ({"lr": 0.0}, "learning rate")],
@@ -214,3 +316,18 @@ def test_missing_labels_and_sizes_are_named(digits) -> None:
     bigger = SampleSet(torch.zeros(2, 1, 16, 16), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(UserError, match="one size"):
         train_classifier("logreg", train, bigger, validation, epochs=1)
+
+
+def test_requests_are_checked(digits) -> None:
+    train, validation, test = digits
+    with pytest.raises(UserError, match="did you mean 'cnn'"):
+        downstream_accuracy(train, test, classifiers=["cnnn"])
+    with pytest.raises(UserError, match="unknown protocol"):
+        downstream_accuracy(train, test, protocol="published")
+    with pytest.raises(UserError, match="1 classifiers and 0 seeds"):
+        downstream_accuracy(train, test, classifiers=["cnn"], seeds=[])
+    with pytest.raises(UserError, match="none were given"):
+        train_classifier("logreg", train, None, test)
+    with pytest.raises(UserError, match="3 classes are too few"):
+        downstream_accuracy(train, test, held_out=validation, classifiers=["logreg"], num_classes=3)
+    assert classifier_training.labels_of(train, "x") is train.labels

@@ -62,9 +62,22 @@ def test_held_out_file_dataset_class_seeds_and_json(files: Path, capsys: pytest.
     assert len(scores["logreg"]["results"][0]["curve"]) == 8
 
 
+def test_a_protocol_that_looks_at_the_test_pictures_says_so(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--train", str(files / "train.pt"), "--test", str(files / "test.pt"), "--protocol", "dp-lora"]
+    verb.main(
+        [*words, "--models", "logreg", "--epochs", "2", "--output", str(files / "marked.json"), "--device", "cpu"]
+    )
+    first, score = capsys.readouterr().out.splitlines()
+    assert "not an accuracy on unseen pictures" in first and "not an accuracy on unseen pictures" in score
+    marked = json.loads((files / "marked.json").read_text())["logreg"]
+    assert marked["protocol"] == "dp-lora, changed" and marked["honest"] is False
+
+
 def test_mistakes_are_named(files: Path, tmp_path: Path) -> None:
     SampleSet(torch.zeros(3, 1, 8, 8)).save(tmp_path / "bare.pt")
     with pytest.raises(UserError, match=r"bare\.pt: no labels"):
         verb.main(["--train", str(tmp_path / "bare.pt"), "--test", str(files / "test.pt")])
     with pytest.raises(UserError, match="did you mean 'cnn'"):
         verb.main(["--train", str(files / "train.pt"), "--test", str(files / "test.pt"), "--models", "cn"])
+    with pytest.raises(UserError, match="0 epochs"):
+        verb.main(["--train", str(files / "train.pt"), "--test", str(files / "test.pt"), "--epochs", "0"])

@@ -48,9 +48,11 @@ def words(files: Path, *more: object) -> list[object]:
 
 def test_readme_command(commands: Commands, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads, sets = [], []
-    load, score = ldm.inference.load_model, downstream.score_samples
+    load, score = ldm.inference.load_model, downstream.downstream_accuracy
     monkeypatch.setattr(ldm.inference, "load_model", lambda *args: loads.append(args) or load(*args))
-    monkeypatch.setattr(downstream, "score_samples", lambda *a, **k: sets.append(a[:3]) or score(*a, **k))
+    monkeypatch.setattr(
+        downstream, "downstream_accuracy", lambda *a, **k: sets.append((a[0], k["held_out"], a[1])) or score(*a, **k)
+    )
     assert commands.type(verb.main, *words(files, "--output", "scores.json", "--seeds", 2)) == 0, commands.err
     assert len(loads) == 1, "the model is loaded once"
     ((train, held_out, test),) = sets
@@ -63,6 +65,15 @@ def test_readme_command(commands: Commands, files: Path, monkeypatch: pytest.Mon
     assert all(" +- " in line and line.endswith(" %") for line in lines[1:])
     scores = json.loads(Path("scores.json").read_text())
     assert [result["seed"] for result in scores["cnn"]["results"]] == [0, 1]
+
+
+def test_a_protocol_without_held_out_samples_draws_none(commands: Commands, files: Path) -> None:
+    more = ["--protocol", "best-test-epoch", "--models", "logreg"]
+    assert commands.type(verb.main, *words(files, *more)) == 0, commands.err
+    first, score = commands.out.splitlines()
+    assert first.endswith("not an accuracy on unseen pictures") and score.endswith(
+        "not an accuracy on unseen pictures)"
+    )
 
 
 def test_spellings_of_the_original_and_a_dataset_class(commands: Commands, files: Path) -> None:
@@ -107,6 +118,7 @@ def test_the_real_test_pictures_are_mnist_s_unless_said_otherwise(
         ("--scale 2", "guidance needs a class"),
         ("-eta 2", "eta: 2.0 is outside [0, 1]"),
         ("--epochs 0", "--epochs 0: give a number of 1 or more"),
+        ("--protocol dp-dlm", "unknown protocol 'dp-dlm'; did you mean 'dp-ldm'?"),
         ("--seeds 0", "--seeds 0: give a number of 1 or more"),
         ("--ckpt none.ckpt", "checkpoint 'none.ckpt' does not exist"),
         ("--epoch 1", "unknown flag '--epoch'; did you mean '--epochs'?"),
