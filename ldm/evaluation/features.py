@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm.errors import UserError, nearest
 from ldm.evaluation.images import to_grey
 
-EXTRACTORS = ("inception", "digits-cnn", "pixels")
+EXTRACTORS = ("inception", "efficientnet-lite0", "digits-cnn", "pixels")
 
 
 class FeatureExtractor(Protocol):
@@ -30,6 +30,15 @@ class FeatureExtractor(Protocol):
     weights: str
 
     def __call__(self, images: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Classifying(Protocol):
+    """An extractor whose network also names classes, which the Inception score needs."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (N, classes) from the features (N, dim) that the extractor gave."""
+        ...
 
 
 class PixelFeatures:
@@ -54,15 +63,20 @@ def weights_digest(state_dict: Mapping[str, Tensor]) -> str:
 def make_extractor(
     name: str, *, weights: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> FeatureExtractor:
-    """The extractor called `name`: inception (2048), digits-cnn (128) or pixels (64).
+    """The extractor called `name`: inception (2048), efficientnet-lite0 (1280), digits-cnn (128), pixels (64), or a
+    torch module class by its dotted name.
 
-    weights: a file; inception downloads its own when None, digits-cnn needs one, pixels takes none.
-    Raises UserError for an unknown name or weights that cannot be had.
+    weights: a file; when None, inception downloads its own and efficientnet-lite0 looks for its installed package;
+    digits-cnn needs one, pixels takes none. Raises UserError for an unknown name or weights that cannot be had.
     """
     if name == "inception":
         from ldm.evaluation.inception import InceptionFeatures
 
         return InceptionFeatures(weights, device)
+    if name == "efficientnet-lite0":
+        from ldm.evaluation.efficientnet import EfficientNetFeatures
+
+        return EfficientNetFeatures(weights, device)
     if name == "digits-cnn":
         from ldm.evaluation.digits import DigitFeatures
 
@@ -76,4 +90,11 @@ def make_extractor(
         if weights is not None:
             raise UserError("the pixels extractor has no weights; leave --weights out")
         return PixelFeatures()
-    raise UserError(f"unknown extractor {name!r}{nearest(name, EXTRACTORS)} (known: {', '.join(EXTRACTORS)})")
+    if "." in name:
+        from ldm.evaluation.user_module import ModuleFeatures
+
+        return ModuleFeatures(name, weights, device)
+    raise UserError(
+        f"unknown extractor {name!r}{nearest(name, EXTRACTORS)} (known: {', '.join(EXTRACTORS)}, "
+        "or the dotted name of a torch module class)"
+    )

@@ -17,7 +17,7 @@ from ldm.evaluation.images import to_rgb
 _CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 _STAND_INS = (
     "pass --weights FILE (weights-inception-2015-12-05-6726825d.pth of torch-fidelity), or use a stand-in that needs "
-    "no download: --extractor digits-cnn or --extractor pixels (their distances are not FID)"
+    "no download: --extractor efficientnet-lite0, digits-cnn or pixels (their distances are not FID)"
 )
 
 
@@ -37,6 +37,7 @@ class InceptionFeatures:
         self.weights = weights_digest(used)
         # The children stand in the order in which the forward pass visits them; fc comes after the features.
         self.layers = nn.Sequential(*(child for name, child in network.named_children() if name != "fc")).to(device)
+        self.classify = network.fc.weight.detach().to(device)  # type: ignore[union-attr, operator]
         self.device = torch.device(device)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -45,6 +46,10 @@ class InceptionFeatures:
             images = F.interpolate(images, size=(299, 299), mode="bilinear", align_corners=False)
         # relu writes in place inside the network, so it must not see a view of the caller's pictures
         return self.layers(images.contiguous()).flatten(1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (N, 1008) from features (N, 2048), without the bias: the form the Inception score is defined with."""
+        return features @ self.classify.T
 
 
 def _cached_weights() -> Path | None:

@@ -32,7 +32,8 @@ class FeatureStatistics:
 
     mu (D,) and sigma (D, D, unbiased) are float64. count 0 and extractor "unknown" mark files of other programs, which
     store only mu and sigma. weights is a digest of the extractor's weights ("" when it has none), quantize says
-    whether pixels were rounded to 8 bits first, resize and source are words for a reader.
+    whether pixels were rounded to 8 bits first, size is the pictures' "HEIGHTxWIDTH" as they came (before the
+    extractor's own resize, which `resize` describes; "mixed" when they differ), source is words for a reader.
     """
 
     mu: NDArray[np.float64]
@@ -43,6 +44,7 @@ class FeatureStatistics:
     quantize: bool = False
     resize: str = ""
     source: str = ""
+    size: str = ""
 
     def save(self, path: str | Path) -> None:
         """Write an `.npz` with one array a field, atomically; `mu` and `sigma` are what other FID programs read."""
@@ -82,7 +84,15 @@ class FeatureStatistics:
             quantize=bool(arrays.get("quantize", False)),
             resize=str(arrays.get("resize", "")),
             source=str(arrays.get("source", "")),
+            size=str(arrays.get("size", "")),
         )
+
+    def policy(self) -> str:
+        """How pixels became features, in words: rounding, the pictures' size, the extractor and its resize."""
+        rounding = "rounded to 8 bits" if self.quantize else "floats, not rounded to 8 bits"
+        size = f"{self.size} pixels, " if self.size else ""
+        weights = f" (weights {self.weights})" if self.weights else ""
+        return f"{size}clamped to [-1, 1], {rounding}, resized: {self.resize or 'unknown'}, {self.extractor}{weights}"
 
 
 class RunningStatistics:
@@ -122,67 +132,113 @@ class RunningStatistics:
         return self._scatter / (self.count - 1)
 
 
+class FeatureStream:
+    """Pictures in, features out, statistics kept: the one way that every metric gets its features.
+
+    quantize rounds to 8 bits first, which is what reading the pictures back from PNG files would give. Values outside
+    of [-1, 1] are clamped, as pictures would be.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, *, quantize: bool = False, source: str = "") -> None:
+        self.extractor, self.quantize, self.source = extractor, quantize, source
+        self.size = ""
+        self._running: RunningStatistics | None = None
+
+    def update(self, images: Tensor) -> Tensor:
+        """Take pictures (B, 1 or 3, H, W) in [-1, 1]; returns their features (B, D)."""
+        size = f"{images.shape[-2]}x{images.shape[-1]}"
+        self.size = size if self.size in ("", size) else "mixed"
+        images = images.float().clamp(-1, 1)
+        with torch.inference_mode():
+            features = self.extractor(quantize_images(images) if self.quantize else images)
+        if self._running is None:
+            self._running = RunningStatistics(features.shape[1])
+        self._running.update(features)
+        return features
+
+    def result(self) -> FeatureStatistics:
+        """The statistics so far. Raises UserError below two pictures; warns when the covariance is singular."""
+        running = self._running or RunningStatistics(self.extractor.dim)
+        dim = len(running.mean)
+        if 1 < running.count <= dim:
+            logger.warning(
+                "%s: %d pictures for %d features: the covariance is singular and the distance is biased upwards; "
+                "use more than %d pictures (10,000 or more for a number to publish)",
+                self.source or "this set",
+                running.count,
+                dim,
+                dim,
+            )
+        return self.describe(running)
+
+    def describe(self, running: RunningStatistics, source: str = "") -> FeatureStatistics:
+        """Statistics gathered elsewhere from this stream's features, such as those of one class."""
+        return FeatureStatistics(
+            running.mean,
+            running.covariance,
+            count=running.count,
+            extractor=self.extractor.name,
+            weights=self.extractor.weights,
+            quantize=self.quantize,
+            resize=self.extractor.resize,
+            source=source or self.source,
+            size=self.size,
+        )
+
+
 def compute_statistics(
     batches: Iterable[Tensor], extractor: FeatureExtractor, *, quantize: bool = False, source: str = ""
 ) -> FeatureStatistics:
-    """Statistics of picture batches (B, C, H, W) in [-1, 1]; values outside are clamped, as pictures would be.
-
-    quantize rounds to 8 bits first, which is what reading the pictures back from PNG files would give.
-    """
-    running = RunningStatistics(extractor.dim)
-    with torch.inference_mode():
-        for images in batches:
-            images = images.float().clamp(-1, 1)
-            running.update(extractor(quantize_images(images) if quantize else images))
-    if 1 < running.count <= extractor.dim:
-        logger.warning(
-            "%s: %d pictures for %d features: the covariance is singular and the distance is biased upwards; "
-            "use more than %d pictures (10,000 or more for a number to publish)",
-            source or "this set",
-            running.count,
-            extractor.dim,
-            extractor.dim,
-        )
-    return FeatureStatistics(
-        running.mean,
-        running.covariance,
-        count=running.count,
-        extractor=extractor.name,
-        weights=extractor.weights,
-        quantize=quantize,
-        resize=extractor.resize,
-        source=source,
-    )
+    """Statistics of picture batches (B, C, H, W) in [-1, 1]; see `FeatureStream`."""
+    stream = FeatureStream(extractor, quantize=quantize, source=source)
+    for images in batches:
+        stream.update(images)
+    return stream.result()
 
 
 def compare(first: FeatureStatistics, second: FeatureStatistics, *, force: bool = False) -> float:
     """Fréchet distance between two summaries.
 
-    Raises UserError when they come from different features (other extractor, other weights, other size), because the
-    number would mean nothing; `force` turns all but a different size into a warning.
+    Raises UserError when they were made differently (other extractor or weights, other rounding, pictures of another
+    size), because the number would mean something else; `force` turns that into a warning where the features are
+    equally many.
     """
-    problem = _mismatch(first, second)
-    if problem and not force:
-        raise UserError(f"{problem}; compute both with the same --extractor and --weights, or pass --force")
-    if problem:
-        logger.warning("compared by force although %s", problem)
-    if first.quantize != second.quantize:
-        logger.warning("one set was rounded to 8 bits (--quantize) and the other was not")
+    require_alike(first, second, force=force)
     counts = sorted(count for count in (first.count, second.count) if count)
     if counts and counts[-1] > 2 * counts[0]:
         logger.warning("the sets have %d and %d pictures; the distance depends on the smaller", counts[0], counts[-1])
     return frechet_distance(first.mu, first.sigma, second.mu, second.sigma)
 
 
-def _mismatch(first: FeatureStatistics, second: FeatureStatistics) -> str:
-    if {first.extractor, second.extractor} == {UNKNOWN, "inception"} and len(first.mu) == len(second.mu):
-        return ""  # files of other FID programs carry no name, and 2048 features say what they are
+def require_alike(first: FeatureStatistics, second: FeatureStatistics, *, force: bool = False) -> None:
+    """Raise UserError, or with `force` warn, when two summaries were made differently."""
+    problem = mismatch(first, second)
+    if problem and not force:
+        raise UserError(
+            f"{problem}; make both with the same --extractor, --weights and --quantize from pictures of one size, "
+            "or pass --force"
+        )
+    if problem:
+        logger.warning("compared by force although %s", problem)
+
+
+def mismatch(first: FeatureStatistics, second: FeatureStatistics) -> str:
+    """What was done differently to the two sets, in words; "" when they may be compared."""
+    if UNKNOWN in (first.extractor, second.extractor):
+        names = {first.extractor, second.extractor}
+        if names <= {UNKNOWN, "inception"} and len(first.mu) == len(second.mu):
+            return ""  # files of other FID programs carry no name, and 2048 features say what they are
+        return f"the statistics come from different extractors ({first.extractor} and {second.extractor})"
     if first.extractor != second.extractor:
         return f"the statistics come from different extractors ({first.extractor} and {second.extractor})"
     if first.weights and second.weights and first.weights != second.weights:
         return f"the statistics come from {first.extractor} extractors with different weights"
     if first.resize != second.resize and first.resize and second.resize:
         return f"the pictures were resized differently ({first.resize}; {second.resize})"
+    if first.quantize != second.quantize:
+        return "one set was rounded to 8 bits (--quantize) and the other was not"
+    if first.size != second.size and first.size and second.size:
+        return f"the pictures have different sizes ({first.size} and {second.size} pixels)"
     return ""
 
 
