@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from fid import compute_samples_stats
+from ldm import inference
 from ldm.evaluation.statistics import FeatureStatistics
 from ldm.samples import SampleSet
 from sampling import cond_sampling_test, conditional_sampling, unconditional_sampling
@@ -106,6 +107,28 @@ def test_seeds(conditional: Any) -> None:
 def test_decoding_in_parts_changes_nothing(conditional: Any) -> None:
     whole, parts = conditional("-n", 5), conditional("-n", 5, "--decoder_batch_size", 2)
     assert torch.allclose(whole.images, parts.images, atol=1e-6)
+
+
+def test_a_stopped_command_goes_on_when_it_is_typed_again(
+    commands: Commands, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["-y", files / "class.yaml", "-ckpt", files / "class.ckpt", "-c", 0, 1, "-n", 5, "-step", 2, "-bs", 2]
+    words += QUICK
+    assert commands.type(cond_sampling_test.main, *words, "-o", "whole.pt") == 0
+    with monkeypatch.context() as patch:
+        draw = inference.sample_batches
+
+        def interrupted(*args: Any, **kwargs: Any) -> Any:
+            yield next(draw(*args, **kwargs))
+            raise KeyboardInterrupt
+
+        patch.setattr(inference, "sample_batches", interrupted)
+        assert commands.type(cond_sampling_test.main, *words, "-o", "a.pt") == 130
+    assert not Path("a.pt").exists() and Path("a.pt.unfinished").is_dir()
+    wrong = commands.refused(cond_sampling_test.main, *words, "-o", "a.pt", "--seed", 1)
+    assert "a.pt.unfinished: 2 of 5 pictures of a run with other settings (seed: 0 there, 1 here); remove it" in wrong
+    assert commands.type(cond_sampling_test.main, *words, "-o", "a.pt") == 0
+    assert torch.equal(raw("a.pt")["image"], raw("whole.pt")["image"]) and not Path("a.pt.unfinished").exists()
 
 
 def test_averaged_weights_are_the_default(conditional: Any) -> None:
