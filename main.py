@@ -1,7 +1,7 @@
 """Train an autoencoder, a latent diffusion model, or fine-tune one privately, from YAML files.
 
-python main.py --base configs/quickstart/finetune.yaml -t --accelerator cpu
-python main.py --resume logs/2026-01-01T00-00-00_finetune -t
+python main.py --base configs/quickstart/finetune-dp-eps10.yaml -t --accelerator cpu
+python main.py --resume logs/2026-01-01T00-00-00_finetune-dp-eps10 -t
 """
 
 from __future__ import annotations

@@ -52,6 +52,16 @@ def test_paths_that_the_build_names_exist(name):
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+def test_configurations_that_shipped_text_names_exist():
+    named = {
+        (path.name, name)
+        for path in shipped_text()
+        for name in re.findall(r"(?<![\w/.$-])configs/[\w./-]+\.yaml", path.read_text())
+    }
+    assert ("main.py", "configs/quickstart/finetune-dp-eps10.yaml") in named
+    assert [pair for pair in sorted(named) if not (ROOT / pair[1]).exists()] == []
+
+
 def test_every_requirement_is_pinned_within_its_range():
     pinned = pins()
     for requirement in requirements(*INSTALLED_EXTRAS):
