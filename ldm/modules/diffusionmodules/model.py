@@ -306,7 +306,6 @@ class Decoder(nn.Module):
 
         width = ch * ch_mult[-1]
         size = resolution // 2 ** (self.num_resolutions - 1)
-        self.z_shape = (1, z_channels, size, size)
         self.conv_in = _conv3x3(z_channels, width)
         self.mid = _middle(width, dropout, attn_type)
         levels = []
