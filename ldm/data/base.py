@@ -8,14 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ldm.data.draws import RecordDraws
 from ldm.errors import UserError, nearest
 
 DATA_ROOT_VARIABLE = "LDM_DATA_ROOT"
 SYSTEM_DATA_DIRS = "/usr/local/share:/usr/share"  # what the XDG base directory specification gives as default
+FRAMINGS = ("resize", "pad", "crop")
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "linear": Image.Resampling.BILINEAR,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 def cache_home() -> Path:
@@ -29,6 +37,15 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
         return Path(os.path.expandvars(root)).expanduser()
     from_environment = os.environ.get(DATA_ROOT_VARIABLE)
     return Path(from_environment).expanduser() if from_environment else cache_home()
+
+
+def root_or_datadir(
+    name: str, root: str | os.PathLike | None, datadir: str | os.PathLike | None
+) -> str | os.PathLike | None:
+    """Return ``root``, or ``datadir`` (the older spelling)."""
+    if root is not None and datadir is not None and Path(root) != Path(datadir):
+        raise UserError(f"{name}: root={str(root)!r} and datadir={str(datadir)!r} disagree; give root only")
+    return datadir if root is None else root
 
 
 def system_data_dirs() -> list[Path]:
@@ -59,14 +76,17 @@ class RecordDataset(Dataset):
     """Base of the data sets: one item is one person's record.
 
     A subclass implements ``__len__``, ``label(index) -> int``, ``pixels(index) -> uint8 (H, W) or (H, W, 3)`` and
-    ``source_digest() -> str``; sizes, channels, flips and the item's form are handled here.
+    ``source_digest() -> str``; sizes, channels, flips and the item's form are handled here. A set whose items carry
+    something else than a class overrides ``annotations`` (and ``labels``, with None when there are no classes).
 
     Args:
-        size: side of the square picture in pixels; None keeps the stored size.
+        size: side of the square picture in pixels; None is the set's ``default_size`` (None again: as stored).
         flip_p: probability of a random mirror image; a set of digits or letters, and every evaluation set, refuses
             a value above 0 because the label would no longer fit or the measurement would no longer repeat.
         channels: 1 (luminance) or 3.
-        framing: how ``size`` is reached: "resize" (bicubic, shorter side then centre crop) or "pad" (black border).
+        framing: how ``size`` is reached: "resize" (shorter side, then centre crop), "pad" (black border) or "crop"
+            (the centre, pixels as they are); default the set's ``default_framing``.
+        interpolation: "nearest", "bilinear" (or "linear"), "bicubic" or "lanczos"; default the set's own.
         config: mapping with the key ``size``, the older way of passing it.
 
     Raises:
@@ -75,6 +95,9 @@ class RecordDataset(Dataset):
 
     num_classes: int | None = None
     mirrorable = True  # False: a mirror image may be another class
+    default_size: int | None = None
+    default_framing = "resize"
+    default_interpolation = "bicubic"
 
     def __init__(
         self,
@@ -82,17 +105,21 @@ class RecordDataset(Dataset):
         flip_p: float = 0.0,
         *,
         channels: int = 3,
-        framing: str = "resize",
+        framing: str | None = None,
+        interpolation: str | None = None,
         config: Mapping | None = None,
     ):
         name = type(self).__name__
         size = size_from_config(size, config, name)
+        size = self.default_size if size is None else size
+        framing = self.default_framing if framing is None else framing
+        interpolation = self.default_interpolation if interpolation is None else interpolation
         if size is not None and int(size) < 1:
             raise UserError(f"{name}: size={size} is not a number of pixels; give size=32 or leave it out")
         if channels not in (1, 3):
             raise UserError(f"{name}: channels={channels}; give 1 (grey) or 3 (colour)")
-        if framing not in ("resize", "pad"):
-            raise UserError(f"{name}: framing={framing!r}; give 'resize' or 'pad'{nearest(framing, ['resize', 'pad'])}")
+        check_choice(name, "framing", framing, FRAMINGS)
+        check_choice(name, "interpolation", interpolation, INTERPOLATIONS)
         if not 0.0 <= flip_p <= 1.0:
             raise UserError(f"{name}: flip_p={flip_p} is not a probability; give a number from 0 to 1")
         if flip_p > 0 and not self.mirrorable:
@@ -101,6 +128,8 @@ class RecordDataset(Dataset):
         self.flip_p = float(flip_p)
         self.channels = channels
         self.framing = framing
+        self.interpolation = interpolation
+        self._draws = RecordDraws()
         self._fingerprint: str | None = None
 
     def __len__(self) -> int:
@@ -123,24 +152,28 @@ class RecordDataset(Dataset):
         """True when item ``index`` is always the same (no random augmentation)."""
         return self.flip_p == 0.0
 
+    def annotations(self, index: int) -> dict:
+        """Return what item ``index`` holds beside its picture; the latent cache reads captions by it."""
+        return {"class_label": int(self.label(index))}
+
     @property
-    def labels(self) -> np.ndarray:
-        """All labels, int64 (N,), without decoding a picture where the subclass can tell."""
+    def labels(self) -> np.ndarray | None:
+        """All labels, int64 (N,), without decoding a picture where the subclass can tell; None without classes."""
         return np.fromiter((self.label(i) for i in range(len(self))), dtype=np.int64, count=len(self))
 
     def fingerprint(self) -> str:
         """Return a stable digest of what the items are: stored records, order, size, channels, framing and flips."""
         if self._fingerprint is None:
-            shape = (self.size, self.channels, self.framing, self.flip_p)
+            shape = (self.size, self.channels, self.framing, INTERPOLATIONS[self.interpolation].name, self.flip_p)
             self._fingerprint = digest(type(self).__name__, len(self), shape, self.source_digest())
         return self._fingerprint
 
     def __getitem__(self, index: int) -> dict:
         index = self._checked(index)
-        image = to_size(self.pixels(index), self.size, self.framing)
-        if self.flip_p > 0 and float(torch.rand(())) < self.flip_p:
+        image = to_size(self.pixels(index), self.size, self.framing, self.interpolation)
+        if self.flip_p > 0 and self._draws.uniform(index)[0] < self.flip_p:
             image = image[:, ::-1]
-        return {"image": to_item(image, self.channels), "class_label": int(self.label(index))}
+        return {"image": to_item(image, self.channels), **self.annotations(index)}
 
     def _checked(self, index: int) -> int:
         index = int(index)
@@ -167,12 +200,13 @@ class ArrayDataset(RecordDataset):
         flip_p: float = 0.0,
         *,
         channels: int = 3,
-        framing: str = "resize",
+        framing: str | None = None,
+        interpolation: str | None = None,
         config: Mapping | None = None,
         source: str = "",
         rows: np.ndarray | None = None,
     ):
-        super().__init__(size, flip_p, channels=channels, framing=framing, config=config)
+        super().__init__(size, flip_p, channels=channels, framing=framing, interpolation=interpolation, config=config)
         if len(images) != len(labels):
             raise UserError(f"{type(self).__name__}: {len(images)} pictures but {len(labels)} labels; check the files")
         self._images = images
@@ -211,8 +245,19 @@ def size_from_config(size: int | None, config: Mapping | None, name: str) -> int
     return config.get("size", size)
 
 
-def to_size(image: np.ndarray, size: int | None, framing: str) -> np.ndarray:
-    """Return a uint8 picture (H, W[, 3]) as (size, size[, 3]): padded with black, or resized and centre-cropped."""
+def check_choice(name: str, option: str, value: object, known: Iterable[str]) -> None:
+    """Raise UserError when an option of data set ``name`` has none of its known values."""
+    known = list(known)
+    if value not in known:
+        raise UserError(f"{name}: {option}={value!r}{nearest(str(value), known)}; one of {', '.join(known)}")
+
+
+def to_size(image: np.ndarray, size: int | None, framing: str = "resize", interpolation: str = "bicubic") -> np.ndarray:
+    """Return a uint8 picture (H, W[, 3]) as (size, size[, 3]): resized and cropped, padded with black, or cropped.
+
+    "resize" rounds as torchvision's ``Resize(size)`` and ``CenterCrop(size)`` do, on whose pixels published
+    statistics rest.
+    """
     height, width = image.shape[:2]
     if size is None or (height, width) == (size, size):
         return image
@@ -222,11 +267,21 @@ def to_size(image: np.ndarray, size: int | None, framing: str) -> np.ndarray:
         top, left = (size - height) // 2, (size - width) // 2
         border = [(top, size - height - top), (left, size - width - left)]
         return np.pad(image, border + [(0, 0)] * (image.ndim - 2))
-    scale = size / min(height, width)
-    target = (max(size, round(width * scale)), max(size, round(height * scale)))
-    resized = np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
-    top, left = (resized.shape[0] - size) // 2, (resized.shape[1] - size) // 2
-    return resized[top : top + size, left : left + size]
+    if framing == "crop":
+        if height < size or width < size:
+            raise UserError(f"size={size} cannot be cut from a {height}x{width} picture; use framing='resize'")
+        return centre(image, size)
+    shorter = min(height, width)
+    if shorter != size:
+        target = (int(size * width / shorter), int(size * height / shorter))
+        image = np.asarray(Image.fromarray(image).resize(target, INTERPOLATIONS[interpolation]))
+    return centre(image, size)
+
+
+def centre(image: np.ndarray, size: int) -> np.ndarray:
+    """Return the (size, size) middle of a picture; of two middles, the one that torchvision's CenterCrop takes."""
+    top, left = (round((side - size) / 2.0) for side in image.shape[:2])
+    return image[top : top + size, left : left + size]
 
 
 def to_item(image: np.ndarray, channels: int) -> np.ndarray:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ldm.data.mnist import IdxDataset
-from ldm.errors import UserError, nearest
+from ldm.data.base import check_choice, root_or_datadir
+from ldm.data.idx import IdxDataset
+from ldm.errors import UserError
 
 CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}
 
@@ -26,7 +29,9 @@ class EMNISTBase(IdxDataset):
         upright: turn the pictures the right way up.
         split: "train", "validation" (``holdout`` stratified records of the train files) or "test"; the name of an
             arrangement is taken too, as torchvision spells it (``split="letters"``).
-        size, flip_p, root, holdout, channels, framing, config, download: see `ldm.data.mnist.IdxDataset`.
+        datadir: another name of ``root``.
+        size, flip_p, root, holdout, channels, framing, interpolation, config, download: see
+            `ldm.data.splits.SplitDataset`.
     """
 
     mirrorable = False
@@ -42,31 +47,32 @@ class EMNISTBase(IdxDataset):
         arrangement: str | None = None,
         upright: bool = True,
         root: str | os.PathLike | None = None,
-        split: str = "train",
-        holdout: int = 0,
+        datadir: str | os.PathLike | None = None,
+        split: str | None = None,
+        holdout: int | None = None,
         channels: int = 3,
-        framing: str = "resize",
+        framing: str | None = None,
+        interpolation: str | None = None,
         config: Mapping | None = None,
         download: bool = False,
     ):
         if split in CLASSES:
             if arrangement not in (None, split):
                 raise UserError(f"EMNIST: split={split!r} and arrangement={arrangement!r} disagree; give one of them")
-            arrangement, split = split, "train"
+            arrangement, split = split, None
         self.arrangement = "letters" if arrangement is None else arrangement
-        if self.arrangement not in CLASSES:
-            hint = nearest(str(arrangement), CLASSES)
-            raise UserError(f"EMNIST: no arrangement {arrangement!r}{hint}; one of {sorted(CLASSES)}")
+        check_choice("EMNIST", "arrangement", self.arrangement, sorted(CLASSES))
         self.is_upright = bool(upright)
         self.num_classes = CLASSES[self.arrangement]
         super().__init__(
             size,
             flip_p,
-            root=root,
+            root=root_or_datadir("EMNIST", root, datadir),
             split=split,
             holdout=holdout,
             channels=channels,
             framing=framing,
+            interpolation=interpolation,
             config=config,
             download=download,
         )
@@ -85,8 +91,8 @@ class EMNISTBase(IdxDataset):
     def orient(self, images: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(images.transpose(0, 2, 1)) if self.is_upright else images
 
-    def fetch(self, datasets: object, root: str) -> None:
-        datasets.EMNIST(root, split=self.arrangement, download=True)
+    def fetch(self, datasets: Any, root: Path) -> None:
+        datasets.EMNIST(str(root), split=self.arrangement, download=True)
 
 
 class EMNISTTrain(EMNISTBase):
@@ -99,35 +105,5 @@ class EMNISTVal(EMNISTBase):
     To keep it out of training, give `EMNISTTrain` the same ``holdout``.
     """
 
-    def __init__(
-        self,
-        size: int | None = None,
-        flip_p: float = 0.0,
-        *,
-        arrangement: str | None = None,
-        upright: bool = True,
-        root: str | os.PathLike | None = None,
-        split: str = "validation",
-        holdout: int = 5200,
-        channels: int = 3,
-        framing: str = "resize",
-        config: Mapping | None = None,
-        download: bool = False,
-    ):
-        if split in CLASSES:
-            if arrangement not in (None, split):
-                raise UserError(f"EMNIST: split={split!r} and arrangement={arrangement!r} disagree; give one of them")
-            arrangement, split = split, "validation"
-        super().__init__(
-            size,
-            flip_p,
-            arrangement=arrangement,
-            upright=upright,
-            root=root,
-            split=split,
-            holdout=holdout,
-            channels=channels,
-            framing=framing,
-            config=config,
-            download=download,
-        )
+    default_split = "validation"
+    default_holdout = 5200

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
-from ldm.data.mnist import IdxDataset
+from ldm.data.idx import IdxDataset
 
 
 class FashionMNISTTrain(IdxDataset):
-    """The 60,000 training pictures of Fashion-MNIST (less ``holdout``), 28x28; arguments as in `IdxDataset`."""
+    """The 60,000 training pictures of Fashion-MNIST (less ``holdout``), 28x28; arguments as in `SplitDataset`."""
 
     folder_names = ("FashionMNIST", "fashion-mnist", "fashion_mnist")
     torchvision_name = "FashionMNIST"
@@ -22,27 +19,5 @@ class FashionMNISTVal(FashionMNISTTrain):
     To keep it out of training, give `FashionMNISTTrain` the same ``holdout``.
     """
 
-    def __init__(
-        self,
-        size: int | None = None,
-        flip_p: float = 0.0,
-        *,
-        root: str | os.PathLike | None = None,
-        split: str = "validation",
-        holdout: int = 5000,
-        channels: int = 3,
-        framing: str = "resize",
-        config: Mapping | None = None,
-        download: bool = False,
-    ):
-        super().__init__(
-            size,
-            flip_p,
-            root=root,
-            split=split,
-            holdout=holdout,
-            channels=channels,
-            framing=framing,
-            config=config,
-            download=download,
-        )
+    default_split = "validation"
+    default_holdout = 5000

