@@ -1,6 +1,7 @@
 """Time and memory of one private training step, by engine, next to the same step without privacy.
 
 python benchmarks/private_step.py --sizes mnist cifar --batch 64 256
+python benchmarks/private_step.py --sizes mnist --selection lora
 python benchmarks/private_step.py --device cuda --output results/private_step_gpu.md
 """
 
@@ -31,7 +32,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a file, from any folder
 
 from benchmarks.engines import ENGINES, Engine, record_gradients
-from benchmarks.workloads import SIZES, build, make_rows
+from benchmarks.workloads import SELECTIONS, SIZES, build, make_rows
 from ldm.checkpoint import write_atomic
 from ldm.cli import ArgumentParser, pick_device, run
 from ldm.errors import UserError
@@ -52,6 +53,7 @@ class Case:
     batch: int
     engine: str
     copies: int = 1
+    selection: str = "attention"
 
     @property
     def title(self) -> str:
@@ -67,11 +69,11 @@ class Result:
     memory: float | None = None
 
 
-def cases(size: str, batch: int, engines: Sequence[str]) -> list[Case]:
-    """The rows of the table for one network and batch size."""
-    found = [Case(size, batch, engine) for engine in engines]
+def cases(size: str, batch: int, engines: Sequence[str], selection: str = "attention") -> list[Case]:
+    """The rows of the table for one network, batch size and choice of what is trained."""
+    found = [Case(size, batch, engine, selection=selection) for engine in engines]
     if "bookkeeping" in engines:
-        found.append(Case(size, batch, "bookkeeping", copies=4))
+        found.append(Case(size, batch, "bookkeeping", copies=4, selection=selection))
     return found
 
 
@@ -83,7 +85,7 @@ class Step:
         self.case = case
         self.device = device
         self.rows = make_rows(size, case.batch, case.copies, device)
-        self.engine: Engine = ENGINES[case.engine](build(size, device), bound, case.copies)
+        self.engine: Engine = ENGINES[case.engine](build(size, device, case.selection), bound, case.copies)
         self.optimizer = torch.optim.AdamW(self.engine.trained.values(), lr=1e-5)
 
     def take(self) -> None:
@@ -114,9 +116,9 @@ def flat(sums: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([sums[name].double().flatten() for name in sorted(sums)])
 
 
-def median_norm(size: str, device: torch.device) -> float:
+def median_norm(size: str, device: torch.device, selection: str = "attention") -> float:
     """A clipping bound that half of the probe records exceed."""
-    gradients = record_gradients(build(SIZES[size], device), make_rows(SIZES[size], PROBES, 1, device), 1)
+    gradients = record_gradients(build(SIZES[size], device, selection), make_rows(SIZES[size], PROBES, 1, device), 1)
     return float(norms_of(gradients).median())
 
 
@@ -195,17 +197,19 @@ def memory_of(case: Case, args: argparse.Namespace) -> float | None:
 # ---------------------------------------------------------------------- time
 
 
-def measure(size: str, batch: int, args: argparse.Namespace, tick: Callable[[], Any]) -> tuple[list[Result], float]:
-    """Results of all cases of a network and batch size, and the seconds that noise takes a step."""
+def measure(
+    size: str, batch: int, selection: str, args: argparse.Namespace, tick: Callable[[], Any]
+) -> tuple[list[Result], float]:
+    """Results of all cases of a network, batch size and selection, and the seconds that noise takes a step."""
     device = args.device
     results = []
-    for case in cases(size, batch, args.engines):
+    for case in cases(size, batch, args.engines, selection):
         results.append(Result(case, memory=memory_of(case, args)))
         tick()
-    bound = median_norm(size, device)
+    bound = median_norm(size, device, selection)
     fitting = [result for result in results if result.memory is not None]
     if not fitting:
-        raise UserError(f"nothing fits into the memory ({size}, batch {batch}); give a smaller --batch")
+        raise UserError(f"nothing fits into the memory ({size}, {selection}, batch {batch}); give a smaller --batch")
     steps = {result.case: Step(result.case, device, bound) for result in fitting}
     check_agreement(list(steps.values()), bound)  # also the warm-up
     times: dict[Case, list[float]] = {case: [] for case in steps}
@@ -240,10 +244,10 @@ def table(results: Sequence[Result], noise: float) -> str:
     """Markdown rows of one network and batch size."""
     case = results[0].case
     plain = next((r.seconds for r in results if r.case.engine == "non-private"), None)
-    model = build(SIZES[case.size], torch.device("cpu"))
+    model = build(SIZES[case.size], torch.device("cpu"), case.selection)
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     lines = [
-        f"## {case.size}, batch {case.batch}, {trained:,} trained values",
+        f"## {case.size}, {case.selection}, batch {case.batch}, {trained:,} trained values",
         "",
         "| step | seconds | images/s | times non-private | peak GiB above the model |",
         "|--|--|--|--|--|",
@@ -295,6 +299,7 @@ def build_parser() -> ArgumentParser:
     add = parser.add_argument
     add("--device", default="cpu", help="cpu, cuda or cuda:1")
     add("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="networks")
+    add("--selection", nargs="+", choices=list(SELECTIONS), default=list(SELECTIONS), help="what is trained")
     add("--batch", nargs="+", type=int, default=[64, 256], metavar="B", help="records a step")
     add("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES), help="what to compare")
     add("--rounds", type=int, default=7, help="timed steps of each engine")
@@ -319,12 +324,12 @@ def main() -> None:
         print(measure_memory(Case(**json.loads(args.only_memory)), args.device))
         return
     parts = ["# Time and memory of a private step", facts(args)]
-    jobs = [(size, batch) for size in args.sizes for batch in args.batch]
-    total = sum(len(cases(size, batch, args.engines)) + args.rounds for size, batch in jobs)
+    jobs = [(size, batch, selection) for size in args.sizes for selection in args.selection for batch in args.batch]
+    total = sum(len(cases(size, batch, args.engines)) + args.rounds for size, batch, _ in jobs)
     with tqdm(total=total, unit="measurement", disable=None) as bar:
-        for size, batch in jobs:
-            bar.set_description(f"{size}, batch {batch}")
-            parts.append(table(*measure(size, batch, args, bar.update)))
+        for size, batch, selection in jobs:
+            bar.set_description(f"{size}, {selection}, batch {batch}")
+            parts.append(table(*measure(size, batch, selection, args, bar.update)))
             gc.collect()
             if args.device.type == "cuda":
                 torch.cuda.empty_cache()  # the next measurements of memory are other processes

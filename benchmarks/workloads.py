@@ -58,9 +58,21 @@ SIZES = {
 }
 
 
-def build(size: Size, device: torch.device) -> LatentDiffusion:
-    """The model with the parameters chosen that private fine-tuning trains (attention; another choice goes here).
+SELECTIONS: dict[str, dict[str, Any]] = {
+    "attention": {"train_condition_only": True},
+    "lora": {
+        "train_condition_only": True,  # the class embedder
+        "use_model_lora": True,
+        "model_lora_r": 4,
+        "model_lora_target": ["to_q", "to_k", "to_v", "to_out.0"],
+    },
+}
 
+
+def build(size: Size, device: torch.device, selection: str = "attention") -> LatentDiffusion:
+    """The model with the parameters chosen that private fine-tuning trains, and the class embedder with them.
+
+    ``attention``: the spatial transformers. ``lora``: adapters of rank 4 on all projections of their attention layers.
     Its weights are moved away from the zeros that residual branches start with: behind those all gradients vanish.
     """
     torch.manual_seed(0)
@@ -80,8 +92,8 @@ def build(size: Size, device: torch.device) -> LatentDiffusion:
         },
         cond_stage_key="class_label",
         conditioning_key="crossattn",
-        train_condition_only=True,
-        ablation_blocks=size.first_block,
+        ablation_blocks=size.first_block if selection == "attention" else -1,
+        **SELECTIONS[selection],
         dp_config={"enabled": True},
         unet_config={"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
         image_size=size.side,

@@ -12,7 +12,7 @@ import torch
 from benchmarks import private_step
 from benchmarks.engines import ENGINES, Bookkeeping
 from benchmarks.private_step import Case, Step, cases, check_agreement, measure_memory, median_norm
-from benchmarks.workloads import SIZES, Size, build, make_rows
+from benchmarks.workloads import SELECTIONS, SIZES, Size, build, make_rows
 from ldm import cli
 from ldm.errors import UserError
 
@@ -28,14 +28,17 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "tiny", Size(side=4, classes=10, context=5, unet=unet))
 
 
-def steps(engines: list[str], bound: float) -> list[Step]:
-    return [Step(case, CPU, bound) for case in cases("tiny", BATCH, engines)]
+def steps(engines: list[str], bound: float, selection: str = "attention") -> list[Step]:
+    return [Step(case, CPU, bound) for case in cases("tiny", BATCH, engines, selection)]
 
 
-def test_the_network_is_that_of_the_experiment() -> None:
-    model = build(SIZES["mnist"], CPU)
+@pytest.mark.parametrize(
+    ("selection", "published", "cut_off"), [("attention", 1_578_434, 82_752), ("lora", 39_834, 8_588)]
+)
+def test_the_network_is_that_of_the_experiment(selection: str, published: int, cut_off: int) -> None:
+    model = build(SIZES["mnist"], CPU, selection)
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    assert trained == 1_578_434 - 82_752, "the attention selection without what one token cuts off"
+    assert trained == published - cut_off, "without what one token cuts off"
 
 
 def test_rows_are_record_major() -> None:
@@ -45,9 +48,10 @@ def test_rows_are_record_major() -> None:
     assert not torch.equal(rows["noise"][0], rows["noise"][1])
 
 
-def test_all_engines_agree_and_clip_some_records() -> None:
-    bound = median_norm("tiny", CPU)
-    every = steps(list(ENGINES), bound)
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_all_engines_agree_and_clip_some_records(selection: str) -> None:
+    bound = median_norm("tiny", CPU, selection)
+    every = steps(list(ENGINES), bound, selection)
     assert [step.case.copies for step in every] == [1] * len(ENGINES) + [4]
     check_agreement(every, bound)
     for step in every:
@@ -78,6 +82,7 @@ def test_the_table_is_written_whole(
     monkeypatch.setattr(private_step, "memory_of", lambda case, args: sizes[case.engine])
     output = tmp_path / "results" / "step.md"
     words = ["--sizes", "tiny", "--batch", "10", "--rounds", "1", "--threads", "1", "--output", str(output)]
+    words += ["--selection", "lora"]
     monkeypatch.setattr(sys, "argv", ["private_step.py", *words, "--engines", *sizes])
     cli.run(private_step.main)
     text = output.read_text()

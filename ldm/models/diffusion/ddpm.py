@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
+from ldm.models.diffusion.adapters import AdapterPlan, missing_adapters, with_copies
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm_base import DDPM, DiffusionWrapper, batch_rows
 from ldm.models.diffusion.finetuning import FineTuning, Selection
@@ -51,6 +52,18 @@ class LatentDiffusion(DDPM):
         train_resblocks_only: bool = False,
         ablation_blocks: int = -1,
         train_dead_parameters: bool = False,
+        use_lora: bool = False,
+        use_model_lora: bool = False,
+        model_lora_r: int = 8,
+        model_lora_alpha: float | None = None,
+        model_lora_target: Sequence[str] = (),
+        model_lora_init: str = "gaussian",
+        model_lora_scaling: str = "standard",
+        model_lora_rank_schedule: Mapping[str, Any] | None = None,
+        use_cond_lora: bool = False,
+        cond_lora_r: int = 8,
+        cond_lora_target: Sequence[str] = (),
+        DPDM_k: int = 1,
         dp_config: Mapping[str, Any] | None = None,
         optimizer_config: Mapping[str, Any] | None = None,
         unet_config: Any = None,
@@ -88,6 +101,20 @@ class LatentDiffusion(DDPM):
             conditioning_key = "concat" if concat_mode else "crossattn"
         if cond_stage_config == "__is_unconditional__":
             conditioning_key = None
+        adapters = AdapterPlan.read(
+            use_lora=use_lora,
+            use_model_lora=use_model_lora,
+            model_lora_r=model_lora_r,
+            model_lora_alpha=model_lora_alpha,
+            model_lora_target=model_lora_target,
+            model_lora_init=model_lora_init,
+            model_lora_scaling=model_lora_scaling,
+            model_lora_rank_schedule=model_lora_rank_schedule,
+            use_cond_lora=use_cond_lora,
+            cond_lora_r=cond_lora_r,
+            cond_lora_target=cond_lora_target,
+            unet_config=unet_config,
+        )
         super().__init__(
             unet_config,
             timesteps=timesteps,
@@ -117,7 +144,7 @@ class LatentDiffusion(DDPM):
             start_from_ema=start_from_ema,
         )
         self.cond_stage_key = cond_stage_key
-        self.cond_stage_trainable = cond_stage_trainable or train_condition_only
+        self.cond_stage_trainable = cond_stage_trainable or train_condition_only or use_cond_lora
         self.cond_stage_forward = cond_stage_forward
         self.scale_by_std = scale_by_std
         if scale_by_std:
@@ -133,12 +160,16 @@ class LatentDiffusion(DDPM):
             first_block=ablation_blocks,
             train_dead_parameters=train_dead_parameters,
             cond_stage_trainable=cond_stage_trainable,
+            adapters=adapters.on_network,
+            condition_adapters=adapters.condition is not None,
         )
-        self.dp_config = dict(dp_config or {})
+        self.dp_config = with_copies(dp_config, DPDM_k)
         self.optimizer_config = dict(optimizer_config or {})
         self.private: PrivateTraining | None = None
         self._first_stage_from(first_stage_config)
         self._cond_stage_from(cond_stage_config)
+        if adapters:
+            adapters.insert(self, ema_decay)
         if ckpt_path is not None:
             ignored = list(ignore_keys)
             if retrain_attention:
@@ -180,6 +211,12 @@ class LatentDiffusion(DDPM):
         elif self.scale_by_std and "scale_factor" in state:
             self.scale_is_known = True
         return (*super()._foreign_prefixes(state), *foreign)
+
+    def load_lineage_state(
+        self, state: Mapping[str, Tensor], ignore: Sequence[str] = (), source: str = "", absent: Sequence[str] = ()
+    ) -> None:
+        fresh = missing_adapters(self, state)
+        super().load_lineage_state(state, ignore, source, (*absent, *fresh))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.scale_is_known = True

@@ -13,6 +13,7 @@ from torch import nn
 from ldm.errors import UserError
 from ldm.modules.attention import SpatialTransformer
 from ldm.modules.diffusionmodules.openaimodel import AttentionBlock, ResBlock
+from ldm.modules.lora import is_adapter_name
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +43,18 @@ class FineTuning:
     ``first_block`` is the 1-based index of the first attention module that is trained, in network order
     (input, middle, output); -1, 0 and 1 mean all of them. The condition stage is trained with ``condition`` always,
     otherwise when ``cond_stage_trainable``, never in mode ``attention``.
+
+    With ``adapters`` the network trains its low-rank adapters only, wherever they are, or those inside the blocks that
+    a narrower rule picks (``first_block``, ``input_blocks``, ``res_blocks``). With ``condition_adapters`` the condition
+    stage trains its adapters and nothing else.
     """
 
     mode: str = "all"
     first_block: int = -1
     cond_stage_trainable: bool = False
     train_dead_parameters: bool = False
+    adapters: bool = False
+    condition_adapters: bool = False
 
     @classmethod
     def from_flags(
@@ -60,6 +67,8 @@ class FineTuning:
         first_block: int,
         train_dead_parameters: bool,
         cond_stage_trainable: bool,
+        adapters: bool = False,
+        condition_adapters: bool = False,
     ) -> FineTuning:
         """Read the constructor flags of the lineage."""
         flags = {"condition": condition, "attention": attention, "input_blocks": input_blocks, "res_blocks": res_blocks}
@@ -67,7 +76,7 @@ class FineTuning:
         if len(chosen) > 1:
             logger.warning("several fine-tuning rules are set (%s); the first one counts", ", ".join(chosen))
         mode = chosen[0] if chosen else "all"
-        return cls(mode, first_block, cond_stage_trainable, train_dead_parameters)
+        return cls(mode, first_block, cond_stage_trainable, train_dead_parameters, adapters, condition_adapters)
 
     def select(self, model: Any, private: bool = False) -> Selection:
         """Pick the parameters of ``model`` (a `LatentDiffusion`).
@@ -77,8 +86,8 @@ class FineTuning:
         not use (the token head of a text encoder) are never trained. Raises UserError when nothing is left.
         """
         network = model.model.diffusion_model
-        blocks = self._blocks(network)
-        if self.mode == "all":
+        blocks = self._blocks(network) if self._goes_by_blocks else []
+        if not self._goes_by_blocks:
             named = {f"model.{name}": parameter for name, parameter in model.model.named_parameters()}
         else:
             prefix = "model.diffusion_model."
@@ -87,18 +96,17 @@ class FineTuning:
                 for block in blocks
                 for name, parameter in network.get_submodule(block).named_parameters()
             }
+        if self.adapters:
+            named = {name: parameter for name, parameter in named.items() if is_adapter_name(name)}
         if getattr(model, "learn_logvar", False):
             named["logvar"] = model.logvar
-        if self.trains_condition and model.cond_stage_model is not None:
-            named.update(
-                {f"cond_stage_model.{name}": value for name, value in model.cond_stage_model.named_parameters()}
-            )
+        named.update(self._condition_parameters(model.cond_stage_model))
         dead = unused_parameters(model, named)
         if private and not self.train_dead_parameters:
             dead += dead_parameters(model, named)
         for name in dead:
             del named[name]
-        if not named or (self.mode != "all" and not blocks):
+        if not named or (self._goes_by_blocks and not blocks):
             raise UserError(
                 f"fine-tuning rule {self.mode!r} matches nothing in this network: use train_condition_only for spatial "
                 "transformers, train_attention_only for attention blocks, and no ablation_blocks beyond their number"
@@ -109,6 +117,21 @@ class FineTuning:
     def trains_condition(self) -> bool:
         """Whether the condition stage is trained too."""
         return self.mode == "condition" or (self.cond_stage_trainable and self.mode != "attention")
+
+    @property
+    def _goes_by_blocks(self) -> bool:
+        """Whether the rule names blocks of the network; adapters are where they are unless a rule narrows them."""
+        if self.adapters and self.mode in ("condition", "attention"):
+            return self.first_block > 1
+        return self.mode != "all"
+
+    def _condition_parameters(self, stage: nn.Module | None) -> dict[str, nn.Parameter]:
+        if stage is None or not (self.trains_condition or self.condition_adapters):
+            return {}
+        named = {f"cond_stage_model.{name}": parameter for name, parameter in stage.named_parameters()}
+        if self.condition_adapters:
+            named = {name: parameter for name, parameter in named.items() if is_adapter_name(name)}
+        return named
 
     def _blocks(self, network: nn.Module) -> list[str]:
         kinds: dict[str, tuple[type, ...]] = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.modules.attention import SpatialTransformer
+from ldm.modules.attention import CrossAttention, SpatialTransformer
 from ldm.modules.diffusionmodules.unet_attention import AttentionBlock, QKVAttention, QKVAttentionLegacy
 from ldm.modules.diffusionmodules.unet_blocks import (
     Downsample,
@@ -21,6 +21,7 @@ from ldm.modules.diffusionmodules.unet_blocks import (
     Upsample,
 )
 from ldm.modules.diffusionmodules.util import conv_nd, linear, normalization, timestep_embedding, zero_module
+from ldm.modules.lora import LoRAConfig, insert_adapters
 
 __all__ = [
     "AttentionBlock",
@@ -42,7 +43,8 @@ class UNetModel(nn.Module):
     2 ** (levels - 1). Give ``num_heads`` or ``num_head_channels``. With ``legacy`` (the lineage default) a spatial
     transformer only takes its head *count* from ``num_head_channels``. ``use_spatial_transformer`` needs
     ``context_dim``. ``num_classes`` adds a label embedding to the time embedding, ``n_embed`` makes the network return
-    logits over codebook entries (B, n_embed, H, W). Raises UserError for contradicting parameters.
+    logits over codebook entries (B, n_embed, H, W). ``lora_rank`` adds DP-LDM's adapters to every attention projection:
+    alpha 1, so a scaling of 1 / rank, and loralib's start values. Raises UserError for contradicting parameters.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class UNetModel(nn.Module):
         context_dim: int | None = None,
         n_embed: int | None = None,
         legacy: bool = True,
+        lora_rank: int | None = None,
     ) -> None:
         super().__init__()
         _check(use_spatial_transformer, context_dim, num_heads, num_head_channels, channel_mult, num_res_blocks)
@@ -116,6 +119,9 @@ class UNetModel(nn.Module):
         )
         if n_embed is not None:
             self.id_predictor = nn.Sequential(normalization(width), conv_nd(dims, width, n_embed, 1))
+        if lora_rank is not None:
+            config = LoRAConfig(rank=lora_rank, alpha=1.0, init="kaiming")
+            insert_adapters(self, config, attention_projections(self))
 
     def _build_input_blocks(self) -> list[int]:
         """Make ``input_blocks``; the result is the width of each block's output, in order."""
@@ -225,6 +231,12 @@ class UNetModel(nn.Module):
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
         return self.id_predictor(h) if self.predict_codebook_ids else self.out(h)
+
+
+def attention_projections(network: nn.Module) -> list[str]:
+    """Dotted names of the projections of all attention layers: qkv and proj_out, or to_q, to_k, to_v and to_out.0."""
+    parts = {AttentionBlock: ("qkv", "proj_out"), CrossAttention: ("to_q", "to_k", "to_v", "to_out.0")}
+    return [f"{name}.{part}" for name, module in network.named_modules() for part in parts.get(type(module), ())]
 
 
 def _check(

@@ -1,0 +1,136 @@
+"""Adapters of a latent diffusion model: what they compute, what is trained, clipped and averaged."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.modules.lora import adapters, is_adapter_name
+from ldm.privacy.clipping import ENGINES, Clipping, PerRecordClipper
+from tests import tiny
+
+PROJECTIONS = {"spatial": ["to_q", "to_k", "to_v", "to_out.0"], "attention": ["qkv", "proj_out"]}
+EMBEDDING = "cond_stage_model.embedding.weight"
+
+
+def adapted(kind: str = "spatial", moved: bool = False, **params: Any) -> Any:
+    """A tiny model with adapters of rank 3 on its attention projections; ``moved`` takes them away from their start."""
+    options = {"use_model_lora": True, "model_lora_r": 3, "model_lora_target": PROJECTIONS[kind], **params}
+    torch.manual_seed(0)
+    model = tiny.build(tiny.ldm(kind, **options))
+    if moved:
+        tiny.scatter(model)
+    return model
+
+
+def rows(count: int, kind: str = "spatial") -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    found = {
+        "z": torch.randn(count, 2, 4, 4, generator=generator),
+        "t": torch.randint(0, 1000, (count,), generator=generator),
+        "noise": torch.randn(count, 2, 4, 4, generator=generator),
+    }
+    if kind == "spatial":
+        found["cond:class_label"] = torch.arange(count) % tiny.CLASSES
+    return found
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_engine_clips_adapters_as_the_plain_loop_does(kind: str, copies: int) -> None:
+    model = adapted(kind, moved=True, dp_config={"enabled": True})
+    selection = model.select_trainable()
+    batch = rows(4 * copies, kind)
+    sums = {}
+    for engine in ENGINES:
+        clipper = PerRecordClipper(model, selection.parameters, Clipping(1e-3), engine)
+        clipper.verify(model.row_losses, batch, copies)
+        clipper.accumulate(model.row_losses, batch, copies)
+        sums[engine] = torch.cat([value.flatten() for value in clipper.take().values()])
+    assert 0 < float(sums["naive"].norm()) <= 4e-3
+    for engine in ENGINES:
+        torch.testing.assert_close(sums[engine], sums["naive"], rtol=1e-4, atol=1e-9)
+
+
+def test_a_base_weight_gets_no_gradient_and_no_rule() -> None:
+    model = adapted(moved=True)
+    model.select_trainable()
+    model.row_losses(rows(3)).mean().backward()
+    with_gradient = {name for name, value in model.named_parameters() if value.grad is not None}
+    assert with_gradient and all(is_adapter_name(name) for name in with_gradient - {EMBEDDING})
+
+
+def test_plain_weights_load_before_there_are_adapters(tmp_path: Path) -> None:
+    path = tiny.public_checkpoint(tmp_path / "public.ckpt")
+    plain = tiny.build(tiny.ldm(ckpt_path=str(path)))
+    model = adapted(ckpt_path=str(path))
+    own = model.state_dict()
+    for name, value in plain.state_dict().items():
+        assert name.startswith("model_ema.") or torch.equal(own[name], value), name
+    batch = rows(3)
+    with torch.no_grad():
+        assert torch.equal(model.row_losses(batch), plain.row_losses(batch)), "adapters start at nothing"
+    assert len(list(adapters(model.model))) == 7 * 8
+    assert set(model.model_ema.m_name2s_name) == {n for n, _ in model.model.named_parameters() if is_adapter_name(n)}
+
+
+@pytest.mark.parametrize("flags", [{}, {"train_condition_only": True}, {"train_attention_only": True}])
+def test_adapters_are_all_that_the_network_trains(flags: dict[str, Any]) -> None:
+    model = adapted(cond_stage_trainable=False, **flags)
+    names = set(model.select_trainable().parameters)
+    assert {name for name in names if name.startswith("model.")} == {
+        name for name, _ in model.named_parameters() if is_adapter_name(name)
+    }
+    assert (EMBEDDING in names) == bool(flags.get("train_condition_only"))
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == names
+
+
+def test_a_private_run_leaves_out_the_adapters_that_one_token_cuts_off() -> None:
+    selection = adapted(dp_config={"enabled": True}).select_trainable()
+    assert {name.split("blocks.0.")[-1].rsplit(".", 2)[0] for name in selection.dead} == {"attn2.to_q", "attn2.to_k"}
+    assert len(selection.dead) == 7 * 4
+
+
+def test_to_out_linear_is_read_as_the_output_projection(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        model = adapted(model_lora_target=["to_q", "to_out.Linear"])
+    assert "is read as 'to_out.0'" in caplog.text and "leave it out" in caplog.text
+    assert {name.split("attn")[1][2:] for name, _ in adapters(model.model)} == {"to_q", "to_out.0"}
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"model_lora_target": ["to_qq"]}, "'to_qq' names no layer .* near it are to_q, "),
+        ({"model_lora_target": ["attn1"]}, "names .*attn1 .CrossAttention.; .* near it are to_"),
+        ({"model_lora_target": []}, "model_lora_target is empty"),
+        ({"model_lora_r": 0}, "rank is 0; give a whole number"),
+        ({"model_lora_alpha": -1}, "alpha is -1"),
+        ({"model_lora_init": "gausian"}, "did you mean 'gaussian'"),
+        ({"model_lora_scaling": "rs"}, "choose one of standard, rslora"),
+        ({"model_lora_rank_schedule": {"shape": "linear"}}, "model_lora_rank_schedule.shape: is unknown"),
+        ({"use_model_lora": False}, "use_model_lora is not; set use_model_lora: true"),
+        ({"use_lora": True}, "both set"),
+        ({"use_model_lora": False, "model_lora_target": [], "use_lora": True}, "needs unet_config.params.lora_rank"),
+        ({"cond_lora_target": ["embedding"]}, "use_cond_lora is not"),
+        ({"use_cond_lora": True, "cond_lora_target": ["embedding"]}, "names embedding .Embedding.; "),
+    ],
+)
+def test_mistakes_are_answered(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        adapted(**params)
+
+
+def test_noise_multiplicity_has_a_second_spelling(caplog: pytest.LogCaptureFixture) -> None:
+    assert adapted(DPDM_k=4, dp_config={"enabled": True}).dp_config["noise_multiplicity"] == 4
+    with pytest.raises(UserError, match="DPDM_k is 4 but dp_config.noise_multiplicity is 2"):
+        adapted(DPDM_k=4, dp_config={"enabled": True, "noise_multiplicity": 2})
+    with caplog.at_level(logging.WARNING):
+        assert "noise_multiplicity" not in adapted(DPDM_k=4).dp_config
+    assert "this run takes one" in caplog.text
