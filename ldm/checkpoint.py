@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import secrets
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Write a file so that ``path`` holds either its old content or all of the new one, whatever happens.
 
     ``write`` gets a temporary name in the same folder with the same suffix (so that writers that go by the suffix
-    behave); the file is flushed to the disk and then renamed. Missing folders are created.
+    behave); the file is flushed to the disk and then renamed. Missing folders are created. Who may read the file is up
+    to the umask, also when ``write`` makes a file that only its owner may read.
 
     Raises:
         UserError: when the folder cannot be written to. What ``write`` raises passes through.
@@ -123,10 +125,12 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
     try:
         write(temporary)
+        temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, path)
     finally:

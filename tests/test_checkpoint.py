@@ -6,7 +6,9 @@ import argparse
 import collections
 import os
 import pickle
+import stat
 import sys
+import tempfile
 import types
 import zipfile
 
@@ -384,6 +386,24 @@ def test_the_temporary_name_keeps_the_suffix(tmp_path):
     write_atomic(tmp_path / "a.npz", lambda temporary: np.savez(temporary, x=np.arange(3)))
     assert np.load(tmp_path / "a.npz")["x"].tolist() == [0, 1, 2]
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_can_be_read_by_whom_the_umask_says(tmp_path, mask):
+    def replaced(temporary):  # as writers do that make a temporary file of their own
+        handle, name = tempfile.mkstemp(dir=tmp_path)
+        os.close(handle)
+        os.replace(name, temporary)
+
+    before = os.umask(mask)
+    try:
+        write_atomic(tmp_path / "a.bin", replaced)
+        save_safetensors(WEIGHTS, tmp_path / "a.safetensors")
+        save_checkpoint({"state_dict": WEIGHTS}, tmp_path / "a.ckpt")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("a.bin", "a.safetensors", "a.ckpt"), 0o666 & ~mask)
 
 
 def test_places_that_cannot_be_written_are_named(tmp_path):
