@@ -42,7 +42,7 @@ FOREIGN_NAMES = {
 
 
 class Foreign(dict[Any, Any]):
-    """An inert stand-in for an object of a class that is not loaded; keeps its items and its state as data."""
+    """An inert stand-in for an object of a class that is not loaded; keeps its named items and its state as data."""
 
     foreign_name = "?"
 
@@ -51,20 +51,15 @@ class Foreign(dict[Any, Any]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
-        self.foreign_args = args
-        self.foreign_items: list[Any] = []
         self.foreign_state: Any = None
 
     def __setstate__(self, state: Any) -> None:
         vars(self)["foreign_state"] = state
 
     def append(self, item: Any) -> None:
-        vars(self).setdefault("foreign_items", []).append(item)
+        """What a pickle adds to a list or a set; of no use to anyone, and dropped."""
 
-    def extend(self, items: Any) -> None:
-        vars(self).setdefault("foreign_items", []).extend(items)
-
-    add = append
+    extend = add = append
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
     __ne__ = object.__ne__

@@ -107,6 +107,7 @@ def test_files_of_old_trainers_are_readable(tmp_path, monkeypatch, zipped):
     old.Gone = type("Gone", (), {"__module__": old.__name__})
     own = types.ModuleType("callbacks.privacy")
     own.Meter = type("Meter", (dict,), {"__module__": own.__name__})
+    own.Queue = type("Queue", (collections.deque,), {"__module__": own.__name__})
     parents = [types.ModuleType("pytorch_lightning"), types.ModuleType("pytorch_lightning.callbacks")]
     for module in (*parents, old, own):  # stand-ins for the parents too: importing the real ones takes seconds
         monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -119,6 +120,7 @@ def test_files_of_old_trainers_are_readable(tmp_path, monkeypatch, zipped):
         "hyper_parameters": argparse.Namespace(lr=1e-3),
         "config": OmegaConf.create({"a": [1, {"b": 2}], "c": "text"}),
         "meter": meter,
+        "queue": own.Queue([1, 2]),
         "counts": collections.defaultdict(list, {1: [2]}),
         "note": b"bytes",
         "kinds": {1, 2},
@@ -134,6 +136,7 @@ def test_files_of_old_trainers_are_readable(tmp_path, monkeypatch, zipped):
     assert state["best"] == 0.5 and state["history"].tolist() == [0, 1, 2]
     assert isinstance(read["hyper_parameters"], Foreign) and isinstance(read["config"], Foreign)
     assert dict(read["meter"]) == {"epsilon": [1.0]} and read["meter"].foreign_state == {"extra": "x"}
+    assert isinstance(read["queue"], Foreign) and "foreign_items" not in vars(read["queue"])
     assert dict(read["counts"]) == {1: [2]}
 
 
