@@ -6,7 +6,6 @@ python scripts/dpdm_downstreaming_classifier_mnist.py --train generated.pt --tes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, run
@@ -31,40 +30,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.checkpoint import write_atomic
-    from ldm.evaluation.downstream import downstream_accuracy, format_scores, hold_out
-    from ldm.evaluation.protocols import HELD_OUT, protocol_named
-    from ldm.evaluation.sources import load_labelled, require_writable
-    from ldm.samples import SampleSet
+    from ldm.evaluation.downstream_files import score_files
+    from ldm.evaluation.protocols import protocol_named
 
-    if args.output:
-        require_writable(args.output)
     jitter = ("jitter",) if args.augment else None
     protocol = protocol_named(args.protocol).changed(
         epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, augment=jitter
     )
-    train, held_out = SampleSet.load(args.train, need_labels=True), None
-    if args.val:
-        held_out = SampleSet.load(args.val, need_labels=True)
-    elif protocol.selection == HELD_OUT:
-        train, held_out = hold_out(train)
-    test = load_labelled(args.test, args.test_args, size=train.images.shape[-1])
-    scores = downstream_accuracy(
-        train,
-        test,
-        held_out=held_out,
-        classifiers=args.models,
-        protocol=protocol,
-        seeds=range(args.seeds),
-        device=pick_device(args.device),
-        amp=args.amp,
+    print(
+        score_files(
+            args.train,
+            args.test,
+            protocol,
+            args.models,
+            test_args=args.test_args,
+            held_out=args.val,
+            seeds=range(args.seeds),
+            device=pick_device(args.device),
+            amp=args.amp,
+            output=args.output,
+        )
     )
-    chosen = protocol.note if held_out is None else f"epoch chosen on {len(held_out)} held-out samples"
-    print(f"accuracy on {len(test)} real pictures, {chosen}")
-    print(format_scores(scores))
-    if args.output:
-        text = json.dumps({summary.model: summary.to_dict() for summary in scores}, indent=2)
-        write_atomic(args.output, lambda path: path.write_text(text))
 
 
 if __name__ == "__main__":

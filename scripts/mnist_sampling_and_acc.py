@@ -6,7 +6,6 @@ python scripts/mnist_sampling_and_acc.py --yaml config.yaml --ckpt last.ckpt
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -41,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.checkpoint import write_atomic
     from ldm.errors import UserError
     from ldm.evaluation.classifiers import classifier_name
     from ldm.evaluation.downstream import downstream_accuracy, format_scores
+    from ldm.evaluation.downstream_files import headline, write_scores
     from ldm.evaluation.protocols import HELD_OUT, protocol_named
     from ldm.evaluation.sources import load_labelled
     from ldm.inference import SamplingOptions, check_output, draw_samples, image_side, load_model
@@ -75,12 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         seeds=range(args.seeds),
         device=device,
     )
-    chosen = protocol.note if held_out is None else f"epoch chosen on {len(held_out)} held-out samples"
-    print(f"accuracy on {len(test)} real pictures, {chosen}")
+    print(headline(len(test), protocol, held_out))
     print(format_scores(scores))
     if args.output:
-        text = json.dumps({summary.model: summary.to_dict() for summary in scores}, indent=2)
-        write_atomic(args.output, lambda path: path.write_text(text))
+        write_scores(scores, args.output)
 
 
 if __name__ == "__main__":

@@ -54,9 +54,10 @@ class ClassifierTrainer:
         device: torch.device | str = "cpu",
         amp: bool = False,
         num_classes: int | None = None,
+        progress: bool = True,
     ) -> None:
         self.name, self.validation, self.protocol = classifier_name(model_name), validation, protocol
-        self.seed, self.device, self.amp = seed, torch.device(device), amp
+        self.seed, self.device, self.amp, self.progress = seed, torch.device(device), amp, progress
         labels = labels_of(train, "the training samples")
         channels = 1 if protocol.grey else train.images.shape[1]
         self.preparation = Preparation(protocol.size, channels)
@@ -126,7 +127,8 @@ class ClassifierTrainer:
                 self.optimizer, T_0=self.protocol.anneal_period, T_mult=self.protocol.anneal_mult
             )
         # shown on a terminal only, and from the first step on: an epoch of a large network takes minutes
-        with tqdm(total=epochs * self.steps, desc=self.name, unit="step", leave=False, disable=None) as bar:
+        hidden = None if self.progress else True
+        with tqdm(total=epochs * self.steps, desc=self.name, unit="step", leave=False, disable=hidden) as bar:
             for epoch in range(epochs):
                 with seeded(self.seed * 100_003 + epoch + 1, self.device):
                     loss = self._epoch(epoch, schedule, bar)

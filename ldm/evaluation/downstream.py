@@ -157,6 +157,7 @@ def train_classifier(
     device: torch.device | str = "cpu",
     amp: bool = False,
     num_classes: int | None = None,
+    progress: bool = True,
 ) -> DownstreamResult:
     """Train one classifier on ``train`` and score the epoch that the protocol chooses on ``test`` (real).
 
@@ -170,7 +171,15 @@ def train_classifier(
         raise UserError(f"protocol {chosen.name} chooses the epoch on held-out samples, and none were given")
     watched = {HELD_OUT: validation, LAST: None, BEST_TEST: test}[chosen.selection]
     trainer = ClassifierTrainer(
-        model_name, train, watched, chosen, seed=seed, device=device, amp=amp, num_classes=num_classes
+        model_name,
+        train,
+        watched,
+        chosen,
+        seed=seed,
+        device=device,
+        amp=amp,
+        num_classes=num_classes,
+        progress=progress,
     )
     plain = _Choice(trainer.network)
     averaged = _Choice(trainer.average.network) if trainer.average is not None else None
