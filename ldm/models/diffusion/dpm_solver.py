@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.errors import UserError
-from ldm.models.diffusion.ddim import DDIMGrid, guided_noise
+from ldm.models.diffusion.sampler import DDIMGrid, Predict, Sampler, Step
 
 # With fewer steps than this the last one is of first order: an extrapolation over so long an interval overshoots.
 STEADY_STEPS = 15
@@ -58,62 +55,31 @@ def dpm_step(
     return shrink * x - math.sqrt(alpha_prev) * math.expm1(-length) * x0
 
 
-class DPMSolverSampler:
-    """Samples a diffusion model in few deterministic steps; ``sample`` has the arguments of `DDIMSampler`."""
+class DPMSolverSampler(Sampler):
+    """Samples a diffusion model in few deterministic steps (``eta`` 0); see `Sampler.sample`.
 
-    def __init__(self, model: Any):
-        self.model = model
+    Without ``timesteps`` the grid is that of `even_timesteps`.
+    """
 
-    @torch.no_grad()
-    def sample(
-        self,
-        S: int,
-        batch_size: int,
-        shape: Sequence[int],
-        conditioning: Any = None,
-        *,
-        eta: float = 0.0,
-        timesteps: Sequence[int] | None = None,
-        x_T: Tensor | None = None,
-        mask: Tensor | None = None,
-        x0: Tensor | None = None,
-        temperature: float = 1.0,
-        unconditional_guidance_scale: float = 1.0,
-        unconditional_conditioning: Any = None,
-        log_every_t: int = 100,
-        callback: Callable[[int], None] | None = None,
-        verbose: bool = False,
-    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """Draw ``batch_size`` latents of ``shape`` (C, H, W) in ``S`` steps, or at the given ``timesteps``.
+    title = "DPM-Solver"
 
-        Without ``timesteps`` the grid is that of `even_timesteps`. ``temperature`` scales the noise of a step, of
-        which there is none here. Result and other arguments: see `DDIMSampler.sample`.
-        Raises UserError for steps outside [1, T] or eta other than 0.
-        """
+    def grid(self, steps: int, eta: float, timesteps: Sequence[int] | None) -> DDIMGrid:
         if eta != 0:
             raise UserError(f"eta: {eta} adds noise, which DPM-Solver cannot use; set eta to 0, or sample with DDIM")
-        model = self.model
-        visited = even_timesteps(model.alphas_cumprod, S) if timesteps is None else timesteps
-        grid = DDIMGrid.make(model.alphas_cumprod, S, 0.0, visited)
-        device = model.betas.device
-        x = torch.randn((batch_size, *shape), device=device) if x_T is None else x_T
-        kept: dict[str, list[Tensor]] = {"x_inter": [x], "pred_x0": [x]}
-        earlier: Tensor | None = None
+        levels = self.model.alphas_cumprod
+        return DDIMGrid.make(levels, steps, 0.0, even_timesteps(levels, steps) if timesteps is None else timesteps)
+
+    def stepper(self, grid: DDIMGrid, predict: Predict, temperature: float) -> Step:
+        earlier: Tensor | None = None  # the estimate of the step before, which was `last` long
         last = 0.0
-        steps = range(len(grid) - 1, -1, -1)
-        for count, index in enumerate(tqdm(steps, desc="DPM-Solver", disable=not verbose)):
-            t = torch.full((batch_size,), int(grid.timesteps[index]), device=device, dtype=torch.long)
-            if mask is not None:
-                x = model.q_sample(x0, t) * mask + (1.0 - mask) * x
-            eps = guided_noise(model, x, t, conditioning, unconditional_conditioning, unconditional_guidance_scale)
+
+        def step(x: Tensor, index: int) -> tuple[Tensor, Tensor]:
+            nonlocal earlier, last
             alpha, alpha_prev = float(grid.alphas[index]), float(grid.alphas_prev[index])
-            estimate = (x - math.sqrt(1 - alpha) * eps) / math.sqrt(alpha)
+            estimate = (x - math.sqrt(1 - alpha) * predict(x, index)) / math.sqrt(alpha)
             first_order = index == 0 and len(grid) < STEADY_STEPS
             x = dpm_step(x, estimate, alpha, alpha_prev, None if first_order else earlier, last)
             earlier, last = estimate, half_log_snr(alpha_prev) - half_log_snr(alpha)
-            if callback is not None:
-                callback(count)
-            if index % log_every_t == 0 or index == len(grid) - 1:
-                kept["x_inter"].append(x)
-                kept["pred_x0"].append(estimate)
-        return x, kept
+            return x, estimate
+
+        return step

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm.errors import UserError
-from ldm.models.diffusion.ddim import DDIMGrid, ddim_step, guided_noise
+from ldm.models.diffusion.ddim import ddim_step
+from ldm.models.diffusion.sampler import DDIMGrid, Predict, Sampler, Step
 
 # Adams-Bashforth weights, newest prediction first, by the number of earlier predictions.
 WEIGHTS = {
@@ -30,73 +28,33 @@ def linear_multistep(eps: Tensor, earlier: Sequence[Tensor]) -> Tensor:
     return sum(weight * value for weight, value in zip(WEIGHTS[len(used) - 1], used, strict=True))
 
 
-class PLMSSampler:
-    """Samples a diffusion model in few deterministic steps; ``sample`` has the arguments of `DDIMSampler`."""
+class PLMSSampler(Sampler):
+    """Samples a diffusion model in few deterministic steps (``eta`` 0); see `Sampler.sample`.
 
-    def __init__(self, model: Any):
-        self.model = model
+    The first step runs the network twice, every other one once.
+    """
 
-    @torch.no_grad()
-    def sample(
-        self,
-        S: int,
-        batch_size: int,
-        shape: Sequence[int],
-        conditioning: Any = None,
-        *,
-        eta: float = 0.0,
-        timesteps: Sequence[int] | None = None,
-        x_T: Tensor | None = None,
-        mask: Tensor | None = None,
-        x0: Tensor | None = None,
-        temperature: float = 1.0,
-        unconditional_guidance_scale: float = 1.0,
-        unconditional_conditioning: Any = None,
-        log_every_t: int = 100,
-        callback: Callable[[int], None] | None = None,
-        verbose: bool = False,
-    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """Draw ``batch_size`` latents of ``shape`` (C, H, W) in ``S`` steps, or at the given ``timesteps``.
+    title = "PLMS"
 
-        The first step runs the network twice, every other one once. ``temperature`` scales the noise of a step, of
-        which there is none here. Result and other arguments: see `DDIMSampler.sample`.
-        Raises UserError for steps outside [1, T] or eta other than 0.
-        """
+    def grid(self, steps: int, eta: float, timesteps: Sequence[int] | None) -> DDIMGrid:
         if eta != 0:
             raise UserError(f"eta: {eta} adds noise, which PLMS cannot use; set eta to 0, or sample with DDIM")
-        model = self.model
-        grid = DDIMGrid.make(model.alphas_cumprod, S, 0.0, timesteps)
-        device = model.betas.device
-        x = torch.randn((batch_size, *shape), device=device) if x_T is None else x_T
-        kept: dict[str, list[Tensor]] = {"x_inter": [x], "pred_x0": [x]}
-        earlier: list[Tensor] = []
+        return DDIMGrid.make(self.model.alphas_cumprod, steps, 0.0, timesteps)
 
-        def times(index: int) -> Tensor:
-            return torch.full((batch_size,), int(grid.timesteps[index]), device=device, dtype=torch.long)
-
-        def predict(state: Tensor, index: int) -> Tensor:
-            return guided_noise(
-                model, state, times(index), conditioning, unconditional_conditioning, unconditional_guidance_scale
-            )
+    def stepper(self, grid: DDIMGrid, predict: Predict, temperature: float) -> Step:
+        earlier: list[Tensor] = []  # predictions of the steps before, the newest first
 
         def advance(state: Tensor, eps: Tensor, index: int) -> tuple[Tensor, Tensor]:
             return ddim_step(state, eps, float(grid.alphas[index]), float(grid.alphas_prev[index]), 0.0, None)
 
-        steps = range(len(grid) - 1, -1, -1)
-        for count, index in enumerate(tqdm(steps, desc="PLMS", disable=not verbose)):
-            if mask is not None:
-                x = model.q_sample(x0, times(index)) * mask + (1.0 - mask) * x
+        def step(x: Tensor, index: int) -> tuple[Tensor, Tensor]:
             eps = predict(x, index)
             if earlier:
                 direction = linear_multistep(eps, earlier)
             else:  # no history yet: the mean of the noise here and where it leads
                 probe, _ = advance(x, eps, index)
                 direction = (eps + predict(probe, max(index - 1, 0))) / 2
-            x, estimate = advance(x, direction, index)
-            earlier = [eps, *earlier[:2]]
-            if callback is not None:
-                callback(count)
-            if index % log_every_t == 0 or index == len(grid) - 1:
-                kept["x_inter"].append(x)
-                kept["pred_x0"].append(estimate)
-        return x, kept
+            earlier[:] = [eps, *earlier[:2]]
+            return advance(x, direction, index)
+
+        return step

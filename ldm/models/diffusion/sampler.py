@@ -1,0 +1,122 @@
+"""`Sampler`: the loop that DDIM, PLMS and DPM-Solver share, from noise down a grid of timesteps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.errors import UserError
+from ldm.models.diffusion.guidance import guided_noise
+from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters, make_ddim_timesteps
+
+#: (x_t, index of t in the grid) -> the noise predicted in x_t
+Predict = Callable[[Tensor, int], Tensor]
+
+#: (x_t, index of t in the grid) -> x at the timestep before, and the estimate of x_0 on the way
+Step = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class DDIMGrid:
+    """The visited timesteps, ascending (S,), and for each the signal levels and noise of the step that leaves it."""
+
+    timesteps: np.ndarray
+    alphas: np.ndarray
+    alphas_prev: np.ndarray
+    sigmas: np.ndarray
+
+    @classmethod
+    def make(cls, alphas_cumprod: Tensor, steps: int, eta: float, timesteps: Sequence[int] | None = None) -> DDIMGrid:
+        """Choose ``steps`` in [1, T] timesteps, or take the given ascending ones.
+
+        ``eta`` in [0, 1] goes from deterministic to ancestral noise.
+        """
+        if not 0.0 <= eta <= 1.0:
+            raise UserError(f"eta: {eta} is outside [0, 1]; 0 is deterministic, 1 adds the noise of ancestral sampling")
+        levels = alphas_cumprod.detach().cpu().numpy()
+        if timesteps is None:
+            timesteps = make_ddim_timesteps("uniform", steps, len(levels), verbose=False)
+        visited = np.asarray(timesteps)
+        sigmas, alphas, previous = make_ddim_sampling_parameters(levels, visited, eta, verbose=False)
+        return cls(visited, np.asarray(alphas), np.asarray(previous), np.asarray(sigmas))
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+class Sampler(ABC):
+    """Samples a diffusion model in few steps. A method says which timesteps it visits, and how it takes a step."""
+
+    title = "sampling"
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    @abstractmethod
+    def grid(self, steps: int, eta: float, timesteps: Sequence[int] | None) -> DDIMGrid:
+        """The timesteps to visit. Raises UserError for what the method cannot do."""
+
+    @abstractmethod
+    def stepper(self, grid: DDIMGrid, predict: Predict, temperature: float) -> Step:
+        """The steps of one trajectory, taken from the noisiest one down; what they remember is theirs alone."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        S: int,
+        batch_size: int,
+        shape: Sequence[int],
+        conditioning: Any = None,
+        *,
+        eta: float = 0.0,
+        timesteps: Sequence[int] | None = None,
+        x_T: Tensor | None = None,
+        mask: Tensor | None = None,
+        x0: Tensor | None = None,
+        temperature: float = 1.0,
+        unconditional_guidance_scale: float = 1.0,
+        unconditional_conditioning: Any = None,
+        log_every_t: int = 100,
+        callback: Callable[[int], None] | None = None,
+        verbose: bool = False,
+    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """Draw ``batch_size`` latents of ``shape`` (C, H, W) in ``S`` steps, or at the given ``timesteps``.
+
+        Returns the latents (B, C, H, W) and, every ``log_every_t`` steps, the states (``x_inter``) and the estimates
+        of x_0 (``pred_x0``), both starting with the initial noise. ``mask`` (1 = keep) with ``x0`` keeps known content.
+        ``temperature`` scales the noise of a step, where the method adds any.
+        Raises UserError for steps outside [1, T], or an eta that the method cannot use.
+        """
+        model = self.model
+        grid = self.grid(S, eta, timesteps)
+        device = model.betas.device
+        x = torch.randn((batch_size, *shape), device=device) if x_T is None else x_T
+        kept: dict[str, list[Tensor]] = {"x_inter": [x], "pred_x0": [x]}
+
+        def times(index: int) -> Tensor:
+            return torch.full((batch_size,), int(grid.timesteps[index]), device=device, dtype=torch.long)
+
+        def predict(state: Tensor, index: int) -> Tensor:
+            return guided_noise(
+                model, state, times(index), conditioning, unconditional_conditioning, unconditional_guidance_scale
+            )
+
+        step = self.stepper(grid, predict, temperature)
+        steps = range(len(grid) - 1, -1, -1)
+        for count, index in enumerate(tqdm(steps, desc=self.title, disable=not verbose)):
+            if mask is not None:
+                x = model.q_sample(x0, times(index)) * mask + (1.0 - mask) * x
+            x, estimate = step(x, index)
+            if callback is not None:
+                callback(count)
+            if index % log_every_t == 0 or index == len(grid) - 1:
+                kept["x_inter"].append(x)
+                kept["pred_x0"].append(estimate)
+        return x, kept
