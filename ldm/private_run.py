@@ -28,6 +28,8 @@ from ldm.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 
+PRIVATE_START = "the starting weights come from another private run, whose own epsilon adds to this one"
+
 
 @dataclass
 class PrivateSession:
@@ -118,11 +120,12 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
     if "train" not in data.datasets:
         raise UserError("data.params has no train set; add train: {target: ..., params: ...}")
     records = len(data.datasets["train"])
+    not_covered: tuple[str, ...] = ()
     if run_dir.resume_from is None:
         refuse_fresh(settings, model)
         plan, ledger = make_plan(config, records, data.batch_size, settings), Ledger()
     else:
-        plan, ledger = resumed_ledger(run_dir, config)
+        plan, ledger, not_covered = resumed_ledger(run_dir, config)
         keep_length(plan, data.batch_size, settings)
     selection = model.select_trainable()
     keep_selection(run_dir, selection)
@@ -149,10 +152,9 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
             plan.relation,
         )
     data.train_batch_sampler = batch_sampler(plan, records, ledger.steps)
-    not_covered = ()
     if getattr(model, "start_privacy", None):
-        not_covered = ("the starting weights come from another private run, whose own epsilon adds to this one",)
-        logger.warning("%s: if both runs used the same records, their guarantees compose", not_covered[0])
+        not_covered = tuple(dict.fromkeys((*not_covered, PRIVATE_START)))
+        logger.warning("%s: if both runs used the same records, their guarantees compose", PRIVATE_START)
     public = config.get("public_data", ())
     public = (public,) if isinstance(public, str) else tuple(str(name) for name in public)
     return PrivateSession(model, data, run_dir, training, EpsilonMeter(plan), public, not_covered)
@@ -245,10 +247,11 @@ def stated_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return (None if epochs in (None, -1) or steps is not None else epochs), steps
 
 
-def resumed_ledger(run_dir: RunDirectory, config: Mapping[str, Any]) -> tuple[PrivacyPlan, Ledger]:
+def resumed_ledger(run_dir: RunDirectory, config: Mapping[str, Any]) -> tuple[PrivacyPlan, Ledger, tuple[str, ...]]:
     """The plan and ledger of the checkpoint that is resumed, charged with whatever else the run has released since.
 
-    Raises UserError when the checkpoint carries no ledger, or the config now asks for another mechanism.
+    With them comes what the run has said, or must now say, that its guarantee does not cover. Raises UserError when the
+    checkpoint carries no ledger, or the config now asks for another mechanism.
     """
     path = run_dir.resume_from
     stored = read_checkpoint(path).get("privacy")
@@ -276,11 +279,16 @@ def resumed_ledger(run_dir: RunDirectory, config: Mapping[str, Any]) -> tuple[Pr
                 "start a new run from the checkpoint instead"
             )
     if run_dir.privacy_card.exists():
-        ledger = ledger.absorb(ReleaseCard.read(run_dir.privacy_card).ledger)
+        card = ReleaseCard.read(run_dir.privacy_card)
+        ledger, not_covered = ledger.absorb(card.ledger), card.not_covered
     else:
         logger.warning("%s is missing: steps released after %s are not charged", run_dir.privacy_card, path)
+        not_covered = (
+            f"what was released after step {ledger.steps}, before the run was resumed from there without its "
+            "privacy.json: those steps are not charged",
+        )
     logger.info("resumed: %d of %d steps are in the ledger", ledger.steps, plan.steps)
-    return plan, ledger
+    return plan, ledger, not_covered
 
 
 def keep_length(plan: PrivacyPlan, batch_size: int, settings: Mapping[str, Any]) -> None:

@@ -227,6 +227,27 @@ def test_a_lost_card_is_said(place: Path, at_step: Any, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING), pytest.raises(Stop):
         resume(folder)
     assert "privacy.json is missing: steps released after" in caplog.text
+    (exception,) = card_of(folder)["not_covered"]
+    assert exception.startswith("what was released after step 4, before the run was resumed")
+    at_step(-1, fail)
+    resume(folder)  # finds the new card
+    card = card_of(folder)
+    assert card["not_covered"] == [exception]
+    assert card["private"] is False and card["steps"]["taken"] == STEPS
+
+
+def test_what_a_run_has_said_is_not_covered_stays_said(place: Path, at_step: Any) -> None:
+    at_step(3, fail)
+    with pytest.raises(Stop):
+        start(place, "said")
+    folder = run_folder(place, "said")
+    card = card_of(folder)
+    card["not_covered"] = ["a picture of a record was published"]
+    (folder / "privacy.json").write_text(json.dumps(card))
+    at_step(-1, fail)
+    resume(folder / "checkpoints" / "on_exception.ckpt")
+    assert card_of(folder)["not_covered"] == ["a picture of a record was published"]
+    assert card_of(folder)["private"] is False and card_of(folder)["steps"]["taken"] == STEPS
 
 
 def test_weights_that_are_saved_alone_are_charged_too(place: Path) -> None:
