@@ -19,6 +19,8 @@ class PrivacyCallback(Callback):
         self.meter = meter
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.training.spent:
+            self.training.verify(pl_module)
         self.training.begin()  # before the loaders of the data are made, which draw the seeds of their workers
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

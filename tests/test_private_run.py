@@ -22,8 +22,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ldm import private_run
 from ldm.checkpoint import read_checkpoint
 from ldm.checkpoint_ema import ema_to_parameters
+from ldm.config import load_config
 from ldm.data.module import DataModuleFromConfig
 from ldm.errors import UserError
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.sampling import PoissonBatchSampler
 from ldm.run_directory import RunDirectory
@@ -227,6 +229,20 @@ def test_frozen_weights_are_the_same_in_training_and_in_sampling(finished: RunDi
     trained = set(card_of(finished)["trained"]["parameters"])
     for name, value in averages.items():
         assert torch.equal(value, state[f"model.{name}"]) != (f"model.{name}" in trained), name
+
+
+def test_wrong_per_record_gradients_end_a_run_before_its_first_step(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaky(self: LatentDiffusion, rows: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        weight = next(parameter for parameter in self.parameters() if parameter.requires_grad)
+        return row_losses(self, rows) + weight.square().sum()
+
+    row_losses = LatentDiffusion.row_losses
+    monkeypatch.setattr(LatentDiffusion, "row_losses", leaky)
+    with pytest.raises(UserError, match="do not add up to its ordinary gradient"):
+        train(tiny.options(tmp_path, config_of(place, "attention", max_steps=1)))
+    assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("privacy.json"))
 
 
 # ---------------------------------------------------------------------- rule 1: one batch is one draw

@@ -157,9 +157,10 @@ class PerRecordClipper:
         """
         records = _count_records(rows, copies)
         self._ownership.check()
-        with torch.random.fork_rng():
+        devices = {value.device for value in rows.values() if value.device.type == "cuda"}
+        with torch.random.fork_rng(devices):
             found = self._engine.clipped_sums(loss, rows, records, copies, self._groups, torch.ones_like).sums
-        with torch.random.fork_rng(), torch.enable_grad():
+        with torch.random.fork_rng(devices), torch.enable_grad():
             total = row_losses(loss, rows, records * copies).sum() / copies
             expected = torch.autograd.grad(total, list(self._parameters.values()), materialize_grads=True)
         whole = math.hypot(*(float(gradient.norm()) for gradient in expected))

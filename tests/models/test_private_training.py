@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -122,6 +123,41 @@ def test_a_record_is_the_mean_of_its_copies_on_one_latent_and_one_label() -> Non
         own = rows[name].unflatten(0, (3, 4))
         assert (own == own[:, :1]).all()
     assert len(set(rows["t"].tolist())) > 3 and len(rows["noise"].flatten(1).unique(dim=0)) == 12
+
+
+# ---------------------------------------------------------------------- made-up records
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_verification_passes_and_leaves_everything_alone(selection: str) -> None:
+    kind, flags = SELECTIONS[selection]
+    model = model_of(kind, **flags)
+    training = training_of(model, plan(noise_multiplicity=3), chunk=1)
+    before, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    training.verify(model)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert training.ledger.steps == training.noise.steps == training.draws.steps == 0
+    assert not flat(training.clipper.take()).any() and training.clipper.skipped == 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_weight_that_is_used_outside_its_layer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan())
+    name, weight = next((n, p) for n, p in training.selection.parameters.items() if n.endswith("to_v.weight"))
+    honest = model.row_losses
+    monkeypatch.setattr(model, "row_losses", lambda rows: honest(rows) + weight.square().sum())
+    with pytest.raises(UserError, match=f"gradients of '{name}' do not add up"):
+        training.verify(model)
+
+
+def test_a_condition_that_cannot_be_made_up_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of(train_condition_only=True)
+    model.cond_stage_key = "segmentation"
+    with caplog.at_level(logging.INFO):
+        training_of(model, plan()).verify(model)
+    assert "no record of kind segmentation can be made up" in caplog.text
 
 
 # ---------------------------------------------------------------------- rule 1: chunks are invisible

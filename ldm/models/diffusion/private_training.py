@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ldm.errors import UserError
@@ -59,6 +60,20 @@ class PrivateTraining:
         # generators of all of them with the public training seed.
         device = next(iter(self.selection.parameters.values())).device
         self.draws.key(device, self.ranks.rank)
+
+    def verify(self, model: Any) -> None:
+        """Check once, on made-up records, that per-record gradients add up to the ordinary ones.
+
+        Finds what no layer rule can see, such as a weight that is used outside its layer. Costs two backward passes of
+        at most two records; data, ledger and generators are left alone. Raises UserError naming the parameter.
+        """
+        copies = min(self.plan.noise_multiplicity, 2)
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            batch = made_up_batch(model, min(self.max_batch_size or 2, 2))
+            if batch is None:
+                logger.info("no record of kind %s can be made up to verify its gradients with", model.cond_stage_key)
+                return
+            self.clipper.verify(model.row_losses, model.private_rows(batch, copies, None), copies)
 
     def release(self) -> None:
         """Say that something computed from the trained weights is about to be written: the record of it comes first."""
@@ -117,3 +132,16 @@ class PrivateTraining:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint carries: the plan and the ledger, as plain containers."""
         return {"plan": self.plan.to_dict(), "ledger": self.ledger.to_dict()}
+
+
+def made_up_batch(model: Any, records: int) -> dict[str, Any] | None:
+    """A collated batch of random latents with class 0 or a caption of one word; None for another kind of condition."""
+    shape = (records, model.channels, model.image_size, model.image_size)
+    batch: dict[str, Any] = {"moments": torch.randn(shape).to(model.device)}
+    if model.cond_stage_model is None:
+        return batch
+    if model.cond_stage_key == "class_label":
+        return {**batch, "class_label": torch.zeros(records, dtype=torch.long, device=model.device)}
+    if model.cond_stage_key == "caption":
+        return {**batch, "caption": ["picture"] * records}
+    return None
