@@ -171,6 +171,11 @@ def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings
     public_size = config.get("dataset_size")
     if public_size is not None and records > public_size:
         raise UserError(f"dp_config.dataset_size: {public_size} is stated, but the training set has {records} records")
+    if public_size is None and poisson(config):
+        logger.warning(
+            "dp_config.dataset_size is not given: the plan takes the number of records from the private data; state "
+            "one that you may publish, rounded up if you like"
+        )
     common = {
         "delta": config["delta"],
         "num_records": int(public_size or records),

@@ -503,6 +503,26 @@ def test_a_run_without_a_training_set_is_refused(model: Any, place: Path) -> Non
 # ---------------------------------------------------------------------- rule 3: one plan
 
 
+@pytest.mark.parametrize(
+    ("dp", "said"), [({}, True), ({"sample_rate": 0.5}, True), ({"dataset_size": 24}, False)], ids=str
+)
+def test_a_number_of_records_that_comes_from_the_private_data_is_said(
+    dp: dict[str, Any], said: bool, model: Any, data: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared(model, data, dp)
+    assert ("dp_config.dataset_size is not given" in caplog.text) == said
+
+
+def test_shipped_private_configurations_state_the_number_of_records() -> None:
+    found = {}
+    for path in (Path(__file__).parents[1] / "configs").rglob("*.yaml"):
+        dp = load_config([path]).get("model", {}).get("params", {}).get("dp_config") or {}
+        if dp.get("enabled"):
+            found[path.name] = dp.get("dataset_size")
+    assert found["finetune-dp-eps10.yaml"] == 4000
+    assert [name for name, size in found.items() if size is None] == []
+
+
 def test_the_plan_does_not_depend_on_a_single_record(model: Any, place: Path, tmp_path: Path) -> None:
     """With the published size stated, the data set at hand may lack or gain a record without the plan moving."""
     plans = []
