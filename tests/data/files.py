@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import pickle
 import struct
 from pathlib import Path
 
@@ -26,3 +27,22 @@ def write_digits(folder: Path, train: int = 40, test: int = 20, prefix: str = ""
         images[:, 5:20, 12] = 255
         write_idx(folder / f"{name}-images-idx3-ubyte{suffix}", images)
         write_idx(folder / f"{name}-labels-idx1-ubyte{suffix}", np.arange(count) % 10)
+
+
+def numbered_pictures(count: int, side: int = 32, start: int = 0) -> np.ndarray:
+    """Colour pictures uint8 (N, side, side, 3): the number in red, a ramp down in green, a ramp across in blue."""
+    images = np.zeros((count, side, side, 3), np.uint8)
+    images[..., 0] = (start + np.arange(count))[:, None, None]
+    images[..., 1] = np.arange(side)[None, :, None]
+    images[..., 2] = 100 + np.arange(side)[None, None, :]
+    return images
+
+
+def write_cifar(folder: Path, batches: dict[str, tuple[np.ndarray, dict]], protocol: int = 2) -> None:
+    """Write CIFAR's pickles: ``{file name: (images (N, 32, 32, 3), {label key: labels})}``, keys as bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (images, labels) in batches.items():
+        rows = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), -1)
+        content = {b"data": rows, b"batch_label": b"some batch", b"filenames": [b"a.png"] * len(rows)}
+        content |= {key.encode(): [int(value) for value in values] for key, values in labels.items()}
+        (folder / name).write_bytes(pickle.dumps(content, protocol))
