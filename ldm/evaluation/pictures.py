@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ldm.errors import UserError
 from ldm.evaluation.images import resize
-from ldm.evaluation.sources import SAMPLE_SUFFIXES, dataset_batches, open_dataset, parse_settings
+from ldm.evaluation.sources import SAMPLE_SUFFIXES, dataset_batches, open_dataset, parse_settings, takes_size
 from ldm.sample_files import SampleFile
 from ldm.samples import iter_batches
 
@@ -38,24 +38,30 @@ class PictureSource:
     class_names: tuple[str, ...] = ()
 
 
-def open_pictures(name: str, settings: Sequence[str] = (), *, num_workers: int = 0) -> PictureSource:
+def open_pictures(
+    name: str, settings: Sequence[str] = (), *, size: int | None = None, num_workers: int = 0
+) -> PictureSource:
     """The pictures called `name`.
 
     A sample file (.pt, .npz), a folder (`folder_pictures`), or a dataset class by its dotted name with `settings`
-    (`key:value` words). A folder takes one setting, size:N.
+    (`key:value` words). A folder takes one setting, size:N. `size` goes to a dataset class that takes a size when
+    `settings` give none; nothing else is resized unasked.
     Raises UserError for a name that is none of these, and for a statistics file, which holds no pictures.
     """
     path = Path(name)
     if path.is_dir():
-        size = _folder_size(parse_settings(settings), name)
-        return folder_pictures(path, size)
+        return folder_pictures(path, _folder_size(parse_settings(settings), name))
     if path.suffix in SAMPLE_SUFFIXES or os.sep in name or path.exists():
         if settings:
             raise UserError(f"{name} is a file; key:value settings only go with a dataset class")
         if is_statistics_file(path):
             raise UserError(f"{name} holds statistics, not pictures; name the pictures themselves")
         return _sample_file(path)
-    dataset = open_dataset(name, parse_settings(settings))
+    params = parse_settings(settings)
+    if size is not None and "size" not in params and "config" not in params and takes_size(name):
+        params["size"] = size
+        settings = [*settings, f"size:{size}"]
+    dataset = open_dataset(name, params)
     return PictureSource(
         " ".join([name, *settings]),
         lambda batch_size: dataset_batches(dataset, batch_size=batch_size, num_workers=num_workers),

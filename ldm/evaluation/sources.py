@@ -146,7 +146,7 @@ def load_labelled(name: str, settings: Sequence[str] = (), *, size: int | None =
             raise UserError(f"{name} is a file; key:value settings only go with a dataset class")
         return SampleSet.load(name, need_labels=True)
     params = parse_settings(settings)
-    if size is not None and "size" not in params and "config" not in params and _takes_size(name):
+    if size is not None and "size" not in params and "config" not in params and takes_size(name):
         params["size"] = size
     samples = collect(open_dataset(name, params))
     if samples.labels is None:
@@ -154,7 +154,8 @@ def load_labelled(name: str, settings: Sequence[str] = (), *, size: int | None =
     return samples
 
 
-def _takes_size(target: str) -> bool:
+def takes_size(target: str) -> bool:
+    """Whether the dataset class `target` has a constructor argument `size` or `config`. Raises UserError."""
     allow_target(target.rpartition(".")[0])
     return bool({"size", "config"} & inspect.signature(get_obj_from_str(target)).parameters.keys())
 

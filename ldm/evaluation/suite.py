@@ -37,8 +37,8 @@ class Suite:
 _WITHOUT_SCORE = tuple(name for name in METRICS if name != "inception_score")
 SUITES: dict[str, Suite] = {
     "mnist": Suite("mnist", _WITHOUT_SCORE, ("logreg", "mlp", "cnn"), DIGITS),
-    "cifar10": Suite("cifar10", METRICS, ("cnn",), CIFAR10),
-    "celeba": Suite("celeba", _WITHOUT_SCORE, ("cnn",)),
+    "cifar10": Suite("cifar10", METRICS, ("resnet-9", "wrn-40-4"), CIFAR10),
+    "celeba": Suite("celeba", _WITHOUT_SCORE, ("resnet-9",)),
     "all": Suite("all", METRICS, ("logreg", "mlp", "cnn")),
 }
 
