@@ -33,6 +33,16 @@ MAIN_ALIASES: dict[str, str] = {
     "main.CUDACallback": "callbacks.cuda_callback.CUDACallback",
 }
 
+#: Classes of a package that old configurations of quantising autoencoders name and nobody has to install: ours instead.
+TAMING_ALIASES: dict[str, str] = {
+    "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator": (
+        "ldm.modules.losses.vqperceptual.VQLPIPSWithDiscriminator"
+    ),
+    "taming.modules.losses.vqperceptual.DummyLoss": "torch.nn.Identity",
+    "taming.modules.losses.lpips.LPIPS": "ldm.modules.losses.lpips.LPIPS",
+    "taming.modules.vqvae.quantize.VectorQuantizer2": "ldm.modules.vqvae.quantize.VectorQuantizer2",
+}
+
 _NEVER_USED = "it was stored and never used"
 
 #: Parameters of lineage configurations without a counterpart here: target -> parameter -> why it may go.
@@ -78,13 +88,16 @@ def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> Dic
 def get_obj_from_str(target: str) -> Any:
     """The object of a dotted name, such as ``ldm.models.autoencoder.AutoencoderKL``.
 
-    Names in ``main`` resolve to where they live now. From packages other than our own only classes are given out.
+    Names in ``main``, and those of :data:`TAMING_ALIASES`, resolve to where they live now. From packages other than our
+    own only classes are given out.
 
     Raises:
         UserError: for a name outside the allowed packages, or one that does not exist.
     """
     _check_allowed(target)
     module_name, _, name = canonical_target(target).rpartition(".")
+    if target in TAMING_ALIASES:
+        logger.info("target '%s': built as our %s.%s", target, module_name, name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -139,7 +152,9 @@ def allow_target(prefix: str) -> None:
 
 
 def canonical_target(target: str) -> str:
-    """The dotted name under which an object lives now; ``main.*`` names are translated."""
+    """The dotted name under which an object lives now; ``main.*`` names and aliases are translated."""
+    if target in TAMING_ALIASES:
+        return TAMING_ALIASES[target]
     if target.partition(".")[0] != "main":
         return target
     if target not in MAIN_ALIASES:
@@ -270,7 +285,7 @@ def _merge(base: DictConfig, other: DictConfig, what: str) -> DictConfig:
 def _check_allowed(target: str) -> None:
     if not isinstance(target, str) or "." not in target or not all(p.isidentifier() for p in target.split(".")):
         raise UserError(f"'{target}' is not a dotted name; type package.module.Class")
-    if not _allowed(target):
+    if not _allowed(target) and target not in TAMING_ALIASES:
         roots = ", ".join(sorted(ALLOWED_PREFIXES))
         hint = nearest(target.partition(".")[0], ALLOWED_PREFIXES)
         raise UserError(f"target '{target}' is not allowed; a configuration may name objects of {roots}{hint}")

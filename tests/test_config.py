@@ -229,6 +229,32 @@ def test_other_packages_are_refused(target):
         get_obj_from_str(target)
 
 
+@pytest.mark.parametrize("target", config_module.TAMING_ALIASES)
+def test_classes_that_old_configurations_look_for_in_taming_are_ours(target, caplog):
+    with caplog.at_level(logging.INFO, logger="ldm.config"):
+        found = get_obj_from_str(target)
+    assert issubclass(found, nn.Module) and found.__module__.partition(".")[0] in ("ldm", "torch")
+    assert found.__name__ in (target.rpartition(".")[2], "Identity")
+    assert len(caplog.records) == 1 and target in caplog.text and found.__name__ in caplog.text
+
+
+def test_a_loss_of_taming_takes_its_published_parameters():
+    params = {"disc_start": 1, "codebook_weight": 1.0, "disc_in_channels": 1, "disc_weight": 0.75, "disc_ndf": 8}
+    target = "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator"
+    loss = instantiate_from_config({"target": target, "params": {**params, "perceptual_weight": 0.0}})
+    assert loss.discriminator_weight == 0.75
+    with pytest.raises(UserError, match="VQLPIPSWithDiscriminator has no parameter 'disc_wieght'"):
+        instantiate_from_config({"target": target, "params": {"disc_start": 1, "disc_wieght": 1.0}})
+
+
+@pytest.mark.parametrize(
+    "target", ["taming.models.vqgan.VQModel", "taming.modules.losses.vqperceptual.torch", "taming.VectorQuantizer2"]
+)
+def test_other_names_of_taming_stay_refused(target):
+    with pytest.raises(UserError, match="is not allowed"):
+        get_obj_from_str(target)
+
+
 @pytest.mark.parametrize("target", ["ldm.checkpoint.os", "ldm.checkpoint.Path", "ldm.config.ALLOWED_PREFIXES"])
 def test_what_a_module_merely_imports_is_no_target(target):
     with pytest.raises(UserError, match="not something a configuration may build"):
@@ -287,6 +313,6 @@ def test_nearest_ignores_case_and_says_nothing_when_nothing_is_close():
 @pytest.mark.slow  # imports the trainer
 def test_the_tables_of_names_agree_with_the_code():
     """A retired parameter that the class takes again, or a class that moved, would be a dead entry."""
-    for target in (*config_module.MAIN_ALIASES, *config_module.RETIRED):
+    for target in (*config_module.MAIN_ALIASES, *config_module.TAMING_ALIASES, *config_module.RETIRED):
         known, _, _ = config_module._parameters(get_obj_from_str(target))
         assert not known & config_module.RETIRED.get(config_module.canonical_target(target), {}).keys(), target
