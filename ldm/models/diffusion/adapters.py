@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from ldm.checkpoint_lora import PARTS, default_scale, layers_of, rescaled, style_of, to_plain
 from ldm.errors import UserError
 from ldm.modules.ema import LitEma
 from ldm.modules.lora import LoRAConfig, RankSchedule, adapters, insert_adapters, is_adapter_name
@@ -106,11 +107,35 @@ def freeze_base(module: nn.Module) -> None:
         parameter.requires_grad_(is_adapter_name(name))
 
 
-def missing_adapters(model: nn.Module, state: Mapping[str, Any]) -> tuple[str, ...]:
-    """The adapter tensors of a model that a state dict without any adapters does not have to bring."""
-    if any(is_adapter_name(key) for key in state):
-        return ()
-    return tuple(key for key in model.state_dict() if is_adapter_name(key))
+def own_state(model: Any, state: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A state dict of any adapter style under this model's names, and the adapter tensors that it does not bring.
+
+    A state dict without adapters is the plain network's: the model's adapters keep their start. Values of another
+    convention are converted: loralib's adapters have the scaling 1 / r, those of DP-LoRA 1. Raises UserError when the
+    file has adapters and the model none, or of another rank.
+    """
+    style = style_of(state)
+    plain = to_plain(state)
+    theirs = layers_of(plain)
+    ours = {name: layer for name, layer in adapters(model) if name.startswith(PARTS)}
+    if not theirs:
+        return plain, tuple(key for key in model.state_dict() if is_adapter_name(key))
+    if not ours:
+        raise UserError(
+            f"{source}: has adapters on {len(theirs)} layers (rank {max(theirs.values())}), the config has none; set "
+            f"use_model_lora and their targets, or merge them: python scripts/merge_lora.py --ckpt {source}"
+        )
+    for name, rank in theirs.items():
+        if name in ours and ours[name].rank != rank:
+            raise UserError(
+                f"{source}: the adapter of {name} has rank {rank} in the file and {ours[name].rank} in the config; set "
+                f"model_lora_r: {rank}, or ask for another rank: python scripts/convert_ckpt_lora.py --adapt-rank "
+                f"{ours[name].rank}"
+            )
+    if style == "loralib" or (style == "peft" and model.adapter_plan.by_network):
+        stated = default_scale(style)
+        plain = rescaled(plain, lambda name, rank: stated(name, rank) / ours[name].scaling if name in ours else 1.0)
+    return plain, ()
 
 
 def describe_adapters(module: nn.Module) -> str:

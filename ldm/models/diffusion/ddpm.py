@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
-from ldm.models.diffusion.adapters import AdapterPlan, missing_adapters, with_copies
+from ldm.models.diffusion.adapters import AdapterPlan, own_state, with_copies
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.ddpm_base import DDPM, DiffusionWrapper, batch_rows
 from ldm.models.diffusion.finetuning import FineTuning, Selection
@@ -168,8 +168,8 @@ class LatentDiffusion(DDPM):
         self.private: PrivateTraining | None = None
         self._first_stage_from(first_stage_config)
         self._cond_stage_from(cond_stage_config)
-        if adapters:
-            adapters.insert(self, ema_decay)
+        self.adapter_plan = adapters
+        adapters.insert(self, ema_decay)
         if ckpt_path is not None:
             ignored = list(ignore_keys)
             if retrain_attention:
@@ -215,7 +215,7 @@ class LatentDiffusion(DDPM):
     def load_lineage_state(
         self, state: Mapping[str, Tensor], ignore: Sequence[str] = (), source: str = "", absent: Sequence[str] = ()
     ) -> None:
-        fresh = missing_adapters(self, state)
+        state, fresh = own_state(self, state, source)
         super().load_lineage_state(state, ignore, source, (*absent, *fresh))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
