@@ -42,10 +42,13 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
 def root_or_datadir(
     name: str, root: str | os.PathLike | None, datadir: str | os.PathLike | None
 ) -> str | os.PathLike | None:
-    """Return ``root``, or ``datadir`` (the older spelling)."""
+    """Return ``root``, or ``datadir`` (the older spelling; a relative one lies in the working or the cache folder)."""
     if root is not None and datadir is not None and Path(root) != Path(datadir):
         raise UserError(f"{name}: root={str(root)!r} and datadir={str(datadir)!r} disagree; give root only")
-    return datadir if root is None else root
+    if root is not None or datadir is None:
+        return root
+    path = Path(os.path.expandvars(datadir)).expanduser()
+    return path if path.is_absolute() or path.exists() else data_root() / path
 
 
 def system_data_dirs() -> list[Path]:
