@@ -215,8 +215,8 @@ def all_jobs() -> Iterator[Job]:
     """Every script below ``jobs/``."""
     yield from _setup_jobs()
     for name in AUTOENCODERS:
-        train = f'run main.py --base {CONFIGS}/autoencoder/{name}.yaml {TRAIN} -l "$LOGS/autoencoder" "$@"'
-        yield Job(f"autoencoder/{name}.job", "Pre-train a public autoencoder.", 4, (train,))
+        train = f"run main.py --base {CONFIGS}/autoencoder/{name}.yaml {TRAIN} \\", '    -l "$LOGS/autoencoder" "$@"'
+        yield Job(f"autoencoder/{name}.job", "Pre-train a public autoencoder.", 4, train)
     for name, autoencoder in LATENT_DIFFUSION.items():
         yield Job(
             f"latent-diffusion/{name}.job",
@@ -224,8 +224,8 @@ def all_jobs() -> Iterator[Job]:
             4,
             (
                 _newest("AUTOENCODER", "autoencoder", autoencoder),
-                f'run main.py --base {CONFIGS}/latent-diffusion/{name}.yaml {TRAIN} -l "$LOGS/latent-diffusion" \\',
-                '    model.params.first_stage_config.params.ckpt_path="$AUTOENCODER" "$@"',
+                f"run main.py --base {CONFIGS}/latent-diffusion/{name}.yaml {TRAIN} \\",
+                '    -l "$LOGS/latent-diffusion" model.params.first_stage_config.params.ckpt_path="$AUTOENCODER" "$@"',
             ),
         )
     for one in fine_tunes().values():
@@ -264,12 +264,13 @@ def _sampling_job(one: Sampling) -> Job:
     classes = f" --classes {' '.join(map(str, one.classes))} --decoder_batch_size 25" if one.classes else ""
     return Job(
         f"{one.sampling}.job",
-        "Sample a fine-tuned model. CKPT: its checkpoint; SAMPLES: how many; YAML: its configuration, if not the run's own.",
+        "Sample a fine-tuned model. CKPT: its checkpoint; SAMPLES: how many; YAML: if not the run's own.",
         one.hours,
         (
             _newest("CKPT", one.of.logs, one.of.stem),
             f'YAML="${{YAML:-$(yaml_of "$CKPT" {one.of.yaml})}}"',
-            f'run sampling/{verb} --yaml "$YAML" --ckpt "$CKPT" --output "$OUTPUT/{one.output}.pt" \\',
+            f'run sampling/{verb} --yaml "$YAML" --ckpt "$CKPT" \\',
+            f'    --output "$OUTPUT/{one.output}.pt" \\',
             f'    --num_samples "${{SAMPLES:-{one.count}}}" --batch_size {batch}{classes} "$@"',
         ),
         after=(f"{one.of.job}.job",),
@@ -287,7 +288,8 @@ def _fid_job(one: Sampling) -> Job:
             f'need "$OUTPUT/{one.statistics}" "jobs/{one.statistics_job} writes it"',
             f'run fid/compute_samples_stats.py --samples "$OUTPUT/{one.output}.pt" \\',
             f'    --output "$OUTPUT/{one.output}_stats.npz" "$@"',
-            f'run fid/compute_fid.py --path1 "$OUTPUT/{one.statistics}" --path2 "$OUTPUT/{one.output}_stats.npz"',
+            f'run fid/compute_fid.py --path1 "$OUTPUT/{one.statistics}" \\',
+            f'    --path2 "$OUTPUT/{one.output}_stats.npz"',
         ),
         after=(f"{one.sampling}.job", one.statistics_job),
         aliases=tuple(f"{alias}.job" for alias in one.fid_aliases),
