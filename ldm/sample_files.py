@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -177,7 +176,7 @@ def _load_pt(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_mapped(path))
     except FileNotFoundError:
         raise UserError("no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # bytes that are no such file make the reader fail in any way
         raise UserError(
             "not a readable sample file; expected a torch file that holds only tensors and plain values"
         ) from error
@@ -210,7 +209,9 @@ def _open_npz(path: Path) -> SampleFile:
                 whole = np.ascontiguousarray(content["x"])
     except FileNotFoundError:
         raise UserError("no such file") from None
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError("not a readable .npz file of plain arrays") from error
     count, stored = _layout(shape)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import shutil
 import struct
 import zipfile
@@ -162,7 +161,7 @@ class SampleWriter:
             content = torch.load(data, weights_only=True, mmap=True)
             images, labels, meta = content[IMAGE_KEY], content.get(LABEL_KEY), content[META_KEY]
             done, state = int(progress["done"]), progress["state"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        except Exception as error:  # bytes that are no such file make the reader fail in any way
             raise UserError(f"{self.folder}: is damaged; remove it and type the command again") from error
         difference = self._difference(len(images), labels, meta)
         if difference:
@@ -196,7 +195,7 @@ def unfinished_folder(path: str | Path) -> Path:
 def unfinished_meta(path: str | Path) -> dict[str, Any]:
     """What an unfinished sample file was begun with; empty without one."""
     path = Path(path)
-    with contextlib.suppress(OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(Exception):  # absent or damaged: the writer says so
         return dict(torch.load(unfinished_folder(path) / path.name, weights_only=True, mmap=True)[META_KEY])
     return {}
 

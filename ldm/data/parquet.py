@@ -1,0 +1,142 @@
+"""Pictures in Parquet files, the form in which data sets are shared on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldm.data.base import RecordDataset, digest, file_stamp
+from ldm.data.folder import decoded
+from ldm.data.parquet_rows import column_names, rows
+from ldm.errors import UserError, nearest
+
+LABEL_COLUMNS = ("label", "class_label", "labels")
+
+
+class ParquetImages(RecordDataset):
+    """Encoded pictures (PNG, JPEG) from Parquet files, kept encoded in memory.
+
+    Args:
+        path: a file, a folder (all ``*.parquet`` below it, sorted by name), or a list of them.
+        size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
+        image_column: the column of pictures: bytes, or a struct with ``bytes``.
+        label_column: the column of whole numbers that are classes; None takes ``label``, ``class_label`` or
+            ``labels`` when there is one, and items have no ``class_label`` when there is none; "" leaves it out.
+
+    Raises:
+        UserError: without the pyarrow package, for files that are missing or not Parquet, a missing column, and rows
+            without a picture or a class.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike | Sequence[str | os.PathLike],
+        size: int | None = None,
+        flip_p: float = 0.0,
+        *,
+        image_column: str = "image",
+        label_column: str | None = None,
+        channels: int = 3,
+        framing: str | None = None,
+        interpolation: str | None = None,
+        config: Mapping | None = None,
+    ):
+        super().__init__(size, flip_p, channels=channels, framing=framing, interpolation=interpolation, config=config)
+        self.files = parquet_files([path] if isinstance(path, str | os.PathLike) else list(path))
+        known = column_names(self.files[0])
+        if image_column not in known:
+            raise UserError(
+                f"ParquetImages: {self.files[0]} has no column {image_column!r}{nearest(image_column, known)}; "
+                f"its columns are {', '.join(known)}; give image_column"
+            )
+        if label_column is None:
+            label_column = next((column for column in LABEL_COLUMNS if column in known), "")
+        columns = [image_column, label_column] if label_column else [image_column]
+        self._blobs: list[np.ndarray] = []
+        labels: list[int] = []
+        lengths: list[int] = []
+        self._firsts: list[int] = []  # of each file
+        for file in self.files:
+            self._firsts.append(len(lengths))
+            blob = bytearray()
+            for row in rows([file], columns):
+                where = f"ParquetImages: {file}, row {len(lengths) - self._firsts[-1]}"
+                content = encoded(row[image_column], f"{where}: column {image_column!r}")
+                blob += content
+                lengths.append(len(content))
+                if label_column:
+                    labels.append(class_number(row[label_column], f"{where}: column {label_column!r}"))
+            # one array a file: a list of many small objects would be copied into every loader's process
+            self._blobs.append(np.frombuffer(bytes(blob), dtype=np.uint8))
+        if not lengths:
+            raise UserError(f"ParquetImages: no rows in {', '.join(map(str, self.files))}")
+        self._lengths = np.asarray(lengths)
+        self._ends = np.concatenate([np.cumsum(part) for part in np.split(self._lengths, self._firsts[1:])])
+        self._labels = np.asarray(labels, dtype=np.int64) if label_column else None
+        self.num_classes = int(self._labels.max()) + 1 if self._labels is not None else None
+        self.source, self.rows = " ".join(map(str, self.files)), np.arange(len(lengths))
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def label(self, index: int) -> int:
+        if self._labels is None:
+            raise UserError("ParquetImages: these pictures have no classes; name their column as label_column")
+        return int(self._labels[index])
+
+    def pixels(self, index: int) -> np.ndarray:
+        part = int(np.searchsorted(self._firsts, index, side="right")) - 1
+        # of files without rows, several begin at the same record; the last of them is the one that has it
+        end = int(self._ends[index])
+        content = self._blobs[part][end - int(self._lengths[index]) : end]
+        try:
+            with Image.open(io.BytesIO(content.tobytes())) as picture:
+                return decoded(picture)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            row = index - self._firsts[part]
+            raise UserError(f"{self.files[part]}, row {row}: cannot be read as a picture ({error})") from None
+
+    def annotations(self, index: int) -> dict:
+        return {} if self._labels is None else {"class_label": self.label(index)}
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return None if self._labels is None else self._labels.copy()
+
+    def source_digest(self) -> str:
+        stamps = [file_stamp(file) for file in self.files]
+        return digest(stamps, self._lengths, *([] if self._labels is None else [self._labels]))
+
+
+def parquet_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
+    """Return the Parquet files of files and folders, those of a folder sorted. Raises UserError when there are none."""
+    found: list[Path] = []
+    for path in (Path(os.path.expandvars(path)).expanduser() for path in paths):
+        inside = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+        if not inside:
+            raise UserError(f"ParquetImages: no Parquet file at {path}; set path to a .parquet file or a folder")
+        found += inside
+    if not found:
+        raise UserError("ParquetImages: path names no file; set it to a .parquet file or a folder of them")
+    return found
+
+
+def encoded(value: Any, where: str) -> bytes:
+    """Return the bytes of a picture's cell. Raises UserError when it has none."""
+    content = value.get("bytes") if isinstance(value, Mapping) else value
+    if not isinstance(content, bytes) or not content:
+        raise UserError(f"{where} holds {type(content).__name__} and no encoded picture; name the pictures' column")
+    return content
+
+
+def class_number(value: Any, where: str) -> int:
+    """Return a class's cell as an int from 0. Raises UserError when it is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"{where} holds {value!r} and no class number from 0; give label_column, or '' for none")
+    return value
