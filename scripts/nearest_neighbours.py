@@ -1,0 +1,93 @@
+"""Do samples copy private images? Nearest private images of samples, and the share of near-copies beside chance's.
+
+python scripts/nearest_neighbours.py --samples samples.pt --private ldm.data.mnist.MNISTTrain \
+    --held_out ldm.data.mnist.MNISTVal --held_out_args split:test --picture pairs.png --i-hold-the-private-data
+The figures are computed from private images and are covered by no guarantee: they are for whoever holds the images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ldm.cli import ArgumentParser, pick_device, run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--samples", required=True, metavar="FILE", help="generated pictures (.pt or .npz)")
+    add("--private", required=True, metavar="CLASS|FILE|FOLDER", help="private images the model was fine-tuned on")
+    add("--private_args", nargs="*", default=[], metavar="KEY:VALUE", help="their arguments, such as size:32")
+    add("--held_out", required=True, metavar="CLASS|FILE|FOLDER", help="images of the same kind that it never saw")
+    add("--held_out_args", nargs="*", default=[], metavar="KEY:VALUE", help="their arguments")
+    add("--extractor", help="look in this feature space too: inception, digits-cnn ...")
+    add("--weights", metavar="FILE", help="weights of the extractor")
+    add("--quantile", type=float, default=0.05, help="of held-out distances, below which a sample is a near-copy")
+    add("--count", type=int, default=2000, help="samples and held-out pictures looked at, chosen at random")
+    add("--batch_size", "-bs", type=int, default=500, help="pictures at a time")
+    add("--seed", type=int, default=0, help="choice of pictures")
+    add("--picture", metavar="FILE.png", help="draw the nearest pairs; PRIVATE goes into the name and the picture")
+    add("--pairs", type=int, default=40, help="pairs in the picture")
+    add(
+        "--i-hold-the-private-data",
+        "--i_hold_the_private_data",
+        action="store_true",
+        help="the private images are yours to see, and the picture goes nowhere else",
+    )
+    add("--output", metavar="FILE.json", help="write all numbers")
+    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
+    args = parser.parse_args(argv)
+
+    from ldm.checkpoint import write_atomic
+    from ldm.evaluation.features import make_extractor
+    from ldm.evaluation.neighbours import (
+        NOT_COVERED,
+        look_for_copies,
+        raw_pixels,
+        require_holder,
+        save_pairs,
+        some,
+        take,
+    )
+    from ldm.evaluation.pictures import open_pictures
+    from ldm.inference import check_output
+    from ldm.samples import SampleSet
+
+    if args.picture:
+        require_holder(args.i_hold_the_private_data)
+        check_output(args.picture, (".png",))
+    if args.output:
+        check_output(args.output, (".json",))
+    device = pick_device(args.device)
+    samples = some(SampleSet.load(args.samples).images, args.count, args.seed)
+    spaces = {"pixels, root mean square": raw_pixels(samples.shape[-1], samples.shape[1])}
+    if args.extractor:
+        spaces[args.extractor] = make_extractor(args.extractor, weights=args.weights, device=device)
+    private = open_pictures(args.private, args.private_args)
+    held_out = open_pictures(args.held_out, args.held_out_args)
+    sizes = {"count": args.count, "batch_size": args.batch_size, "seed": args.seed, "device": device}
+    results = []
+    print(NOT_COVERED)
+    for space, rows in spaces.items():
+        result, found = look_for_copies(samples, private, held_out, rows, space=space, quantile=args.quantile, **sizes)
+        print(result)
+        results.append(result)
+    if args.picture:  # of the last space, the one that sees most
+        order = found.distances[:, 0].argsort()[: args.pairs]
+        images = take(private, found.indices[order, 0], args.batch_size)
+        name = save_pairs(
+            samples[order],
+            images,
+            found.distances[order, 0],
+            args.picture,
+            holds_private_data=args.i_hold_the_private_data,
+        )
+        print(f"{name}: shows private images")
+    if args.output:
+        text = json.dumps([result.to_dict() for result in results], indent=2)
+        write_atomic(args.output, lambda path: path.write_text(text))
+
+
+if __name__ == "__main__":
+    run(main)
