@@ -28,6 +28,7 @@ from ldm.evaluation.report_page import sheet
 from ldm.evaluation.sources import load_labelled
 from ldm.evaluation.suite import Measurement, MeasureOptions, Suite, get_suite, measure
 from ldm.evaluation.summary import SetSummary, SummaryOptions, summarise
+from ldm.evaluation_memorisation import near_copies_of, read_membership
 from ldm.privacy.card import ReleaseCard
 from ldm.run_directory import check_writable
 from ldm.samples import SampleSet
@@ -43,9 +44,13 @@ SHOWN, SHOWN_UNLABELLED = 10, 60
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What a person asks for. samples, real, test: a sample file, a folder, or a dotted dataset class with its
-    `key:value` words; test are real pictures that score the classifiers, None for none. show_real puts real pictures
-    on the page. privacy: a privacy card or a run directory that has one."""
+    """What a person asks for.
+
+    samples, real, test: a sample file, a folder, or a dotted dataset class with its `key:value` words. test: real
+    pictures that no training saw; they score the classifiers and stand beside the samples when copies are looked for.
+    show_real puts real pictures on the page. privacy: a privacy card, or a run directory that has one.
+    memorisation: look for copies and show these files of scripts/membership.py; None for neither.
+    """
 
     samples: str
     real: str
@@ -61,7 +66,7 @@ class EvaluationRequest:
     seeds: int = 1
     privacy: str | None = None
     show_real: bool = False
-    memorisation: bool = False
+    memorisation: Sequence[str] | None = None
     title: str | None = None
     batch_size: int = 250
     num_workers: int = 0
@@ -85,6 +90,7 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
     if request.seeds < 1:
         raise UserError(f"--seeds {request.seeds}: give a number of 1 or more")
     privacy = read_privacy(request.privacy) if request.privacy else None
+    membership = read_membership(request.memorisation) if request.memorisation else {}
     samples = open_pictures(request.samples)
     first, first_labels = next(iter(samples.batches(request.batch_size)))
     side = int(first.shape[-1])
@@ -111,6 +117,21 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
     if test is not None and not reason:
         pictures = collect(samples, request.batch_size)
         downstream = score_downstream(pictures, test, classifiers, protocol, request, device)
+    copies: dict[str, Any] = {}
+    if request.memorisation is not None and request.test:
+        copies = near_copies_of(
+            samples,
+            made_summary.statistics.count,
+            real,
+            open_pictures(request.test, request.test_args, size=side),
+            extractor,
+            batch_size=request.batch_size,
+            seed=request.summary.seed,
+            device=device,
+        )
+    not_measured = {**measurement.skipped, **({"downstream": reason} if reason else {})}
+    if request.memorisation is not None and not request.test:
+        not_measured["near_copies"] = "no held-out real pictures were given (--test)"
     name_class = class_namer(suite, samples, real)
     result = {
         "format": FORMAT,
@@ -124,9 +145,9 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
         "per_class": _per_class(measurement, name_class),
         "downstream": downstream,
         "privacy": privacy,
-        "memorisation": None,
-        "not_measured": {**measurement.skipped, **({"downstream": reason} if reason else {})},
-        "from_real_pictures": ["scores", "per_class", "downstream"],
+        "memorisation": {**copies, **membership} or None,
+        "not_measured": not_measured,
+        "from_real_pictures": ["scores", "per_class", "downstream", "memorisation"],
     }
     rows = {label: name_class(label) if label >= 0 else "" for label in shown.kept}
     return Evaluation(

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=True,
         help="round pixels to 8 bits first, as picture files do",
     )
-    add("--test", metavar="CLASS|FILE", help="labelled real pictures that score classifiers trained on the samples")
+    add("--test", metavar="CLASS|FILE", help="held-out real pictures: they score classifiers, and stand beside copies")
     add("--test_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --test, such as split:test")
     add("--classifiers", nargs="+", help="classifiers to train, such as cnn wrn-40-4; the suite's without it")
     add("--protocol", default="held-out", help="how they are trained and which epoch counts")
@@ -37,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--seeds", type=int, default=1, help="how many times to train every classifier")
     add("--privacy", metavar="RUN|FILE", help="run directory with a privacy.json, or that file")
     add("--show_real", action="store_true", help="put real pictures on the page; then keep it as private as they are")
-    add("--memorisation", action="store_true", help="look for copies of real pictures; the results are private")
+    add(
+        "--memorisation",
+        nargs="*",
+        metavar="JSON",
+        help="look for copies of real pictures (private); files of scripts/membership.py are shown too",
+    )
     add("--subset", type=int, default=10_000, help="pictures a side for KID, precision, recall, density and coverage")
     add("--kid_subset_size", type=int, default=1000, help="pictures of each of the 100 draws of KID")
     add("--neighbours", type=int, default=3, help="of precision and recall")

@@ -215,6 +215,25 @@ def test_epsilon_curve_is_thinned_and_keeps_its_end(tmp_path: Path) -> None:
     assert epsilon_curve(tmp_path) == []
 
 
+def test_copies_are_found_and_membership_results_are_shown(tmp_path: Path) -> None:
+    membership = tmp_path / "membership.json"
+    membership.write_text(json.dumps([{"attack": "loss threshold", "auc": 0.53, "curve": [[0, 0], [1, 1]]}]))
+    words = {"test": f"{HERE}.Bars", "test_args": ["seed:9", "noise:0.3"], "classifiers": ["logreg"], "epochs": 1}
+    copied = bars(tmp_path / "copies.pt", seed=0)  # the very pictures of --real
+    found = evaluated(tmp_path, samples=copied, memorisation=[str(membership)], **words)
+    memory = found.result["memorisation"]
+    assert memory["Near-copies: pixels, root mean square"]["copying"] is True
+    assert "Near-copies: pixels features" in memory and memory["Membership inference: loss threshold"]["auc"] == 0.53
+    write_evaluation(found, tmp_path / "report")
+    page = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+    assert page.faults == [] and "computed from the private pictures" in page.text and "0.53" in page.text
+    without = evaluated(tmp_path, memorisation=[]).result
+    assert without["memorisation"] is None and "--test" in without["not_measured"]["near_copies"]
+    membership.write_text("{}")
+    with pytest.raises(UserError, match=r"membership\.json: not a result of scripts/membership\.py"):
+        evaluated(tmp_path, memorisation=[str(membership)])
+
+
 # comparisons
 
 

@@ -13,6 +13,7 @@ from ldm.evaluation.report_charts import bars, lines
 from ldm.evaluation.report_page import (
     Html,
     cards,
+    details,
     facts,
     number,
     page,
@@ -23,7 +24,7 @@ from ldm.evaluation.report_page import (
     text,
 )
 
-ARROWS = {"lower": "lower is better", "higher": "higher is better"}
+ARROWS = {"lower": "↓", "higher": "↑"}
 #: Scores that are seen first, in this order, as far as they were measured.
 HEADLINES = ("frechet", "kid", "precision", "recall", "density", "coverage", "inception_score")
 SHOWN_CLASSES = 20
@@ -74,7 +75,7 @@ def headline_cards(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     for name in HEADLINES:
         score = result["scores"].get(name)
         if score:
-            found.append((score["label"], number(score["value"]), ARROWS[score["better"]]))
+            found.append((score["label"], number(score["value"]), f"{score['better']} is better"))
     for entry in (result.get("downstream") or {}).get("results", ()):
         found.append((f"Accuracy, {entry['name']}", percent(entry["mean"]), "on real pictures, higher is better"))
     privacy = result.get("privacy")
@@ -112,12 +113,12 @@ def score_section(result: Mapping[str, Any]) -> str:
         (
             score["label"],
             number(score["value"]) + (f" ± {number(score['deviation'], 2)}" if score["deviation"] is not None else ""),
-            ARROWS[score["better"]],
+            f"{score['better']} {ARROWS[score['better']]}",
             score["note"],
         )
         for score in result["scores"].values()
     ]
-    scores = table(("score", "value", "", "measured on"), rows, numbers=(1,))
+    scores = table(("score", "value", "better", "measured on"), rows, numbers=(1,))
     classes = result.get("per_class") or []
     chart = bars({row["name"]: row["frechet"] for row in classes[:40]}, "Distance by class")
     by_class = ""
@@ -126,10 +127,16 @@ def score_section(result: Mapping[str, Any]) -> str:
             "<h3>Distance by class</h3>"
             + paragraph("Fréchet distance between samples and real pictures of one class; shorter is better.", "note")
             + chart
-            + table(
-                ("class", "distance", "samples", "real pictures"),
-                [(row["name"], number(row["frechet"]), number(row["samples"]), number(row["real"])) for row in classes],
-                numbers=(1, 2, 3),
+            + details(
+                "Numbers of all classes",
+                table(
+                    ("class", "distance", "samples", "real pictures"),
+                    [
+                        (row["name"], number(row["frechet"]), number(row["samples"]), number(row["real"]))
+                        for row in classes
+                    ],
+                    numbers=(1, 2, 3),
+                ),
             )
         )
     missing = result.get("not_measured") or {}
@@ -164,7 +171,8 @@ def downstream_section(downstream: Mapping[str, Any] | None) -> str:
         ),
         warning,
         table(("classifier", "accuracy", "seeds", "epoch used", "how it was chosen"), rows, numbers=(1, 2)),
-        lines(curves, "Accuracy while training", x="epoch", y="% of the pictures that choose the epoch"),
+        lines(curves, "Accuracy while training", x="epoch", y="% of the pictures that choose the epoch (first seed)"),
+        details("Every setting of the protocol", facts(_rows(downstream["settings"]))),
     )
 
 
@@ -209,22 +217,29 @@ def memorisation_section(memorisation: Mapping[str, Any] | None) -> str:
         paragraph("Private: everything in this section was computed from the private pictures.", "warning"),
     ]
     for name, found in memorisation.items():
-        heading = f"<h3>{text(name.replace('_', ' ').capitalize())}</h3>"
-        parts.append(heading + facts((key.replace("_", " "), _plain(value)) for key, value in _flat(found)))
+        parts.append(f"<h3>{text(name)}</h3>")
+        parts.append(facts(_rows({key: found[key] for key in found if key != "curve"})))
+        if found.get("curve"):
+            both = {"attack": found["curve"], "guessing": [(0.0, 0.0), (1.0, 1.0)]}
+            parts.append(lines(both, name, x="held-out images taken for members", y="members found"))
     return section("Memorisation", *parts)
 
 
 def protocol_section(result: Mapping[str, Any]) -> str:
     """How every number was made, exactly."""
     protocol, samples = result["protocol"], result["samples"]
-    entries: list[tuple[str, object]] = [("pixels to features", protocol["policy"])]
-    entries += [(key.replace("_", " "), _plain(value)) for key, value in _flat(protocol) if key != "policy"]
-    made = facts((key.replace("_", " "), _plain(value)) for key, value in _flat(samples.get("meta") or {}))
+    subset = protocol["subset"]
+    entries = (
+        ("samples", f"{samples['source']}, {number(samples['count'])} pictures of {samples['size']}"),
+        ("real pictures", f"{result['real']['source']}, {number(result['real']['count'])}"),
+        ("pixels to features", protocol["policy"]),
+        ("pairwise scores", f"{subset['samples']:,} samples, {subset['real']:,} real pictures, seed {subset['seed']}"),
+    )
     return section(
         "Protocol",
         facts(entries),
-        "<h3>Samples</h3>" + facts((("file", samples["source"]), ("size", samples["size"]))),
-        ("<h3>How the samples were made</h3>" + made) if made else "",
+        details("Every setting", facts(_rows({key: protocol[key] for key in protocol if key != "policy"}))),
+        details("How the samples were made", facts(_rows(samples.get("meta") or {}))),
     )
 
 
@@ -239,6 +254,10 @@ def first_epsilon(privacy: Mapping[str, Any]) -> tuple[str, Any]:
 
 def number_or_word(value: Any) -> str:
     return value if isinstance(value, str) else number(value)
+
+
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, object]]:
+    return [(key.replace("_", " "), _plain(value)) for key, value in _flat(values)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -47,8 +47,7 @@ def lines(series: Mapping[str, Points], title: str, *, x: str, y: str, from_zero
         return left + across, height - bottom - up
 
     parts = []
-    for step in range(5):
-        value = y_low + (y_high - y_low) * step / 4
+    for value in _ticks(y_low, y_high):
         _, at = place(x_low, value)
         parts.append(
             f'<line class="axis" x1="{left}" x2="{WIDTH - right}" y1="{at:.1f}" y2="{at:.1f}"/>'
@@ -75,13 +74,14 @@ def lines(series: Mapping[str, Points], title: str, *, x: str, y: str, from_zero
         )
         legend += 34 + 7 * len(_short(name, 28))
     ends = ", ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in series.items())
-    return _svg(height, f"{title}: {y} by {x}; {ends}", parts)
+    return _svg(height, f"{title}: {y} by {x}; {ends}", parts, f"{title}: {y}")
 
 
-def _svg(height: float, said: str, parts: Sequence[str]) -> str:
+def _svg(height: float, said: str, parts: Sequence[str], caption: str = "") -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" role="img" '
-        f'aria-label="{escape(said)}">{"".join(parts)}</svg></figure>'
+        f'aria-label="{escape(said)}">{"".join(parts)}</svg>{below}</figure>'
     )
 
 
@@ -91,6 +91,15 @@ def _range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
     if math.isclose(low, high):
         return low - 0.5, high + 0.5
     return low, high
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to nine round values between two ends."""
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(nice * power for nice in (5, 2, 1) if nice * power <= rough * (1 + 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [round(at * step, 12) for at in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _short(name: str, most: int) -> str:

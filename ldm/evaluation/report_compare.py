@@ -159,7 +159,7 @@ def _scores(comparison: Mapping[str, Any], runs: Sequence[str]) -> str:
             cells.append(_with_spread(name, score))
             if entry["best"] == run:
                 best.append((at, column))
-        rows.append((entry["label"], ARROWS[entry["better"]], *cells))
+        rows.append((entry["label"], f"{entry['better']} {ARROWS[entry['better']]}", *cells))
         if name in ("frechet", "kid", "precision", "recall", "coverage") or name.startswith("accuracy_"):
             values = {run: max(entry["runs"][run]["value"], 0.0) for run in runs if run in entry["runs"]}
             charts.append(f"<div><h3>{text(entry['label'])}</h3>{bars(values, entry['label'])}</div>")
@@ -167,7 +167,7 @@ def _scores(comparison: Mapping[str, Any], runs: Sequence[str]) -> str:
     return section(
         "Scores",
         paragraph(UNCOVERED, "note"),
-        table(("score", "", *runs), rows, numbers=numbers, best=best),
+        table(("score", "better", *runs), rows, numbers=numbers, best=best),
         f'<div class="pairs">{"".join(charts)}</div>' if len(runs) > 1 else "",
     )
 

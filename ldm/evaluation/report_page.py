@@ -37,14 +37,16 @@ p{max-width:46rem;margin:.5rem 0}
 .card{background:var(--panel);border:1px solid var(--line);border-radius:.6rem;padding:.8rem 1rem;margin:0}
 .card dt{font-size:.82rem;color:var(--soft)}
 .card dd{margin:0;font-size:1.55rem;font-weight:600;font-variant-numeric:tabular-nums;line-height:1.3}
-.card small{display:block;line-height:1.35}
+.card small{display:block;font-weight:400;line-height:1.35}
 .wide{overflow-x:auto;margin:.75rem 0}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding-bottom:.4rem}
 th,td{text-align:left;padding:.42rem .75rem .42rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-size:.85rem;color:var(--soft);font-weight:600}
 tbody th{color:var(--ink);font-size:1rem;font-weight:500}
-td.number,th.number{text-align:right;white-space:nowrap}
+td.number,th.number{text-align:right;white-space:nowrap;padding-right:1.5rem}
+details{margin:.75rem 0}
+summary{cursor:pointer;color:var(--mark)}
 td.best{color:var(--good);font-weight:700}
 td{overflow-wrap:anywhere}
 figure{margin:.75rem 0}
@@ -166,6 +168,12 @@ def sheet(images: Tensor, columns: int) -> Image.Image:
 def strip(images: Tensor, alt: str, columns: int = 10, caption: str = "") -> str:
     """Pictures on one sheet as a figure; small ones are shown twice as large, with sharp pixels."""
     return picture(sheet(images, columns), alt, caption, scale=2 if max(images.shape[-2:]) <= 48 else 1)
+
+
+def details(title: str, *parts: str) -> str:
+    """Parts that open on a click; empty when there is nothing inside."""
+    inside = "".join(parts)
+    return f"<details><summary>{escape(title)}</summary>{inside}</details>" if inside else ""
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -124,7 +124,11 @@ def measure(
         elif per_class:
             name = describe(real.statistics, made.statistics)
             mean = arithmetic.fmean(row["frechet"] for row in per_class.values())
-            scores["frechet_class_mean"] = Score(mean, f"{name}, mean over classes", "lower")
+            fewest = int(min(min(row["samples"], row["real"]) for row in per_class.values()))
+            note = f"{len(per_class)} classes, {fewest:,} pictures or more on each side"
+            if fewest <= len(real.statistics.mu):
+                note += f"; biased upwards for {len(real.statistics.mu):,} features"
+            scores["frechet_class_mean"] = Score(mean, f"{name}, mean over classes", "lower", note=note)
     return Measurement(scores, per_class, skipped)
 
 

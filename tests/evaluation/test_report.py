@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ldm.evaluation.report import PictureRows, evaluation_page, headline_cards
-from ldm.evaluation.report_charts import bars, lines
+from ldm.evaluation.report_charts import _ticks, bars, lines
 from ldm.evaluation.report_compare import compare_results, comparison_page
 from ldm.evaluation.report_page import number, page, sheet, strip, table
 from tests.pages import Page
@@ -70,11 +70,17 @@ def result(**changes: Any) -> dict[str, Any]:
             "resize": "bilinear 299",
             "quantize": True,
             "size": "32x32",
-            "subset": {"limit": 10, "seed": 0},
+            "subset": {"limit": 10, "seed": 0, "samples": 10, "real": 10},
         },
         "scores": {"frechet": score(12.345, "FID"), "precision": score(0.7, "Precision", "higher", 0.01)},
         "per_class": [{"label": 0, "name": "0", "frechet": 20.5, "samples": 100, "real": 6000}],
-        "downstream": {"test": "MNISTVal", "test_count": 10000, "protocol": "held-out", "results": [classifier()]},
+        "downstream": {
+            "test": "MNISTVal",
+            "test_count": 10000,
+            "protocol": "held-out",
+            "settings": {"epochs": 50, "augment": []},
+            "results": [classifier()],
+        },
         "privacy": PRIVACY,
         "memorisation": None,
         "not_measured": {"inception_score": "not part of the suite mnist"},
@@ -127,7 +133,12 @@ def test_warnings_for_a_dishonest_protocol_and_a_broken_guarantee() -> None:
 
 
 def test_memorisation_is_marked_private() -> None:
-    found = Page(evaluation_page(result(memorisation={"membership": {"auc": 0.51, "notes": ["a", "b"]}}), pictures()))
+    found = Page(
+        evaluation_page(
+            result(memorisation={"membership": {"auc": 0.51, "notes": ["a", "b"], "curve": [[0, 0], [1, 1]]}}),
+            pictures(),
+        )
+    )
     assert found.faults == [] and "computed from the private pictures" in found.text and "0.51" in found.text
 
 
@@ -163,6 +174,13 @@ def test_charts_describe_themselves_and_take_any_values() -> None:
     ):
         assert Page(page("t", [chart])).faults == [] and "nan" not in chart
     assert "a&lt;b 3" in bars({"a<b": 3.0}, "Bars")
+
+
+def test_ticks_are_round_and_inside() -> None:
+    for low, high in ((0.0, 9.99), (30.6, 94.7), (-0.5, 0.5), (1e-4, 3e-4), (0, 12345)):
+        ticks = _ticks(low, high)
+        assert 3 <= len(ticks) <= 11 and low - 1e-9 <= ticks[0] and ticks[-1] <= high + 1e-9
+    assert _ticks(0.0, 9.99) == [0, 2, 4, 6, 8]
 
 
 def test_table_marks_cells_and_is_empty_without_rows() -> None:
