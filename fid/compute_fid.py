@@ -1,26 +1,39 @@
-"""Frechet distance between two statistics files; called FID only for Inception features.
+"""Frechet distance between two picture sets or their statistics files; called FID only for Inception features.
 
 python fid/compute_fid.py --path1 celeba32_train.npz --path2 celeba32_samples.npz
+python fid/compute_fid.py --path1 celeba32_train.npz --path2 celeba32_samples.pt
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, pick_device, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--path1", required=True, metavar="FILE.npz", help="statistics of the real pictures")
-    add("--path2", required=True, metavar="FILE.npz", help="statistics of the generated pictures")
+    kinds = "a statistics .npz, or pictures: .pt, .npz, a folder, a dotted dataset class"
+    add("--path1", required=True, metavar="REAL", help=f"real pictures: {kinds}")
+    add("--path2", required=True, metavar="SAMPLES", help="generated pictures: any of the same")
+    add("--args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of a dataset class, such as size:32")
+    add(
+        "--extractor", default="inception", help="for pictures: inception (FID), efficientnet-lite0, digits-cnn, pixels"
+    )
+    add("--weights", metavar="FILE", help="weights of the extractor; inception downloads its own without it")
+    add("--quantize", action="store_true", help="round pixels to 8 bits first, as picture files do")
+    add("--batch_size", type=int, default=500, help="pictures a batch")
+    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     add("--force", action="store_true", help="compare although the features were made differently")
     args = parser.parse_args(argv)
 
-    from ldm.evaluation.statistics import FeatureStatistics, compare, describe
+    from ldm.evaluation.pictures import statistics_of
+    from ldm.evaluation.statistics import compare, describe
 
-    first, second = FeatureStatistics.load(args.path1), FeatureStatistics.load(args.path2)
+    options = {"extractor": args.extractor, "weights": args.weights, "quantize": args.quantize}
+    options |= {"batch_size": args.batch_size, "device": pick_device(args.device)}
+    first, second = (statistics_of(path, args.args, **options) for path in (args.path1, args.path2))
     distance = compare(first, second, force=args.force)
     print(f"{describe(first, second)}: {distance:.4f}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.errors import UserError
+from ldm.evaluation.features import make_extractor
 from ldm.evaluation.images import resize
 from ldm.evaluation.sources import SAMPLE_SUFFIXES, dataset_batches, open_dataset, parse_settings, takes_size
+from ldm.evaluation.statistics import FeatureStatistics, compute_statistics
 from ldm.sample_files import SampleFile
 from ldm.samples import iter_batches
 
@@ -75,8 +78,33 @@ def is_statistics_file(path: str | Path) -> bool:
     try:
         with np.load(path, allow_pickle=False) as content:
             return {"mu", "sigma"} <= set(content.files)
-    except (ValueError, OSError, EOFError, AttributeError):
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile):
         return False
+
+
+def statistics_of(
+    name: str,
+    settings: Sequence[str] = (),
+    *,
+    extractor: str = "inception",
+    weights: str | None = None,
+    quantize: bool = False,
+    batch_size: int = 500,
+    device: torch.device | str = "cpu",
+) -> FeatureStatistics:
+    """The statistics in a file, or those of pictures by `extractor`; `settings` are for a dataset class or a folder.
+
+    Raises UserError as `open_pictures`, `make_extractor` and `FeatureStatistics.load` do.
+    """
+    path = Path(name)
+    if is_statistics_file(path):
+        return FeatureStatistics.load(path)
+    if path.suffix == ".npz" and not path.exists():
+        return FeatureStatistics.load(path)  # says which verbs write one
+    source = open_pictures(name, () if path.is_file() else settings)
+    network = make_extractor(extractor, weights=weights, device=device)
+    images = (images for images, _ in source.batches(batch_size))
+    return compute_statistics(images, network, quantize=quantize, source=source.name)
 
 
 def _sample_file(path: Path) -> PictureSource:

@@ -57,6 +57,9 @@ def test_npz_samples_and_statistics_are_told_apart(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.zeros(3), sigma=np.eye(3))
     assert everything(open_pictures(str(tmp_path / "x.npz")))[0].shape == (5, 3, 4, 4)
     assert is_statistics_file(tmp_path / "s.npz") and not is_statistics_file(tmp_path / "x.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "s.npz").read_bytes()[:-30])
+    (tmp_path / "text.npz").write_text("hello")
+    assert not is_statistics_file(tmp_path / "cut.npz") and not is_statistics_file(tmp_path / "text.npz")
     assert not is_statistics_file(tmp_path / "none.npz") and not is_statistics_file(tmp_path)
     with pytest.raises(UserError, match="statistics, not pictures"):
         open_pictures(str(tmp_path / "s.npz"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fid import compute_dataset_stats, compute_fid, compute_samples_stats, train_digits_cnn
 from ldm.errors import UserError
@@ -62,6 +63,35 @@ def test_a_set_against_its_own_file_is_zero(tmp_path: Path, capsys: pytest.Captu
         "Frechet distance (pixels): 0.0000",
     ]
     assert FeatureStatistics.load(real).source == f"{DATASET} {size}"
+
+
+def test_pictures_of_any_kind_stand_on_either_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = toy_samples()
+    samples.save(tmp_path / "a.pt")
+    (tmp_path / "folder").mkdir()
+    for index, image in enumerate(samples.images):
+        pixels = ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / "folder" / f"{index:03}.png")
+    statistics = tmp_path / "folder.npz"
+    call(compute_samples_stats, samples=tmp_path / "folder", output=statistics, extractor="pixels")
+    call(compute_dataset_stats, dataset=tmp_path / "folder", output=statistics, extractor="pixels")
+    sides = (statistics, tmp_path / "a.pt", tmp_path / "folder", DATASET)
+    for side in sides:
+        compute_fid.main(["--path1", str(side), "--path2", str(tmp_path / "a.pt"), "--extractor", "pixels"])
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Frechet")]
+    assert printed == ["Frechet distance (pixels): 0.0000"] * len(sides)
+
+
+def test_unlike_sides_are_refused_unless_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy_samples().save(tmp_path / "a.pt")
+    call(compute_samples_stats, samples=tmp_path / "a.pt", output=tmp_path / "a.npz", extractor="pixels")
+    sides = ["--path1", str(tmp_path / "a.npz"), "--path2", str(tmp_path / "a.pt"), "--extractor", "pixels"]
+    with pytest.raises(UserError, match="rounded to 8 bits.*--force"):
+        compute_fid.main([*sides, "--quantize"])
+    compute_fid.main([*sides, "--quantize", "--force"])
+    assert capsys.readouterr().out.splitlines()[-1] == "Frechet distance (pixels): 0.0000"
+    with pytest.raises(UserError, match="different sizes"):
+        call(compute_fid, path1=DATASET, path2=tmp_path / "a.pt", args=["size:20"], extractor="pixels")
 
 
 def test_stand_in_is_trained_used_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
