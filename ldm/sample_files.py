@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -223,12 +224,10 @@ def _open_npz(path: Path) -> SampleFile:
         with zipfile.ZipFile(path) as archive, archive.open("x.npy") as member:
             _npy_header(member)
             for start in range(0, count, size):
-                number = min(size, count - start)
-                data = member.read(number * prod(stored) * dtype.itemsize)
-                if len(data) < number * prod(stored) * dtype.itemsize:
-                    raise UserError(f"{path}: is cut short")
-                array = np.frombuffer(data, dtype).reshape(number, *stored)
+                shape = (min(size, count - start), *stored)
+                array = np.frombuffer(_read(member, prod(shape) * dtype.itemsize, path), dtype).reshape(shape)
                 yield _to_nchw(torch.from_numpy(array.astype(dtype.newbyteorder("="))))
+            _read(member, 0, path)
 
     return _made(path, count, stored, _tensor(np.empty(0, dtype.newbyteorder("=")), "x").dtype, labels, None, blocks)
 
@@ -241,6 +240,17 @@ def _npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     if dtype.hasobject:
         raise UserError("'x' holds objects; expected numbers")
     return shape, by_columns, dtype
+
+
+def _read(member: IO[bytes], size: int, path: Path) -> bytes:
+    """The next bytes of an archive's member; none asked for at its end is when its checksum is compared."""
+    try:
+        data = member.read(size or 1)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise UserError(f"{path}: is damaged ({error})") from None
+    if size and len(data) < size:
+        raise UserError(f"{path}: is cut short")
+    return data
 
 
 def _made(

@@ -22,8 +22,10 @@ from ldm.inference import (
     image_side,
     labels_for,
     load_model,
+    random_state,
     sample_images,
     sample_set,
+    set_random_state,
     write_samples,
 )
 from ldm.sample_writer import SampleWriter, unfinished_folder
@@ -192,6 +194,20 @@ def test_an_unfinished_file_of_other_settings_is_left_alone(files: tuple[str, Pa
         with pytest.raises(UserError, match=line):
             write_samples(tmp_path / "b.pt", *files, device=CPU, **given)
     assert (unfinished_folder(tmp_path / "b.pt") / "b.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_random_numbers_go_on_from_their_state(device: str) -> None:
+    if not getattr(torch, device).is_available():
+        pytest.skip("no GPU here; the same test runs on the CPU")
+    place = torch.device(device)
+    torch.manual_seed(3)
+    torch.randn(5, device=place)
+    state = random_state(place)
+    drawn = [torch.randn(5, device=where) for where in ("cpu", place)]
+    torch.manual_seed(4)
+    set_random_state(state, place)
+    assert all(torch.equal(torch.randn(5, device=where), one) for where, one in zip(("cpu", place), drawn, strict=True))
 
 
 def test_a_seed_is_chosen_and_said_when_none_is_given(files: tuple[str, Path]) -> None:

@@ -151,6 +151,16 @@ def test_truncated_file(tmp_path: Path) -> None:
         SampleSet.load(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_archive(tmp_path: Path, save) -> None:
+    save(tmp_path / "a.npz", x=np.random.default_rng(0).random((5, 8, 8, 3)))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(UserError, match="a.npz: is damaged"):
+        iter_batches(tmp_path / "a.npz", 2)
+
+
 def test_labels_can_be_demanded(tmp_path: Path) -> None:
     SampleSet(pictures()).save(tmp_path / "a.pt")
     with pytest.raises(UserError, match="no labels"):
