@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,17 @@ def row_count(path: str | os.PathLike) -> int:
     """Return the number of rows of a file, from its footer alone."""
     with open_parquet(path) as file:
         return int(file.metadata.num_rows)
+
+
+def class_names(path: str | os.PathLike, column: str) -> list[str] | None:
+    """Return the names of the classes in a column of whole numbers, where the file says them as the hub's files do."""
+    with open_parquet(path) as file:
+        described = (file.schema_arrow.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(described or b"{}")["info"]["features"][column]["names"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None
 
 
 def rows(

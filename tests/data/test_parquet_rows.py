@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 
-from ldm.data.parquet_rows import column_names, row_count, rows
+from ldm.data.parquet_rows import class_names, column_names, row_count, rows
 from ldm.errors import UserError
 
 
@@ -41,6 +42,19 @@ def test_rows_are_read_as_they_are_asked_for(files):
 def test_names_and_numbers_without_reading_pictures(files):
     assert column_names(files[0]) == ["image", "label"]
     assert [row_count(path) for path in files] == [5, 3]
+
+
+def test_class_names_are_those_of_the_hubs_description(tmp_path, files):
+    import pyarrow
+    import pyarrow.parquet
+
+    features = {"label": {"names": ["female", "male"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    table = pyarrow.table({"label": [0, 1]})
+    described = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pyarrow.parquet.write_table(described, tmp_path / "described.parquet")
+    assert class_names(tmp_path / "described.parquet", "label") == ["female", "male"]
+    assert class_names(tmp_path / "described.parquet", "image") is None
+    assert class_names(files[0], "label") is None
 
 
 def test_an_unknown_column_is_named(files):

@@ -1,0 +1,183 @@
+"""Making the folder that `ldm.data.celebahq.CelebAHQ` reads out of Parquet files with pictures and labels."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import pickle
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from ldm.checkpoint import write_atomic
+from ldm.data import parquet_rows
+from ldm.data.celebahq import ATTRIBUTES, picture_name
+from ldm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+REPOSITORY = "korexyz/celeba-hq-256x256"
+EXPECTED = {"train": 28000, "test": 2000}  # of that repository
+SIDE = 256
+SOURCE = "source.json"
+ATTRIBUTE = "Male"
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Return the Parquet files of a folder or of its ``data`` folder, sorted by name."""
+    for place in (folder, folder / "data"):
+        if found := sorted(place.glob("*.parquet")):
+            return found
+    raise UserError(f"no *.parquet files in {folder} or its data folder; give the folder with the downloaded files")
+
+
+def extract(files: Sequence[Path], root: Path, *, male: int | None = None, overwrite: bool = False) -> dict[str, int]:
+    """Write pictures, split lists and the labels that the files have; return the number of pictures a split.
+
+    Files whose names begin with "train" are the train split, others the test split; pictures are numbered through in
+    the files' order. A second call goes on where the first stopped. The labels become a list of one attribute,
+    "Male", about these very pictures.
+
+    Args:
+        files: Parquet files with a column ``image`` (a struct with ``bytes``) and, for labels, ``label``.
+        root: folder to write to.
+        male: the label that means a man; default what the files say of their classes, else 1.
+        overwrite: delete pictures and lists that came from other files.
+
+    Raises:
+        UserError: when ``root`` has pictures from other files, and for rows that are not pictures.
+    """
+    counts = [parquet_rows.row_count(path) for path in files]
+    has_labels = all("label" in parquet_rows.column_names(path) for path in files)
+    value = _male_label(files[0], male) if has_labels else None
+    _begin(root, files, counts, overwrite)
+    splits: dict[str, list[int]] = {"train": [], "test": []}
+    labels: list[int] = []
+    columns = ["image", "label"] if has_labels else ["image"]
+    number = 0
+    with tqdm(total=sum(counts), desc="writing pictures", unit="picture", disable=None) as bar:
+        for path in files:
+            members = splits["train" if path.name.startswith("train") else "test"]
+            for row in parquet_rows.rows([path], columns):
+                _write_picture(root / "images" / picture_name(number), _picture_bytes(row, path, number))
+                members.append(number)
+                if has_labels:
+                    labels.append(_is_male(row["label"], value, path))
+                number += 1
+                bar.update()
+    _write_lists(root, splits)
+    if has_labels:
+        _write_attributes(root / ATTRIBUTES, labels)
+    else:
+        log.warning("the files have no column 'label', so that pictures have no classes; there is no %s", ATTRIBUTES)
+    return _verified(root, splits, counts)
+
+
+def _male_label(path: Path, male: int | None) -> int:
+    """Return which label means a man."""
+    names = [name.lower() for name in parquet_rows.class_names(path, "label") or ()]
+    if male is None and names and "male" not in names:
+        raise UserError(f"the classes in {path} are {names}, none is 'male'; say which label is by --male LABEL")
+    if male is not None:
+        return int(male)
+    if names:
+        return names.index("male")
+    log.warning("the files do not say what their labels mean; 1 is taken for a man (--male LABEL changes that)")
+    return 1
+
+
+def _is_male(label: Any, male: int, path: Path) -> int:
+    if isinstance(label, bool) or not isinstance(label, int) or label not in (0, 1):
+        raise UserError(f"{path} has the label {label!r}, where 0 and 1 are expected; fetch the file again")
+    return int(label == male)
+
+
+def _begin(root: Path, files: Sequence[Path], counts: Sequence[int], overwrite: bool) -> None:
+    """Make the folder, and note which files its pictures come from."""
+    images, note = root / "images", root / SOURCE
+    source = [[path.name, path.stat().st_size, count] for path, count in zip(files, counts, strict=True)]
+    images.mkdir(parents=True, exist_ok=True)
+    present = [entry for entry in os.listdir(images) if re.fullmatch(r"img\d{8}\.png", entry)]
+    try:
+        same = json.loads(note.read_text()) == source
+    except (OSError, ValueError):
+        same = False
+    if present and not same:
+        if not overwrite:
+            raise UserError(
+                f"{images} has {len(present)} pictures that come from other files; give another --root, or --overwrite "
+                "to delete them"
+            )
+        for entry in present:
+            (images / entry).unlink()
+    if not same:
+        for name in ("image_list.txt", ATTRIBUTES, "train_filenames.pickle", "test_filenames.pickle"):
+            (root / name).unlink(missing_ok=True)
+        write_atomic(note, lambda path: path.write_text(json.dumps(source, indent=1)))
+
+
+def _picture_bytes(row: Mapping[str, Any], path: Path, number: int) -> bytes:
+    data = row["image"].get("bytes") if isinstance(row["image"], Mapping) else row["image"]
+    if not isinstance(data, bytes) or not data:
+        raise UserError(f"{path}: the picture numbered {number} has no bytes; fetch the file again")
+    return data
+
+
+def _write_picture(target: Path, data: bytes) -> None:
+    """Write encoded bytes as a PNG file: as they are when they are one, else encoded anew. A whole file is kept."""
+    is_png = data.startswith(b"\x89PNG\r\n\x1a\n")
+    if target.is_file() and (target.stat().st_size == len(data) if is_png else target.stat().st_size > 0):
+        return
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if is_png and picture.mode == "RGB":
+                picture.verify()
+                temporary.write_bytes(data)
+            else:
+                picture.convert("RGB").save(temporary, format="PNG")
+        temporary.replace(target)
+    except (SyntaxError, ValueError, Image.UnidentifiedImageError) as error:
+        raise UserError(f"{target.name}: its bytes are not a picture ({error}); fetch the files again") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_lists(root: Path, splits: Mapping[str, Sequence[int]]) -> None:
+    for name, numbers in splits.items():
+        content = pickle.dumps(list(numbers))
+        write_atomic(root / f"{name}_filenames.pickle", lambda path, content=content: path.write_bytes(content))
+    everything = sorted(number for numbers in splits.values() for number in numbers)
+    # the third column maps a picture to itself: which picture of CelebA it was made of is not known
+    lines = ["idx celebA_idx split", *(f"{number} {picture_name(number)} {number}" for number in everything)]
+    write_atomic(root / "image_list.txt", lambda path: path.write_text("\n".join(lines) + "\n"))
+
+
+def _write_attributes(path: Path, labels: Iterable[int]) -> None:
+    rows = [f"{picture_name(number)} {1 if label else -1}" for number, label in enumerate(labels)]
+    text = "\n".join([str(len(rows)), ATTRIBUTE, *rows]) + "\n"
+    write_atomic(path, lambda target: target.write_text(text))
+
+
+def _verified(root: Path, splits: Mapping[str, Sequence[int]], counts: Sequence[int]) -> dict[str, int]:
+    """Compare pictures on disk, rows and lists; return the number of pictures a split."""
+    present = {entry for entry in os.listdir(root / "images") if entry.endswith(".png") and not entry.startswith(".")}
+    wanted = {picture_name(number) for numbers in splits.values() for number in numbers}
+    if len(wanted) != sum(counts) or present != wanted:
+        raise UserError(
+            f"{root / 'images'} has {len(present)} pictures and the files {sum(counts)} rows; type the same with "
+            "--overwrite, or give another --root"
+        )
+    found = {name: len(numbers) for name, numbers in splits.items()}
+    if found != EXPECTED:
+        log.warning("%s pictures, where %s has %s", found, REPOSITORY, EXPECTED)
+    with Image.open(root / "images" / picture_name(0)) as picture:
+        if picture.size != (SIDE, SIDE):
+            log.warning("pictures are %dx%d, not %dx%d", *picture.size, SIDE, SIDE)
+    return found
