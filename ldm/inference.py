@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ldm.checkpoint import file_digest, read_checkpoint
 from ldm.config import get_obj_from_str, instantiate_from_config, load_config, to_plain
 from ldm.errors import UserError
-from ldm.models.diffusion.compatibility import check_heads, side_information
+from ldm.models.diffusion.compatibility import check_stated
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.plms import PLMSSampler
@@ -28,7 +28,7 @@ from ldm.samples import SampleSet
 
 logger = logging.getLogger(__name__)
 
-SAMPLERS = {"ddim": DDIMSampler, "plms": PLMSSampler, "dpm": DPMSolverSampler}
+SAMPLERS: dict[str, Callable[[Any], Any]] = {"ddim": DDIMSampler, "plms": PLMSSampler, "dpm": DPMSolverSampler}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def load_model(config: str | Path, checkpoint: str | Path, device: torch.device,
     section["params"] = {**section["params"], "start_from_ema": ema}
     model = instantiate_from_config(section)
     content = read_checkpoint(checkpoint)
-    check_heads(model.unet_params, side_information(content, "model_config"), checkpoint)
+    check_stated(model, content, checkpoint)
     model.load_lineage_state(content["state_dict"], source=str(checkpoint))
     return model.to(device).eval()
 

@@ -56,14 +56,14 @@ class ImageNetFolder(FileDataset):
         process_images: bool = True,
         data_root: str | os.PathLike | None = None,
         random_crop: bool | None = None,
-        sub_indices: str | Sequence[int] | None = None,
+        sub_indices: str | int | Sequence[int] | None = None,
         keep_orig_class_label: bool | None = None,
         channels: int = 3,
         interpolation: str | None = None,
     ):
         name = type(self).__name__
-        given = dict(zip(OPTIONS, (size, random_crop, sub_indices, keep_orig_class_label), strict=True))
-        given = merged_options(name, given, config)
+        options = (size, random_crop, sub_indices, keep_orig_class_label)
+        given = merged_options(name, dict(zip(OPTIONS, options, strict=True)), config)
         self.process_images = bool(process_images)
         self.random_crop = bool(given["random_crop"])
         if (self.random_crop or flip_p > 0) and self.is_evaluation:
@@ -141,9 +141,11 @@ def cut_square(
 def merged_options(name: str, given: Mapping[str, Any], config: Mapping | None) -> dict[str, Any]:
     """Return options from arguments and from the mapping ``config``. Raises UserError when they disagree."""
     merged = dict(given)
-    if config is not None and not hasattr(config, "keys"):
+    if config is None:
+        return merged
+    if not hasattr(config, "keys"):
         raise UserError(f"{name}: config={config!r} is not a mapping; write size=256 instead")
-    for key in config.keys() if config is not None else ():
+    for key in config.keys():  # noqa: SIM118 - OmegaConf's "in" is false for a value that is still ???
         if key not in given:
             raise UserError(f"{name}: config has no key {str(key)!r}{nearest(str(key), given)}")
         if given[key] is not None and given[key] != config[key]:
@@ -152,16 +154,14 @@ def merged_options(name: str, given: Mapping[str, Any], config: Mapping | None) 
     return merged
 
 
-def class_numbers(name: str, wanted: str | Sequence[int], count: int) -> list[int]:
+def class_numbers(name: str, wanted: str | int | Sequence[int], count: int) -> list[int]:
     """Return the class numbers of "32-123, 256" (32 to 122, and 256) or of a list. Raises UserError."""
     try:
-        if isinstance(wanted, int):
-            numbers = [wanted]
-        elif isinstance(wanted, str):
+        if isinstance(wanted, str):
             ends = [[int(end) for end in part.split("-")] for part in wanted.split(",")]
             numbers = [number for end in ends for number in (range(*end) if len(end) > 1 else end)]
         else:
-            numbers = [int(number) for number in wanted]
+            numbers = [int(number) for number in ([wanted] if isinstance(wanted, int) else wanted)]
     except (ValueError, TypeError):
         raise UserError(f"{name}: sub_indices={wanted!r} is no list of classes; write '0-10, 256'") from None
     for number in numbers:

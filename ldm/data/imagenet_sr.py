@@ -105,7 +105,7 @@ def read_indices(path: str | os.PathLike, count: int) -> list[int]:
     """Return the pickled list of positions, 0 to ``count - 1``, in a file; nothing in it is run. Raises UserError."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such index file; leave index_file out to use all pictures")
-    content = read_pickle(path)
+    content = read_pickle(Path(path))
     try:
         found = [int(position) for position in content]
     except (TypeError, ValueError):
