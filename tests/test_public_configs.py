@@ -1,19 +1,32 @@
-"""Every configuration of a public model builds exactly the tensors of the released checkpoint, in its order.
+"""Every configuration builds, exactly the tensors of the released checkpoint where there is one, in its order.
 
 The models are built on the meta device, so that nothing is allocated.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import inspect
+import re
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 
-from ldm.config import instantiate_from_config, load_config
+from ldm.config import get_obj_from_str, instantiate_from_config, load_config, to_plain
+from ldm.data.module import SPLITS
+from ldm.errors import UserError
+from ldm.models.diffusion.schedule import BUFFERS
 from tests import state_dicts
+from tests.shipped import CONFIGS, FINE_TUNING, WRITTEN_OUT, unallocated
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = CONFIGS.parent
+EVERY = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+OVERLAYS = ("quickstart/no-privacy.yaml",)  # put behind another file
+COMPLETE = [name for name in EVERY if name not in OVERLAYS]
+VARIANTS = [f"finetuning/{name}.yaml" for name in FINE_TUNING if name not in WRITTEN_OUT]  # another epsilon
+SLOW_VARIANTS = [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in COMPLETE]
 KL_NAMES = {"kl-f4": "64x64x3", "kl-f8": "32x32x4", "kl-f16": "16x16x16", "kl-f32": "8x8x64"}
 FIRST_STAGES = sorted(name for name in state_dicts.names() if name.startswith("first_stage_"))
 DIFFUSION = {
@@ -26,12 +39,37 @@ DIFFUSION = {
     "ldm_txt2img-1p4B-eval": "txt2img-1p4B-eval",
     "dpldm_cin256-v2": "cin256-v2",
 }
+FINE_TUNED = (
+    "celeba32-dp-eps1",
+    "celeba64-dp-eps1",
+    "celebahq-dp-eps1",
+    "celebahq-txt2img-dp-eps10",
+    "cifar32-dp-eps10",
+    "emnist32-dp-eps10",
+)
+PRE_TRAINED = ("emnist32-conditional", "imagenet32-conditional", "imagenet32-unconditional", "imagenet64-unconditional")
+DP_LDM = {
+    **{f"dpldm_{name}": f"finetuning/{name}.yaml" for name in FINE_TUNED},
+    **{f"dpldm_{name}": f"latent-diffusion/{name}.yaml" for name in (*PRE_TRAINED, "cin256-v2")},
+}
+#: configuration -> keys in all, and those of network, averages, first stage and condition stage; 12 are the schedule's
+KEYS = {
+    "latent-diffusion/imagenet32-unconditional.yaml": (896, 338, 340, 206, 0),
+    "finetuning/celeba32-dp-eps1.yaml": (896, 338, 340, 206, 0),  # and a scale_factor if the checkpoint brings one
+    "latent-diffusion/imagenet64-unconditional.yaml": (506, 338, 0, 156, 0),
+    "finetuning/celeba64-dp-eps1.yaml": (506, 338, 0, 156, 0),
+    "latent-diffusion/imagenet32-conditional.yaml": (1593, 686, 688, 206, 1),
+    "finetuning/cifar32-dp-eps10.yaml": (1593, 686, 688, 206, 1),
+    "latent-diffusion/emnist32-conditional.yaml": (1021, 302, 304, 402, 1),
+    "finetuning/mnist32-dp-eps10.yaml": (1021, 302, 304, 402, 1),
+    "latent-diffusion/cin256-v2.yaml": (906, 688, 0, 205, 1),
+    "finetuning/celebahq-dp-eps1.yaml": (906, 688, 0, 205, 1),
+    "finetuning/celebahq-txt2img-dp-eps10.yaml": (1368, 686, 0, 248, 422),
+}
 
 
-def build(file: str) -> torch.nn.Module:
-    section = load_config([CONFIGS / file]).model
-    with torch.device("meta"):
-        return instantiate_from_config({"target": section.target, "params": section.params})
+def build(file: str) -> Any:
+    return unallocated(CONFIGS / file)
 
 
 def assert_is(model: torch.nn.Module, listing: str) -> None:
@@ -66,3 +104,133 @@ def test_latent_diffusion(listing):
     assert_is(model, listing)
     assert model.image_size * 2 ** (model.first_stage_model.encoder.num_resolutions - 1) == 256
     assert not any(parameter.requires_grad for parameter in model.first_stage_model.parameters())
+
+
+# ---------------------------------------------------------------------- every file
+
+
+@pytest.mark.parametrize("name", SLOW_VARIANTS)
+def test_every_file_builds_a_model_that_trains_something(name: str) -> None:
+    model = build(name)
+    if hasattr(model, "select_trainable"):
+        selection = model.select_trainable()
+        assert selection.count > 0
+        assert not any(key.startswith("first_stage_model.") for key in selection.parameters)
+    else:
+        assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_is_no_configuration_by_itself(name: str) -> None:
+    assert "target" not in load_config([CONFIGS / name]).model
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_every_data_set_exists_and_takes_its_parameters(name: str) -> None:
+    for split, node in data_sets(name).items():
+        signature = inspect.signature(get_obj_from_str(node["target"]))
+        try:
+            signature.bind(**(node.get("params") or {}))
+        except TypeError as error:
+            raise AssertionError(f"{split}: {node['target']}: {error}") from None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in COMPLETE if name not in VARIANTS])
+def test_every_data_set_opens_where_its_files_are(name: str) -> None:
+    for split, node in data_sets(name).items():
+        get_obj_from_str(node["target"])
+        try:
+            dataset = instantiate_from_config(node)
+        except UserError as error:
+            pytest.skip(f"{split}: {error}")
+        item = dataset[0]
+        assert item["image"].ndim == 3 and item["image"].dtype.name == "float32"
+        assert -1 <= item["image"].min() <= item["image"].max() <= 1
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_callbacks_and_schedulers_exist(name: str) -> None:
+    for target in targets(OmegaConf.to_container(load_config([CONFIGS / name]))):  # what is still ??? stays so
+        get_obj_from_str(target)
+
+
+def test_every_file_that_a_document_names_exists() -> None:
+    named = {
+        (page.name, match)
+        for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+        for match in re.findall(r"(?<![\w/])configs/[\w./-]+\.yaml", page.read_text())
+    }
+    assert named
+    assert [entry for entry in sorted(named) if not (ROOT / entry[1]).is_file()] == []
+
+
+def data_sets(name: str) -> dict[str, dict[str, Any]]:
+    """The data set nodes of a configuration by split; none where it has no data section."""
+    data = load_config([CONFIGS / name]).get("data")
+    if not isinstance(data, DictConfig):
+        return {}
+    return {split: node for split in SPLITS if (node := to_plain(data.params.get(split))) is not None}
+
+
+def targets(node: Any) -> list[str]:
+    """Every dotted name under ``target`` in a configuration."""
+    if isinstance(node, dict):
+        own = [node["target"]] if isinstance(node.get("target"), str) else []
+        return own + [target for value in node.values() for target in targets(value)]
+    return [target for value in node for target in targets(value)] if isinstance(node, list) else []
+
+
+# ---------------------------------------------------------------------- DP-LDM
+
+
+def test_every_listing_of_dp_ldm_has_a_configuration() -> None:
+    assert {name for name in state_dicts.names() if name.startswith("dpldm_")} == set(DP_LDM)
+
+
+@pytest.mark.parametrize("listing", DP_LDM)
+def test_models_of_dp_ldm_have_its_tensors(listing: str) -> None:
+    model = build(DP_LDM[listing])
+    state = model.state_dict()
+    extra = "scale_factor" if listing == "dpldm_celeba32-dp-eps1" else "\0"  # see the next test
+    state_dicts.assert_same_keys(state, listing, ignore=extra)
+    assert list(state) == [key for key in state_dicts.listing(listing) if key != extra]
+
+
+@pytest.mark.parametrize("listing", DP_LDM)
+def test_checkpoints_of_dp_ldm_load_strictly(listing: str) -> None:
+    """All but the schedule, whose values a tensor without memory cannot show."""
+    model = build(DP_LDM[listing])
+    rows = {key: row for key, row in state_dicts.listing(listing).items() if key not in BUFFERS}
+    state = {
+        key: torch.full(shape, 0.5) if key == "scale_factor" else
+        torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+        for key, (dtype, shape) in rows.items()
+    }  # fmt: skip
+    model.load_lineage_state(dict(state))
+    assert ("scale_factor" in model.state_dict()) == ("scale_factor" in state)
+    for key in ("model.diffusion_model.out.2.weight", "first_stage_model.quant_conv.weight"):
+        cut = {name: value for name, value in state.items() if name != key and not name.startswith("model_ema.")}
+        with pytest.raises(UserError, match=f"1 missing from the file:\\s+{re.escape(key)}"):
+            model.load_lineage_state(cut)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_key_counts(name: str) -> None:
+    found = Counter(key.split(".")[0] for key in build(name).state_dict())
+    parts = ("model", "model_ema", "first_stage_model", "cond_stage_model")
+    assert (found.total(), *(found[part] for part in parts)) == KEYS[name]
+    assert sum(found[key] for key in BUFFERS) == 12
+
+
+@pytest.mark.parametrize("size", ["emnist32_4x4x3", "imagenet32_16x16x3", "imagenet64_32x32x3"])
+def test_the_autoencoder_files_train_the_first_stages_of_the_diffusion_files(size: str) -> None:
+    trained = load_config([CONFIGS / "autoencoder" / f"autoencoder_kl_{size}.yaml"]).model.params
+    users = [name for name in PRE_TRAINED if name.startswith(size.split("_")[0])]
+    assert users
+    for name in users:
+        used = load_config([CONFIGS / "latent-diffusion" / f"{name}.yaml"]).model.params
+        assert used.first_stage_config.params.ddconfig == trained.ddconfig
+        assert used.first_stage_config.params.embed_dim == trained.embed_dim
+        side = trained.ddconfig.resolution // 2 ** (len(trained.ddconfig.ch_mult) - 1)
+        assert size.endswith(f"_{side}x{side}x{trained.embed_dim}") and used.image_size == side

@@ -1,0 +1,45 @@
+"""Count the parameters of a model: all, trained, adapters and embedding, part by part, within seconds.
+
+python scripts/count_params.py configs/finetuning/mnist32-dp-eps10.yaml configs/finetuning/cifar32-dp-eps10.yaml
+python scripts/count_params.py configs/finetuning/celeba64-dp-eps1.yaml --set model.params.ablation_blocks=9
+python scripts/count_params.py --ckpt logs/my_run/checkpoints/last.ckpt --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from ldm.cli import ArgumentParser, run
+
+
+def _parser() -> ArgumentParser:
+    flags = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("configs", nargs="*", metavar="CONFIG", help="training configurations (YAML)")
+    flags.add_argument("--ckpt", nargs="+", default=[], metavar="FILE", help="checkpoints to count")
+    flags.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings that change the configs")
+    flags.add_argument("--json", action="store_true", help="print a JSON list")
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = _parser().parse_args(argv)
+
+    from ldm.errors import UserError
+    from ldm.parameter_counts import count_checkpoint, count_config
+
+    if not arguments.configs and not arguments.ckpt:
+        raise UserError("nothing to count: name configurations, or checkpoints after --ckpt")
+    if arguments.set and not arguments.configs:
+        raise UserError("--set changes configurations; a checkpoint is counted as it is")
+    counts = [count_config(path, arguments.set) for path in arguments.configs]
+    counts += [count_checkpoint(path) for path in arguments.ckpt]
+    if arguments.json:
+        print(json.dumps([count.as_dict() for count in counts], indent=2))
+    else:
+        print("\n\n".join(map(str, counts)))
+
+
+if __name__ == "__main__":
+    run(main)
