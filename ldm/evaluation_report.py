@@ -26,6 +26,7 @@ from ldm.evaluation.protocols import HELD_OUT, ClassifierProtocol, protocol_name
 from ldm.evaluation.report import SHOWN_CLASSES, PictureRows, evaluation_page
 from ldm.evaluation.report_page import sheet
 from ldm.evaluation.sources import load_labelled
+from ldm.evaluation.statistics import mismatch
 from ldm.evaluation.suite import Measurement, MeasureOptions, Suite, get_suite, measure
 from ldm.evaluation.summary import SetSummary, SummaryOptions, summarise
 from ldm.evaluation_memorisation import near_copies_of, read_membership
@@ -314,6 +315,7 @@ def _protocol(request: EvaluationRequest, made: SetSummary, real: SetSummary, de
     return {
         "suite": request.suite,
         "policy": statistics.policy(),
+        "forced": mismatch(statistics, real.statistics),
         "extractor": statistics.extractor,
         "weights": statistics.weights,
         "resize": statistics.resize,

@@ -92,7 +92,8 @@ def picture_section(pictures: PictureRows) -> str:
     for name, images in pictures.samples.items():
         heading = f"<h3>{text(name)}</h3>" if name else ""
         suffix = f" of {name}" if name else ""
-        both = strip(images, f"{len(images)} generated pictures{suffix}", caption="generated")
+        caption = "generated" if pictures.real else ""
+        both = strip(images, f"{len(images)} generated pictures{suffix}", caption=caption)
         if name in pictures.real:
             real = pictures.real[name]
             both += strip(real, f"{len(real)} real pictures{suffix}", caption="real")
@@ -113,7 +114,7 @@ def score_section(result: Mapping[str, Any]) -> str:
         (
             score["label"],
             number(score["value"]) + (f" ± {number(score['deviation'], 2)}" if score["deviation"] is not None else ""),
-            f"{score['better']} {ARROWS[score['better']]}",
+            direction(score["better"]),
             score["note"],
         )
         for score in result["scores"].values()
@@ -143,7 +144,9 @@ def score_section(result: Mapping[str, Any]) -> str:
     skipped = ""
     if missing:
         skipped = "<h3>Not measured</h3>" + facts((name.replace("_", " "), why) for name, why in missing.items())
-    return section("Scores", paragraph(UNCOVERED, "note"), scores, by_class, skipped)
+    forced = result["protocol"].get("forced")
+    warning = paragraph(f"Compared by force although {forced}.", "warning") if forced else ""
+    return section("Scores", warning, paragraph(UNCOVERED, "note"), scores, by_class, skipped)
 
 
 def downstream_section(downstream: Mapping[str, Any] | None) -> str:
@@ -190,7 +193,7 @@ def privacy_section(privacy: Mapping[str, Any] | None) -> str:
             (
                 ("ε by accountant", epsilons),
                 ("δ", f"{privacy['delta']:g}"),
-                ("neighbouring data sets", privacy["relation"]),
+                ("neighbouring data sets", privacy["relation"].replace("_", " ")),
                 ("a record is", privacy["record"]),
                 ("noise multiplier σ", number(plan.get("noise_multiplier"))),
                 ("clipping bound C", number(plan.get("max_grad_norm"))),
@@ -218,7 +221,10 @@ def memorisation_section(memorisation: Mapping[str, Any] | None) -> str:
     ]
     for name, found in memorisation.items():
         parts.append(f"<h3>{text(name)}</h3>")
-        parts.append(facts(_rows({key: found[key] for key in found if key != "curve"})))
+        if "verdict" in found:
+            parts.append(paragraph(found["verdict"]))
+        numbers = facts(_rows({key: found[key] for key in found if key not in ("curve", "verdict", "space")}))
+        parts.append(details("Numbers", numbers))
         if found.get("curve"):
             both = {"attack": found["curve"], "guessing": [(0.0, 0.0), (1.0, 1.0)]}
             parts.append(lines(both, name, x="held-out images taken for members", y="members found"))
@@ -241,6 +247,11 @@ def protocol_section(result: Mapping[str, Any]) -> str:
         details("Every setting", facts(_rows({key: protocol[key] for key in protocol if key != "policy"}))),
         details("How the samples were made", facts(_rows(samples.get("meta") or {}))),
     )
+
+
+def direction(better: str) -> str:
+    """Which way is better, on one line."""
+    return f"{better}\N{NO-BREAK SPACE}{ARROWS[better]}"
 
 
 def percent(value: float) -> str:

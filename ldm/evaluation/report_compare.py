@@ -7,14 +7,17 @@ from typing import Any
 
 from PIL import Image
 
-from ldm.evaluation.report import ARROWS, UNCOVERED, first_epsilon, number_or_word, percent
+from ldm.evaluation.report import UNCOVERED, direction, first_epsilon, number_or_word, percent
 from ldm.evaluation.report_charts import bars, lines
 from ldm.evaluation.report_page import cards, facts, number, page, paragraph, picture, section, table, text
 
 FORMAT = "latent diffusion comparison"
 VERSION = 1
 #: What has to be the same in two protocols for their scores to be compared.
-ALIKE = ("extractor", "weights", "resize", "quantize", "size", "real", "real_count", "samples_count")
+ALIKE = ("forced", "extractor", "weights", "resize", "quantize", "size", "real", "real_count", "samples_count")
+
+#: Quality is drawn against epsilon when the greatest epsilon is this many times the least.
+SPREAD = 1.1
 
 
 def compare_results(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -159,7 +162,7 @@ def _scores(comparison: Mapping[str, Any], runs: Sequence[str]) -> str:
             cells.append(_with_spread(name, score))
             if entry["best"] == run:
                 best.append((at, column))
-        rows.append((entry["label"], f"{entry['better']} {ARROWS[entry['better']]}", *cells))
+        rows.append((entry["label"], direction(entry["better"]), *cells))
         if name in ("frechet", "kid", "precision", "recall", "coverage") or name.startswith("accuracy_"):
             values = {run: max(entry["runs"][run]["value"], 0.0) for run in runs if run in entry["runs"]}
             charts.append(f"<div><h3>{text(entry['label'])}</h3>{bars(values, entry['label'])}</div>")
@@ -187,7 +190,7 @@ def _trade_off(comparison: Mapping[str, Any]) -> str:
         for run, card in comparison["privacy"].items()
         if card and isinstance(card["epsilon"], int | float)
     }
-    if len(set(epsilons.values())) < 2 or comparison["differences"]:
+    if len(epsilons) < 2 or comparison["differences"] or max(epsilons.values()) < SPREAD * min(epsilons.values()):
         return ""
     charts = []
     for name, entry in comparison["scores"].items():
@@ -196,7 +199,7 @@ def _trade_off(comparison: Mapping[str, Any]) -> str:
         scale = 100 if name.startswith("accuracy_") else 1
         shared = [run for run in epsilons if run in entry["runs"]]
         points = sorted((epsilons[run], scale * entry["runs"][run]["value"]) for run in shared)
-        charts.append(lines({entry["label"]: points}, f"{entry['label']} by epsilon", x="ε", y=entry["label"]))
+        charts.append(lines({entry["label"]: points}, "By epsilon", x="ε", y=entry["label"]))
     return section("Quality and privacy", f'<div class="pairs">{"".join(charts)}</div>')
 
 

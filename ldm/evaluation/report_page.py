@@ -29,7 +29,9 @@ font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
 main{max-width:66rem;margin:0 auto;padding:2rem 1.25rem 4rem}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 .25rem;overflow-wrap:anywhere}
 h2{font-size:1.3rem;margin:2.75rem 0 .75rem;padding-bottom:.3rem;border-bottom:1px solid var(--line)}
-h3{font-size:1.02rem;margin:1.5rem 0 .5rem}
+h3{font-size:1.02rem;margin:1.25rem 0 .4rem}
+.pairs h3{margin-top:.25rem}
+tbody th{min-width:7rem}
 p{max-width:46rem;margin:.5rem 0}
 .lead,.note,figcaption,caption,small{color:var(--soft)}
 .note,figcaption,caption,small{font-size:.88rem}
@@ -48,8 +50,9 @@ td.number,th.number{text-align:right;white-space:nowrap;padding-right:1.5rem}
 details{margin:.75rem 0}
 summary{cursor:pointer;color:var(--mark)}
 td.best{color:var(--good);font-weight:700}
-td{overflow-wrap:anywhere}
-figure{margin:.75rem 0}
+td{overflow-wrap:break-word}
+td:last-child{overflow-wrap:anywhere;min-width:9rem}
+figure{margin:.5rem 0}
 img{max-width:100%;height:auto;display:block;border-radius:.3rem}
 img.sharp{image-rendering:pixelated}
 svg{max-width:100%;height:auto;display:block;color:var(--ink)}
@@ -58,7 +61,7 @@ svg .axis{stroke:var(--line);stroke-width:1}
 svg .soft{fill:var(--soft)}
 .warning{background:var(--warnbg);color:var(--warn);border-left:4px solid var(--warn);padding:.6rem .9rem;
 border-radius:.3rem;margin:1rem 0;max-width:none}
-.pairs{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:1rem 2rem}
+.pairs{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:.5rem 2rem}
 code,pre{font:.86rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 pre{background:var(--panel);padding:.75rem 1rem;border-radius:.4rem;overflow-x:auto;white-space:pre-wrap}
 footer{margin-top:3rem;color:var(--soft);font-size:.85rem}

@@ -132,6 +132,11 @@ def test_warnings_for_a_dishonest_protocol_and_a_broken_guarantee() -> None:
     assert cards[-1][1:] == ("infinite", "does not hold, see below")
 
 
+def test_a_forced_comparison_is_marked() -> None:
+    forced = result(protocol={**result()["protocol"], "forced": "one set was rounded"})
+    assert "although one set was rounded" in Page(evaluation_page(forced, pictures())).text
+
+
 def test_memorisation_is_marked_private() -> None:
     found = Page(
         evaluation_page(
@@ -203,6 +208,11 @@ def test_comparison_names_the_best_in_each_direction() -> None:
     image = sheet(torch.zeros(4, 1, 8, 8), 2)
     found = Page(comparison_page(compared, runs(), {"eps10": image}))
     assert found.faults == [] and len(found.pictures) == 1 and "Quality and privacy" in found.text
+
+
+def test_quality_is_drawn_against_epsilon_only_where_epsilon_differs() -> None:
+    close = runs(privacy={**PRIVACY, "epsilon": {"pld": 10.0}})
+    assert "Quality and privacy" not in Page(comparison_page(compare_results(close), close, {})).text
 
 
 def test_runs_measured_differently_have_no_best() -> None:
