@@ -106,7 +106,7 @@ class AttributedFiles(FileDataset):
         if target_type == "attr":
             self.attribute_names, self._attributes = list(attributes[0]), attributes[1].astype(np.int64)
         elif target_type == "class":
-            labels = class_labels(type(self).__name__, *attributes, class_attrs or ())
+            labels = class_labels(type(self).__name__, attributes[0], attributes[1], class_attrs or ())
             self.num_classes = 2 ** len(class_attrs or ())
         self._captions = list(captions) if target_type == "caption" else None
         super().__init__(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ldm.checkpoint import write_atomic
@@ -119,7 +119,7 @@ def _begin(root: Path, files: Sequence[Path], counts: Sequence[int], overwrite: 
     if not same:
         for name in ("image_list.txt", ATTRIBUTES, "train_filenames.pickle", "test_filenames.pickle"):
             (root / name).unlink(missing_ok=True)
-        write_atomic(note, lambda path: path.write_text(json.dumps(source, indent=1)))
+        _write(note, json.dumps(source, indent=1).encode())
 
 
 def _picture_bytes(row: Mapping[str, Any], path: Path, number: int) -> bytes:
@@ -143,7 +143,7 @@ def _write_picture(target: Path, data: bytes) -> None:
             else:
                 picture.convert("RGB").save(temporary, format="PNG")
         temporary.replace(target)
-    except (SyntaxError, ValueError, Image.UnidentifiedImageError) as error:
+    except (SyntaxError, ValueError, UnidentifiedImageError) as error:
         raise UserError(f"{target.name}: its bytes are not a picture ({error}); fetch the files again") from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -151,18 +151,23 @@ def _write_picture(target: Path, data: bytes) -> None:
 
 def _write_lists(root: Path, splits: Mapping[str, Sequence[int]]) -> None:
     for name, numbers in splits.items():
-        content = pickle.dumps(list(numbers))
-        write_atomic(root / f"{name}_filenames.pickle", lambda path, content=content: path.write_bytes(content))
+        _write(root / f"{name}_filenames.pickle", pickle.dumps(list(numbers)))
     everything = sorted(number for numbers in splits.values() for number in numbers)
     # the third column maps a picture to itself: which picture of CelebA it was made of is not known
     lines = ["idx celebA_idx split", *(f"{number} {picture_name(number)} {number}" for number in everything)]
-    write_atomic(root / "image_list.txt", lambda path: path.write_text("\n".join(lines) + "\n"))
+    _write(root / "image_list.txt", ("\n".join(lines) + "\n").encode())
 
 
 def _write_attributes(path: Path, labels: Iterable[int]) -> None:
     rows = [f"{picture_name(number)} {1 if label else -1}" for number, label in enumerate(labels)]
-    text = "\n".join([str(len(rows)), ATTRIBUTE, *rows]) + "\n"
-    write_atomic(path, lambda target: target.write_text(text))
+    _write(path, ("\n".join([str(len(rows)), ATTRIBUTE, *rows]) + "\n").encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomic(path, write)
 
 
 def _verified(root: Path, splits: Mapping[str, Sequence[int]], counts: Sequence[int]) -> dict[str, int]:

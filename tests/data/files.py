@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -46,3 +47,47 @@ def write_cifar(folder: Path, batches: dict[str, tuple[np.ndarray, dict]], proto
         content = {b"data": rows, b"batch_label": b"some batch", b"filenames": [b"a.png"] * len(rows)}
         content |= {key.encode(): [int(value) for value in values] for key, values in labels.items()}
         (folder / name).write_bytes(pickle.dumps(content, protocol))
+
+
+def write_cifar10(folder: Path) -> None:
+    """Five train batches of 10 and a test batch of 10: pictures 0..49 and 50..59; label = number mod 10."""
+    names = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
+    batches = {name: (numbered_pictures(10, start=10 * n), {"labels": np.arange(10)}) for n, name in enumerate(names)}
+    write_cifar(folder, batches)
+
+
+def write_cifar100(folder: Path) -> None:
+    for name, count, start in (("train", 100, 0), ("test", 20, 100)):
+        fine = np.arange(count) % 100
+        write_cifar(folder, {name: (numbered_pictures(count, start=start), {"fine_labels": fine,
+                                                                            "coarse_labels": fine // 5})})  # fmt: skip
+
+
+def write_svhn(folder: Path, name: str = "train", count: int = 40, start: int = 0) -> None:
+    """SVHN's file: X (32, 32, 3, N), y (N, 1) with 10 for the digit 0; digit = number mod 10."""
+    from scipy.io import savemat
+
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = np.arange(count) % 10
+    labels = np.where(digits == 0, 10, digits).astype(np.uint8)[:, None]
+    images = numbered_pictures(count, start=start).transpose(1, 2, 3, 0)
+    savemat(folder / f"{name}_32x32.mat", {"X": images, "y": labels}, do_compression=True)
+
+
+# hospital, split in the table, tumour; hospitals 1 and 2 are held out whatever the table's split says
+PATCHES = [(0, 0, 1), (2, 0, 0), (3, 1, 1), (1, 0, 0), (4, 0, 0), (2, 1, 1), (0, 1, 0), (3, 0, 1)]
+
+
+def write_camelyon(folder: Path) -> None:
+    """Patch n: red n, green and blue the row and column; an alpha channel as in the original."""
+    lines = [",patient,node,x_coord,y_coord,tumor,slide,center,split"]
+    for number, (center, split, tumor) in enumerate(PATCHES):
+        patient, node, x, y = f"{center:03d}", number % 3, 3000 + number, 4000
+        slide = folder / "patches" / f"patient_{patient}_node_{node}"
+        slide.mkdir(parents=True, exist_ok=True)
+        image = np.full((96, 96, 4), 255, np.uint8)
+        image[..., 0] = number
+        image[..., 1], image[..., 2] = np.arange(96)[:, None], np.arange(96)[None, :]
+        Image.fromarray(image).save(slide / f"patch_patient_{patient}_node_{node}_x_{x}_y_{y}.png")
+        lines.append(f"{number},{patient},{node},{x},{y},{tumor},{number},{center},{split}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")

@@ -5,28 +5,10 @@ import types
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ldm.data.camelyon import CamelyonTrain, CamelyonVal
 from ldm.errors import UserError
-
-# hospital, split in the table, tumour; hospitals 1 and 2 are held out whatever the table's split says
-PATCHES = [(0, 0, 1), (2, 0, 0), (3, 1, 1), (1, 0, 0), (4, 0, 0), (2, 1, 1), (0, 1, 0), (3, 0, 1)]
-
-
-def write(folder):
-    """Patch n: red n, green and blue the row and column; an alpha channel as in the original."""
-    lines = [",patient,node,x_coord,y_coord,tumor,slide,center,split"]
-    for number, (center, split, tumor) in enumerate(PATCHES):
-        patient, node, x, y = f"{center:03d}", number % 3, 3000 + number, 4000
-        slide = folder / "patches" / f"patient_{patient}_node_{node}"
-        slide.mkdir(parents=True, exist_ok=True)
-        image = np.full((96, 96, 4), 255, np.uint8)
-        image[..., 0] = number
-        image[..., 1], image[..., 2] = np.arange(96)[:, None], np.arange(96)[None, :]
-        Image.fromarray(image).save(slide / f"patch_patient_{patient}_node_{node}_x_{x}_y_{y}.png")
-        lines.append(f"{number},{patient},{node},{x},{y},{tumor},{number},{center},{split}")
-    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+from tests.data.files import write_camelyon
 
 
 def numbers(data) -> list[int]:
@@ -35,7 +17,7 @@ def numbers(data) -> list[int]:
 
 @pytest.mark.parametrize("place", ["", "camelyon17_v1.0", "camelyon17/camelyon17_v1.0"])
 def test_splits_go_by_hospital(tmp_path, place):
-    write(tmp_path / place)
+    write_camelyon(tmp_path / place)
     train, test = CamelyonTrain(root=tmp_path), CamelyonVal(root=tmp_path)
     assert numbers(train) == train.rows.tolist() == [0, 4, 7] and train.labels.tolist() == [1, 0, 1]
     assert numbers(test) == [1, 5] and test.labels.tolist() == [0, 1]
@@ -45,7 +27,7 @@ def test_splits_go_by_hospital(tmp_path, place):
 
 
 def test_the_middle_is_cut_out_as_it_is(tmp_path):
-    write(tmp_path)
+    write_camelyon(tmp_path)
     stored = np.round((CamelyonTrain(root=tmp_path)[1]["image"] + 1) * 127.5).astype(int)
     assert (
         stored.shape == (32, 32, 3) and stored[0, 0].tolist() == [4, 32, 32] and stored[31, 31].tolist() == [4, 63, 63]
@@ -59,7 +41,7 @@ def test_the_middle_is_cut_out_as_it_is(tmp_path):
 
 
 def test_flips_are_for_training_alone(tmp_path):
-    write(tmp_path)
+    write_camelyon(tmp_path)
     plain, flipped = CamelyonTrain(root=tmp_path), CamelyonTrain(root=tmp_path, flip_p=1.0)
     assert np.array_equal(flipped[0]["image"], plain[0]["image"][:, ::-1])
     with pytest.raises(UserError, match="evaluation"):
@@ -70,7 +52,7 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
     with pytest.raises(UserError, match="metadata.csv") as caught:
         CamelyonTrain(root=tmp_path)
     assert str(tmp_path) in str(caught.value) and "pip install wilds" in str(caught.value)
-    write(tmp_path)
+    write_camelyon(tmp_path)
     with pytest.raises(UserError, match="one of train, id_val, val, test"):
         CamelyonTrain(root=tmp_path, split="validation")
     (tmp_path / "metadata.csv").write_text(
@@ -88,6 +70,6 @@ def test_downloading_is_done_by_wilds(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="pip install wilds"):
         CamelyonTrain(root=tmp_path, download=True)
     wilds = types.ModuleType("wilds")
-    wilds.get_dataset = lambda dataset, download, root_dir: write(tmp_path / "camelyon17" / f"{dataset}_v1.0")
+    wilds.get_dataset = lambda dataset, download, root_dir: write_camelyon(tmp_path / "camelyon17" / f"{dataset}_v1.0")
     monkeypatch.setitem(sys.modules, "wilds", wilds)
     assert len(CamelyonTrain(root=tmp_path, download=True)) == 3

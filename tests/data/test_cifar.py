@@ -9,26 +9,12 @@ import pytest
 from ldm.data.cifar10 import CIFAR10Train, CIFAR10Val
 from ldm.data.cifar100 import CIFAR100Train, CIFAR100Val
 from ldm.errors import UserError
-from tests.data.files import numbered_pictures, write_cifar
+from tests.data.files import numbered_pictures, write_cifar, write_cifar10, write_cifar100
 
 
 def numbers(data) -> list[int]:
     """The number in the red plane of each picture."""
     return [int(data.pixels(i)[0, 0, 0]) for i in range(len(data))]
-
-
-def write_cifar10(folder: Path) -> None:
-    """Five train batches of 10 and a test batch of 10: pictures 0..49 and 50..59; label = number mod 10."""
-    names = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
-    batches = {name: (numbered_pictures(10, start=10 * n), {"labels": np.arange(10)}) for n, name in enumerate(names)}
-    write_cifar(folder, batches)
-
-
-def write_cifar100(folder: Path) -> None:
-    for name, count, start in (("train", 100, 0), ("test", 20, 100)):
-        fine = np.arange(count) % 100
-        write_cifar(folder, {name: (numbered_pictures(count, start=start), {"fine_labels": fine,
-                                                                            "coarse_labels": fine // 5})})  # fmt: skip
 
 
 @pytest.mark.parametrize("place", ["", "cifar-10-batches-py", "CIFAR10/cifar-10-batches-py", "cifar10"])

@@ -5,18 +5,9 @@ import pytest
 
 from ldm.data.svhn import SVHNTrain, SVHNVal
 from ldm.errors import UserError
-from tests.data.files import numbered_pictures
+from tests.data.files import write_svhn
 
 scipy_io = pytest.importorskip("scipy.io", reason="scipy is not installed; type: pip install scipy")
-
-
-def write(folder, name="train", count=40, start=0):
-    """SVHN's file: X (32, 32, 3, N), y (N, 1) with 10 for the digit 0; digit = number mod 10."""
-    folder.mkdir(parents=True, exist_ok=True)
-    digits = np.arange(count) % 10
-    labels = np.where(digits == 0, 10, digits).astype(np.uint8)[:, None]
-    images = numbered_pictures(count, start=start).transpose(1, 2, 3, 0)
-    scipy_io.savemat(folder / f"{name}_32x32.mat", {"X": images, "y": labels}, do_compression=True)
 
 
 def numbers(data) -> list[int]:
@@ -25,7 +16,7 @@ def numbers(data) -> list[int]:
 
 @pytest.mark.parametrize("place", ["", "SVHN", "SVHN_Train"])
 def test_pictures_and_digits(tmp_path, place):
-    write(tmp_path / place)
+    write_svhn(tmp_path / place)
     data = SVHNTrain(root=tmp_path)
     assert numbers(data) == list(range(40)) and np.array_equal(data.labels, np.arange(40) % 10)
     stored = np.round((data[30]["image"] + 1) * 127.5).astype(int)
@@ -34,15 +25,15 @@ def test_pictures_and_digits(tmp_path, place):
 
 
 def test_the_train_file_is_split_and_the_test_file_kept_apart(tmp_path):
-    write(tmp_path)
-    write(tmp_path / "SVHN_Val", "test", 10, start=100)
+    write_svhn(tmp_path)
+    write_svhn(tmp_path / "SVHN_Val", "test", 10, start=100)
     train, held = SVHNTrain(root=tmp_path, holdout=10), SVHNVal(root=tmp_path, holdout=10)
     assert sorted(numbers(train) + numbers(held)) == list(range(40)) and sorted(held.labels) == list(range(10))
     assert numbers(SVHNVal(root=tmp_path, split="test")) == list(range(100, 110))
 
 
 def test_digits_are_never_mirrored(tmp_path):
-    write(tmp_path)
+    write_svhn(tmp_path)
     with pytest.raises(UserError, match="mirrored"):
         SVHNTrain(root=tmp_path, flip_p=0.5)
     assert np.array_equal(SVHNTrain(root=tmp_path)[3]["image"], SVHNTrain(root=tmp_path)[3]["image"])
