@@ -182,6 +182,7 @@ def _share_interval(hits: int, count: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+@torch.no_grad()
 def look_for_copies(
     samples: Tensor,
     private: PictureSource,

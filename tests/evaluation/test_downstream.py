@@ -331,3 +331,21 @@ def test_requests_are_checked(digits) -> None:
     with pytest.raises(UserError, match="3 classes are too few"):
         downstream_accuracy(train, test, held_out=validation, classifiers=["logreg"], num_classes=3)
     assert classifier_training.labels_of(train, "x") is train.labels
+
+
+def test_the_same_loop_on_the_cpu(digits) -> None:
+    protocol = TINY.changed(epochs=6, ema_decay=0.9, lr=3e-3, anneal_period=6, augment=("jitter",), subtract_mean=True)
+    result = train_classifier("mlp", *digits, protocol=protocol, amp=True)
+    assert result.accuracy > 0.6 and result.average_accuracy > 0.6
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_too(digits) -> None:
+    """The whole loop on the GPU in bfloat16, with averaged weights, warm restarts and every augmentation."""
+    protocol = TINY.changed(
+        epochs=6, lr=3e-3, batch_size=60, ema_decay=0.9, anneal_period=6, augment=("crop", "jitter"), subtract_mean=True
+    )
+    first, again = (train_classifier("cnn", *digits, protocol=protocol, device="cuda", amp=True) for _ in range(2))
+    assert first.accuracy > 0.7 and first.average_accuracy > 0.7
+    assert abs(first.accuracy - again.accuracy) < 0.05
+    assert train_classifier("resnet-9", *digits, protocol=protocol, device="cuda", amp=True).accuracy > 0.8
