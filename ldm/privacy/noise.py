@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.privacy.event import number, whole
-from ldm.privacy.randomness import NOISE, device_generator, secret_generator, seeded_generator
+from ldm.privacy.randomness import NOISE, NormalStream, device_generator, secret_generator, seeded_generator
 
 
 class GaussianNoise:
@@ -31,6 +30,7 @@ class GaussianNoise:
         self.steps = start
         self._seed = insecure_seed
         self._cpu = secret_generator() if insecure_seed is None else seeded_generator(insecure_seed, NOISE, start)
+        self._normal = NormalStream(self._cpu, self.std)
         self._devices: dict[torch.device, torch.Generator] = {}
 
     @property
@@ -51,16 +51,19 @@ class GaussianNoise:
         self._begin_step()
         for name in sorted(sums):
             tensor = sums[name]
-            tensor.add_(self.sample(tensor.shape, tensor.device))
+            if tensor.device.type == "cpu" and tensor.is_contiguous():
+                self._normal.add_to(tensor)
+            else:
+                tensor.add_(self.sample(tensor.shape, tensor.device))
         self.steps += 1
 
     def sample(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """A float32 tensor of noise with standard deviation ``std`` on ``device``."""
         place = torch.device(device)
         if place.type == "cpu":
-            # drawn in float64, where the tails of the generator's method are as fine as float32 can tell
-            noise = np.asarray(self._cpu.normal(0.0, self.std, tuple(shape)))
-            return torch.from_numpy(noise).to(torch.float32)
+            noise = torch.zeros(tuple(shape), dtype=torch.float32)
+            self._normal.add_to(noise)
+            return noise
         if place not in self._devices:
             self._devices[place] = device_generator(place, None if self.secure else self._cpu)
         unit = torch.randn(tuple(shape), dtype=torch.float32, device=place, generator=self._devices[place])
@@ -69,4 +72,5 @@ class GaussianNoise:
     def _begin_step(self) -> None:
         if self._seed is not None:
             self._cpu = seeded_generator(self._seed, NOISE, self.steps)
+            self._normal = NormalStream(self._cpu, self.std)
             self._devices.clear()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ldm.errors import UserError
 
@@ -16,6 +18,9 @@ SAMPLING, NOISE, LOSS = 1, 2, 3
 
 #: Where the 624 words of the Mersenne Twister lie in the state of torch's CPU generator (in bytes).
 _WORDS = slice(24, 24 + 8 * 624)
+
+#: Pairs of normal numbers that are made at once: few for little noise, at most what stays in the cache.
+_FEWEST_PAIRS, _MOST_PAIRS = 1 << 6, 1 << 14
 
 
 def secret_generator() -> np.random.Generator:
@@ -39,6 +44,44 @@ def device_generator(device: torch.device, entropy: np.random.Generator | None =
     key = secrets.randbits(64) if entropy is None else int(entropy.integers(0, 2**64, dtype=np.uint64))
     generator.manual_seed(key)
     return generator
+
+
+class NormalStream:
+    """Numbers from N(0, std^2) out of a CPU generator, made in float64 and rounded to float32 once.
+
+    By Box and Muller (1958): a radius sqrt(2 e), e exponential, and a uniform angle make two independent numbers. The
+    vector functions for it take less time than drawing normal numbers one by one. Tails are as fine as float32 can
+    tell up to 8 standard deviations, and end beyond 9 (a chance of 2^-60).
+    """
+
+    def __init__(self, generator: np.random.Generator, std: float):
+        self._generator = generator
+        self._std = std
+        self._pairs = _FEWEST_PAIRS
+        self._made = torch.empty(0)
+        self._float64 = torch.empty(3, _MOST_PAIRS, dtype=torch.float64)  # kept: fresh pages would cost half the time
+        self._float32 = torch.empty(2 * _MOST_PAIRS)
+
+    def add_to(self, target: Tensor) -> None:
+        """Add the next numbers of the stream to a contiguous tensor, in place."""
+        flat = target.view(-1)
+        while len(flat):
+            if not len(self._made):
+                self._made = self._make(self._pairs)
+                self._pairs = min(2 * self._pairs, _MOST_PAIRS)
+            count = min(len(flat), len(self._made))
+            flat[:count].add_(self._made[:count])
+            flat, self._made = flat[count:], self._made[count:]
+
+    def _make(self, pairs: int) -> Tensor:
+        radius, angle, wave = (buffer[:pairs] for buffer in self._float64)
+        self._generator.standard_exponential(out=radius.numpy())
+        self._generator.random(out=angle.numpy())
+        radius.mul_(2 * self._std**2).sqrt_()
+        angle.mul_(2 * math.pi)
+        self._float32[:pairs] = torch.cos(angle, out=wave).mul_(radius)
+        self._float32[pairs : 2 * pairs] = torch.sin(angle, out=wave).mul_(radius)
+        return self._float32[: 2 * pairs]
 
 
 class LossDraws:

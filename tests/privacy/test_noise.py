@@ -10,7 +10,7 @@ import torch
 
 from ldm.errors import UserError
 from ldm.privacy.noise import GaussianNoise
-from ldm.privacy.randomness import secret_generator
+from ldm.privacy.randomness import NormalStream, secret_generator, seeded_generator
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -34,6 +34,53 @@ def test_mean_variance_and_tails(std, device):
         assert abs(share - chance) < 5 * math.sqrt(chance / count)
 
 
+def test_the_numbers_are_normal_throughout():
+    count = 400_000
+    noise = GaussianNoise(2.0, insecure_seed=2).sample((count,)).double() / 2
+    levels = torch.special.ndtr(noise.sort().values)
+    distance = (levels - (torch.arange(count, dtype=torch.float64) + 0.5) / count).abs().max()
+    assert distance * math.sqrt(count) < 1.95, "Kolmogorov's test at a level of 0.001"
+    assert abs((noise.abs() > 4).sum() - count * 6.334e-5) < 5 * math.sqrt(count * 6.334e-5)
+
+
+def test_numbers_that_are_made_in_pairs_are_independent():
+    pairs = NormalStream(seeded_generator(3, 2, 0), 1.0)
+    pairs.add_to(torch.zeros(2 * ((1 << 14) - (1 << 6))))  # from here on made 2^14 pairs at a time
+    first, second = torch.zeros(40, 1 << 14), torch.zeros(40, 1 << 14)
+    for one, other in zip(first, second, strict=True):
+        pairs.add_to(one)
+        pairs.add_to(other)
+    one, other = first.double().flatten(), second.double().flatten()
+    limit = 5 / math.sqrt(one.numel())
+    for power in (1, 2, 3):
+        for other_power in (1, 2, 3):
+            both = torch.stack([one**power, other**other_power])
+            assert abs(torch.corrcoef(both)[0, 1]) < limit, (power, other_power)
+    for lag in (1, 2, 7):
+        assert abs(torch.corrcoef(torch.stack([one[lag:], one[:-lag]]))[0, 1]) < limit
+
+
+def test_the_stream_is_the_textbook_formula_in_float64():
+    twin, wanted = seeded_generator(4, 2, 0), []
+    for pairs in (64, 128, 256):
+        radius, angle = np.sqrt(2 * twin.standard_exponential(pairs)), 2 * np.pi * twin.random(pairs)
+        wanted += [1e-4 * radius * np.cos(angle), 1e-4 * radius * np.sin(angle)]
+    numbers = torch.zeros(2 * (64 + 128 + 256))
+    NormalStream(seeded_generator(4, 2, 0), 1e-4).add_to(numbers)
+    np.testing.assert_allclose(numbers.numpy(), np.concatenate(wanted), rtol=1e-7, atol=1e-19)
+
+
+def test_no_number_is_given_out_twice_wherever_tensors_end():
+    whole, parts = (NormalStream(seeded_generator(5, 2, 0), 1.0) for _ in range(2))
+    everything = torch.zeros(80_000)
+    whole.add_to(everything)
+    pieces = [torch.zeros(size) for size in (1, 0, 30_000, 2_768, 40_000, 7_231)]
+    for piece in pieces:
+        parts.add_to(piece)
+    assert torch.equal(torch.cat(pieces), everything)
+    assert len(everything.unique()) > 0.99 * len(everything)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_noise_is_float32_and_has_the_shape(device):
     noise = GaussianNoise(1.0)
@@ -51,6 +98,13 @@ def test_it_is_added_in_place_to_every_coordinate_once():
     assert (a != 5).float().mean() > 0.99 and (b != 0).float().mean() > 0.99
     assert abs((a - 5).std() - 0.5) < 0.1
     assert abs(np.corrcoef(a[:100] - 5, b.flatten())[0, 1]) < 0.6, "tensors get noise of their own"
+
+
+def test_sums_of_any_layout_get_the_same_noise():
+    plain, turned, double = torch.zeros(50, 30), torch.zeros(30, 50).t(), torch.zeros(50, 30, dtype=torch.float64)
+    for tensor in (plain, turned, double):
+        GaussianNoise(1.0, insecure_seed=6).add_({"x": tensor})
+    assert torch.equal(plain, turned) and torch.equal(plain.double(), double)
 
 
 def test_a_logical_step_is_counted_once_however_many_tensors_it_has():
