@@ -159,11 +159,11 @@ def stated_scale(params: Mapping[str, Any]) -> Scale | None:
     options = dict(params or {})
     if not any(options.get(switch) for switch in ("use_lora", "use_model_lora", "use_cond_lora")):
         return None
-    kind = {"scaling": options.get("model_lora_scaling") or "standard"}
-    network = LoRAConfig(alpha=options.get("model_lora_alpha"), **kind)
+    scaling = str(options.get("model_lora_scaling") or "standard")
+    network = LoRAConfig(alpha=options.get("model_lora_alpha"), scaling=scaling)
     if options.get("use_lora"):
         network = LoRAConfig(alpha=1.0)
-    condition = LoRAConfig(**kind)
+    condition = LoRAConfig(scaling=scaling)
     return lambda layer, rank: (condition if layer.startswith("cond_stage_model.") else network).scale(rank)
 
 

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.safe_checkpoint import SafeCheckpointIO
 from ldm import private_run
+from ldm.adapter_files import keep_adapter
 from ldm.checkpoint import load_weights, read_checkpoint
 from ldm.config import allow_target, instantiate_from_config, load_config, to_plain
 from ldm.data.latent_cache import LatentCache, why_not_cacheable
@@ -111,6 +112,8 @@ def train(options: RunOptions) -> RunDirectory:
     try:
         if options.train:
             fit(trainer, model, data, resume, options)
+            if trainer.is_global_zero and getattr(model, "adapter_plan", None):
+                keep_adapter(run_dir.checkpoints / "last.ckpt")
         else:
             logger.info("nothing is trained; -t trains")
         if not options.no_test and not trainer.interrupted and "test" in data.dataset_configs and session is None:

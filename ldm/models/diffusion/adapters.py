@@ -110,15 +110,19 @@ def freeze_base(module: nn.Module) -> None:
 def own_state(model: Any, state: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """A state dict of any adapter style under this model's names, and the adapter tensors that it does not bring.
 
-    A state dict without adapters is the plain network's: the model's adapters keep their start. Values of another
-    convention are converted: loralib's adapters have the scaling 1 / r, those of DP-LoRA 1. Raises UserError when the
-    file has adapters and the model none, or of another rank.
+    A state dict without adapters is the plain network's: the adapters of a model that is being built keep their start.
+    Values of another convention are converted: loralib's adapters have the scaling 1 / r, those of DP-LoRA 1. Raises
+    UserError when only one of file and model has adapters, or the ranks differ.
     """
     style = style_of(state)
     plain = to_plain(state)
     theirs = layers_of(plain)
     ours = {name: layer for name, layer in adapters(model) if name.startswith(PARTS)}
     if not theirs:
+        if ours and not model.adapters_may_be_fresh:
+            raise UserError(
+                f"{source}: has no adapters, the config has {len(ours)}; give the checkpoint of the fine-tuned model"
+            )
         return plain, tuple(key for key in model.state_dict() if is_adapter_name(key))
     if not ours:
         raise UserError(

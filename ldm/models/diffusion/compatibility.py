@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ldm.checkpoint_lora import stated_scale, style_of
 from ldm.errors import UserError
+from ldm.modules.lora import adapters
 
 HEAD_KEYS = ("num_heads", "num_head_channels", "num_heads_upsample", "legacy", "use_new_attention_order")
 
@@ -32,4 +34,22 @@ def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:
             raise UserError(
                 f"{source}: was trained with unet {key}={theirs.get(key)}, the config says {ours.get(key)}; "
                 "the shapes agree but the results would not: use the checkpoint's value"
+            )
+
+
+def check_stated(model: Any, checkpoint: Mapping[str, Any], source: Any) -> None:
+    """Refuse a checkpoint whose own words contradict the model where shapes cannot: heads, and scaling of adapters."""
+    config = side_information(checkpoint, "model_config")
+    check_heads(model.unet_params, config, source)
+    facts = side_information(checkpoint, "lora") or {}
+    stated = stated_scale(config.get("params") or {}) if isinstance(config, Mapping) else None
+    if style_of(checkpoint["state_dict"]) != "plain" or not (facts or stated):
+        return  # the scaling of other styles goes by convention
+    scaling = facts.get("scaling") or {}
+    for name, layer in adapters(model):
+        theirs = scaling.get(name, layer.scaling) if scaling or stated is None else stated(name, layer.rank)
+        if abs(theirs - layer.scaling) > 1e-6 * abs(theirs):
+            raise UserError(
+                f"{source}: the adapter of {name} was trained with a scaling of {theirs:g}, the config gives "
+                f"{layer.scaling:g}; set model_lora_alpha and model_lora_scaling to those of the checkpoint"
             )

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.adapters import AdapterPlan, own_state, with_copies
-from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.ddpm_base import DDPM, DiffusionWrapper, batch_rows
+from ldm.models.diffusion.ddpm_base import DDPM, DiffusionWrapper
 from ldm.models.diffusion.finetuning import FineTuning, Selection
+from ldm.models.diffusion.pictures import log_images
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 
@@ -169,12 +169,14 @@ class LatentDiffusion(DDPM):
         self._first_stage_from(first_stage_config)
         self._cond_stage_from(cond_stage_config)
         self.adapter_plan = adapters
+        self.adapters_may_be_fresh = True  # while it is built: what it starts from need not have any
         adapters.insert(self, ema_decay)
         if ckpt_path is not None:
             ignored = list(ignore_keys)
             if retrain_attention:
                 ignored += self.fine_tuning.attention_prefixes(self, attention_flag)
             self.init_from_ckpt(ckpt_path, ignored, only_model=load_only_unet)
+        self.adapters_may_be_fresh = False
 
     # ------------------------------------------------------------------ the parts
 
@@ -401,34 +403,8 @@ class LatentDiffusion(DDPM):
             self.private.release()
             checkpoint["privacy"] = self.private.state_dict()
 
-    @torch.no_grad()
     def log_images(
         self, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
     ) -> dict[str, Tensor]:
-        """Pictures for the image logger, each (n, C, H, W).
-
-        A private run gets samples of the model only: inputs and reconstructions would leave outside the mechanism.
-        """
-        count = min(count, batch_rows(batch)) if not private else count
-        pictures: dict[str, Tensor] = {}
-        condition = None
-        if not private:
-            small = {key: value[:count] for key, value in batch.items()}
-            z = self.latents(small)
-            if "moments" not in small:
-                pictures["inputs"] = super().get_input(small, self.first_stage_key)
-            pictures["reconstruction"] = self.decode_first_stage(z)
-            if self.cond_stage_model is not None:
-                condition = self.get_learned_conditioning(self.raw_condition(small))
-        elif self.cond_stage_model is not None:
-            if not hasattr(self.cond_stage_model, "n_classes"):
-                return {}
-            classes = torch.arange(count, device=self.device) % self.cond_stage_model.n_classes
-            condition = self.get_learned_conditioning({"class_label": classes})
-        shape = (self.channels, self.image_size, self.image_size)
-        with self.ema_scope():
-            samples, _ = DDIMSampler(self).sample(
-                S=steps, batch_size=count, shape=shape, conditioning=condition, eta=1.0
-            )
-        pictures["samples"] = self.decode_first_stage(samples)
-        return pictures
+        """Pictures for the image logger; see `ldm.models.diffusion.pictures.log_images`."""
+        return log_images(self, batch, count, steps, private)

@@ -1,0 +1,41 @@
+"""Rename the adapters of a checkpoint for another code base, change their rank, or take them out on their own.
+
+python scripts/convert_ckpt_lora.py --ckpt dplora.ckpt --to plain -o ours.safetensors
+python scripts/convert_ckpt_lora.py --ckpt last.ckpt --to adapter -o adapter.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ldm.adapter_files import convert_checkpoint, export_adapter
+from ldm.checkpoint_lora import STYLES
+from ldm.cli import ArgumentParser, run
+
+
+def main() -> None:
+    """Parse the command line and convert."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", required=True, help="checkpoint, in the names of any lineage")
+    parser.add_argument("--output", "-o", required=True, help="file to write, .safetensors or .ckpt")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=(*STYLES, "adapter"),
+        help="plain: this project; peft: DP-LoRA; loralib: DP-LDM; adapter: what was trained, alone, in plain names",
+    )
+    parser.add_argument("--adapt-rank", type=int, metavar="R", help="add zeros to, or cut, the adapters to this rank")
+    parser.add_argument("--ema", action=argparse.BooleanOptionalAction, default=True, help="averages, for --to adapter")
+    parser.add_argument("--alpha", type=float, help="alpha of the adapters, for a file that does not say it")
+    args = parser.parse_args()
+    if args.to == "adapter":
+        if args.adapt_rank is not None:
+            parser.error("--adapt-rank goes with a naming style; change the rank first, then take the adapters out")
+        count = export_adapter(args.ckpt, args.output, args.ema, args.alpha)
+    else:
+        count = convert_checkpoint(args.ckpt, args.output, args.to, args.adapt_rank, args.alpha)
+    print(f"{args.output}: {count:,} values")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,29 @@
+"""Fold adapters into the weights they stand beside: a plain checkpoint that computes the same.
+
+python scripts/merge_lora.py --ckpt logs/RUN/checkpoints/last.ckpt -o merged.safetensors
+python scripts/merge_lora.py --ckpt adapter.safetensors --base public.ckpt -o merged.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ldm.adapter_files import merge_checkpoint
+from ldm.cli import ArgumentParser, run
+
+
+def main() -> None:
+    """Parse the command line and merge."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", required=True, help="checkpoint with adapters, in the names of any lineage")
+    parser.add_argument("--base", help="the model that a file of adapters alone was trained from")
+    parser.add_argument("--output", "-o", required=True, help="file to write, .safetensors or .ckpt")
+    parser.add_argument("--ema", action=argparse.BooleanOptionalAction, default=True, help="take the averaged adapters")
+    parser.add_argument("--alpha", type=float, help="alpha of the adapters, for a file that does not say it")
+    args = parser.parse_args()
+    count = merge_checkpoint(args.ckpt, args.output, args.base, args.ema, args.alpha)
+    print(f"{args.output}: {count:,} values, no adapters")
+
+
+if __name__ == "__main__":
+    run(main)
