@@ -69,6 +69,12 @@ def values(path: str) -> Any:
     return OmegaConf.to_container(load_config([ROOT / path]))
 
 
+def family(path: str) -> Any:
+    """The values of the file that a variant in the same folder builds on: quick, and all that variants share."""
+    base = re.search(r"^base: ([^/\n]+)$", (ROOT / path).read_text(), flags=re.MULTILINE)
+    return family(f"{Path(path).parent}/{base[1]}") if base else values(path)
+
+
 @pytest.fixture(scope="module")
 def lines() -> dict[str, list[list[str]]]:
     """Every job's commands, as a dry run prints them."""
@@ -149,7 +155,7 @@ def test_settings_of_a_job_are_keys_of_its_configuration(
     for path, (command, *_) in ((path, found) for path, found in lines.items() if found and found[0][0] == "main.py"):
         given = parse(command, monkeypatch)
         assert given["train"] is True and given["scale_lr"] is True and given["trainer"]["gpus"] == "0,"
-        config = values(given["base"][0])
+        config = family(given["base"][0])
         for setting in given["dotlist"]:
             value: Any = config
             for part in setting.partition("=")[0].split("."):
@@ -201,7 +207,7 @@ def test_fine_tuning_sampling_and_score_of_an_experiment_agree(lines: dict[str, 
         assert value(scored, "--samples") == value(sampled, "--output")
         assert value(compared, "--path2") == value(scored, "--output")
         assert statistics[value(compared, "--path1")] == real
-        config = values(value(tuned, "--base"))
+        config = family(value(tuned, "--base"))
         conditional = config["model"]["params"]["cond_stage_config"] != "__is_unconditional__"
         assert sampled[0] == f"sampling/{'conditional' if conditional else 'unconditional'}_sampling.py"
         size = re.search(r"_(\d+)\.npz", value(compared, "--path1"))
