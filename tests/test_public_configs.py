@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import pytest
@@ -68,7 +69,9 @@ KEYS = {
 }
 
 
+@cache
 def build(file: str) -> Any:
+    """The model of a file, for tests that only look at it."""
     return unallocated(CONFIGS / file)
 
 
@@ -200,7 +203,7 @@ def test_models_of_dp_ldm_have_its_tensors(listing: str) -> None:
 @pytest.mark.parametrize("listing", DP_LDM)
 def test_checkpoints_of_dp_ldm_load_strictly(listing: str) -> None:
     """All but the schedule, whose values a tensor without memory cannot show."""
-    model = build(DP_LDM[listing])
+    model = unallocated(CONFIGS / DP_LDM[listing])
     rows = {key: row for key, row in state_dicts.listing(listing).items() if key not in BUFFERS}
     state = {
         key: torch.full(shape, 0.5) if key == "scale_factor" else
