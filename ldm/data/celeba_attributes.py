@@ -54,14 +54,14 @@ class AttributeTable:
             if not file:
                 continue
             try:
-                row = [SIGNS[sign] for sign in signs]
+                row = bytes(map(SIGNS.__getitem__, signs))
             except KeyError as error:
                 raise UserError(f"{path}: {error.args[0]!r} of {file} is not 1 or -1; fetch it again") from None
             if len(row) != len(names):
                 raise UserError(f"{path}: {file} has {len(row)} values for {len(names)} attributes; fetch it again")
             files.append(file)
             values.append(row)
-        return cls(names, files, np.array(values, dtype=np.uint8).reshape(len(files), len(names)))
+        return cls(names, files, np.frombuffer(b"".join(values), np.uint8).reshape(len(files), len(names)))
 
 
 class AttributedFiles(FileDataset):
