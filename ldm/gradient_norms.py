@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from ldm.config import instantiate_from_config, load_config, to_plain
+from ldm.inference import without_checkpoints
 from ldm.privacy.clipping import Clipping, PerRecordClipper
 
 
@@ -22,6 +25,16 @@ class NormRecorder(Clipping):
     def factors(self, squared_norms: Tensor) -> Tensor:
         self.seen.append(squared_norms.detach().sum(dim=0).sqrt().cpu())
         return super().factors(squared_norms)
+
+
+def starting_model(config: str | Path, checkpoint: str | Path, device: torch.device) -> Any:
+    """The model as its fine-tuning begins: weights of ``checkpoint`` and fresh adapters if the configuration has any."""
+    section = load_config([config]).model
+    ignored = section.params.get("ignore_keys") or []
+    plain = to_plain(without_checkpoints(section))
+    plain.pop("base_learning_rate", None)
+    plain["params"] = {**plain["params"], "ckpt_path": str(checkpoint), "ignore_keys": list(ignored)}
+    return instantiate_from_config(plain).to(device).eval()
 
 
 def record_norms(model: Any, dataset: Any, count: int, copies: int = 1, chunk: int = 64) -> Tensor:

@@ -19,10 +19,9 @@ def main() -> None:
     args = parser.parse_args()
 
     from ldm.evaluation.sources import open_dataset, parse_settings
-    from ldm.gradient_norms import record_norms
-    from ldm.inference import load_model
+    from ldm.gradient_norms import record_norms, starting_model
 
-    model = load_model(args.yaml, args.ckpt, pick_device(args.device))
+    model = starting_model(args.yaml, args.ckpt, pick_device(args.device))
     norms = record_norms(model, open_dataset(args.dataset, parse_settings(args.args)), args.records, args.copies)
     print(f"gradient norms of {len(norms)} public records, {args.copies} noise draws each")
     for share in (0.05, 0.25, 0.5, 0.75, 0.95):

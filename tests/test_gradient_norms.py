@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch.utils.data import Dataset
 
-from ldm.gradient_norms import record_norms
+from ldm.gradient_norms import record_norms, starting_model
 from tests import tiny
+
+
+ROOT = Path(__file__).parents[1]
 
 
 class Records(Dataset):
@@ -38,3 +43,19 @@ def test_norms_are_those_of_single_backward_passes(monkeypatch):
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         expected = torch.stack([grad.norm() for grad in found if grad is not None]).norm()
         torch.testing.assert_close(norm, expected, rtol=1e-4, atol=0)
+
+
+def test_adapters_are_measured_where_fine_tuning_puts_them():
+    configs, checkpoint = ROOT / "configs/quickstart", ROOT / "checkpoints/glyphs32-ldm.safetensors"
+    model = starting_model(configs / "finetune-lora-dp-eps10.yaml", checkpoint, torch.device("cpu"))
+    plain = starting_model(configs / "finetune-dp-eps10.yaml", checkpoint, torch.device("cpu"))
+    names = list(model.select_trainable().parameters)
+    assert any("lora_A" in name for name in names)
+    assert not any("base_layer" in name for name in names)
+    latent, time, label = torch.randn(2, 8, 4, 4), torch.tensor([3, 700]), torch.tensor([1, 2])
+    with torch.no_grad():
+        found, expected = (
+            one.apply_model(latent, time, one.get_learned_conditioning({"class_label": label}))
+            for one in (model, plain)
+        )
+    torch.testing.assert_close(found, expected)
