@@ -4,6 +4,7 @@ python scripts/privacy_budget.py --epsilon 10 --delta 1e-5 --num_records 60000 -
 python scripts/privacy_budget.py --noise_multiplier 1.5 --delta 1e-5 --num_records 60000 --batch_size 2000 --epochs 200
 python scripts/privacy_budget.py --epsilon 1 --delta 1e-6 --num_records 60000 --batch_size 512 1024 2048 --epochs 50 \
     --plot budget.png
+python scripts/privacy_budget.py --yaml configs/finetuning/mnist32-dp-eps10.yaml
 python scripts/privacy_budget.py --card logs/my_run/privacy.json
 """
 
@@ -30,6 +31,8 @@ def _parser() -> ArgumentParser:
     flags.add_argument("--sampling", default="poisson", help="or without_replacement (needs replace_one)")
     flags.add_argument("--second_opinion", action="store_true", help="also ask the other accountants that apply")
     flags.add_argument("--plot", metavar="FILE.png", help="draw noise against batch size")
+    flags.add_argument("--yaml", nargs="+", metavar="CONFIG", help="what private configurations would spend")
+    flags.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings that change these files")
     flags.add_argument("--card", metavar="FILE.json", help="read a privacy card and compute its epsilon anew")
     return flags
 
@@ -44,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if arguments.card:
         print(ReleaseCard.read(arguments.card).statement())
+        return
+    if arguments.yaml:
+        from ldm.config_budget import config_budget
+
+        print(table([config_budget(path, arguments.set) for path in arguments.yaml]))
         return
     missing = [flag for flag in ("delta", "batch_size") if getattr(arguments, flag) is None]
     if missing:

@@ -11,6 +11,7 @@ from ldm.privacy.card import ReleaseCard
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
 from scripts import privacy_budget
+from tests.shipped import CONFIGS, path_of
 
 SETTING = ["--delta", "1e-5", "--num_records", "60000", "--batch_size", "2000", "--epochs", "200"]
 
@@ -52,6 +53,20 @@ def test_second_opinions(capsys):
     assert all(f"epsilon by {name}" in text for name in ("pld", "prv", "rdp"))
 
 
+def test_what_shipped_configurations_would_spend(capsys):
+    files = [str(path_of(name)) for name in ("mnist32-dp-eps10", "cifar32-dp-eps10")]
+    call("--yaml", *files)
+    mnist, cifar = rows(capsys.readouterr().out)
+    assert (mnist["batch"], mnist["steps"]) == (2000, 6000) and mnist["sigma"] == pytest.approx(1.472, rel=0.01)
+    assert (cifar["batch"], cifar["steps"]) == (2000, 750) and cifar["sigma"] == pytest.approx(0.858, rel=0.01)
+    assert mnist["epsilon"] == pytest.approx(10, rel=0.005) and cifar["epsilon"] == pytest.approx(10, rel=0.005)
+    call(
+        "--yaml", files[0], "--set", "model.params.dp_config.noise_multiplier=2", "model.params.dp_config.epsilon=null"
+    )
+    (noisier,) = rows(capsys.readouterr().out)
+    assert noisier["sigma"] == 2 and noisier["epsilon"] < 7
+
+
 def test_a_sweep_states_what_all_its_runs_cost():
     common = dict(batch_size=100, delta=1e-5, num_records=4000, epochs=2)
     one = budget(**common, noise_multiplier=1.5)
@@ -88,6 +103,13 @@ def test_the_card_of_a_run_is_computed_anew(capsys, tmp_path):
         (["--epsilon", "1", *SETTING, "--sampling", "without_replacement"], "replace_one"),
         (["--epsilon", "1", *SETTING, "--plot", "budget.txt"], "picture|png"),
         (["--card", "absent.json"], "no privacy card"),
+        (["--yaml", "absent.yaml"], "does not exist"),
+        (["--yaml", str(CONFIGS / "latent-diffusion" / "emnist32-conditional.yaml")], "dp_config.enabled is not set"),
+        (
+            ["--yaml", str(path_of("mnist32-dp-eps10")), "--set", "model.params.dp_config.dataset_size=null"],
+            "dataset_size is not stated",
+        ),
+        (["--yaml", str(CONFIGS / "latent-diffusion" / "cin256-v2.yaml")], "no section 'data'"),
         (["--epsilon", "1", *SETTING, "--epocs", "3"], "did you mean '--epochs'"),
     ],
 )
