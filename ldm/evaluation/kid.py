@@ -37,7 +37,8 @@ def kernel_distance(
     """Unbiased squared MMD with kernel (x.y / D + 1)^3, averaged over random subsets.
 
     real (N, D), made (M, D): features. Subsets shrink to the smaller set when it holds fewer than `subset_size`; when
-    both sets are no larger than that, one estimate on all rows remains. The estimate may be slightly negative.
+    both sets are no larger than that, one estimate on all rows remains. The estimate may be negative, and is for a set
+    against itself, where only the term across the sets counts every row with its equal.
     Raises UserError below two rows, for different widths or non-finite values. Binkowski et al. 2018, section 4.
     """
     real, made = checked_features(real, made, device)

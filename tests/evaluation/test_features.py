@@ -111,12 +111,15 @@ def test_inception_equals_torch_fidelity_where_no_resize_is_needed(random_incept
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     extractor = make_extractor("inception", weights=random_inception)
-    theirs = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(random_inception))
+    layers = ["2048", "logits_unbiased"]
+    theirs = FeatureExtractorInceptionV3("x", layers, feature_extractor_weights_path=str(random_inception))
     bytes_ = torch.randint(0, 256, (2, 3, 299, 299), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = (bytes_.float() - 128) / 128
     before = images.clone()
     with torch.inference_mode():
-        ours, expected = extractor(images), theirs(bytes_)[0]
+        ours = extractor(images)
+        expected, logits = theirs(bytes_)
+        assert torch.allclose(extractor.logits(ours), logits, rtol=1e-3, atol=1e-5)
     assert ours.shape == (2, 2048) and torch.allclose(ours, expected, rtol=1e-4, atol=1e-6)
     assert torch.equal(images, before)
     assert ours.std() > 0
