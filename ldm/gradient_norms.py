@@ -28,7 +28,7 @@ class NormRecorder(Clipping):
 
 
 def starting_model(config: str | Path, checkpoint: str | Path, device: torch.device) -> Any:
-    """The model as its fine-tuning begins: weights of ``checkpoint`` and fresh adapters if the configuration has any."""
+    """The model as its fine-tuning begins: the weights of ``checkpoint``, and fresh adapters if there are to be any."""
     section = load_config([config]).model
     ignored = section.params.get("ignore_keys") or []
     plain = to_plain(without_checkpoints(section))

@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 from ldm.gradient_norms import record_norms, starting_model
 from tests import tiny
 
-
 ROOT = Path(__file__).parents[1]
 
 
