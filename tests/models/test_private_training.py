@@ -174,10 +174,13 @@ def test_a_step_does_not_depend_on_the_size_of_its_chunks() -> None:
         assert training.ledger.steps == training.noise.steps == 2
         assert int(model.model_ema.num_updates) == 2
         assert alone.scheduler.last_epoch == 2 and alone.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 / 3)
-        results.append(copy.deepcopy(model.state_dict()))
-    for other in results[1:]:
-        for name, value in results[0].items():
-            assert torch.allclose(value.float(), other[name].float(), rtol=1e-4, atol=1e-6), name
+        gradients = {name: value.grad.clone() for name, value in training.selection.parameters.items()}
+        results.append((gradients, copy.deepcopy(model.state_dict())))
+    for gradients, state in results[1:]:
+        for name, value in results[0][0].items():
+            assert torch.allclose(value, gradients[name], rtol=1e-4, atol=1e-6), name
+        for name, value in results[0][1].items():  # AdamW blows up what is almost zero
+            assert torch.allclose(value.float(), state[name].float(), rtol=1e-4, atol=2e-4), name
 
 
 def test_noise_is_added_once_a_step_with_the_plans_standard_deviation() -> None:
