@@ -236,7 +236,7 @@ def test_rate_steps_and_noise_are_the_published_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", [mark for mark in BY_FILE if mark.values[0] != "emnist32-dp-eps10"])
 def test_the_comment_states_the_noise(name: str) -> None:
-    stated = re.search(r"[Ss]igma ([\d.]+)( at rate 1/(\d+) for (\d+)\s+steps)?", comment(path_of(name)))
+    stated = re.search(r"[Ss]igma (\d+\.\d+)( at rate 1/(\d+) for (\d+)\s+steps)?", comment(path_of(name)))
     assert stated is not None, "the first lines of the file say sigma"
     plan = plan_of(name)
     assert plan.noise_multiplier == pytest.approx(float(stated[1]), rel=0.005)
