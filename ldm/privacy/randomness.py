@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ from ldm.errors import UserError
 #: First words of an insecure seed's entropy, so that the same seed gives unrelated streams to different purposes.
 SAMPLING, NOISE, LOSS = 1, 2, 3
 
-#: Where the 624 words of the Mersenne Twister lie in the state of torch's CPU generator (in bytes).
-_WORDS = slice(24, 24 + 8 * 624)
+#: Where its seed and the 624 words of the Mersenne Twister lie in the state of torch's CPU generator (in bytes).
+_SEED, _WORDS = slice(0, 8), slice(24, 24 + 8 * 624)
 
 #: Pairs of normal numbers that are made at once: few for little noise, at most what stays in the cache.
 _FEWEST_PAIRS, _MOST_PAIRS = 1 << 6, 1 << 14
@@ -102,20 +103,35 @@ class LossDraws:
     def step(self, device: torch.device, rank: int = 0) -> Iterator[None]:
         """Fresh draws for one logical step; afterwards the generators go on where they were."""
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            self.key(device, rank)
+            self._key_torch(device, self._entropy(rank))
             self.steps += 1
             yield
 
     def key(self, device: torch.device, rank: int = 0) -> None:
-        """Key the generators of the CPU and of ``device`` for good."""
-        purpose = LOSS + 8 * rank
-        entropy = secret_generator() if self._seed is None else seeded_generator(self._seed, purpose, self.steps)
+        """Key the global generators of torch (CPU and ``device``), numpy and Python for good.
+
+        Data sets that mirror or crop read numbers from them in this process, or go by ``torch.initial_seed()``.
+        """
+        entropy = self._entropy(rank)
+        self._key_torch(device, entropy)
+        np.random.seed(entropy.integers(0, 2**32, 624, dtype=np.uint32))
+        random.seed(entropy.bytes(32))
+
+    def _entropy(self, rank: int) -> np.random.Generator:
+        if self._seed is None:
+            return secret_generator()
+        return seeded_generator(self._seed, LOSS + 8 * rank, self.steps)
+
+    @staticmethod
+    def _key_torch(device: torch.device, entropy: np.random.Generator) -> None:
         # seeding would keep 32 bits of the key; the whole state takes them all
         torch.default_generator.manual_seed(0)
         state = torch.get_rng_state()
         words = entropy.integers(0, 2**32, (_WORDS.stop - _WORDS.start) // 8, dtype=np.uint64)
         state[_WORDS] = torch.from_numpy(words.view(np.uint8))
-        torch.set_rng_state(state)
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(int(entropy.integers(0, 2**63)))
+        # what initial_seed() answers; it would stay 0, which everybody knows
+        state[_SEED] = torch.from_numpy(entropy.integers(0, 2**64, 1, dtype=np.uint64).view(np.uint8))
+        torch.set_rng_state(state)
