@@ -36,7 +36,8 @@ def find_layers(
 ) -> list[Layer]:
     """The layers that own ``parameters``; a parameter tied into several layers is listed with each of them.
 
-    Raises UserError naming the first parameter that no rule covers, or whose layer has an option that rules it out.
+    Raises UserError naming the first parameter that no rule covers, or whose layer has an option that rules it out or
+    is of another kind than its rule.
     """
     full_names = {id(parameter): name for name, parameter in parameters.items()}
     owners = {}
@@ -68,6 +69,11 @@ def _rule_of(
         raise UserError(
             f"private parameter {uncovered[0]!r} belongs to a {kind} that no layer rule covers (rules: {known}); "
             f"freeze it, pass a rule for {kind}, or use engine='naive'"
+        )
+    if not isinstance(owner, rule.kinds):
+        fitting = " or ".join(fit.__name__ for fit in rule.kinds)
+        raise UserError(
+            f"layer {path!r} ({kind}) was given {type(rule).__name__}, for {fitting}; correct the rules mapping"
         )
     reason = rule.refusal(owner)
     if reason is not None:

@@ -268,6 +268,30 @@ def test_a_rule_can_be_added_for_a_custom_layer() -> None:
     assert relative_difference(clipper.take(), clipped_sum(module, rows, Clipping(1.0), "naive")) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("layer", "given"),
+    [
+        (nn.Linear(3, 2), nn.GroupNorm),
+        (nn.Linear(3, 2), nn.LayerNorm),
+        (nn.Conv2d(3, 2, 3), nn.Linear),
+        (nn.GroupNorm(1, 4), nn.Conv1d),
+        (nn.Embedding(4, 3), nn.Linear),
+        (nn.Linear(3, 2, bias=False), nn.Embedding),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+@pytest.mark.parametrize("engine", ["bookkeeping", "instantiate"])
+def test_a_rule_that_is_given_another_kind_of_layer_is_refused(
+    layer: nn.Module, given: type[nn.Module], engine: str
+) -> None:
+    rules = {**DEFAULT_RULES, type(layer): DEFAULT_RULES[given]}
+    module = nn.Sequential(layer)
+    with pytest.raises(
+        UserError, match=rf"layer '0' \({type(layer).__name__}\) was given .*; correct the rules mapping"
+    ):
+        PerRecordClipper(module, trainable(module), Clipping(1.0), engine=engine, rules=rules)
+
+
 def _shaken(module: nn.Module) -> nn.Module:
     """Norm layers start at scale 1 and shift 0, which would hide a mistake."""
     with torch.no_grad():

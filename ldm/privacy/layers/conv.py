@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +18,13 @@ from ldm.privacy.layers.rule import LayerRule
 class ConvRule(LayerRule):
     """``nn.Conv1d`` and ``nn.Conv2d``: inputs (R, d, W) or (R, d, H, W) in any memory layout."""
 
+    kinds = (nn.Conv1d, nn.Conv2d)
     methods = ("forward", "_conv_forward")
 
     def contribution(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> Contribution:
-        assert isinstance(module, nn.Conv1d | nn.Conv2d)
+        module = cast(nn.Conv1d | nn.Conv2d, module)
         if _is_pointwise(module) or "weight" not in wanted:
             return outer_products(module.weight, _pixels(inputs, records), _pixels(grad, records), wanted)
         inputs, kernel = _as_image_kernel(module, inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -13,10 +14,11 @@ from ldm.privacy.layers.rule import LayerRule
 class EmbeddingRule(LayerRule):
     """``nn.Embedding``: integer inputs (R, ...), output gradients (R, ..., d)."""
 
+    kinds = (nn.Embedding,)
     names = frozenset({"weight"})
 
     def refusal(self, module: nn.Module) -> str | None:
-        assert isinstance(module, nn.Embedding)
+        module = cast(nn.Embedding, module)
         if module.max_norm is not None:
             return "max_norm rescales the table by which rows the private batch looks up; build it without max_norm"
         if module.scale_grad_by_freq:
@@ -28,6 +30,6 @@ class EmbeddingRule(LayerRule):
     def contribution(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> Contribution:
-        assert isinstance(module, nn.Embedding)
+        module = cast(nn.Embedding, module)
         rows, values = inputs.reshape(records, -1), grad.reshape(records, -1, grad.shape[-1])
         return TableRows(rows, values, module.weight.shape, module.padding_idx)

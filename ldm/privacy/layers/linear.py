@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -13,15 +14,16 @@ from ldm.privacy.layers.rule import LayerRule
 class LinearRule(LayerRule):
     """``nn.Linear``: inputs (R, ..., d), output gradients (R, ..., p)."""
 
+    kinds = (nn.Linear,)
+
     def gradient_layout(self, grad: Tensor) -> Tensor:
         return grad.contiguous()
 
     def contribution(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> Contribution:
-        assert isinstance(module, nn.Linear)
         inputs, grad = (fold_copies(_one_position_axis(tensor), records) for tensor in (inputs, grad))
-        return outer_products(module.weight, inputs, grad, wanted)
+        return outer_products(cast(nn.Linear, module).weight, inputs, grad, wanted)
 
 
 def outer_products(weight: Tensor, inputs: Tensor, grad: Tensor, wanted: Sequence[str]) -> Contribution:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,10 +15,12 @@ from ldm.privacy.layers.rule import LayerRule
 class GroupNormRule(LayerRule):
     """``nn.GroupNorm``: inputs (R, C, ...)."""
 
+    kinds = (nn.GroupNorm,)
+
     def contribution(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> Contribution:
-        assert isinstance(module, nn.GroupNorm)
+        module = cast(nn.GroupNorm, module)
         per_channel = (grad.shape[0], grad.shape[1], -1)
         slopes = grad.float().reshape(per_channel)
         rows = []
@@ -32,13 +35,15 @@ class GroupNormRule(LayerRule):
 class LayerNormRule(LayerRule):
     """``nn.LayerNorm`` over any trailing shape: inputs (R, ..., *normalized_shape)."""
 
+    kinds = (nn.LayerNorm,)
+
     def gradient_layout(self, grad: Tensor) -> Tensor:
         return grad.contiguous()
 
     def contribution(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> Contribution:
-        assert isinstance(module, nn.LayerNorm)
+        module = cast(nn.LayerNorm, module)
         per_position = (grad.shape[0], -1, *module.normalized_shape)
         slopes = grad.float().reshape(per_position)
         rows = []

@@ -14,9 +14,10 @@ class LayerRule(ABC):
     """Per-record gradients of one kind of layer.
 
     ``names`` are the layer's own parameters that the rule covers, ``methods`` those of the layer's class that must not
-    be overridden in a subclass for the rule to stay true of it.
+    be overridden in a subclass for the rule to stay true of it. ``kinds`` are the classes whose layers it can be given.
     """
 
+    kinds: tuple[type[nn.Module], ...] = (nn.Module,)
     names: frozenset[str] = frozenset({"weight", "bias"})
     methods: tuple[str, ...] = ("forward",)
 
@@ -45,6 +46,6 @@ def rule_for(module: nn.Module, rules: Mapping[type[nn.Module], LayerRule]) -> L
     if kind is None:
         return None
     rule = rules[kind]
-    inherited = all(getattr(type(module), name) is getattr(kind, name) for name in rule.methods)
+    inherited = all(getattr(type(module), name, None) is getattr(kind, name, None) for name in rule.methods)
     patched = any(name in vars(module) for name in rule.methods)
     return rule if inherited and not patched else None
