@@ -134,3 +134,134 @@ def test_noise_multiplicity_has_a_second_spelling(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         assert "noise_multiplicity" not in adapted(DPDM_k=4).dp_config
     assert "this run takes one" in caplog.text
+
+
+# ---------------------------------------------------------------------- other layers, other switches
+
+
+def test_feed_forward_residual_and_projection_layers_can_be_adapted() -> None:
+    targets = ["ff.net.0.proj", "net.2", "proj_in", "in_layers.2", "time_embed.0", "op"]
+    model = adapted(moved=True, model_lora_target=targets[:-1], dp_config={"enabled": True})
+    kinds = {type(layer).__name__ for _, layer in adapters(model.model)}
+    assert kinds == {"AdaptedLinear", "AdaptedConv2d"}
+    selection = model.select_trainable()
+    assert not selection.dead
+    batch = rows(3)
+    sums = {}
+    for engine in ("bookkeeping", "naive"):
+        clipper = PerRecordClipper(model, selection.parameters, Clipping(1e-3), engine)
+        clipper.accumulate(model.row_losses, batch)
+        sums[engine] = torch.cat([value.flatten() for value in clipper.take().values()])
+    torch.testing.assert_close(sums["bookkeeping"], sums["naive"], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "blocks"),
+    [
+        ({"train_condition_only": True, "ablation_blocks": 6}, {"output_blocks.2", "output_blocks.3"}),
+        ({"train_input_blocks_only": True}, {"input_blocks.1", "input_blocks.3"}),
+    ],
+)
+def test_a_narrower_rule_narrows_the_adapters(flags: dict[str, Any], blocks: set[str]) -> None:
+    names = [name for name in adapted(**flags).select_trainable().parameters if name.startswith("model.")]
+    assert all(is_adapter_name(name) for name in names)
+    assert {name.removeprefix("model.diffusion_model.").split(".1.transformer")[0] for name in names} == blocks
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_the_switches_of_dp_ldm(kind: str) -> None:
+    params = {"use_model_lora": False, "model_lora_target": [], "use_lora": True}
+    model = adapted(kind, unet_params={"lora_rank": 4}, **params)
+    found = dict(adapters(model.model))
+    assert len(found) == 7 * (8 if kind == "spatial" else 2)
+    assert {(layer.rank, layer.scaling) for layer in found.values()} == {(4, 0.25)}
+    names = set(model.select_trainable().parameters)
+    assert {name for name in names if name.startswith("model.")} == {
+        name for name, _ in model.named_parameters() if is_adapter_name(name)
+    }
+    assert (EMBEDDING in names) == (kind == "spatial"), "the condition stage is trained in full"
+    with pytest.raises(UserError, match="lora_rank is set but use_lora is not"):
+        adapted(kind, unet_params={"lora_rank": 4}, use_model_lora=False, model_lora_target=[])
+
+
+def test_training_with_averages_moves_the_adapters_and_their_averages_only() -> None:
+    model = adapted(moved=True, train_condition_only=True).train()
+    model.model_ema.reset(model.model)
+    optimizer = torch.optim.AdamW(model.select_trainable().parameters.values(), lr=1e-2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.shared_step(tiny.batch(4))[0].backward()
+    optimizer.step()
+    model.average_weights()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    factors = {name for name, _ in model.model.named_parameters() if is_adapter_name(name)}
+    averages = {f"model_ema.{name.replace('.', '')}" for name in factors}
+    assert moved == {f"model.{name}" for name in factors} | averages | {EMBEDDING, "model_ema.num_updates"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_adapters_learn_after_the_model_was_moved(dtype: torch.dtype) -> None:
+    model = adapted(moved=True, dp_config={"enabled": True}).to(dtype)
+    selection = model.select_trainable()
+    before = {name: value.detach().clone() for name, value in selection.parameters.items()}
+    clipper = PerRecordClipper(model, selection.parameters, Clipping(1.0))
+    batch = {key: value.to(dtype) if value.is_floating_point() else value for key, value in rows(3).items()}
+    clipper.accumulate(model.row_losses, batch)
+    with torch.no_grad():
+        for name, value in clipper.take().items():
+            selection.parameters[name].sub_(10 * value.to(dtype))
+    still = [name for name, value in selection.parameters.items() if torch.equal(value, before[name])]
+    assert [name for name in still if is_adapter_name(name)] == []
+    assert all(value.dtype == dtype for value in selection.parameters.values())
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_record_moves_the_sum_by_at_most_c(engine: str, copies: int) -> None:
+    model = adapted(moved=True, dp_config={"enabled": True})
+    selection = model.select_trainable()
+    bound, records = 1e-4, 3  # below every gradient: a record uses the bound up
+    batch = {key: value.repeat_interleave(copies, 0) for key, value in rows(records).items()}
+
+    def total(keep: list[int]) -> Tensor:
+        clipper = PerRecordClipper(model, selection.parameters, Clipping(bound), engine)
+        clipper.accumulate(model.row_losses, {key: value[keep] for key, value in batch.items()}, copies)
+        return torch.cat([value.flatten() for value in clipper.take().values()])
+
+    everyone = total(list(range(records * copies)))
+    for left_out in range(records):
+        change = float((everyone - total([row for row in range(records * copies) if row // copies != left_out])).norm())
+        assert 0.99 < change / bound <= 1 + 3e-6
+
+
+# ---------------------------------------------------------------------- the condition stage
+
+TEXT = {
+    "cond_stage_key": "caption",
+    "cond_stage_config": {
+        "target": "ldm.modules.encoders.modules.BERTEmbedder",
+        "params": {"n_embed": 5, "n_layer": 1, "vocab_size": 20, "max_seq_len": 4, "use_tokenizer": False},
+    },
+}
+
+
+def test_the_condition_stage_has_adapters_of_its_own_scaling() -> None:
+    lora = {"use_cond_lora": True, "cond_lora_r": 2, "cond_lora_target": ["to_q", "to_v"], "model_lora_r": 6}
+    model = adapted(moved=True, cond_stage_trainable=False, dp_config={"enabled": True}, **TEXT, **lora)
+    found = dict(adapters(model.cond_stage_model))
+    assert found and {(layer.rank, layer.scaling) for layer in found.values()} == {(2, 1.0)}
+    selection = model.select_trainable()
+    trained = [name for name in selection.parameters if name.startswith("cond_stage_model.")]
+    assert trained == [
+        f"cond_stage_model.{n}" for n, _ in model.cond_stage_model.named_parameters() if is_adapter_name(n)
+    ]
+    batch = {**rows(3, "attention"), "cond": torch.arange(12).reshape(3, 4) % 20}
+    sums = {}
+    for engine in ("bookkeeping", "naive"):
+        clipper = PerRecordClipper(model, selection.parameters, Clipping(1e-3), engine)
+        clipper.accumulate(model.row_losses, batch)
+        sums[engine] = clipper.take()
+    for name in trained:
+        assert sums["naive"][name].any(), name
+        torch.testing.assert_close(sums["bookkeeping"][name], sums["naive"][name], rtol=1e-4, atol=1e-9)
+    with pytest.raises(UserError, match="has no condition stage of its own"):
+        adapted("attention", use_cond_lora=True, cond_lora_target=["to_q"])

@@ -35,7 +35,8 @@ class Adapter(nn.Module):
     def low_rank(self, x: Tensor) -> Tensor:
         """s B A x, in the shape of the layer's output; the scaling is applied where the tensor is narrow."""
         narrow = self.lora_A(x)
-        return self.lora_B(narrow if self.scaling == 1.0 else narrow * self.scaling)
+        output: Tensor = self.lora_B(narrow if self.scaling == 1.0 else narrow * self.scaling)
+        return output
 
     def merged(self) -> nn.Module:
         """A plain layer that computes the same, with a weight of its own."""
@@ -131,10 +132,11 @@ def adapt(base: nn.Module, rank: int, scaling: float = 1.0, init: str = "gaussia
 
     Its output equals that of ``base`` until B leaves zero. Raises UserError for other kinds of layers.
     """
-    kinds = {nn.Linear: AdaptedLinear, nn.Conv1d: AdaptedConv1d, nn.Conv2d: AdaptedConv2d}
+    kinds: dict[type, Any] = {nn.Linear: AdaptedLinear, nn.Conv1d: AdaptedConv1d, nn.Conv2d: AdaptedConv2d}
     if type(base) not in kinds:
         raise UserError(f"a {type(base).__name__} cannot have an adapter; Linear, Conv1d and Conv2d layers can")
-    return kinds[type(base)](base, rank, scaling, init).train(base.training)
+    layer: nn.Module = kinds[type(base)](base, rank, scaling, init)
+    return layer.train(base.training)
 
 
 def low_rank_change(down: Tensor, up: Tensor, scaling: float) -> Tensor:
