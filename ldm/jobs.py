@@ -101,25 +101,13 @@ LATENT_DIFFUSION = {  # the autoencoder each is trained over
 }
 #: The study's own experiments on CelebA-HQ, over cin256. Two of them have a second name in the study.
 BACKUP = (
-    "celebahq_eps1",
-    "celebahq_eps5",
-    "celebahq_eps10",
-    "celebahq_eps10_C_big",
-    "celebahq_eps10_C_small",
-    "celebahq_eps10_batch_4",
-    "celebahq_eps10_batch_16",
-    "celebahq_eps10_batch_32",
-    "celebahq_eps10_k1",
-    "celebahq_eps10_k4",
-    "celebahq_eps10_k8",
-    "celebahq_eps10_r16",
-    "celebahq_eps10_r32",
-    "celebahq_eps10_linear_rank",
-    "celebahq_eps10_cosine_rank",
-    "celebahq_no_dp_baseline",
-    "chq_eps10_qkvonly",
-    "chq_eps10_projonly",
-)
+    "celebahq_eps1", "celebahq_eps5", "celebahq_eps10",
+    "celebahq_eps10_C_big", "celebahq_eps10_C_small",
+    "celebahq_eps10_batch_4", "celebahq_eps10_batch_16", "celebahq_eps10_batch_32",
+    "celebahq_eps10_k1", "celebahq_eps10_k4", "celebahq_eps10_k8", "celebahq_eps10_r16", "celebahq_eps10_r32",
+    "celebahq_eps10_linear_rank", "celebahq_eps10_cosine_rank", "celebahq_no_dp_baseline",
+    "chq_eps10_qkvonly", "chq_eps10_projonly",
+)  # fmt: skip
 SECOND_NAMES = {
     "celebahq_eps10_batch_4": "celebahq_eps10_batch_small",
     "celebahq_eps10_batch_32": "celebahq_eps10_batch_big",
