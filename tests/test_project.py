@@ -35,7 +35,7 @@ def pins() -> dict[str, str]:
 
 def shipped_text() -> list[Path]:
     """Text files that a user runs or reads."""
-    folders = ("ldm", "callbacks", "configs", "scripts", "fid", "sampling", "jobs", "docs", ".ci")
+    folders = ("ldm", "callbacks", "configs", "scripts", "fid", "sampling", "jobs", "dp_lora", "docs", ".ci")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     found += [path for path in ROOT.iterdir() if path.is_file() and path.suffix in (".py", ".md", ".yaml", ".toml")]
     found += [ROOT / "Makefile", ROOT / "constraints.txt"]
