@@ -36,7 +36,7 @@ from ldm.modules.lora import LoRAConfig, adapters, is_adapter_name
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "adapter.safetensors"
-MEMORIES = ("model_config", "privacy")
+MEMORIES = ("model_config", "privacy", "start_privacy")
 OPTIONS = ("use_lora", "use_model_lora", "use_cond_lora")
 
 
@@ -207,6 +207,7 @@ def load_adapter(model: Any, path: str | Path, adapt_rank: bool = False) -> None
     for layer in different:  # a direction that is zero on both sides could never be trained
         state[layer + DOWN][theirs[layer] :] = ours[layer].lora_A.weight[theirs[layer] :]
     load_weights(model, state, allow_missing=("",), source=str(path))
+    model.start_privacy = file.memory.get("privacy") or file.memory.get("start_privacy") or model.start_privacy
     if model.use_ema:
         model.model_ema.reset(model.model)
 

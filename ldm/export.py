@@ -40,7 +40,9 @@ def export_checkpoint(source: str | Path, target: str | Path, ema: bool = True, 
         raise UserError(f"{target}: exported weights are .safetensors; end the name in that")
     content: dict[str, Any] = read_checkpoint(source)
     state = sampling_state(content["state_dict"], ema)
-    metadata = {key: json.dumps(content[key]) for key in ("model_config", "privacy") if content.get(key)}
+    metadata = {
+        key: json.dumps(content[key]) for key in ("model_config", "privacy", "start_privacy") if content.get(key)
+    }
     if note:
         metadata["made_by"] = note
     save_safetensors(state, target, metadata)

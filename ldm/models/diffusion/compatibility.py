@@ -21,6 +21,11 @@ def side_information(checkpoint: Mapping[str, Any], key: str) -> Any:
     return json.loads(text) if text else None
 
 
+def inherited_privacy(checkpoint: Mapping[str, Any]) -> Any:
+    """Plan and ledger of the private run that a checkpoint comes from, be it by way of public training; or None."""
+    return side_information(checkpoint, "privacy") or side_information(checkpoint, "start_privacy")
+
+
 def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:
     """Refuse a head count other than the checkpoint's: tensor shapes would agree and the function would not.
 

@@ -399,6 +399,8 @@ class LatentDiffusion(DDPM):
         return None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.start_privacy:  # training on public images does not undo what the start has spent
+            checkpoint["start_privacy"] = self.start_privacy
         if self.private is not None:
             self.private.release()
             checkpoint["privacy"] = self.private.state_dict()

@@ -20,7 +20,7 @@ from ldm.checkpoint_ema import ema_to_parameters
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
-from ldm.models.diffusion.compatibility import check_stated, side_information
+from ldm.models.diffusion.compatibility import check_stated, inherited_privacy
 from ldm.models.diffusion.schedule import BUFFERS, diffusion_constants, elbo_weights
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
 from ldm.modules.ema import LitEma
@@ -172,7 +172,7 @@ class DDPM(pl.LightningModule):
         checkpoint = read_checkpoint(path)
         state = dict(checkpoint["state_dict"])
         check_stated(self, checkpoint, path)
-        self.start_privacy = side_information(checkpoint, "privacy")
+        self.start_privacy = inherited_privacy(checkpoint)
         absent: tuple[str, ...] = ()
         if only_model:
             state = {key: value for key, value in state.items() if key.startswith(("model.", "model_ema."))}
