@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm.checkpoint import read_checkpoint, save_safetensors
 from ldm.checkpoint_ema import COUNTERS, split_ema
 from ldm.errors import UserError
+from ldm.models.diffusion.compatibility import side_information
 
 TRAINING_ONLY = ("first_stage_model.loss.", "loss.")
 
@@ -40,9 +41,8 @@ def export_checkpoint(source: str | Path, target: str | Path, ema: bool = True, 
         raise UserError(f"{target}: exported weights are .safetensors; end the name in that")
     content: dict[str, Any] = read_checkpoint(source)
     state = sampling_state(content["state_dict"], ema)
-    metadata = {
-        key: json.dumps(content[key]) for key in ("model_config", "privacy", "start_privacy") if content.get(key)
-    }
+    memories = {key: side_information(content, key) for key in ("model_config", "privacy", "start_privacy")}
+    metadata = {key: json.dumps(value) for key, value in memories.items() if value}
     if note:
         metadata["made_by"] = note
     save_safetensors(state, target, metadata)

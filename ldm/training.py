@@ -23,6 +23,7 @@ from ldm.checkpoint import load_weights, read_checkpoint
 from ldm.config import allow_target, instantiate_from_config, load_config, to_plain
 from ldm.data.latent_cache import LatentCache, why_not_cacheable
 from ldm.errors import UserError, nearest
+from ldm.models.diffusion.compatibility import check_stated
 from ldm.quiet import hush_trainer
 from ldm.run_directory import RunDirectory, launched, new_run, parents_run, resumed_run
 from ldm.trainer_flags import device_count, override, own_device, today
@@ -285,6 +286,8 @@ def check_resumable(model: Any, path: Any) -> None:
             f"{path}: holds weights only, no state of a training run; start a new run from it: "
             f"model.params.ckpt_path={path}"
         )
+    if hasattr(model, "unet_params"):  # an autoencoder has neither heads nor adapters
+        check_stated(model, content, path)
     load_weights(model, content["state_dict"], source=str(path))
 
 

@@ -55,6 +55,8 @@ def test_a_file(tmp_path: Path) -> None:
     assert json.loads(metadata["privacy"]) == privacy, "a private model's claim goes with it"
     assert json.loads(metadata["model_config"]) == config
     assert metadata["made_by"] == "made here"
+    export_checkpoint(target, tmp_path / "again.safetensors")
+    assert json.loads(read_checkpoint(tmp_path / "again.safetensors")["metadata"]["privacy"]) == privacy, "and again"
 
 
 def test_files_without_averages_or_side_information(tmp_path: Path) -> None:
