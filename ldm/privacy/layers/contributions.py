@@ -224,9 +224,16 @@ def factored_squares(first: Tensor, second: Tensor) -> Tensor:
 
 def position_product(left: Tensor, right: Tensor) -> Tensor:
     """Sum over records and positions of outer products of fp32 factors: (B, T, p) and (B, T, d) -> (p, d)."""
-    if left.device.type == "cpu" and left.shape[1] > 8 and not left.is_contiguous():
-        # Channels-first activations: small products in place beat copying them into long rows.
-        return left.new_zeros(left.shape[2], right.shape[2]).addbmm_(left.transpose(1, 2), right)
+    positions, out_width, in_width = left.shape[1], left.shape[2], right.shape[2]
+    if left.device.type == "cpu" and positions > 8 and not left.is_contiguous():
+        # Channels-first activations: products of each record where they lie beat copying them into long rows.
+        total = left.new_zeros(out_width, in_width)
+        if out_width * in_width > 2 * positions * (out_width + in_width):
+            return total.addbmm_(left.transpose(1, 2), right)
+        size = block_records(out_width * in_width)
+        for some_left, some_right in zip(left.split(size), right.split(size), strict=True):
+            total += torch.bmm(some_left.transpose(1, 2), some_right).sum(0)
+        return total
     return left.flatten(0, 1).t() @ right.flatten(0, 1)
 
 
