@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ldm import cli
 from ldm.errors import UserError
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 BATCH = 10
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
@@ -73,6 +75,13 @@ def test_engines_that_disagree_are_not_compared(monkeypatch: pytest.MonkeyPatch)
 
 def test_memory_of_a_step_is_a_number() -> None:
     assert measure_memory(Case("tiny", BATCH, "bookkeeping"), CPU) >= 0
+
+
+def test_the_peak_of_a_fresh_process_is_its_own() -> None:
+    torch.ones(150_000_000)  # 600 MB, given back at once
+    code = "from benchmarks.private_step import peak_resident; print(peak_resident())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(found.stdout) < private_step.peak_resident() - 400e6
 
 
 def test_the_table_is_written_whole(

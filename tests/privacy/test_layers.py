@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.privacy.clipping import Clipping, PerRecordClipper
-from ldm.privacy.layers import DEFAULT_RULES, Contribution, LayerRule, WrittenOut, rule_for
+from ldm.privacy.layers import DEFAULT_RULES, Contribution, LayerRule, WrittenOut, contributions, rule_for
 from ldm.privacy.layers.patches import Kernel, by_groups, by_unfolding
 from tests.privacy.per_record import (
     Rows,
@@ -298,3 +298,13 @@ def _shaken(module: nn.Module) -> nn.Module:
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter))
     return module
+
+
+@pytest.mark.parametrize(("positions", "wide"), [(4, 6), (9, 6), (9, 64)])
+def test_sums_over_positions_of_any_layout(positions: int, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contributions, "_BLOCK_NUMBERS", 2 * wide * wide)  # two records at a time
+    torch.manual_seed(0)
+    left, right = torch.randn(5, wide, positions).transpose(1, 2), torch.randn(5, wide, positions).transpose(1, 2)
+    expected = torch.einsum("btp,btd->pd", left.double(), right.double())
+    for first, second in ((left, right), (left.contiguous(), right.contiguous())):
+        close(contributions.position_product(first, second), expected)
