@@ -66,7 +66,7 @@ class ImageLogger(Callback):
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             options: dict[str, Any] = {}
-            if hasattr(pl_module, "ema_scope"):
+            if hasattr(pl_module, "num_timesteps"):  # a diffusion model, not an autoencoder with an average
                 steps = min(self.steps, pl_module.num_timesteps)
                 options = {"steps": steps, "private": training is not None}
             pictures = pl_module.log_images(batch, count=self.max_images, **options)

@@ -113,6 +113,13 @@ def test_sampling_takes_no_more_steps_than_the_model_has(tmp_path: Path) -> None
         assert model.asked == [{"count": 4, "steps": taken, "private": False}]
 
 
+def test_an_autoencoder_with_an_average_does_not_sample(tmp_path: Path) -> None:
+    model = Autoencoder()
+    model.ema_scope = lambda: None  # as a quantising autoencoder has, with and without an average
+    run(ImageLogger(1), tmp_path, model, range(1, 2))
+    assert model.asked == [{"count": 4}]
+
+
 def test_a_private_run_is_charged_before_its_samples_are_written(tmp_path: Path) -> None:
     model, seen = Diffusion(), []
     model.private = SimpleNamespace(release=lambda: seen.append(names(tmp_path)))
