@@ -102,7 +102,8 @@ def checkpointing(
     """
     params: dict[str, Any] = {"dirpath": str(run_dir.checkpoints), "filename": "{epoch:06}", "save_last": True}
     params["enable_version_counter"] = False  # last.ckpt is the last, also after resuming from an earlier one
-    monitor = to_plain(config.model).get("params", {}).get("monitor")
+    model = to_plain(config.model).get("params", {})
+    monitor = model.get("monitor")
     # validation is where the metric comes from; without it there is nothing to select by
     validated = to_plain(config.data).get("params", {}).get("validation") is not None
     if monitor and validated and not private:
@@ -112,6 +113,12 @@ def checkpointing(
         params.update(node.get("params", {}))
     if private and params.get("monitor"):
         raise UserError("lightning.modelcheckpoint.params.monitor: a private run may not select checkpoints; remove it")
+    chosen = str(params.get("monitor") or "")
+    if chosen.endswith("_ema") and not model.get("use_ema", True):  # else an epoch would pass before this shows
+        raise UserError(
+            f"the metric {chosen} to choose checkpoints by is logged with use_ema: true only; "
+            f"type model.params.monitor={chosen.removesuffix('_ema')}"
+        )
     try:
         return [instantiate_from_config({"target": "pytorch_lightning.callbacks.ModelCheckpoint", "params": params})]
     except MisconfigurationException as error:

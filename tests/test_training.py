@@ -388,6 +388,10 @@ def test_a_model_with_two_optimizers_accumulates_by_itself(
             "lightning.modelcheckpoint.params.save_top_k=3",
             "lightning.modelcheckpoint: ModelCheckpoint(save_top_k",
         ),
+        (
+            "model.params.use_ema=false lightning.modelcheckpoint.params.monitor=val/loss_ema",
+            "logged with use_ema: true only; type model.params.monitor=val/loss",
+        ),
         ("--seed -1", "--seed -1: give a whole number from 0"),
         ("--logdir a.yaml", "--logdir a.yaml: cannot be written to"),
         ("--name a/b", "--name a/b: a name holds no slash"),
