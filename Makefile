@@ -34,10 +34,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[quickstart,dev]'
 	@touch $(STAMP)
 
-quickstart: venv ## pre-train on public letters, fine-tune privately on digits, sample and score, small
+quickstart: venv ## private fine-tuning of the shipped public model on real digits, sampling, scores, small
 	@VENV=$(VENV) bash scripts/quickstart.sh
 
-quickstart-full: venv ## the same at the sizes the README reports
+quickstart-full: venv ## the same with the public autoencoder and latent diffusion model trained first
 	@VENV=$(VENV) bash scripts/quickstart.sh --full
 
 lint: venv ## style, import floors and types
