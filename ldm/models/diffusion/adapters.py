@@ -142,15 +142,6 @@ def own_state(model: Any, state: Mapping[str, Tensor], source: str) -> tuple[dic
     return plain, ()
 
 
-def describe_adapters(module: nn.Module) -> str:
-    """How many layers are adapted, of which ranks, in how many values."""
-    layers = [layer for _, layer in adapters(module)]
-    ranks = sorted({layer.rank for layer in layers})
-    values = sum(value.numel() for name, value in module.named_parameters() if is_adapter_name(name))
-    span = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
-    return f"{values:,} values in adapters of {span} on {len(layers)} layers"
-
-
 def with_copies(dp_config: Mapping[str, Any] | None, copies: int) -> dict[str, Any]:
     """A ``dp_config`` with DP-LoRA's spelling ``DPDM_k`` of the noise multiplicity in it.
 
