@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from ldm.privacy.capture import Capture, Layer
 from ldm.privacy.engines import ClippedSums, Factors, Groups, RowLoss, Rows, row_losses
-from ldm.privacy.layers import Contribution, WrittenOut
-from ldm.privacy.precision import full_precision
+from ldm.privacy.layers import Contribution, SquaredNorms, WrittenOut
+from ldm.privacy.precision import FullPrecision
 
 Bundle = tuple[str, ...]
 
@@ -34,17 +35,17 @@ class BookkeepingEngine:
     def clipped_sums(
         self, loss: RowLoss, rows: Rows, records: int, copies: int, groups: Groups, factors: Factors
     ) -> ClippedSums:
-        book = _Book(self, records)
         device = next(iter(rows.values())).device
+        book = _Book(self, records, groups)
         with Capture(self._layers, records * copies, book.enter, device) as capture:
             with torch.enable_grad():
                 total = row_losses(loss, rows, records * copies).sum() / copies
-            book.expect(capture.uses, self._layers)
+            book.expect(capture.uses, self._layers, FullPrecision(device.type))
             # An autocast around this call is meant for the forward pass only.
             with torch.autocast(device.type, enabled=False):
                 capture.backward(total)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), full_precision(device.type):
-            return book.settle(groups, factors)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), FullPrecision(device.type):
+            return book.settle(factors)
 
     def form(self, contribution: Contribution) -> Contribution:
         """The form in which a contribution is measured and kept."""
@@ -53,89 +54,106 @@ class BookkeepingEngine:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A measured contribution to ``names``, parameters that are clipped together."""
+    """A measured contribution to ``names``, parameters of clipping group ``group``."""
 
     names: Bundle
     contribution: Contribution
-    squares: Tensor
+    group: int
 
 
 class _Book:
     """The entries of one pass."""
 
-    def __init__(self, engine: BookkeepingEngine, records: int) -> None:
+    def __init__(self, engine: BookkeepingEngine, records: int, groups: Groups) -> None:
         self._engine = engine
         self._records = records
+        self._groups = groups
+        self._norms = [SquaredNorms() for _ in range(groups.count)]
+        self._exact: AbstractContextManager[None] = nullcontext()
         self._expected: Counter[Bundle] = Counter()
         self._pending: dict[Bundle, list[Contribution]] = {}
         self._small: dict[Bundle, WrittenOut] = {}
         self._entries: list[_Entry] = []
 
-    def expect(self, uses: Counter[str], layers: Sequence[Layer]) -> None:
-        """Note how many contributions each bundle will get: one per use of each layer it belongs to."""
+    def expect(self, uses: Counter[str], layers: Sequence[Layer], exact: AbstractContextManager[None]) -> None:
+        """Note how many contributions each bundle will get, one per use of each layer it belongs to.
+
+        They will be measured inside the context ``exact``.
+        """
+        self._exact = exact
         for layer in layers:
             for names in layer.bundles.values():
                 self._expected[names] += uses[layer.path]
 
     def enter(self, layer: Layer, inputs: Tensor, grad: Tensor) -> None:
         """Take the contributions of one use of a layer; a bundle whose uses are complete is measured at once."""
-        with full_precision(grad.device.type):
+        with self._exact:
             for own, names in layer.bundles.items():
+                part = layer.rule.contribution(layer.module, inputs, grad, self._records, own)
+                if self._expected[names] == 1:
+                    self._measure(names, part)
+                    continue
                 parts = self._pending.setdefault(names, [])
-                parts.append(layer.rule.contribution(layer.module, inputs, grad, self._records, own))
+                parts.append(part)
                 if len(parts) == self._expected[names]:
-                    self._measure(names)
+                    self._measure_joined(names)
 
-    def settle(self, groups: Groups, factors: Factors) -> ClippedSums:
+    def settle(self, factors: Factors) -> ClippedSums:
         """Clip and sum everything that was entered."""
         for names in list(self._pending):  # some use of these did not reach the loss
-            self._measure(names)
-        self._pack_small(groups)
+            self._measure_joined(names)
+        self._pack_small()
         if not self._entries:
             return ClippedSums({}, 0)
-        squares = self._group_squares(groups)
+        squares = self._group_squares()
         weights = factors(squares)
         finite = squares.isfinite().all(0)
         if bool(finite.all()):
-            return ClippedSums(self._sums(groups, weights, None), 0)
+            return ClippedSums(self._sums(weights, None), 0)
         # A factor of zero would not do: zero times NaN is NaN.
         index = finite.nonzero().squeeze(1)
-        return ClippedSums(self._sums(groups, weights[:, index], index), self._records - len(index))
+        return ClippedSums(self._sums(weights[:, index], index), self._records - len(index))
 
-    def _measure(self, names: Bundle) -> None:
+    def _measure_joined(self, names: Bundle) -> None:
         first, *others = self._pending.pop(names)
         for other in others:
             first = first.join(other)
-        kept = self._engine.form(first)
+        self._measure(names, first)
+
+    def _measure(self, names: Bundle, contribution: Contribution) -> None:
+        kept = self._engine.form(contribution)
         if isinstance(kept, WrittenOut) and sum(part[0].numel() for part in kept.gradients) <= _FEW_NUMBERS:
             self._small[names] = kept
         else:
-            self._entries.append(_Entry(names, kept, kept.squared_norms()))
+            self._enter(names, kept)
 
-    def _pack_small(self, groups: Groups) -> None:
+    def _enter(self, names: Bundle, contribution: Contribution) -> None:
+        group = self._groups.index[names[0]]
+        contribution.measure(self._norms[group])
+        self._entries.append(_Entry(names, contribution, group))
+
+    def _pack_small(self) -> None:
         """Biases, norm layers and the like: one norm and one product for all that are clipped together."""
-        for group in range(groups.count):
-            members = [names for names in self._small if groups.index[names[0]] == group]
+        for group in range(self._groups.count):
+            members = [names for names in self._small if self._groups.index[names[0]] == group]
             if members:
-                packed = _Packed.of([part for names in members for part in self._small[names].gradients])
-                self._entries.append(_Entry(sum(members, ()), packed, packed.squared_norms()))
+                parts = [part for names in members for part in self._small[names].gradients]
+                self._enter(sum(members, ()), _Packed.of(parts))
         self._small.clear()
 
-    def _group_squares(self, groups: Groups) -> Tensor:
-        """(groups, B) squared norms."""
-        found: list[list[Tensor]] = [[] for _ in range(groups.count)]
-        for entry in self._entries:
-            found[groups.index[entry.names[0]]].append(entry.squares)
-        none = self._entries[0].squares.new_zeros(self._records)
-        return torch.stack([torch.stack(squares).sum(0) if squares else none for squares in found])
+    def _group_squares(self) -> Tensor:
+        """(groups, B) squared norms; those of a group that the loss did not reach are zero."""
+        totals = {group: self._norms[group].total() for group in {entry.group for entry in self._entries}}
+        none = torch.zeros_like(next(iter(totals.values())))
+        return torch.stack([totals.get(group, none) for group in range(self._groups.count)])
 
-    def _sums(self, groups: Groups, weights: Tensor, index: Tensor | None) -> dict[str, Tensor]:
+    def _sums(self, weights: Tensor, index: Tensor | None) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
         by_group = weights.unbind(0)
         while self._entries:  # popped so that activations are freed as soon as they are used
             entry = self._entries.pop()
             contribution = entry.contribution if index is None else entry.contribution.select(index)
-            totals = contribution.weighted_sums(by_group[groups.index[entry.names[0]]])
+            totals = contribution.weighted_sums(by_group[entry.group])
             sums.update(zip(entry.names, totals, strict=True))
         return sums
 

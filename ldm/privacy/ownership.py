@@ -38,7 +38,10 @@ class Ownership:
             if parameter.requires_grad and id(parameter) not in private:
                 raise UserError(f"parameter {name!r} is trainable but not private; freeze it or make it private")
         self._parameters = parameters
-        self._paths = {name: _path(module, name) for name in parameters}
+        self._edges: dict[tuple[int, str], tuple[_Edge, str]] = {}  # each once, with the first parameter behind it
+        for name in parameters:
+            for edge in _path(module, name):
+                self._edges.setdefault((id(edge[0]), edge[1]), (edge, name))
         self._batch_norms = {path: layer for path, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
 
     def check(self) -> None:
@@ -52,12 +55,13 @@ class Ownership:
                     f"layer {path!r} is a batch norm in training mode, which mixes records; "
                     "use group norm, or put it in eval mode"
                 )
-        for name, parameter in self._parameters.items():
-            if any(table.get(key) is not value for table, key, value in self._paths[name]):
+        for (table, key, value), name in self._edges.values():
+            if table.get(key) is not value:
                 raise UserError(
                     f"parameter {name!r} was replaced after the clipper was built; "
                     "build the clipper after moving, wrapping or loading the model"
                 )
+        for name, parameter in self._parameters.items():
             if not parameter.requires_grad:
                 raise UserError(f"private parameter {name!r} was frozen after the clipper was built; build a new one")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -23,20 +21,22 @@ def _switches(device_type: str) -> list[tuple[object, str, object]]:
     return []
 
 
-@contextmanager
-def full_precision(device_type: str) -> Iterator[None]:
+class FullPrecision:
     """Products of fp32 tensors inside this context use fp32 throughout; the process's settings come back after it.
 
-    A norm from exact products would not bound a sum from rounded ones: bf16 keeps 8 bits, TF32 keeps 11.
+    A norm from exact products would not bound a sum from rounded ones: bf16 keeps 8 bits, TF32 keeps 11. The settings
+    are read when the context is made; it may be entered any number of times after that, one at a time.
     """
-    changed = []
-    try:
-        for owner, attribute, wanted in _switches(device_type):
-            before = getattr(owner, attribute)
-            if before not in (wanted, "none"):  # none: whatever the general setting says, which is full by default
-                changed.append((owner, attribute, before))
-                setattr(owner, attribute, wanted)
-        yield
-    finally:
-        for owner, attribute, before in changed:
+
+    def __init__(self, device_type: str) -> None:
+        switches = [(*switch, getattr(*switch[:2])) for switch in _switches(device_type)]
+        # none: whatever the general setting says, which is full by default
+        self._changes = [switch for switch in switches if switch[3] not in (switch[2], "none")]
+
+    def __enter__(self) -> None:
+        for owner, attribute, wanted, _ in self._changes:
+            setattr(owner, attribute, wanted)
+
+    def __exit__(self, *_: object) -> None:
+        for owner, attribute, _wanted, before in self._changes:
             setattr(owner, attribute, before)

@@ -13,6 +13,7 @@ from ldm.privacy.layers.embedding import EmbeddingRule
 from ldm.privacy.layers.linear import LinearRule
 from ldm.privacy.layers.norm import GroupNormRule, LayerNormRule
 from ldm.privacy.layers.rule import LayerRule, rule_for
+from ldm.privacy.layers.squares import SquaredNorms
 
 DEFAULT_RULES: Mapping[type[nn.Module], LayerRule] = MappingProxyType(
     {
@@ -25,4 +26,13 @@ DEFAULT_RULES: Mapping[type[nn.Module], LayerRule] = MappingProxyType(
     }
 )
 
-__all__ = ["DEFAULT_RULES", "Contribution", "LayerRule", "OuterProducts", "TableRows", "WrittenOut", "rule_for"]
+__all__ = [
+    "DEFAULT_RULES",
+    "Contribution",
+    "LayerRule",
+    "OuterProducts",
+    "SquaredNorms",
+    "TableRows",
+    "WrittenOut",
+    "rule_for",
+]

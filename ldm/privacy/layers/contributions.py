@@ -16,10 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# An fp32 dot product is off by a few units in the last place of |x||y| (2 on average and 17 at most were measured). The
-# factored norm sums such products with cancellation, so this multiple of (sum_t |a_t||g_t|)^2 is added to keep it an
-# upper bound. On random data that overstates a norm over T positions by about T * 1.2e-7.
-ROUNDING = 2.0**-22
+from ldm.privacy.layers.squares import SquaredNorms, factored_squares, gram, row_squares
 
 # Factored norms are compute-bound (2 T^2 (d + p) operations), written-out gradients are memory-bound (d p numbers).
 # This is the measured exchange rate between the two on x86 CPUs; current GPUs are within a factor of two of it.
@@ -37,8 +34,14 @@ class Contribution(ABC):
         """Number of records B."""
 
     @abstractmethod
+    def measure(self, norms: SquaredNorms) -> None:
+        """Add the squared L2 norm of each record's gradient to ``norms``."""
+
     def squared_norms(self) -> Tensor:
         """(B,) fp32: squared L2 norm of each record's gradient, an upper bound up to relative 1e-6."""
+        norms = SquaredNorms()
+        self.measure(norms)
+        return norms.total()
 
     @abstractmethod
     def weighted_sums(self, weights: Tensor) -> list[Tensor]:
@@ -72,9 +75,9 @@ class WrittenOut(Contribution):
     def records(self) -> int:
         return self.gradients[0].shape[0]
 
-    def squared_norms(self) -> Tensor:
-        squares = [_row_squares(gradient) for gradient in self.gradients]
-        return squares[0] if len(squares) == 1 else torch.stack(squares).sum(0)
+    def measure(self, norms: SquaredNorms) -> None:
+        for gradient in self.gradients:
+            norms.add(row_squares(gradient))
 
     def weighted_sums(self, weights: Tensor) -> list[Tensor]:
         return [(weights @ gradient.flatten(1)).reshape(gradient.shape[1:]) for gradient in self.gradients]
@@ -103,27 +106,27 @@ class OuterProducts(Contribution):
     def records(self) -> int:
         return self.left.shape[0]
 
-    def squared_norms(self) -> Tensor:
+    def measure(self, norms: SquaredNorms) -> None:
+        positions = self.left.shape[1]
         if self.weight is None:
-            return _row_squares(self._bias())
-        if self.left.shape[1] == 1:
-            return _row_squares(self.left[:, 0]) * (_row_squares(self.right[:, 0]) + float(self.bias))
-        size = block_records(self.left.shape[1] ** 2)
-        if size >= self.records:
-            return self._factored(self.left.float(), self.right.float())
-        blocks = zip(self.left.split(size), self.right.split(size), strict=True)
-        return torch.cat([self._factored(left.float(), right.float()) for left, right in blocks])
+            norms.add(row_squares(self._bias()))
+        elif (size := block_records(positions**2)) >= self.records:
+            norms.add_products(norms.input_gram(self.right), gram(self.left.float()), self.bias)
+        else:
+            blocks = zip(self.left.split(size), self.right.split(size), strict=True)
+            norms.add(torch.cat([self._squares(left.float(), right.float()) for left, right in blocks]))
 
     def weighted_sums(self, weights: Tensor) -> list[Tensor]:
-        column, left, right = weights.view(-1, 1, 1), self.left.float(), self.right.float()
+        left, right, column = self.left.float(), self.right.float(), weights.view(-1, 1, 1)
         if self.weight is None:
             return [weights @ self._bias()]
         if left.shape[2] > right.shape[2]:  # scale the narrow factor
             product = position_product(left, right * column).reshape(self.weight)
-            return [product, weights @ self._bias()] if self.bias else [product]
+            repeated = weights.unsqueeze(1).expand(left.shape[:2]).reshape(-1)
+            return [product, repeated @ left.flatten(0, 1)] if self.bias else [product]
         left = left * column
         product = position_product(left, right).reshape(self.weight)
-        return [product, left.sum((0, 1))] if self.bias else [product]
+        return [product, left.flatten(0, 1).sum(0)] if self.bias else [product]
 
     def per_record(self) -> list[Tensor]:
         gradients = []
@@ -149,12 +152,11 @@ class OuterProducts(Contribution):
         left, right = torch.cat([self.left, other.left], 1), torch.cat([self.right, other.right], 1)
         return OuterProducts(left, right, self.weight, self.bias)
 
+    def _squares(self, left: Tensor, right: Tensor) -> Tensor:
+        return factored_squares(gram(right), gram(left), self.bias)
+
     def _bias(self) -> Tensor:
         return self.left.float().sum(1)
-
-    def _factored(self, left: Tensor, right: Tensor) -> Tensor:
-        inputs = gram(right)
-        return factored_squares(inputs.add_(1.0) if self.bias else inputs, gram(left))
 
 
 @dataclass(frozen=True)
@@ -173,12 +175,13 @@ class TableRows(Contribution):
     def records(self) -> int:
         return self.rows.shape[0]
 
-    def squared_norms(self) -> Tensor:
+    def measure(self, norms: SquaredNorms) -> None:
         values = self._values()
         if self.rows.shape[1] == 1:
-            return _row_squares(values[:, 0])
-        same = self.rows.unsqueeze(1) == self.rows.unsqueeze(2)
-        return factored_squares(gram(values), same.float())
+            norms.add(row_squares(values[:, 0]))
+        else:
+            same = self.rows.unsqueeze(1) == self.rows.unsqueeze(2)
+            norms.add_products(same.float(), gram(values), bias=False)
 
     def weighted_sums(self, weights: Tensor) -> list[Tensor]:
         values = self._values() * weights[:, None, None]
@@ -207,21 +210,6 @@ class TableRows(Contribution):
         return values.masked_fill((self.rows == self.padding).unsqueeze(2), 0.0)
 
 
-def gram(vectors: Tensor) -> Tensor:
-    """Dot products of all pairs of positions: (B, T, d) fp32 -> (B, T, T)."""
-    return torch.bmm(vectors, vectors.transpose(1, 2))
-
-
-def factored_squares(first: Tensor, second: Tensor) -> Tensor:
-    """(B,) sums of the elementwise product of two Gram matrices (B, T, T), raised by their possible rounding error.
-
-    ``first`` is overwritten. A record with a non-finite entry gives a non-finite result.
-    """
-    products = first.mul_(second)
-    lengths = products.diagonal(dim1=1, dim2=2).sqrt().sum(1)  # sum_t |a_t||g_t|
-    return products.flatten(1).sum(1).clamp_min_(0.0).addcmul_(lengths, lengths, value=ROUNDING)
-
-
 def position_product(left: Tensor, right: Tensor) -> Tensor:
     """Sum over records and positions of outer products of fp32 factors: (B, T, p) and (B, T, d) -> (p, d)."""
     positions, out_width, in_width = left.shape[1], left.shape[2], right.shape[2]
@@ -244,12 +232,7 @@ def block_records(numbers: int) -> int:
 
 def fold_copies(tensor: Tensor, records: int) -> Tensor:
     """(records * copies, T, d) -> (records, copies * T, d): a record's copies become further positions of it."""
+    if len(tensor) == records:
+        return tensor
     rows, positions, width = tensor.shape
-    return tensor if rows == records else tensor.reshape(records, rows // records * positions, width)
-
-
-def _row_squares(gradients: Tensor) -> Tensor:
-    """Squared norm of each (B, ...) entry; in two stages, as one long fp32 sum of squares would lose digits."""
-    if gradients.dim() == 2:
-        return torch.linalg.vector_norm(gradients.float(), dim=1).square_()
-    return torch.linalg.vector_norm(gradients.float().flatten(2), dim=2).square_().sum(1)
+    return tensor.reshape(records, rows // records * positions, width)

@@ -13,6 +13,7 @@ from ldm.privacy.layers.contributions import Contribution, fold_copies
 from ldm.privacy.layers.linear import outer_products
 from ldm.privacy.layers.patches import Kernel, PatchProducts
 from ldm.privacy.layers.rule import LayerRule
+from ldm.privacy.layers.squares import FEW_POSITIONS
 
 
 class ConvRule(LayerRule):
@@ -33,8 +34,9 @@ class ConvRule(LayerRule):
 
 
 def _pixels(tensor: Tensor, records: int) -> Tensor:
-    """(R, channels, ...) -> (B, copies * pixels, channels)."""
-    return fold_copies(tensor.flatten(2).transpose(1, 2), records)
+    """(R, channels, ...) -> (B, copies * pixels, channels), copied into that order where there are few pixels."""
+    pixels = tensor.flatten(2).transpose(1, 2)
+    return fold_copies(pixels.contiguous() if pixels.shape[1] <= FEW_POSITIONS else pixels, records)
 
 
 def _is_pointwise(module: nn.Conv1d | nn.Conv2d) -> bool:

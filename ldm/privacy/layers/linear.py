@@ -22,7 +22,7 @@ class LinearRule(LayerRule):
     def contribution(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> Contribution:
-        inputs, grad = (fold_copies(_one_position_axis(tensor), records) for tensor in (inputs, grad))
+        inputs, grad = fold_copies(_one_position_axis(inputs), records), fold_copies(_one_position_axis(grad), records)
         return outer_products(cast(nn.Linear, module).weight, inputs, grad, wanted)
 
 
@@ -32,4 +32,6 @@ def outer_products(weight: Tensor, inputs: Tensor, grad: Tensor, wanted: Sequenc
 
 
 def _one_position_axis(tensor: Tensor) -> Tensor:
+    if tensor.dim() == 3:
+        return tensor
     return tensor.unsqueeze(1) if tensor.dim() == 2 else tensor.flatten(1, -2)

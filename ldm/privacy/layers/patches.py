@@ -19,9 +19,8 @@ from ldm.privacy.layers.contributions import (
     Contribution,
     WrittenOut,
     block_records,
-    factored_squares,
-    gram,
 )
+from ldm.privacy.layers.squares import SquaredNorms, factored_squares, gram
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,11 @@ class PatchProducts(Contribution):
     def records(self) -> int:
         return self.inputs.shape[0] // self.copies
 
-    def squared_norms(self) -> Tensor:
+    def measure(self, norms: SquaredNorms) -> None:
         numbers = self.kernel.groups * (self.copies * self.inputs.shape[2] * self.inputs.shape[3]) ** 2
         size = self.copies * block_records(numbers)
-        if size >= len(self.inputs):
-            return self._squares(self.inputs.float(), self.slopes.float())
         blocks = zip(self.inputs.split(size), self.slopes.split(size), strict=True)
-        return torch.cat([self._squares(inputs.float(), slopes.float()) for inputs, slopes in blocks])
+        norms.add(torch.cat([self._squares(inputs.float(), slopes.float()) for inputs, slopes in blocks]))
 
     def weighted_sums(self, weights: Tensor) -> list[Tensor]:
         slopes = self.slopes.float() * weights.repeat_interleave(self.copies).view(-1, 1, 1, 1)
@@ -94,10 +91,8 @@ class PatchProducts(Contribution):
         pixels = gram(_positions_last(inputs, self.copies, self.kernel.groups).transpose(1, 2))
         sizes = (self.copies, *inputs.shape[2:])
         patches = self._patch_gram(pixels.unflatten(2, sizes).unflatten(1, sizes))
-        if self.bias:
-            patches = patches + 1.0
         positions = gram(_positions_last(slopes, self.copies, self.kernel.groups).transpose(1, 2))
-        return factored_squares(positions, patches).unflatten(0, (-1, self.kernel.groups)).sum(1)
+        return factored_squares(patches, positions, self.bias).unflatten(0, (-1, self.kernel.groups)).sum(1)
 
     def _patch_gram(self, pixels: Tensor) -> Tensor:
         """Dot products of pixels (n, K, H, W, K, H, W) -> dot products of patches (n, K*h*w, K*h*w)."""
