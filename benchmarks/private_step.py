@@ -55,6 +55,7 @@ class Case:
     engine: str
     copies: int = 1
     selection: str = "attention"
+    chunk: int | None = None  # records at a time; None: all at once
 
     @property
     def title(self) -> str:
@@ -70,12 +71,23 @@ class Result:
     memory: float | None = None
 
 
-def cases(size: str, batch: int, engines: Sequence[str], selection: str = "attention") -> list[Case]:
-    """The rows of the table for one network, batch size and choice of what is trained."""
-    found = [Case(size, batch, engine, selection=selection) for engine in engines]
+def cases(
+    size: str,
+    batch: int,
+    engines: Sequence[str],
+    selection: str = "attention",
+    copies: Sequence[int] = (4,),
+    chunk: int | None = None,
+) -> list[Case]:
+    """The rows of the table for one network, batch size and choice of what is trained.
+
+    ``copies``: how many noise draws a record, besides one, the default engine is measured with. ``chunk``: how many
+    records at most are computed on at a time.
+    """
+    found = [(engine, 1) for engine in engines]
     if "bookkeeping" in engines:
-        found.append(Case(size, batch, "bookkeeping", copies=4, selection=selection))
-    return found
+        found += [("bookkeeping", count) for count in copies]
+    return [Case(size, batch, engine, count, selection, chunk) for engine, count in found]
 
 
 class Step:
@@ -89,8 +101,17 @@ class Step:
         self.engine: Engine = ENGINES[case.engine](build(size, device, case.selection), bound, case.copies)
         self.optimizer = torch.optim.AdamW(self.engine.trained.values(), lr=1e-5)
 
+    def sums(self) -> dict[str, Tensor]:
+        """The engine's sums over the batch, a chunk at a time."""
+        size = (self.case.chunk or self.case.batch) * self.case.copies
+        total: dict[str, Tensor] = {}
+        for start in range(0, self.case.batch * self.case.copies, size):
+            part = self.engine.sums({key: value[start : start + size] for key, value in self.rows.items()})
+            total = {name: total[name].add_(value) if total else value for name, value in part.items()}
+        return total
+
     def take(self) -> None:
-        sums = self.engine.sums(self.rows)
+        sums = self.sums()
         for name, parameter in self.engine.trained.items():
             parameter.grad = sums[name] / self.case.batch
         self.optimizer.step()
@@ -144,7 +165,7 @@ def check_agreement(steps: Sequence[Step], bound: float) -> None:
             factors = (bound / norms_of(gradients)).clamp(max=1.0)
             truths[copies] = flat({k: torch.einsum("b,b...->...", factors, v) for k, v in gradients.items()})
         compare(step.case, step.engine.sums(rows), "a loop over records", truths[copies])
-        sums = step.engine.sums(step.rows)
+        sums = step.sums()
         if copies in wholes:
             compare(step.case, sums, *wholes[copies])
         else:
@@ -207,7 +228,7 @@ def measure(
     """Results of all cases of a network, batch size and selection, and the seconds that noise takes a step."""
     device = args.device
     results = []
-    for case in cases(size, batch, args.engines, selection):
+    for case in cases(size, batch, args.engines, selection, args.copies, args.chunk):
         results.append(Result(case, memory=memory_of(case, args)))
         tick()
     bound = median_norm(size, device, selection)
@@ -250,8 +271,9 @@ def table(results: Sequence[Result], noise: float) -> str:
     plain = next((r.seconds for r in results if r.case.engine == "non-private"), None)
     model = build(SIZES[case.size], torch.device("cpu"), case.selection)
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    chunks = f" in chunks of {case.chunk}" if case.chunk else ""
     lines = [
-        f"## {case.size}, {case.selection}, batch {case.batch}, {trained:,} trained values",
+        f"## {case.size}, {case.selection}, batch {case.batch}{chunks}, {trained:,} trained values",
         "",
         "| step | seconds | images/s | times non-private | peak GiB above the model |",
         "|--|--|--|--|--|",
@@ -305,7 +327,9 @@ def build_parser() -> ArgumentParser:
     add("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="networks")
     add("--selection", nargs="+", choices=list(SELECTIONS), default=list(SELECTIONS), help="what is trained")
     add("--batch", nargs="+", type=int, default=[64, 256], metavar="B", help="records a step")
+    add("--chunk", type=int, default=None, metavar="N", help="records at a time (default: the whole batch)")
     add("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES), help="what to compare")
+    add("--copies", nargs="*", type=int, default=[4], metavar="K", help="noise draws a record, for bookkeeping")
     add("--rounds", type=int, default=7, help="timed steps of each engine")
     add("--threads", type=int, default=os.cpu_count() or 1, help="computing threads")
     add("--output", type=Path, default=Path("results/private_step.md"), help="where the tables are written")
@@ -316,11 +340,13 @@ def build_parser() -> ArgumentParser:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    for flag in ("rounds", "threads"):
-        if getattr(args, flag) < 1:
+    for flag in ("rounds", "threads", "chunk"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} {getattr(args, flag)}: give 1 or more")
     if min(args.batch) < PROBES:
         parser.error(f"--batch {min(args.batch)}: give {PROBES} or more")
+    if any(count < 2 for count in args.copies):
+        parser.error(f"--copies {min(args.copies)}: give 2 or more, or nothing after --copies for one draw only")
     args.device = pick_device(args.device)
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.allow_tf32 = False  # engines are compared to single precision
@@ -329,7 +355,7 @@ def main() -> None:
         return
     parts = ["# Time and memory of a private step", facts(args)]
     jobs = [(size, batch, selection) for size in args.sizes for selection in args.selection for batch in args.batch]
-    total = sum(len(cases(size, batch, args.engines)) + args.rounds for size, batch, _ in jobs)
+    total = sum(len(cases(size, batch, args.engines, copies=args.copies)) + args.rounds for size, batch, _ in jobs)
     with tqdm(total=total, unit="measurement", disable=None) as bar:
         for size, batch, selection in jobs:
             bar.set_description(f"{size}, {selection}, batch {batch}")

@@ -43,6 +43,20 @@ def test_the_network_is_that_of_the_experiment(selection: str, published: int, c
     assert trained == published - cut_off, "without what one token cuts off"
 
 
+def test_noise_multiplicities_are_chosen_and_may_be_none() -> None:
+    engines = ["non-private", "bookkeeping"]
+    assert [case.copies for case in cases("tiny", BATCH, engines, copies=(2, 8))] == [1, 1, 2, 8]
+    assert [case.copies for case in cases("tiny", BATCH, engines, copies=())] == [1, 1]
+
+
+@pytest.mark.parametrize("engine", ["non-private", "bookkeeping", "opacus-hooks"])
+def test_a_batch_in_chunks_gives_the_same_sums(engine: str) -> None:
+    whole, parts = (Step(Case("tiny", BATCH, engine, chunk=chunk), CPU, 1.0).sums() for chunk in (None, 4))
+    assert set(whole) == set(parts)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_rows_are_record_major() -> None:
     rows = make_rows(SIZES["tiny"], 3, 2, CPU)
     assert {len(value) for value in rows.values()} == {6}
@@ -103,9 +117,9 @@ def test_the_table_is_written_whole(
     assert "| bookkeeping, 4 noise draws a record |" in text
 
 
-@pytest.mark.parametrize("words", [["--rounds", "0"], ["--batch", "4"], ["--engines", "magic"]])
-def test_mistakes_are_one_line(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(sys, "argv", ["private_step.py", *words])
+@pytest.mark.parametrize("words", ["--rounds 0", "--batch 4", "--engines magic", "--copies 1", "--chunk 0"])
+def test_mistakes_are_one_line(words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["private_step.py", *words.split()])
     with pytest.raises(SystemExit) as stop:
         cli.run(private_step.main)
     assert stop.value.code == 2

@@ -64,8 +64,9 @@ class SquaredNorms:
         """(B,) fp32: everything added so far."""
         squares = list(self._squares)
         for positions, products in self._products.items():
-            allowance = torch.eye(positions, device=products.device).mul_(positions * ROUNDING).add_(1.0)
-            squares.append((products.flatten(1) @ allowance.flatten()).clamp_min_(0.0))
+            same = torch.eye(positions, dtype=products.dtype, device=products.device)
+            raised = products.flatten(1) @ (1.0 + positions * ROUNDING * same).flatten()
+            squares.append(raised.clamp_min_(0.0))
         return squares[0] if len(squares) == 1 else torch.stack(squares).sum(0)
 
 
