@@ -98,6 +98,21 @@ class MixedNet(nn.Module):
         return torch.tanh(self.gate(self.layer_norm(hidden))) + self.classes(token)[:, None]
 
 
+class ProjectionsNet(nn.Module):
+    """Layers on four positions each, three of them on one input: their norms are taken together. Rows as MixedNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Linear(24, 16)
+        self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))
+        self.out = nn.Linear(16, 12)
+
+    def forward(self, x: Tensor, token: Tensor) -> Tensor:
+        hidden = torch.tanh(self.lift(x.flatten(1).unflatten(1, (4, 24))))
+        scores = (self.query(hidden) @ self.key(hidden).transpose(1, 2)).softmax(2)
+        return self.out(scores @ self.value(hidden))
+
+
 def mixed_rows(count: int, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {

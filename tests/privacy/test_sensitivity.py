@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.privacy.clipping import ENGINES, STYLES, Clipping, PerRecordClipper
-from tests.privacy.per_record import MixedNet, Rows, flat, mixed_rows, squared_error, trainable
+from ldm.privacy.layers import squares
+from ldm.privacy.layers.squares import SquaredNorms
+from tests.privacy.per_record import MixedNet, ProjectionsNet, Rows, flat, mixed_rows, squared_error, trainable
 
 RECORDS = 3
 # The sums themselves are fp32 numbers of size RECORDS * C, so their difference carries that much rounding.
@@ -19,11 +21,17 @@ Accumulate = Callable[[PerRecordClipper, Callable[[Rows], Tensor], Rows, int], N
 
 
 def measured_sensitivity(
-    clipping: Clipping, engine: str, copies: int, accumulate: Accumulate, autocast: bool = False, identical: bool = True
+    clipping: Clipping,
+    engine: str,
+    copies: int,
+    accumulate: Accumulate,
+    autocast: bool = False,
+    identical: bool = True,
+    network: type[nn.Module] = MixedNet,
 ) -> float:
     """Largest change of the sum, in units of C, over removals of each record; its copies are the worst case, equal."""
     torch.manual_seed(0)
-    net = MixedNet()
+    net = network()
     if identical:
         rows = {key: value.repeat_interleave(copies, 0) for key, value in mixed_rows(RECORDS).items()}
     else:
@@ -87,3 +95,36 @@ def test_the_measurement_catches_copies_clipped_as_records(engine: str) -> None:
 
 def test_the_measurement_catches_a_clipper_that_does_not_clip() -> None:
     assert measured_sensitivity(Clipping(1e9), "bookkeeping", 1, as_built) * 1e9 > 1.1
+
+
+@pytest.mark.parametrize("copies", [1, 4, 8])
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_bound_holds_where_norms_of_layers_are_taken_together(engine: str, style: str, copies: int) -> None:
+    change = measured_sensitivity(Clipping(0.1, style), engine, copies, as_built, network=ProjectionsNet)
+    assert 0.99 < change <= SLACK
+
+
+def only_the_latest(norms: SquaredNorms, inputs: Tensor, slopes: Tensor, bias: bool) -> None:
+    norms._products.clear()
+    real_add_products(norms, inputs, slopes, bias)
+
+
+def without_bias(norms: SquaredNorms, inputs: Tensor, slopes: Tensor, bias: bool) -> None:
+    real_add_products(norms, inputs, slopes, False)
+
+
+real_add_products = SquaredNorms.add_products
+
+
+@pytest.mark.parametrize("broken", [only_the_latest, without_bias])
+def test_the_measurement_catches_norms_that_leave_something_out(
+    broken: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SquaredNorms, "add_products", broken)
+    assert measured_sensitivity(Clipping(0.1), "bookkeeping", 1, as_built, network=ProjectionsNet) > 1.01
+
+
+def test_the_measurement_catches_an_input_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(squares, "_same_memory", lambda first, second: True)
+    assert measured_sensitivity(Clipping(0.1), "bookkeeping", 1, as_built, network=ProjectionsNet) > 1.01
