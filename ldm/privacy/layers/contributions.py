@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.privacy.layers.squares import SquaredNorms, factored_squares, gram, row_squares
+from ldm.privacy.layers.squares import FEW_POSITIONS, SquaredNorms, factored_squares, gram, row_squares
 
 # Factored norms are compute-bound (2 T^2 (d + p) operations), written-out gradients are memory-bound (d p numbers).
 # This is the measured exchange rate between the two on x86 CPUs; current GPUs are within a factor of two of it.
@@ -213,7 +213,7 @@ class TableRows(Contribution):
 def position_product(left: Tensor, right: Tensor) -> Tensor:
     """Sum over records and positions of outer products of fp32 factors: (B, T, p) and (B, T, d) -> (p, d)."""
     positions, out_width, in_width = left.shape[1], left.shape[2], right.shape[2]
-    if left.device.type == "cpu" and positions > 8 and not left.is_contiguous():
+    if left.device.type == "cpu" and positions > FEW_POSITIONS and not left.is_contiguous():
         # Channels-first activations: products of each record where they lie beat copying them into long rows.
         total = left.new_zeros(out_width, in_width)
         if out_width * in_width > 2 * positions * (out_width + in_width):
