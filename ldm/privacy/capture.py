@@ -10,9 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ldm.errors import UserError
 from ldm.privacy.layers import LayerRule, rule_for
+
+# Numbers in the input and output of a small use (4 MB in fp32). A tap takes a fifth of a millisecond between two steps
+# of the backward pass, which drive Python out of the processor's caches: more than a small use is worth.
+_FEW_NUMBERS = 1 << 20
 
 Receiver = Callable[["Layer", Tensor, Tensor], None]
 
@@ -82,13 +87,16 @@ def _rule_of(
 
 
 class Capture:
-    """Context manager: while it is open, every use of ``layers`` in a forward pass is tapped.
+    """Context manager: while it is open, every use of ``layers`` in a forward pass is caught.
 
-    A tap is an identity in the autograd graph. When the backward pass reaches it, ``receive(layer, inputs, grad)`` is
-    called. The tap saves the input the way autograd saves tensors, so activation checkpointing recomputes it, and
-    asking for the gradient of ``anchor`` runs the backward pass through all taps without computing weight gradients.
-    ``uses`` counts the taps per layer path; read it before the backward pass, in which checkpointed regions run forward
-    once more. All hooks are gone when the context closes.
+    Of a use with few numbers the input is kept and autograd is asked for the output gradient; all of these are handed
+    to ``receive(layer, inputs, grad)`` after the backward pass, in a row. A larger use is tapped. A tap is an identity
+    in the autograd graph that calls ``receive`` when the backward pass reaches it, so that nothing waits for the end;
+    it saves the input the way autograd saves tensors, so activation checkpointing recomputes it. Asking for the
+    gradients of the outputs and of ``anchor`` runs the backward pass without computing weight gradients.
+
+    ``uses`` counts the uses per layer path, those that do not reach the loss too. All hooks are gone when the context
+    closes.
     """
 
     def __init__(self, layers: Sequence[Layer], rows: int, receive: Receiver, device: torch.device) -> None:
@@ -97,6 +105,8 @@ class Capture:
         self._layers = layers
         self._rows = rows
         self._receive = receive
+        self._small: list[_SmallUse] = []
+        self._forward = True  # False in the backward pass, in which checkpointed regions run forward once more
         self._hooks = ExitStack()
 
     def __enter__(self) -> Capture:
@@ -109,8 +119,16 @@ class Capture:
         self._hooks.close()
 
     def backward(self, total: Tensor) -> None:
-        """Run the backward pass of the scalar ``total`` through every tap."""
-        torch.autograd.grad(total, self.anchor, allow_unused=True)
+        """Run the backward pass of the scalar ``total`` through every use."""
+        self._forward = False
+        uses = self._small[::-1]
+        edges = [get_gradient_edge(self.anchor), *(use.edge for use in uses)]
+        _, *grads = torch.autograd.grad(total, edges, allow_unused=True)
+        with torch.no_grad():
+            for use, grad in zip(uses, grads, strict=True):
+                if grad is not None:
+                    self._receive(use.layer, use.checked_inputs(), use.gradient(grad))
+        self._small.clear()
 
     def _hook(self, layer: Layer) -> Callable[..., Tensor | None]:
         def receive(inputs: Tensor, grad: Tensor) -> Tensor:
@@ -128,11 +146,57 @@ class Capture:
                     f"layer {layer.path!r} was given an input of shape {tuple(inputs.shape)}, but the first axis must "
                     f"be the {self._rows} rows of the batch; keep rows first (expand shared inputs) or freeze the layer"
                 )
-            self.uses[layer.path] += 1
+            self.uses[layer.path] += self._forward
+            edge = _edge(output) if inputs.numel() + output.numel() <= _FEW_NUMBERS else None
+            if edge is not None:
+                if self._forward:
+                    self._small.append(_SmallUse(layer, inputs.detach(), inputs._version, edge, output.shape))
+                return None
             tapped: Tensor = _Tap.apply(output, inputs.detach(), self.anchor, receive)  # type: ignore[no-untyped-call]
             return tapped
 
         return hook
+
+
+@dataclass(frozen=True)
+class _SmallUse:
+    """One use of a layer whose output gradient autograd is asked for.
+
+    ``version`` counts how often the memory of ``inputs`` had been written to when the layer used them, ``shape`` is
+    that of the output.
+    """
+
+    layer: Layer
+    inputs: Tensor
+    version: int
+    edge: GradientEdge
+    shape: torch.Size
+
+    def checked_inputs(self) -> Tensor:
+        """The inputs; UserError when they are no longer what the layer saw (autograd checks what it saves itself)."""
+        if self.inputs._version != self.version:
+            raise UserError(
+                f"the input of layer {self.layer.path!r} was changed in place after the layer used it, so its gradient "
+                "is lost; change a copy instead"
+            )
+        return self.inputs
+
+    def gradient(self, grad: Tensor) -> Tensor:
+        """The output gradient, from what autograd answered."""
+        return self.layer.rule.gradient_layout(grad.reshape(self.shape))
+
+
+def _edge(output: Tensor) -> GradientEdge | None:
+    """Where the gradient of ``output``, perhaps in another shape, passes in the autograd graph, if that is certain.
+
+    A change in place of a view cuts its own edge off, not that of the tensor it shows (``nn.Linear`` returns a reshaped
+    product).
+    """
+    base = output._base
+    if base is None:
+        return get_gradient_edge(output)
+    whole = base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous()
+    return get_gradient_edge(base) if whole and base.requires_grad else None
 
 
 class _Tap(torch.autograd.Function):

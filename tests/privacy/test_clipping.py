@@ -23,6 +23,8 @@ from tests.privacy.per_record import (
     trainable,
 )
 
+pytestmark = pytest.mark.usefixtures("uses")
+
 TOLERANCE = 1e-5
 FAST = ("bookkeeping", "instantiate")
 

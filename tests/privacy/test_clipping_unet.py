@@ -20,6 +20,8 @@ from tests.privacy.per_record import (
     trainable,
 )
 
+pytestmark = pytest.mark.usefixtures("uses")
+
 # torch.func loops over records where attention kernels have no batching rule; the reference may be slow.
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
 

@@ -23,6 +23,8 @@ from tests.privacy.per_record import (
     trainable,
 )
 
+pytestmark = pytest.mark.usefixtures("uses")
+
 TOLERANCE = 1e-5
 few = settings(max_examples=12, deadline=None, derandomize=True)
 small = st.integers(1, 4)

@@ -13,6 +13,8 @@ from ldm.privacy.layers import squares
 from ldm.privacy.layers.squares import SquaredNorms
 from tests.privacy.per_record import MixedNet, ProjectionsNet, Rows, flat, mixed_rows, squared_error, trainable
 
+pytestmark = pytest.mark.usefixtures("uses")
+
 RECORDS = 3
 # The sums themselves are fp32 numbers of size RECORDS * C, so their difference carries that much rounding.
 SLACK = 1 + 3e-6

@@ -222,7 +222,9 @@ def position_product(left: Tensor, right: Tensor) -> Tensor:
         for some_left, some_right in zip(left.split(size), right.split(size), strict=True):
             total += torch.bmm(some_left.transpose(1, 2), some_right).sum(0)
         return total
-    return left.flatten(0, 1).t() @ right.flatten(0, 1)
+    left, right = left.flatten(0, 1), right.flatten(0, 1)
+    # The narrow factor first: several times as fast when widths differ much, as those of a low-rank adapter do.
+    return left.t() @ right if out_width <= in_width else (right.t() @ left).t().contiguous()
 
 
 def block_records(numbers: int) -> int:

@@ -1,0 +1,17 @@
+"""What several tests of the clipper share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ldm.privacy import capture
+
+
+@pytest.fixture(scope="module", params=["small", "large"])
+def uses(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every use of a layer in the module's tests counts as a small one, then as a large one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capture, "_FEW_NUMBERS", 1 << 20 if request.param == "small" else -1)
+        yield
