@@ -1,9 +1,9 @@
 """The default engine: one forward, one backward, and one weighted product per layer (Bu et al. 2022, arXiv 2210.00038).
 
-The backward pass computes no weight gradients. As it passes a layer, the norms of that layer's per-record gradients are
-taken, and the layer's input and output gradient (or, when smaller, the gradients themselves) are kept. When all norms
-are known, each kept pair is multiplied once with the clip factors. Norm and sum come from the same numbers, so the
-bound holds whatever the precision of the forward pass.
+The backward pass computes no weight gradients. As it passes a layer, or after it for small ones, the norms of that
+layer's per-record gradients are taken, and the layer's input and output gradient (or, when smaller, the gradients
+themselves) are kept. When all norms are known, each kept pair is multiplied once with the clip factors. Norm and sum
+come from the same numbers, so the bound holds whatever the precision of the forward pass.
 """
 
 from __future__ import annotations
