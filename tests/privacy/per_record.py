@@ -99,12 +99,12 @@ class MixedNet(nn.Module):
 
 
 class ProjectionsNet(nn.Module):
-    """Layers on four positions each, three of them on one input: their norms are taken together. Rows as MixedNet."""
+    """Layers on four positions, the first widening, three on one input: norms are taken together. Rows as MixedNet."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lift = nn.Linear(24, 16)
-        self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))
+        self.lift = nn.Linear(24, 32)
+        self.query, self.key, self.value = (nn.Linear(32, 16) for _ in range(3))
         self.out = nn.Linear(16, 12)
 
     def forward(self, x: Tensor, token: Tensor) -> Tensor:
