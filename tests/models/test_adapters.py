@@ -18,6 +18,11 @@ from tests import tiny
 PROJECTIONS = {"spatial": ["to_q", "to_k", "to_v", "to_out.0"], "attention": ["qkv", "proj_out"]}
 EMBEDDING = "cond_stage_model.embedding.weight"
 
+BOUND = 1e-3
+# The engines add the same products in other orders. A clipped gradient has norm C; through the fifty or so products of
+# the tiny network float32 keeps each number to about 100 * 2**-24 = 6e-6 of that, on any processor.
+ROUNDING = 6e-6
+
 
 def adapted(kind: str = "spatial", moved: bool = False, **params: Any) -> Any:
     """A tiny model with adapters of rank 3 on its attention projections; ``moved`` takes them away from their start."""
@@ -53,9 +58,9 @@ def test_every_engine_clips_adapters_as_the_plain_loop_does(kind: str, copies: i
         clipper.verify(model.per_example_losses, batch, copies)
         clipper.accumulate(model.per_example_losses, batch, copies)
         sums[engine] = torch.cat([value.flatten() for value in clipper.take().values()])
-    assert 0 < float(sums["naive"].norm()) <= 4e-3
+    assert 0 < float(sums["naive"].norm()) <= 4 * BOUND
     for engine in ENGINES:
-        torch.testing.assert_close(sums[engine], sums["naive"], rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(sums[engine], sums["naive"], rtol=1e-4, atol=ROUNDING * BOUND)
 
 
 def test_a_base_weight_gets_no_gradient_and_no_rule() -> None:
@@ -154,7 +159,7 @@ def test_feed_forward_residual_and_projection_layers_can_be_adapted() -> None:
         clipper = PerRecordClipper(model, selection.parameters, Clipping(1e-3), engine)
         clipper.accumulate(model.per_example_losses, batch)
         sums[engine] = torch.cat([value.flatten() for value in clipper.take().values()])
-    torch.testing.assert_close(sums["bookkeeping"], sums["naive"], rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(sums["bookkeeping"], sums["naive"], rtol=1e-4, atol=ROUNDING * BOUND)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +269,6 @@ def test_the_condition_stage_has_adapters_of_its_own_scaling() -> None:
         sums[engine] = clipper.take()
     for name in trained:
         assert sums["naive"][name].any(), name
-        torch.testing.assert_close(sums["bookkeeping"][name], sums["naive"][name], rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(sums["bookkeeping"][name], sums["naive"][name], rtol=1e-4, atol=ROUNDING * BOUND)
     with pytest.raises(UserError, match="has no condition stage of its own"):
         adapted("attention", use_cond_lora=True, cond_lora_target=["to_q"])
