@@ -520,7 +520,7 @@ def test_shipped_private_configurations_state_the_number_of_records() -> None:
         dp = load_config([path]).get("model", {}).get("params", {}).get("dp_config") or {}
         if dp.get("enabled"):
             found[path.name] = dp.get("dataset_size")
-    assert found["finetune-dp-eps10.yaml"] == 4000
+    assert found["finetune-dp-eps10.yaml"] == 4096
     assert [name for name, size in found.items() if size is None] == []
 
 
