@@ -189,7 +189,7 @@ def train_classifier(
         progress=progress,
     )
     plain = _Choice(trainer.network)
-    averaged = _Choice(trainer.average.network) if trainer.average is not None else None
+    averaged = _Choice(trainer.average.module) if trainer.average is not None else None
     curve: list[EpochScore] = []
     for score in trainer.run():
         curve.append(score)

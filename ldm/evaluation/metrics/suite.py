@@ -88,7 +88,7 @@ class Measurement:
 
 def measure(
     real: SetSummary,
-    made: SetSummary,
+    generated: SetSummary,
     suite: Suite,
     options: MeasureOptions | None = None,
     device: torch.device | str = "cpu",
@@ -98,7 +98,7 @@ def measure(
     Raises UserError when the two summaries were made differently (unless `options.force`).
     """
     options = options or MeasureOptions()
-    require_alike(real.statistics, made.statistics, force=options.force)
+    require_alike(real.statistics, generated.statistics, force=options.force)
     scores: dict[str, Score] = {}
     skipped = {name: f"not part of the suite {suite.name}" for name in METRICS if name not in suite.metrics}
     parts = {
@@ -111,18 +111,18 @@ def measure(
         if name not in suite.metrics:
             continue
         try:
-            scores.update(part(real, made, options, device))
+            scores.update(part(real, generated, options, device))
         except UserError as error:
             skipped[name] = str(error)
     if "density_coverage" in suite.metrics and "precision_recall" in skipped:
         skipped["density_coverage"] = skipped["precision_recall"]
     per_class: dict[int, dict[str, float]] = {}
     if "per_class" in suite.metrics:
-        per_class, problem = _per_class(real, made, options)
+        per_class, problem = _per_class(real, generated, options)
         if problem:
             skipped["per_class"] = problem
         elif per_class:
-            name = describe(real.statistics, made.statistics)
+            name = describe(real.statistics, generated.statistics)
             mean = arithmetic.fmean(row["frechet"] for row in per_class.values())
             fewest = int(min(min(row["samples"], row["real"]) for row in per_class.values()))
             note = f"{len(per_class)} classes, {fewest:,} images or more on each side"
@@ -133,24 +133,25 @@ def measure(
 
 
 def _frechet(
-    real: SetSummary, made: SetSummary, options: MeasureOptions, device: torch.device | str
+    real: SetSummary, generated: SetSummary, options: MeasureOptions, device: torch.device | str
 ) -> dict[str, Score]:
-    distance = compare(made.statistics, real.statistics, force=True)  # what differs was refused or forced before
-    note = f"{made.statistics.count:,} samples against {real.statistics.count:,} real images"
-    fewest = min(made.statistics.count, real.statistics.count)
+    distance = compare(generated.statistics, real.statistics, force=True)  # what differs was refused or forced before
+    note = f"{generated.statistics.count:,} samples against {real.statistics.count:,} real images"
+    fewest = min(generated.statistics.count, real.statistics.count)
     if fewest <= len(real.statistics.mu):
         note += f"; biased upwards: {fewest:,} images for {len(real.statistics.mu):,} features"
-    return {"frechet": Score(distance, describe(made.statistics, real.statistics), "lower", note=note)}
+    return {"frechet": Score(distance, describe(generated.statistics, real.statistics), "lower", note=note)}
 
 
-def _kid(real: SetSummary, made: SetSummary, options: MeasureOptions, device: torch.device | str) -> dict[str, Score]:
+def _kid(
+    real: SetSummary, generated: SetSummary, options: MeasureOptions, device: torch.device | str
+) -> dict[str, Score]:
     found = kernel_distance(
         real.subset,
-        made.subset,
+        generated.subset,
         subsets=options.kid_subsets,
         subset_size=options.kid_subset_size,
         seed=options.seed,
-        device=device,
     )
     label = "KID" if real.statistics.extractor == "inception" else f"Kernel distance ({real.statistics.extractor})"
     note = f"{found.subsets} subsets of {found.subset_size:,}; deviation over subsets"
@@ -158,12 +159,12 @@ def _kid(real: SetSummary, made: SetSummary, options: MeasureOptions, device: to
 
 
 def _manifold(
-    real: SetSummary, made: SetSummary, options: MeasureOptions, device: torch.device | str
+    real: SetSummary, generated: SetSummary, options: MeasureOptions, device: torch.device | str
 ) -> dict[str, Score]:
     found = manifold_scores(
-        real.subset, made.subset, k=options.neighbours, k_density=options.density_neighbours, device=device
+        real.subset, generated.subset, k=options.neighbours, k_density=options.density_neighbours, device=device
     )
-    sizes = f"{found.made:,} samples and {found.real:,} real images"
+    sizes = f"{found.generated:,} samples and {found.real:,} real images"
     first, second = f"{found.k} neighbours, {sizes}", f"{found.k_density} neighbours, {sizes}"
     return {
         "precision": Score(found.precision, "Precision", "higher", note=first),
@@ -174,27 +175,29 @@ def _manifold(
 
 
 def _inception_score(
-    real: SetSummary, made: SetSummary, options: MeasureOptions, device: torch.device | str
+    real: SetSummary, generated: SetSummary, options: MeasureOptions, device: torch.device | str
 ) -> dict[str, Score]:
-    found = made.inception_score
+    found = generated.inception_score
     if found is None:
-        raise UserError(made.missing.get("inception_score", "no classifier"))
-    extractor = made.statistics.extractor
+        raise UserError(generated.missing.get("inception_score", "no classifier"))
+    extractor = generated.statistics.extractor
     label = "Inception score" if extractor == "inception" else f"Inception score ({extractor})"
     note = f"{found.splits} splits of {found.count:,} samples; deviation over splits"
     return {"inception_score": Score(found.value, label, "higher", found.deviation, note)}
 
 
-def _per_class(real: SetSummary, made: SetSummary, options: MeasureOptions) -> tuple[dict[int, dict[str, float]], str]:
-    for summary, name in ((real, "real images"), (made, "samples")):
+def _per_class(
+    real: SetSummary, generated: SetSummary, options: MeasureOptions
+) -> tuple[dict[int, dict[str, float]], str]:
+    for summary, name in ((real, "real images"), (generated, "samples")):
         if "per_class" in summary.missing:
             return {}, f"{name}: {summary.missing['per_class']}"
-    shared = sorted(real.by_class.keys() & made.by_class.keys())
+    shared = sorted(real.by_class.keys() & generated.by_class.keys())
     if not shared:
         return {}, "no class has two images on both sides"
     rows = {}
     for label in shared:
-        mine, theirs = made.by_class[label], real.by_class[label]
+        mine, theirs = generated.by_class[label], real.by_class[label]
         rows[label] = {
             "frechet": frechet_distance(mine.mu, mine.sigma, theirs.mu, theirs.sigma),
             "samples": mine.count,

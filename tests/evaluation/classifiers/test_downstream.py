@@ -22,7 +22,7 @@ from ldm.evaluation.classifiers.downstream import (
 )
 from ldm.evaluation.classifiers.networks import Preparation
 from ldm.evaluation.classifiers.protocols import PROTOCOLS, ClassifierProtocol
-from ldm.evaluation.classifiers.training import Average, ClassifierTrainer, EpochScore, score_classifier
+from ldm.evaluation.classifiers.training import ClassifierTrainer, EpochScore, averaged, score_classifier
 from ldm.samples import SampleSet
 
 
@@ -252,17 +252,17 @@ def test_the_learning_rate_follows_warm_restarts(digits, monkeypatch: pytest.Mon
 
 def test_the_average_follows_its_formula() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1))
-    average = Average(network, 0.5)
+    average = averaged(network, 0.5)
     values, expected = [3.0, -1.0, 2.0, 7.0, 5.0, 1.0, 4.0, 2.0, 8.0], float(network[0].weight.detach())
     for count, value in enumerate(values, start=1):
         with torch.no_grad():
             network[0].weight.fill_(value)
             network[1].running_mean.fill_(value)
-        average.update(network)
+        average.update_parameters(network)
         decay = min(0.5, (1 + count) / (10 + count))
         expected = decay * expected + (1 - decay) * value
-    assert float(average.network[0].weight) == pytest.approx(expected, rel=1e-5)
-    assert float(average.network[1].running_mean) == values[-1]
+    assert float(average.module[0].weight) == pytest.approx(expected, rel=1e-5)
+    assert float(average.module[1].running_mean) == values[-1]
 
 
 def test_averaged_weights_are_the_figure_where_the_protocol_says_so(digits) -> None:
