@@ -86,7 +86,7 @@ class ClassifierTrainer:
 
     def _classes(self, labels: Tensor, validation: SampleSet | None, num_classes: int | None, train: SampleSet) -> int:
         found = int(labels.max()) + 1
-        if validation is not None and self.protocol.honest:
+        if validation is not None and not self.protocol.uses_test_for_selection:
             found = max(found, int(labels_of(validation, "the held-out samples").max()) + 1)
             if train.images.shape[-2:] != validation.images.shape[-2:]:
                 raise UserError(

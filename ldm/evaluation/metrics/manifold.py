@@ -43,12 +43,12 @@ def manifold_scores(
     block: int = 1024,
     device: torch.device | str = "cpu",
 ) -> ManifoldScores:
-    """Compare features real (N, D) and generated (M, D) by the balls that reach to each point's k-th neighbour of its set.
+    """Compare features real (N, D) and generated (M, D) by balls around points, out to the k-th neighbour in their set.
 
     precision: share of generated points inside some real ball; recall: share of real points inside some generated ball
-    (k; Kynkaanniemi et al. 2019, eq. 1-3). density: mean number of real balls around a generated point, over k_density;
-    coverage: share of real balls that hold a generated point (k_density; Naeem et al. 2020, eq. 6-7).
-    Precision and recall are torch-fidelity's. A point on a ball's edge is inside. Distances are taken `block` rows at a time in float64.
+    (k; Kynkaanniemi et al. 2019, eq. 1-3; computed by torch-fidelity). density: mean number of real balls around a
+    generated point, over k_density; coverage: share of real balls that hold a generated point (k_density; Naeem et al.
+    2020, eq. 6-7). A point on a ball's edge is inside. Distances are taken `block` rows at a time in float64.
     Raises UserError when a set has too few points for its neighbours, or features cannot be compared.
     """
     real, generated = checked_features(real, generated, device)
