@@ -122,7 +122,9 @@ class DrawingsTrain(RecordDataset):
         out = np.zeros((self.count, self.size, self.size), dtype=np.uint8)
         for index in tqdm(range(self.count), desc="drawings", leave=False, disable=None):
             if index % BLOCK == 0:
-                random = np.random.Generator(np.random.Philox(key=[self.seed, self.stream * (1 << 32) + index // BLOCK]))
+                random = np.random.Generator(
+                    np.random.Philox(key=[self.seed, self.stream * (1 << 32) + index // BLOCK])
+                )
             own = members[index % self.num_classes]
             which = own[int(random.integers(1 << 62) % len(own))]
             out[index] = placed(drawings[which], self.size, self.dark_ground, random)
@@ -176,7 +178,7 @@ def placed(drawing: np.ndarray, size: int, dark_ground: float, random: np.random
     if u[5] < 0.5:
         value, cover = value[:, ::-1], cover[:, ::-1]
     inked = cover > 0.5
-    low, high = (np.percentile(value[inked], (2, 98)) if inked.any() else (0.0, 1.0))
+    low, high = np.percentile(value[inked], (2, 98)) if inked.any() else (0.0, 1.0)
     if high - low < 0.15:  # a silhouette: give it a tone of its own
         value = np.full_like(value, 0.25 + 0.75 * u[6])
     else:
