@@ -233,7 +233,7 @@ def bag(dice: Dice) -> list[Piece]:
         pieces = [
             p
             for p in pieces
-            if p.width == 0 or abs(p.points[:, 0]).max() <= wide or p.points[0, 1] < 0.04 and len(p.points) > 4
+            if p.width == 0 or abs(p.points[:, 0]).max() <= wide or (p.points[0, 1] < 0.04 and len(p.points) > 4)
         ]
     elif detail == "band":
         pieces.append(
