@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
-from ldm.data.drawing_files import Shelf, load_shelf
+from ldm.data.rendering.drawing_files import Shelf, load_shelf
 from ldm.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class DrawingsTrain(RecordDataset):
         count: number of pictures; classes take turns.
         size: side in pixels; 32 draws into the middle 28x28, as MNIST-like pictures are padded.
         seed: public constant, 0 or more.
-        sets: names of drawing sets (`ldm.data.drawing_files.shelf_names`).
+        sets: names of drawing sets (`ldm.data.rendering.drawing_files.shelf_names`).
         words: a list of regular expressions a class; a drawing whose name matches one of them belongs to it (the
             first such class). None: every drawing, all with label 0.
         dark_ground: share of pictures on a black ground; the others lie on some other grey.

@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
-from ldm.data.garment_paint import painted
-from ldm.data.garment_pieces import Dice, Piece
-from ldm.data.garment_shoes import ankle_boot, bag, sandal, sneaker
-from ldm.data.garment_tops import coat, dress, pullover, shirt, t_shirt, trouser
+from ldm.data.rendering.garment_paint import painted
+from ldm.data.rendering.garment_pieces import Dice, Piece
+from ldm.data.rendering.garment_shoes import ankle_boot, bag, sandal, sneaker
+from ldm.data.rendering.garment_tops import coat, dress, pullover, shirt, t_shirt, trouser
 from ldm.errors import UserError
 
 log = logging.getLogger(__name__)

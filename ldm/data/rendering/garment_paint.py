@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from ldm.data.garment_pieces import Dice, Piece
+from ldm.data.rendering.garment_pieces import Dice, Piece
 
 FINE = 3  # samples a side of a pixel
 SOFTEST = 24  # side of the coarse noise that makes folds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldm.data.garment_pieces import Dice, Piece, Points, arc, box, dot, ellipse, line, points, soft
+from ldm.data.rendering.garment_pieces import Dice, Piece, Points, arc, box, dot, ellipse, line, points, soft
 
 # Shoes point to the left: toe at x = -1, heel at x = 1, the ground at y = 0 and the leg upwards (negative y).
 
