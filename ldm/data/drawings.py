@@ -133,8 +133,9 @@ class DrawingsTrain(RecordDataset):
     def _drawings(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the drawings (N, SIDE, SIDE, 2) of this split and their classes (N,)."""
         pictures, classes = [], []
+        only = None if self.words is None else "|".join(f"(?:{word})" for each in self.words for word in each)
         for name in self.sets:
-            shelf = load_shelf(name, self.root)
+            shelf = load_shelf(name, self.root, only=only)
             labels = classes_of(shelf, self.words)
             chosen = np.flatnonzero((labels >= 0) & self._in_split(shelf))
             pictures.append(shelf.pictures[chosen])

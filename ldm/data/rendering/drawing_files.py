@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,18 @@ def shelf_names(root: str | os.PathLike | None = None) -> list[str]:
     return plain + sorted(path.parent.name for path in (base / "icons").glob("*/icons.json"))
 
 
-def load_shelf(name: str, root: str | os.PathLike | None = None, cache: str | os.PathLike | None = None) -> Shelf:
+def load_shelf(
+    name: str,
+    root: str | os.PathLike | None = None,
+    cache: str | os.PathLike | None = None,
+    only: str | None = None,
+) -> Shelf:
     """Return the drawings of one set; they are rendered once and kept in ``cache`` (default: the user's).
+
+    Args:
+        name: one of `shelf_names`.
+        root: the data root.
+        only: a regular expression; drawings whose names do not match it are left out.
 
     Raises:
         UserError: for a set that is not there, or vector drawings without the resvg-py package.
@@ -65,7 +76,7 @@ def load_shelf(name: str, root: str | os.PathLike | None = None, cache: str | os
         raise UserError(f"drawings: no set {name!r} in {place}{nearest(name, known)}; {HOW_TO_FETCH}")
     folder = data_root(root) / FOLDER / (name if name in ("emoji", "openclipart") else f"icons/{name}")
     stamps = sorted(file_stamp(path) for path in folder.rglob("*") if path.suffix in (".json", ".svg", ".png"))
-    key = digest(VERSION, SIDE, name, [stamp[:2] for stamp in stamps])
+    key = digest(VERSION, SIDE, name, only, [stamp[:2] for stamp in stamps])
     cache = Path(cache) if cache is not None else cache_home() / "ldm" / "drawings"
     kept = cache / f"{name}-{key}.npz"
     try:
@@ -73,7 +84,7 @@ def load_shelf(name: str, root: str | os.PathLike | None = None, cache: str | os
             return Shelf(name, stored["pictures"], tuple(stored["names"].tolist()))
     except (OSError, ValueError, KeyError, EOFError):
         pass
-    shelf = _rendered(name, folder)
+    shelf = _rendered(name, folder, re.compile(only or ""))
     cache.mkdir(parents=True, exist_ok=True)
     temporary = kept.with_name(f"{kept.stem}.{os.getpid()}.tmp.npz")
     np.savez_compressed(temporary, pictures=shelf.pictures, names=np.array(shelf.names))
@@ -81,40 +92,47 @@ def load_shelf(name: str, root: str | os.PathLike | None = None, cache: str | os
     return shelf
 
 
-def _rendered(name: str, folder: Path) -> Shelf:
-    """Return a set's drawings from its files, without those that are empty or not readable."""
+def _rendered(name: str, folder: Path, only: re.Pattern[str]) -> Shelf:
+    """Return a set's drawings from its files, without those that are empty or not readable.
+
+    A set of which no name matches ``only`` gives an empty shelf.
+    """
     readers = {"emoji": _emoji, "openclipart": _clip_art}
     pictures, names = [], []
-    for title, image in tqdm(readers.get(name, _icons)(folder), desc=f"drawing {name}", leave=False, disable=None):
+    for title, image in tqdm(readers.get(name, _icons)(folder, only), desc=f"drawing {name}", leave=False, disable=None):
         picture = normalised(image)
         if picture is not None:
             pictures.append(picture)
             names.append(title)
+    if not pictures and only.pattern:
+        return Shelf(name, np.zeros((0, SIDE, SIDE, 2), dtype=np.uint8), ())
     if not pictures:
         raise UserError(f"drawings: nothing could be read in {folder}; {HOW_TO_FETCH}")
     return Shelf(name, np.stack(pictures), tuple(names))
 
 
-def _emoji(folder: Path) -> Iterator[tuple[str, Image.Image]]:
+def _emoji(folder: Path, only: re.Pattern[str]) -> Iterator[tuple[str, Image.Image]]:
     for entry in json.loads((folder / "emoji.json").read_text(encoding="utf-8")):
         path = folder / "64" / entry["image"]
-        if path.is_file():
+        title = f"{entry['subcategory']}/{entry['short_name']}"
+        if only.search(title) and path.is_file():
             with Image.open(path) as image:
-                yield f"{entry['subcategory']}/{entry['short_name']}", image.convert("RGBA")
+                yield title, image.convert("RGBA")
 
 
-def _clip_art(folder: Path) -> Iterator[tuple[str, Image.Image]]:
+def _clip_art(folder: Path, only: re.Pattern[str]) -> Iterator[tuple[str, Image.Image]]:
     for path in sorted(folder.rglob("*.svg")):
-        if "duplicates" not in path.parts:
+        title = path.relative_to(folder).with_suffix("").as_posix()
+        if only.search(title) and "duplicates" not in path.parts:
             image = draw_svg(path.read_text(encoding="utf-8", errors="replace"))
             if image is not None:
-                yield path.relative_to(folder).with_suffix("").as_posix(), image
+                yield title, image
 
 
-def _icons(folder: Path) -> Iterator[tuple[str, Image.Image]]:
+def _icons(folder: Path, only: re.Pattern[str]) -> Iterator[tuple[str, Image.Image]]:
     content = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
     for title, icon in content["icons"].items():
-        if any(tone in title for tone in TONES) or icon.get("hidden"):
+        if not only.search(title) or any(tone in title for tone in TONES) or icon.get("hidden"):
             continue
         left, top = icon.get("left", 0), icon.get("top", 0)
         width = icon.get("width", content.get("width", 16))
