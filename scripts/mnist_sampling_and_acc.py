@@ -15,7 +15,7 @@ REAL = "ldm.data.mnist.MNISTVal"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, sample a training and a held-out set, train, and score on real pictures."""
+    """Parse the command line, sample a training and a held-out set, train, and score on real images."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--yaml", "-y", required=True, help="configuration the model was trained with")
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--num_train", type=int, default=50000, help="samples that train the classifiers, class by class")
     add("--num_eval", type=int, default=10000, help="further samples, which choose the epoch")
     add("--classes", "-c", nargs="+", type=int, default=list(range(10)), help="classes to sample")
-    add("--test", default=REAL, metavar="FILE|CLASS", help="real pictures: a labelled file or a dotted dataset class")
+    add("--test", default=REAL, metavar="FILE|CLASS", help="real images: a labelled file or a dotted dataset class")
     add("--test_args", nargs="*", metavar="KEY:VALUE", help=f"its arguments; {REAL} gets split:test without them")
     add("--ddim_step", "-step", "--ddim_steps", type=int, default=200)
     add("--eta", "-eta", type=float, default=1.0, help="0 deterministic, 1 ancestral noise")

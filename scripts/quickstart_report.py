@@ -1,4 +1,4 @@
-"""Score the quickstart's private model beside its baselines; write a table, a picture grid and curves."""
+"""Score the quickstart's private model beside its baselines; write a table, an image grid and curves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> None:
     add("--seeds", type=int, default=3, help="how often every row is measured")
     add("--ddim_steps", type=int, default=20)
     add("--scale", type=float, default=2.0, help="guidance scale")
-    add("--public_count", type=int, default=6000, help="public pictures")
+    add("--public_count", type=int, default=6000, help="public images")
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     args = parser.parse_args()
 

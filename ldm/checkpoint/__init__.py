@@ -12,12 +12,13 @@ from ldm.checkpoint.io import (
     save_checkpoint,
     save_safetensors,
 )
-from ldm.checkpoint.metadata import check_stated, inherited_privacy, side_information
+from ldm.checkpoint.metadata import check_metadata, checkpoint_metadata, inherited_privacy
 
 __all__ = [
     "PICKLED_SUFFIXES",
     "SUFFIXES",
-    "check_stated",
+    "check_metadata",
+    "checkpoint_metadata",
     "ema_to_parameters",
     "export_checkpoint",
     "inherited_privacy",
@@ -25,6 +26,5 @@ __all__ = [
     "read_checkpoint",
     "save_checkpoint",
     "save_safetensors",
-    "side_information",
     "split_ema",
 ]

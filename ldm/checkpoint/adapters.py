@@ -29,14 +29,14 @@ from ldm.checkpoint.lora_names import (
     to_style,
     with_rank,
 )
-from ldm.checkpoint.metadata import side_information
+from ldm.checkpoint.metadata import checkpoint_metadata
 from ldm.errors import UserError
 from ldm.modules.lora import LoRAConfig, adapters, is_adapter_name
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "adapter.safetensors"
-MEMORIES = ("model_config", "privacy", "start_privacy")
+CARRIED_METADATA = ("model_config", "privacy", "start_privacy")
 OPTIONS = ("use_lora", "use_model_lora", "use_cond_lora")
 
 
@@ -73,9 +73,9 @@ def read_adapted(path: str | Path, alpha: float | None = None) -> AdaptedFile:
     content = read_checkpoint(path)
     style = style_of(content["state_dict"])
     state = to_plain(content["state_dict"])
-    memory = {key: side_information(content, key) for key in MEMORIES}
+    memory = {key: checkpoint_metadata(content, key) for key in CARRIED_METADATA}
     memory = {key: value for key, value in memory.items() if value}
-    facts = side_information(content, "lora") or {}
+    facts = checkpoint_metadata(content, "lora") or {}
     params = (memory.get("model_config") or {}).get("params") or {}
     stated = None if style == "loralib" or (style == "peft" and params.get("use_lora")) else stated_scale(params)
     scale: Scale
@@ -112,7 +112,7 @@ def export_adapter(source: str | Path, target: str | Path, ema: bool = True, alp
     return _write(kept, target, file.memory, {**facts, "base": fingerprint(state, layers)})
 
 
-def keep_adapter(checkpoint: Path) -> None:
+def export_adapter_next_to(checkpoint: Path) -> None:
     """Write what a LoRA run trained beside its last checkpoint, if it got as far as writing one."""
     if checkpoint.exists():
         count = export_adapter(checkpoint, checkpoint.with_name(FILE_NAME))

@@ -13,7 +13,7 @@ from ldm.modules.lora import adapters
 HEAD_KEYS = ("num_heads", "num_head_channels", "num_heads_upsample", "legacy", "use_new_attention_order")
 
 
-def side_information(checkpoint: Mapping[str, Any], key: str) -> Any:
+def checkpoint_metadata(checkpoint: Mapping[str, Any], key: str) -> Any:
     """What a checkpoint carries beside its weights, from a Lightning file or from safetensors metadata; or None."""
     if key in checkpoint:
         return checkpoint[key]
@@ -23,7 +23,7 @@ def side_information(checkpoint: Mapping[str, Any], key: str) -> Any:
 
 def inherited_privacy(checkpoint: Mapping[str, Any]) -> Any:
     """Plan and ledger of the private run that a checkpoint comes from, be it by way of public training; or None."""
-    return side_information(checkpoint, "privacy") or side_information(checkpoint, "start_privacy")
+    return checkpoint_metadata(checkpoint, "privacy") or checkpoint_metadata(checkpoint, "start_privacy")
 
 
 def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:
@@ -44,11 +44,11 @@ def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:
             )
 
 
-def check_stated(model: Any, checkpoint: Mapping[str, Any], source: Any) -> None:
+def check_metadata(model: Any, checkpoint: Mapping[str, Any], source: Any) -> None:
     """Refuse a checkpoint whose own words contradict the model where shapes cannot: heads, and scaling of adapters."""
-    config = side_information(checkpoint, "model_config")
+    config = checkpoint_metadata(checkpoint, "model_config")
     check_heads(model.unet_params, config, source)
-    facts = side_information(checkpoint, "lora") or {}
+    facts = checkpoint_metadata(checkpoint, "lora") or {}
     stated = stated_scale(config.get("params") or {}) if isinstance(config, Mapping) else None
     if style_of(checkpoint["state_dict"]) != "plain" or not (facts or stated):
         return  # the scaling of other styles goes by convention

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from ldm.checkpoint import check_stated, read_checkpoint
+from ldm.checkpoint import check_metadata, read_checkpoint
 from ldm.config import get_obj_from_str, instantiate_from_config, load_config, to_plain
 from ldm.errors import UserError
 
@@ -29,7 +29,7 @@ def load_model(config: str | Path, checkpoint: str | Path, device: torch.device,
     section["params"] = {**section["params"], "start_from_ema": ema}
     model = instantiate_from_config(section)
     content = read_checkpoint(checkpoint)
-    check_stated(model, content, checkpoint)
+    check_metadata(model, content, checkpoint)
     model.load_lineage_state(content["state_dict"], source=str(checkpoint))
     return model.to(device).eval()
 

@@ -21,12 +21,12 @@ from ldm.evaluation.classifiers.downstream import downstream_accuracy
 from ldm.evaluation.classifiers.networks import DISPLAY_NAMES, classifier_name
 from ldm.evaluation.classifiers.protocols import HELD_OUT, ClassifierProtocol, protocol_named
 from ldm.evaluation.features import make_extractor
-from ldm.evaluation.inputs.pictures import Batches, PictureSource, open_pictures
+from ldm.evaluation.inputs.image_source import Batches, ImageSource, open_images
 from ldm.evaluation.inputs.sources import load_labelled
 from ldm.evaluation.metrics.statistics import mismatch
 from ldm.evaluation.metrics.suite import Measurement, MeasureOptions, Suite, get_suite, measure
 from ldm.evaluation.metrics.summary import SetSummary, SummaryOptions, summarise
-from ldm.evaluation.page.evaluation import SHOWN_CLASSES, PictureRows, evaluation_page
+from ldm.evaluation.page.evaluation import SHOWN_CLASSES, ImageRows, evaluation_page
 from ldm.evaluation.page.html import sheet
 from ldm.files import check_writable, write_atomic
 from ldm.privacy.card import ReleaseCard
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 FORMAT = "latent diffusion evaluation"
 VERSION = 1
 JSON_NAME, PAGE_NAME, SHEET_NAME = "evaluation.json", "report.html", "samples.png"
-#: Pictures of each class, and of a set without labels, that a page shows.
+#: Images of each class, and of a set without labels, that a page shows.
 SHOWN, SHOWN_UNLABELLED = 10, 60
 
 
@@ -47,8 +47,8 @@ class EvaluationRequest:
     """What a person asks for.
 
     samples, real, test: a sample file, a folder, or a dotted dataset class with its `key:value` words. test: real
-    pictures that no training saw; they score the classifiers and stand beside the samples when copies are looked for.
-    show_real puts real pictures on the page. privacy: a privacy card, or a run directory that has one.
+    images that no training saw; they score the classifiers and stand beside the samples when copies are looked for.
+    show_real puts real images on the page. privacy: a privacy card, or a run directory that has one.
     memorisation: look for copies and show these files of scripts/membership.py; None for neither.
     """
 
@@ -76,10 +76,10 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A result as plain values (docs/evaluation.md) and the pictures of its page."""
+    """A result as plain values (docs/evaluation.md) and the images of its page."""
 
     result: dict[str, Any]
-    pictures: PictureRows
+    images: ImageRows
 
 
 def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
@@ -91,14 +91,14 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
         raise UserError(f"--seeds {request.seeds}: give a number of 1 or more")
     privacy = read_privacy(request.privacy) if request.privacy else None
     membership = read_membership(request.memorisation) if request.memorisation else {}
-    samples = open_pictures(request.samples)
+    samples = open_images(request.samples)
     first, first_labels = next(iter(samples.batches(request.batch_size)))
     side = int(first.shape[-1])
-    real = open_pictures(request.real, request.real_args, size=side, num_workers=request.num_workers)
+    real = open_images(request.real, request.real_args, size=side, num_workers=request.num_workers)
     test = load_labelled(request.test, request.test_args, size=side) if request.test else None
     extractor = make_extractor(request.extractor, weights=request.weights, device=device)
 
-    shown, shown_real = PictureCollector(), PictureCollector()
+    shown, shown_real = ImageCollector(), ImageCollector()
     real_batches = real.batches(request.batch_size)
     real_summary = summarise(
         shown_real.watch(real_batches) if request.show_real else real_batches,
@@ -115,15 +115,15 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
 
     downstream, reason = None, _no_downstream(test, first_labels, classifiers)
     if test is not None and not reason:
-        pictures = collect(samples, request.batch_size)
-        downstream = score_downstream(pictures, test, classifiers, protocol, request, device)
+        images = collect(samples, request.batch_size)
+        downstream = score_downstream(images, test, classifiers, protocol, request, device)
     copies: dict[str, Any] = {}
     if request.memorisation is not None and request.test:
         copies = near_copies_of(
             samples,
             made_summary.statistics.count,
             real,
-            open_pictures(request.test, request.test_args, size=side),
+            open_images(request.test, request.test_args, size=side),
             extractor,
             batch_size=request.batch_size,
             seed=request.summary.seed,
@@ -131,7 +131,7 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
         )
     not_measured = {**measurement.skipped, **({"downstream": reason} if reason else {})}
     if request.memorisation is not None and not request.test:
-        not_measured["near_copies"] = "no held-out real pictures were given (--test)"
+        not_measured["near_copies"] = "no held-out real images were given (--test)"
     name_class = class_namer(suite, samples, real)
     result = {
         "format": FORMAT,
@@ -147,12 +147,12 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
         "privacy": privacy,
         "memorisation": {**copies, **membership} or None,
         "not_measured": not_measured,
-        "from_real_pictures": ["scores", "per_class", "downstream", "memorisation"],
+        "from_real_images": ["scores", "per_class", "downstream", "memorisation"],
     }
     rows = {label: name_class(label) if label >= 0 else "" for label in shown.kept}
     return Evaluation(
         result,
-        PictureRows(
+        ImageRows(
             {name: torch.stack(shown.kept[label]) for label, name in list(rows.items())[:SHOWN_CLASSES]},
             {rows[label]: torch.stack(found) for label, found in shown_real.kept.items() if label in rows},
             left_out=max(len(made_summary.classes) - SHOWN_CLASSES, 0),
@@ -165,13 +165,13 @@ def write_evaluation(evaluation: Evaluation, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(evaluation.result, indent=2, allow_nan=False, ensure_ascii=False)
-    document = evaluation_page(evaluation.result, evaluation.pictures)
+    document = evaluation_page(evaluation.result, evaluation.images)
     write_text(folder / JSON_NAME, content + "\n")
     write_text(folder / PAGE_NAME, document)
-    rows = list(evaluation.pictures.samples.values())
+    rows = list(evaluation.images.samples.values())
     every = torch.cat(rows if len(rows) == 1 else [row[:SHOWN] for row in rows if len(row) >= SHOWN] or rows)
-    picture = sheet(every[:200], columns=SHOWN)
-    write_atomic(folder / SHEET_NAME, lambda path: picture.save(path, format="PNG"))
+    image = sheet(every[:200], columns=SHOWN)
+    write_atomic(folder / SHEET_NAME, lambda path: image.save(path, format="PNG"))
 
 
 def write_text(path: Path, content: str) -> None:
@@ -205,8 +205,8 @@ def format_scores(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class PictureCollector:
-    """Keeps the first pictures of every class while a stream passes by; label -1 stands for no label."""
+class ImageCollector:
+    """Keeps the first images of every class while a stream passes by; label -1 stands for no label."""
 
     def __init__(self, classes: int = 2 * SHOWN_CLASSES) -> None:
         self.kept: dict[int, list[Tensor]] = {}
@@ -224,14 +224,14 @@ class PictureCollector:
         self.kept = dict(sorted(self.kept.items()))
 
 
-def collect(source: PictureSource, batch_size: int) -> SampleSet:
-    """All pictures of a source in memory, as the classifiers need them."""
+def collect(source: ImageSource, batch_size: int) -> SampleSet:
+    """All images of a source in memory, as the classifiers need them."""
     images, labels = zip(*source.batches(batch_size), strict=True)
     found = [part for part in labels if part is not None]
     return SampleSet(torch.cat(images), torch.cat(found) if found else None)
 
 
-def class_namer(suite: Suite, *sources: PictureSource) -> Any:
+def class_namer(suite: Suite, *sources: ImageSource) -> Any:
     """label -> name: the suite's, or else those of a folder's subfolders, or else the number."""
     folders = next((source.class_names for source in sources if source.class_names), ())
     return replace(suite, class_names=suite.class_names or folders).class_name
@@ -239,7 +239,7 @@ def class_namer(suite: Suite, *sources: PictureSource) -> Any:
 
 def _no_downstream(test: SampleSet | None, labels: Tensor | None, classifiers: Sequence[str]) -> str:
     if test is None:
-        return "no real test pictures were given (--test)"
+        return "no real test images were given (--test)"
     if labels is None:
         return "the samples have no labels"
     return "" if classifiers else "the suite has no classifiers (--classifiers)"
@@ -253,7 +253,7 @@ def score_downstream(
     request: EvaluationRequest,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Accuracy on real pictures of classifiers trained on the samples, as plain values."""
+    """Accuracy on real images of classifiers trained on the samples, as plain values."""
     found = downstream_accuracy(
         samples, test, classifiers=classifiers, protocol=protocol, seeds=range(request.seeds), device=device
     )
@@ -296,7 +296,7 @@ def _without_classes(measurement: Measurement, reason: str) -> Measurement:
     return Measurement(scores, {}, {**measurement.skipped, "per_class": reason})
 
 
-def _describe(source: PictureSource, summary: SetSummary, name_class: Any) -> dict[str, Any]:
+def _describe(source: ImageSource, summary: SetSummary, name_class: Any) -> dict[str, Any]:
     return {
         "source": source.name,
         "count": summary.statistics.count,

@@ -34,7 +34,7 @@ class Protocol:
 
     samples: int = 1000
     epochs: int = 15
-    batch_size: int = 50  # of a thousand pictures: larger ones leave the classifier half trained
+    batch_size: int = 50  # of a thousand images: larger ones leave the classifier half trained
     lr: float = 1e-3
     seeds: tuple[int, ...] = (0, 1, 2)
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(steps=20, scale=2.0, batch_size=250))
@@ -60,7 +60,7 @@ class Row:
 class Scorer:
     """Measures sample sets against real held-out digits, always the same way.
 
-    ``public`` are the labelled public pictures from which the feature network of the stand-in distance is trained.
+    ``public`` are the labelled public images from which the feature network of the stand-in distance is trained.
     """
 
     def __init__(
@@ -116,12 +116,12 @@ def model_samples(
     return draw
 
 
-def fixed_pictures(pictures: SampleSet, count: int) -> Callable[[int], SampleSet]:
-    """A source that gives ``count`` pictures of a set, another random choice for each seed."""
+def fixed_images(images: SampleSet, count: int) -> Callable[[int], SampleSet]:
+    """A source that gives ``count`` images of a set, another random choice for each seed."""
 
     def draw(seed: int) -> SampleSet:
-        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))
-        return pictures.subset(order[:count])
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        return images.subset(order[:count])
 
     return draw
 
@@ -147,13 +147,13 @@ def report(
     protocol: Protocol,
     device: torch.device,
 ) -> str:
-    """Measure the private model and its baselines, write ``results.json``, pictures and curves; returns the table.
+    """Measure the private model and its baselines, write ``results.json``, images and curves; returns the table.
 
-    ``public``, ``real``, ``held_out``: data sets of public pictures, private training digits and real test digits.
+    ``public``, ``real``, ``held_out``: data sets of public images, private training digits and real test digits.
     """
     folder = Path(output)
-    pictures, digits = collect(public, progress=False), collect(real, progress=False)
-    scorer = Scorer(protocol, pictures, digits, collect(held_out, progress=False), device)
+    images, digits = collect(public, progress=False), collect(real, progress=False)
+    scorer = Scorer(protocol, images, digits, collect(held_out, progress=False), device)
     card = ReleaseCard.read(Path(private_run) / "privacy.json")
     epsilon, delta = next(iter(card.epsilons().values())), card.plan.delta
     models = {
@@ -166,8 +166,8 @@ def report(
         row, samples = scorer.row(name, model_samples(config, checkpoint, protocol, device))
         rows.append(row)
         drawn.append(samples)
-    rows.append(scorer.row("public pictures", fixed_pictures(pictures, protocol.samples))[0])
-    real_row, _ = scorer.row("real private digits", fixed_pictures(digits, protocol.samples))
+    rows.append(scorer.row("public images", fixed_images(images, protocol.samples))[0])
+    real_row, _ = scorer.row("real private digits", fixed_images(digits, protocol.samples))
     rows.append(replace(real_row, distance=None))  # they are what the others are measured against
     drawn[1].save(folder / "private_samples.pt")
     save_grid(comparison(digits, drawn[0], drawn[1]), folder / "samples.png", columns=20)
@@ -184,11 +184,11 @@ def report(
 
 
 def comparison(real: SampleSet, public: SampleSet, private: SampleSet, each: int = 2) -> torch.Tensor:
-    """Pictures for a grid of 20 columns: ``each`` lines of real digits, the public model's, the private model's."""
+    """Images for a grid of 20 columns: ``each`` lines of real digits, the public model's, the private model's."""
     lines = []
     for samples in (real, public, private):
         by_class = [samples.images[samples.labels == digit][: 2 * each] for digit in DIGITS]
-        lines.extend(torch.cat([pictures[2 * line : 2 * line + 2] for pictures in by_class]) for line in range(each))
+        lines.extend(torch.cat([images[2 * line : 2 * line + 2] for images in by_class]) for line in range(each))
     return torch.cat(lines)
 
 

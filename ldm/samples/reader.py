@@ -32,10 +32,10 @@ REMAP_BYTES = 2**26
 
 @dataclass(frozen=True)
 class SampleFile:
-    """A sample file that has been opened: what is in it, without the pictures themselves.
+    """A sample file that has been opened: what is in it, without the images themselves.
 
-    count pictures of shape (C, H, W); labels (count,) int64 or None; meta the plain values of the file, None for a
-    file of an older form. ``blocks(size)`` goes through the stored pictures in order, (size, C, H, W) of ``dtype``.
+    count images of shape (C, H, W); labels (count,) int64 or None; meta the plain values of the file, None for a
+    file of an older form. ``blocks(size)`` goes through the stored images in order, (size, C, H, W) of ``dtype``.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class SampleFile:
         try:
             found = _open_npz(path) if path.suffix == ".npz" else _open_pt(path)
             if found.dtype != torch.uint8 and not found.dtype.is_floating_point:
-                raise UserError(f"pictures have type {found.dtype}; expected floats in [-1, 1] or uint8")
+                raise UserError(f"images have type {found.dtype}; expected floats in [-1, 1] or uint8")
             if found.labels is None and need_labels:
                 raise UserError(f"no labels (key {LABEL_KEY!r}); sample from a class-conditional model to get them")
         except UserError as error:
@@ -65,7 +65,7 @@ class SampleFile:
         return found
 
     def converter(self, *, checked: bool = True) -> Callable[[Tensor], Tensor]:
-        """A function that brings stored pictures to float32 in [-1, 1]; goes once through the file to find it.
+        """A function that brings stored images to float32 in [-1, 1]; goes once through the file to find it.
 
         uint8 is 0 to 255; floats lie in [-1, 1], or in [0, 1] in a file of an older form without a negative value.
         Without ``checked`` a file that is not of an older form is trusted. Raises UserError for NaN, infinite values,
@@ -88,7 +88,7 @@ class SampleFile:
             if finite.any():
                 low, high = min(low, float(block[finite].min())), max(high, float(block[finite].max()))
         if bad:
-            raise UserError(f"{self.path}: {bad} of {self.count} pictures hold NaN or infinite values")
+            raise UserError(f"{self.path}: {bad} of {self.count} images hold NaN or infinite values")
         if beyond > OVERSHOOT_SHARE * self.count * prod(self.shape):
             raise UserError(
                 f"{self.path}: pixel values lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], [0, 1] or uint8"
@@ -101,7 +101,7 @@ class SampleFile:
         return lambda images: images.float().clamp(-1, 1)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Pictures (B, C, H, W) float32 in [-1, 1] with their labels (B,) or None, in the file's order.
+        """Images (B, C, H, W) float32 in [-1, 1] with their labels (B,) or None, in the file's order.
 
         The file is checked as a whole before this returns (see `converter`). Raises UserError.
         """
@@ -124,7 +124,7 @@ def checked_labels(labels: Tensor, count: int) -> Tensor:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise UserError(f"labels have type {labels.dtype}; expected whole numbers (int64)")
     if labels.shape != (count,):
-        raise UserError(f"{labels.numel()} labels for {count} pictures; expected one label a picture")
+        raise UserError(f"{labels.numel()} labels for {count} images; expected one label an image")
     if count and int(labels.min()) < 0:
         raise UserError(f"labels go down to {int(labels.min())}; expected class numbers from 0")
     return labels.to(torch.int64).contiguous()
@@ -184,7 +184,7 @@ def _load_pt(path: Path) -> Any:
 
 
 def _again(path: Path, count: int, stored: tuple[int, ...]) -> Tensor:
-    """The pictures (count, *stored) of a file that was opened before, mapped anew."""
+    """The images (count, *stored) of a file that was opened before, mapped anew."""
     images = _tensor(_load_pt(path)[IMAGE_KEY], IMAGE_KEY)
     if _layout(images.shape) != (count, stored):
         raise UserError(f"{path}: was changed while it was read")
@@ -276,15 +276,15 @@ def _tensor(value: Any, key: str) -> Tensor:
 
 
 def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """Number of pictures and the stored shape of one, of (N, B, C, H, W), (N, C, H, W), (N, H, W, C) or (N, H, W)."""
+    """Number of images and the stored shape of one, of (N, B, C, H, W), (N, C, H, W), (N, H, W, C) or (N, H, W)."""
     if len(shape) == 5:
         count, stored = shape[0] * shape[1], tuple(shape[2:])
     else:
         count, stored = shape[0] if shape else 0, tuple(shape[1:])
     if len(stored) not in (2, 3) or (len(stored) == 3 and stored[0] not in (1, 3) and stored[2] not in (1, 3)):
-        raise UserError(f"pictures have shape {tuple(shape)}; expected (N, 1 or 3, height, width)")
+        raise UserError(f"images have shape {tuple(shape)}; expected (N, 1 or 3, height, width)")
     if not count or not prod(stored):
-        raise UserError("holds no pictures")
+        raise UserError("holds no images")
     return count, stored
 
 

@@ -15,16 +15,16 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.safe_checkpoint import SafeCheckpointIO
-from ldm.checkpoint import check_stated, load_weights, read_checkpoint
-from ldm.checkpoint.adapters import keep_adapter
+from ldm.checkpoint import check_metadata, load_weights, read_checkpoint
+from ldm.checkpoint.adapters import export_adapter_next_to
 from ldm.config import allow_target, instantiate_from_config, load_config, to_plain
 from ldm.errors import UserError, nearest
 from ldm.training import private_run
 from ldm.training.learning_rate import base_learning_rate, learning_rate
+from ldm.training.lightning_warnings import filter_lightning_warnings
 from ldm.training.preparation import cache_latents, check_labels
-from ldm.training.quiet import hush_trainer
 from ldm.training.run_directory import RunDirectory, launched, new_run, parents_run, resumed_run
-from ldm.training.trainer_flags import override, today
+from ldm.training.trainer_flags import merge_flags, translate_legacy_arguments
 from ldm.training.trainer_parts import build_callbacks, build_loggers, one_line
 
 logger = logging.getLogger(__name__)
@@ -82,13 +82,15 @@ def train(options: RunOptions) -> RunDirectory:
         for name in ("ldm", "callbacks"):  # what the first process says counts for all
             logging.getLogger(name).setLevel(logging.WARNING)
     else:
-        run_dir.tell_children()
+        run_dir.announce_to_child_processes()
     lightning = config.pop("lightning", None) or OmegaConf.create({})
     check_sections(config, lightning)
-    lightning.trainer = OmegaConf.create(today(override(to_plain(lightning.get("trainer") or {}), options.trainer)))
+    lightning.trainer = OmegaConf.create(
+        translate_legacy_arguments(merge_flags(to_plain(lightning.get("trainer") or {}), options.trainer))
+    )
     settings = to_plain(lightning.trainer)
     base_rate = base_learning_rate(config)
-    hush_trainer()
+    filter_lightning_warnings()
     pl.seed_everything(options.seed, verbose=False)
 
     model = build_model(config)
@@ -112,7 +114,7 @@ def train(options: RunOptions) -> RunDirectory:
         if options.train:
             fit(trainer, model, data, resume, options)
             if trainer.is_global_zero and getattr(model, "adapter_plan", None):
-                keep_adapter(run_dir.checkpoints / "last.ckpt")
+                export_adapter_next_to(run_dir.checkpoints / "last.ckpt")
         else:
             logger.info("nothing is trained; -t trains")
         if not options.no_test and not trainer.interrupted and "test" in data.dataset_configs and session is None:
@@ -208,7 +210,7 @@ def check_resumable(model: Any, path: Any) -> None:
             f"model.params.ckpt_path={path}"
         )
     if hasattr(model, "unet_params"):  # an autoencoder has neither heads nor adapters
-        check_stated(model, content, path)
+        check_metadata(model, content, path)
     load_weights(model, content["state_dict"], source=str(path))
 
 

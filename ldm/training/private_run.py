@@ -126,9 +126,9 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
         plan, ledger = make_plan(config, records, data.batch_size, settings), Ledger()
     else:
         plan, ledger, not_covered = resumed_ledger(run_dir, config)
-        keep_length(plan, data.batch_size, settings)
+        require_same_length(plan, data.batch_size, settings)
     selection = model.select_trainable()
-    keep_selection(run_dir, selection)
+    require_same_selection(run_dir, selection)
     training = PrivateTraining(
         model,
         selection,
@@ -162,7 +162,7 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
 
 def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings: Mapping[str, Any]) -> PrivacyPlan:
     """Calibrate the plan of a new run from ``dp_config``, the batch size and the Trainer's steps or epochs."""
-    epochs, steps = stated_length(settings)
+    epochs, steps = requested_length(settings)
     if epochs is None and steps is None:
         raise UserError(
             "a private run needs its length, for which the noise is calibrated: type --max_epochs N or --max_steps N, "
@@ -245,7 +245,7 @@ def batch_sampler(plan: PrivacyPlan, records: int, taken: int, ranks: Ranks | No
     return FixedSizeBatchSampler(records, size, epoch, insecure_seed=plan.insecure_seed, start=taken)
 
 
-def stated_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
+def requested_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Epochs or steps as the Trainer's settings give them; a number of steps is the exact statement and wins."""
     epochs, steps = settings.get("max_epochs"), settings.get("max_steps")
     steps = None if steps in (None, -1) else steps
@@ -296,14 +296,14 @@ def resumed_ledger(run_dir: RunDirectory, config: Mapping[str, Any]) -> tuple[Pr
     return plan, ledger, not_covered
 
 
-def keep_length(plan: PrivacyPlan, batch_size: int, settings: Mapping[str, Any]) -> None:
+def require_same_length(plan: PrivacyPlan, batch_size: int, settings: Mapping[str, Any]) -> None:
     """Refuse a batch size or a length other than the plan's in a resumed run."""
     if batch_size != plan.expected_batch_size:
         raise UserError(
             f"data.params.batch_size: the resumed run has {plan.expected_batch_size:g}, the config says {batch_size}; "
             "a run keeps its plan"
         )
-    epochs, steps = stated_length(settings)
+    epochs, steps = requested_length(settings)
     if epochs is not None or steps is not None:
         asked = planned_steps(plan.sample_rate, epochs=epochs, steps=steps)
         if asked != plan.steps:
@@ -313,7 +313,7 @@ def keep_length(plan: PrivacyPlan, batch_size: int, settings: Mapping[str, Any])
             )
 
 
-def keep_selection(run_dir: RunDirectory, selection: Selection) -> None:
+def require_same_selection(run_dir: RunDirectory, selection: Selection) -> None:
     """Refuse another set of trained parameters in a resumed run: its card says which ones were noised."""
     if run_dir.resume_from is None or not run_dir.privacy_card.exists():
         return

@@ -94,7 +94,7 @@ def step_checkpoints(run_dir: RunDirectory) -> dict[str, Any]:
 
 
 def checkpointing(
-    config: DictConfig, lightning: DictConfig, override: Any, run_dir: RunDirectory, private: bool
+    config: DictConfig, lightning: DictConfig, merge_flags: Any, run_dir: RunDirectory, private: bool
 ) -> list[Callback]:
     """``last.ckpt`` and ``epoch=NNNNNN.ckpt``; with a monitored metric also the three best.
 
@@ -109,7 +109,7 @@ def checkpointing(
     if monitor and validated and not private:
         logger.info("monitoring %s for the best three checkpoints", monitor)
         params.update(monitor=monitor, save_top_k=3, mode="min")
-    for node in (to_plain(lightning.get("modelcheckpoint", {}) or {}), override or {}):
+    for node in (to_plain(lightning.get("modelcheckpoint", {}) or {}), merge_flags or {}):
         params.update(node.get("params", {}))
     if private and params.get("monitor"):
         raise UserError("lightning.modelcheckpoint.params.monitor: a private run may not select checkpoints; remove it")

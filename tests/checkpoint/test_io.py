@@ -279,9 +279,9 @@ def test_too_many_records_are_refused(tmp_path, monkeypatch):
 
 
 def test_other_archives_are_named(tmp_path):
-    zip_of(tmp_path / "pictures.pt", **{"a.png": b"x"})
+    zip_of(tmp_path / "images.pt", **{"a.png": b"x"})
     with pytest.raises(UserError, match="not a torch checkpoint"):
-        read_checkpoint(tmp_path / "pictures.pt")
+        read_checkpoint(tmp_path / "images.pt")
     zip_of(tmp_path / "program.pt", **{"data.pkl": b"x", "constants.pkl": b"x"})
     with pytest.raises(UserError, match="TorchScript"):
         read_checkpoint(tmp_path / "program.pt")

@@ -166,7 +166,7 @@ def test_every_file_says_epsilon_records_length_and_delta(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_chosen_by_private_pictures(name: str) -> None:
+def test_nothing_is_chosen_by_private_images(name: str) -> None:
     config = plain(name)
     assert config["model"]["params"]["monitor"] is None
     assert config["data"]["params"].get("validation") is None and "test" not in config["data"]["params"]

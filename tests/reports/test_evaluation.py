@@ -20,7 +20,7 @@ from ldm.reports.comparison import compare_evaluations, read_result
 from ldm.reports.evaluation import (
     Evaluation,
     EvaluationRequest,
-    PictureCollector,
+    ImageCollector,
     check_output_folder,
     epsilon_curve,
     evaluate,
@@ -132,7 +132,7 @@ def test_schema_document_names_every_key(full: Path) -> None:
 
 def test_page_stands_alone(full: Path) -> None:
     found = Page((full / "report.html").read_text(encoding="utf-8"))
-    assert found.faults == [] and len(found.pictures) == 4
+    assert found.faults == [] and len(found.images) == 4
     assert "must not be published" in found.text and "Logistic regression" in found.text
 
 
@@ -141,12 +141,12 @@ def test_page_in_a_browser(full: Path, tmp_path: Path, width: int) -> None:
     if browser() is None:
         pytest.skip("no Chromium on the path; the twin above parses the page")
     found = rendered(full / "report.html", tmp_path, width)
-    assert found == {"faults": [], "pictures": 4, "broken": 0, "wide": False, "loaded": []}
+    assert found == {"faults": [], "images": 4, "broken": 0, "wide": False, "loaded": []}
 
 
-def test_real_pictures_are_shown_only_when_asked(tmp_path: Path) -> None:
+def test_real_images_are_shown_only_when_asked(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path)
-    assert evaluation.pictures.real == {} and set(evaluation.pictures.samples) == {"0", "1"}
+    assert evaluation.images.real == {} and set(evaluation.images.samples) == {"0", "1"}
     assert "show_real" not in evaluation.result["protocol"]
 
 
@@ -164,7 +164,7 @@ def test_unlabelled_samples_and_folders(tmp_path: Path) -> None:
     found = evaluation.result
     assert found["not_measured"]["downstream"] == "the samples have no labels"
     assert "no labels" in found["not_measured"]["per_class"] and found["per_class"] == []
-    assert set(evaluation.pictures.samples) == {""} and len(evaluation.pictures.samples[""]) == 60
+    assert set(evaluation.images.samples) == {""} and len(evaluation.images.samples[""]) == 60
     write_evaluation(evaluation, tmp_path / "report")
     assert Page((tmp_path / "report" / "report.html").read_text()).faults == []
     assert "not measured: the samples have no labels" in format_scores(found)
@@ -198,7 +198,7 @@ def test_mistakes_come_before_the_work(tmp_path: Path) -> None:
 
 
 def test_collector_keeps_the_first_of_each_class() -> None:
-    collector = PictureCollector(classes=2)
+    collector = ImageCollector(classes=2)
     images = torch.arange(40.0).view(40, 1, 1, 1)
     labels = torch.tensor([1, 0, 2] * 13 + [1])
     passed = list(collector.watch(iter([(images[:20], labels[:20]), (images[20:], labels[20:])])))
@@ -219,14 +219,14 @@ def test_copies_are_found_and_membership_results_are_shown(tmp_path: Path) -> No
     membership = tmp_path / "membership.json"
     membership.write_text(json.dumps([{"attack": "loss threshold", "auc": 0.53, "curve": [[0, 0], [1, 1]]}]))
     words = {"test": f"{HERE}.Bars", "test_args": ["seed:9", "noise:0.3"], "classifiers": ["logreg"], "epochs": 1}
-    copied = bars(tmp_path / "copies.pt", seed=0)  # the very pictures of --real
+    copied = bars(tmp_path / "copies.pt", seed=0)  # the very images of --real
     found = evaluated(tmp_path, samples=copied, memorisation=[str(membership)], **words)
     memory = found.result["memorisation"]
     assert memory["Near-copies: pixels, root mean square"]["copying"] is True
     assert "Near-copies: pixels features" in memory and memory["Membership inference: loss threshold"]["auc"] == 0.53
     write_evaluation(found, tmp_path / "report")
     page = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
-    assert page.faults == [] and "computed from the private pictures" in page.text and "0.53" in page.text
+    assert page.faults == [] and "computed from the private images" in page.text and "0.53" in page.text
     without = evaluated(tmp_path, memorisation=[]).result
     assert without["memorisation"] is None and "--test" in without["not_measured"]["near_copies"]
     membership.write_text("{}")
@@ -245,7 +245,7 @@ def test_comparison_from_folders_and_files(full: Path, tmp_path: Path) -> None:
     assert found["scores"]["frechet"]["best"] == "samples" and list(found["runs"]) == ["samples", "noisy"]
     assert json.loads((output / "comparison.json").read_text()) == found
     parsed = Page((output / "comparison.html").read_text())
-    assert parsed.faults == [] and len(parsed.pictures) == 2
+    assert parsed.faults == [] and len(parsed.images) == 2
     if browser() is not None:
         assert rendered(output / "comparison.html", tmp_path)["broken"] == 0
 

@@ -1,4 +1,4 @@
-"""The quickstart's report: its table, its pictures and what it reads from run directories."""
+"""The quickstart's report: its table, its images and what it reads from run directories."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from ldm.errors import UserError
-from ldm.reports.quickstart import Row, comparison, draw_curves, fixed_pictures, last_checkpoint, read_metric, table
+from ldm.reports.quickstart import Row, comparison, draw_curves, fixed_images, last_checkpoint, read_metric, table
 from ldm.samples import SampleSet
 
 
 def numbered(count: int = 40, shift: float = 0.0) -> SampleSet:
-    """Grey 8x8 pictures whose brightness tells their digit."""
+    """Grey 8x8 images whose brightness tells their digit."""
     labels = torch.arange(count) % 10
     images = (labels / 10 - 0.5 + shift).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     return SampleSet(images.clone(), labels)
@@ -24,15 +24,15 @@ def write_metrics(run, lines):
 
 
 def test_the_grid_has_two_lines_of_each_in_order_of_the_digits():
-    pictures = comparison(numbered(), numbered(shift=0.01), numbered(shift=0.02))
-    assert len(pictures) == 3 * 2 * 20
-    first = pictures[:20].flatten(1).mean(dim=1)
+    images = comparison(numbered(), numbered(shift=0.01), numbered(shift=0.02))
+    assert len(images) == 3 * 2 * 20
+    first = images[:20].flatten(1).mean(dim=1)
     assert torch.allclose(first, torch.arange(10).repeat_interleave(2) / 10 - 0.5)
-    assert torch.allclose(pictures[40:60] - pictures[:20], torch.tensor(0.01), atol=1e-6)
+    assert torch.allclose(images[40:60] - images[:20], torch.tensor(0.01), atol=1e-6)
 
 
-def test_fixed_pictures_repeat_for_a_seed_and_differ_between_seeds():
-    draw = fixed_pictures(numbered(), 10)
+def test_fixed_images_repeat_for_a_seed_and_differ_between_seeds():
+    draw = fixed_images(numbered(), 10)
     assert torch.equal(draw(0).labels, draw(0).labels) and len(draw(0)) == 10
     assert not torch.equal(draw(0).labels, draw(1).labels)
 

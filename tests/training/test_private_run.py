@@ -103,13 +103,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def finished(place: Path) -> RunDirectory:
-    """Two epochs at epsilon 2, with pictures, a validation set and a metric to monitor."""
+    """Two epochs at epsilon 2, with images, a validation set and a metric to monitor."""
     config = config_of(place, dp={"noise_multiplier": None, "epsilon": 2, "public_data": ["random dots"]}, max_epochs=2)
     config["model"]["params"]["monitor"] = "val/loss"
     config["data"]["params"]["validation"] = config["data"]["params"]["train"]
     config["data"]["params"]["test"] = config["data"]["params"]["train"]
-    pictures = {"disabled": False, "batch_frequency": 3, "log_first_step": True, "max_images": 4, "steps": 2}
-    config["lightning"]["callbacks"]["image_logger"]["params"] = pictures
+    images = {"disabled": False, "batch_frequency": 3, "log_first_step": True, "max_images": 4, "steps": 2}
+    config["lightning"]["callbacks"]["image_logger"]["params"] = images
     return train(tiny.options(place / "finished", config))
 
 
@@ -163,9 +163,9 @@ def test_tensorboard_says_no_more_than_that(finished: RunDirectory) -> None:
     assert set(tags["scalars"]) == {"epoch", "privacy/epsilon", "lr-AdamW"}
 
 
-def test_pictures_are_samples_of_the_model_only(finished: RunDirectory) -> None:
-    pictures = sorted(path.name for path in finished.path.rglob("*.png"))
-    assert [name.split("_e-")[0] for name in pictures] == [f"samples_gs-{step:06d}" for step in (1, 3, 6)]
+def test_images_are_samples_of_the_model_only(finished: RunDirectory) -> None:
+    images = sorted(path.name for path in finished.path.rglob("*.png"))
+    assert [name.split("_e-")[0] for name in images] == [f"samples_gs-{step:06d}" for step in (1, 3, 6)]
 
 
 def test_nothing_else_is_written(finished: RunDirectory) -> None:
@@ -436,7 +436,7 @@ def test_a_batch_norm_is_refused(place: Path, data: Any) -> None:
 
 
 @pytest.mark.parametrize("latent_cache", [True, False])
-def test_the_latent_scale_is_never_taken_from_private_pictures(latent_cache: bool, place: Path) -> None:
+def test_the_latent_scale_is_never_taken_from_private_images(latent_cache: bool, place: Path) -> None:
     config = config_of(place, max_steps=1)
     config["model"]["params"]["scale_by_std"] = True
     config["data"]["params"]["latent_cache"] = latent_cache
@@ -541,8 +541,8 @@ def test_the_sampler_draws_at_the_rate_that_is_charged(model: Any, data: Any) ->
     assert drawn == pytest.approx(12, abs=0.6)
 
 
-def test_pictures_of_private_runs_hold_no_training_picture(finished: RunDirectory, place: Path) -> None:
-    """The grids are made of four samples each; a training picture would appear in them as it is."""
+def test_images_of_private_runs_hold_no_training_image(finished: RunDirectory, place: Path) -> None:
+    """The grids are made of four samples each; a training image would appear in them as it is."""
     raw = (place / "digits" / "train-images-idx3-ubyte").read_bytes()[16:]
     records = np.frombuffer(raw, dtype=np.uint8).reshape(tiny.RECORDS, -1).astype(float)
     for path in finished.path.rglob("*.png"):

@@ -1,4 +1,4 @@
-"""Downstream accuracy: train a classifier on generated pictures, choose its epoch on held-out generated pictures,
+"""Downstream accuracy: train a classifier on generated images, choose its epoch on held-out generated images,
 and score it once on real ones. Published protocols that choose otherwise are there by name, and marked."""
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ Labelled = SampleSet | tuple[Tensor, Tensor]
 class DownstreamResult:
     """One trained classifier.
 
-    accuracy (real pictures, 0-1) is that of ``best_epoch`` (from 1), which ``selection`` chose; ``honest`` says that
-    real test pictures had no part in it. validation_accuracy is the one it was chosen by (None when nothing was).
+    accuracy (real images, 0-1) is that of ``best_epoch`` (from 1), which ``selection`` chose; ``honest`` says that
+    real test images had no part in it. validation_accuracy is the one it was chosen by (None when nothing was).
     average_accuracy and average_epoch are those of the averaged weights, where the protocol has them.
     step_losses: the training loss of every step, (epochs, steps) nats; left out of `to_dict`.
     """
@@ -61,8 +61,8 @@ class DownstreamResult:
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """Accuracy of one classifier on real pictures over seeds: mean and sample standard deviation (0 for a single
-    seed), both 0-1; by which protocol, and whether it chose without looking at the real test pictures."""
+    """Accuracy of one classifier on real images over seeds: mean and sample standard deviation (0 for a single
+    seed), both 0-1; by which protocol, and whether it chose without looking at the real test images."""
 
     model: str
     mean: float
@@ -91,12 +91,12 @@ def downstream_accuracy(
     amp: bool = False,
     num_classes: int | None = None,
 ) -> list[SeedSummary]:
-    """Accuracy on ``test`` (real pictures) of classifiers trained on ``train`` (samples), one result a classifier.
+    """Accuracy on ``test`` (real images) of classifiers trained on ``train`` (samples), one result a classifier.
 
-    Pictures are sample sets, or (images (N, 1 or 3, H, W) in [-1, 1], labels (N,)). A protocol that chooses the epoch
+    Images are sample sets, or (images (N, 1 or 3, H, W) in [-1, 1], labels (N,)). A protocol that chooses the epoch
     on held-out samples takes ``held_out``, or one sixth of ``train``; the others train on all of ``train``. Every seed
     repeats initial weights, batch orders and augmentation anew. amp computes in bfloat16 where that is safe.
-    Raises UserError for unknown names, missing labels, pictures of two sizes, or a training that diverges.
+    Raises UserError for unknown names, missing labels, images of two sizes, or a training that diverges.
     """
     chosen = protocol_named(protocol)
     names = [classifier_name(name) for name in classifiers]
@@ -128,7 +128,7 @@ def downstream_accuracy(
                 num_classes=num_classes,
             )
             logger.info(
-                "%s, seed %d: %.2f %% on real pictures (epoch %d of %d; %s)",
+                "%s, seed %d: %.2f %% on real images (epoch %d of %d; %s)",
                 DISPLAY_NAMES[name],
                 seed,
                 100 * result.accuracy,
@@ -169,8 +169,8 @@ def train_classifier(
     """Train one classifier on ``train`` and score the epoch that the protocol chooses on ``test`` (real).
 
     By default the choice is made on ``validation`` (held-out samples), and ``test`` is not looked at before it: an
-    accuracy that real test pictures picked is not an accuracy on unseen pictures. Best means highest accuracy, then
-    lowest loss. epochs, batch_size, lr replace the protocol's; augment shifts and rotates training pictures a little.
+    accuracy that real test images picked is not an accuracy on unseen images. Best means highest accuracy, then
+    lowest loss. epochs, batch_size, lr replace the protocol's; augment shifts and rotates training images a little.
     Raises UserError for missing labels, settings out of range, or a training that diverges.
     """
     chosen = _changed(protocol, epochs, batch_size, lr, augment)
@@ -254,7 +254,7 @@ def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tupl
     """Split labelled samples at random into (training, held-out), class by class so that both have every class.
 
     The default keeps the proportion 5,000 : 1,000 a class of the original evaluation. Raises UserError when a class is
-    too small to give one picture to each side.
+    too small to give one image to each side.
     """
     if not 0 < fraction < 1:
         raise UserError(f"the held-out share is {fraction}; expected a number between 0 and 1")
@@ -265,7 +265,7 @@ def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tupl
         members = torch.nonzero(labels == label).flatten()
         if len(members) < 2:
             raise UserError(
-                f"class {int(label)} has a single picture, too few to hold one out; "
+                f"class {int(label)} has a single image, too few to hold one out; "
                 "make more samples or give held-out samples with --val"
             )
         members = members[torch.randperm(len(members), generator=generator)]
@@ -276,7 +276,7 @@ def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tupl
 
 
 def format_scores(summaries: Sequence[SeedSummary]) -> str:
-    """A short table: accuracy on real pictures in percent, with several seeds its deviation, and a dishonest choice."""
+    """A short table: accuracy on real images in percent, with several seeds its deviation, and a dishonest choice."""
     lines = []
     for summary in summaries:
         spread = f" +- {100 * summary.deviation:.2f}" if len(summary.results) > 1 else ""
@@ -305,14 +305,14 @@ class _Choice:
             self._state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
 
     def score(self, test: SampleSet, preparation: Preparation, device: torch.device | str) -> float:
-        """Accuracy of the chosen weights on the real test pictures."""
+        """Accuracy of the chosen weights on the real test images."""
         if self._state is not None:
             self.network.load_state_dict(self._state)
         return score_classifier(self.network, test, preparation=preparation, device=device)[0]
 
 
-def _sample_set(pictures: Labelled) -> SampleSet:
-    if isinstance(pictures, tuple):
-        images, labels = pictures
+def _sample_set(labelled: Labelled) -> SampleSet:
+    if isinstance(labelled, tuple):
+        images, labels = labelled
         return SampleSet(images, labels)
-    return pictures
+    return labelled

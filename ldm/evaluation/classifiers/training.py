@@ -27,7 +27,7 @@ MEAN_CHUNK = 4096
 
 @dataclass(frozen=True)
 class EpochScore:
-    """One epoch: mean training loss (nats); accuracy (0-1) and mean loss on the pictures that choose the epoch, of the
+    """One epoch: mean training loss (nats); accuracy (0-1) and mean loss on the images that choose the epoch, of the
     trained and of the averaged weights. None where nothing was scored."""
 
     loss: float
@@ -38,7 +38,7 @@ class EpochScore:
 
 
 class ClassifierTrainer:
-    """A classifier, its prepared pictures and its optimizer; one call of `run` trains it epoch by epoch.
+    """A classifier, its prepared images and its optimizer; one call of `run` trains it epoch by epoch.
 
     validation: what every epoch is scored on, or None. The same seed gives the same weights on the same machine.
     """
@@ -61,13 +61,13 @@ class ClassifierTrainer:
         labels = labels_of(train, "the training samples")
         channels = 1 if protocol.grey else train.images.shape[1]
         self.preparation = Preparation(protocol.size, channels)
-        # on the device and in classifier form once; 60,000 colour pictures of 32x32 take 0.7 GB
+        # on the device and in classifier form once; 60,000 colour images of 32x32 take 0.7 GB
         self.images = self.preparation(train.images.to(self.device))
         if protocol.subtract_mean:
             parts = [part.sum(dim=0, dtype=torch.float64) for part in self.images.split(MEAN_CHUNK)]
             mean = (torch.stack(parts).sum(dim=0) / len(labels)).float()
             self.preparation = Preparation(protocol.size, channels, mean)
-            self.images = (self.images - mean) / 2  # what the preparation does to pictures from outside
+            self.images = (self.images - mean) / 2  # what the preparation does to images from outside
         self.labels = labels.to(self.device)
         with seeded(seed, self.device):
             network = build_classifier(
@@ -91,7 +91,7 @@ class ClassifierTrainer:
             if train.images.shape[-2:] != validation.images.shape[-2:]:
                 raise UserError(
                     f"training samples are {tuple(train.images.shape[-2:])} and held-out samples "
-                    f"{tuple(validation.images.shape[-2:])} pixels; use pictures of one size"
+                    f"{tuple(validation.images.shape[-2:])} pixels; use images of one size"
                 )
         if num_classes is not None and num_classes < found:
             raise UserError(f"the training samples have class {found - 1}; {num_classes} classes are too few")
@@ -209,7 +209,7 @@ def score_classifier(
     device: torch.device | str = "cpu",
     batch_size: int = 1000,
 ) -> tuple[float, float]:
-    """Accuracy (0-1) and mean cross-entropy (nats) of a classifier on labelled pictures.
+    """Accuracy (0-1) and mean cross-entropy (nats) of a classifier on labelled images.
 
     preparation: the one of its training; one grey channel of 32x32 when None. Labels the classifier has no output for
     count as wrong and are left out of the loss.
@@ -228,7 +228,7 @@ def score_classifier(
             counted += int(known.sum())
     if counted < len(labels):
         logger.warning(
-            "%d of %d pictures have a class that the training set lacks; they count as wrong",
+            "%d of %d images have a class that the training set lacks; they count as wrong",
             len(labels) - counted,
             len(labels),
         )

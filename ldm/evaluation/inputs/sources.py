@@ -1,4 +1,4 @@
-"""Where pictures to evaluate come from: sample files, and dataset classes named on the command line."""
+"""Where images to evaluate come from: sample files, and dataset classes named on the command line."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def _stack(items: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
         raise UserError(f"dataset items have no {IMAGE_KEY!r}; expected dicts with {IMAGE_KEY!r} and {LABEL_KEY!r}")
     shapes = {np.shape(item[IMAGE_KEY]) for item in items}
     if len(shapes) > 1:
-        raise UserError(f"pictures have different shapes ({sorted(shapes)[:2]} ...); pass a size, such as size:32")
+        raise UserError(f"images have different shapes ({sorted(shapes)[:2]} ...); pass a size, such as size:32")
     images = torch.stack([torch.as_tensor(np.asarray(item[IMAGE_KEY]), dtype=torch.float32) for item in items])
     if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise UserError(f"pictures have shape {tuple(images.shape[1:])}; expected (height, width, 1 or 3)")
+        raise UserError(f"images have shape {tuple(images.shape[1:])}; expected (height, width, 1 or 3)")
     if float(images.abs().max()) > 1.001:
         raise UserError(f"pixels lie in [{float(images.min()):.3g}, {float(images.max()):.3g}]; expected [-1, 1]")
     labels = torch.tensor([int(item[LABEL_KEY]) for item in items]) if LABEL_KEY in items[0] else None
@@ -121,7 +121,7 @@ def _stack(items: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
 
 
 def sample_batches(samples: SampleSet, batch_size: int = 500, *, progress: bool = True) -> Iterator[Tensor]:
-    """The pictures of a sample set in batches (B, C, H, W)."""
+    """The images of a sample set in batches (B, C, H, W)."""
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} must be at least 1")
     yield from tqdm(samples.images.split(batch_size), unit="batch", disable=None if progress else True)
@@ -138,7 +138,7 @@ def collect(dataset: Any, *, num_workers: int = 0, progress: bool = True) -> Sam
 
 
 def load_labelled(name: str, settings: Sequence[str] = (), *, size: int | None = None) -> SampleSet:
-    """Labelled pictures from a sample file (.pt, .npz), or from a dataset class by its dotted name and `settings`.
+    """Labelled images from a sample file (.pt, .npz), or from a dataset class by its dotted name and `settings`.
 
     size: passed to a dataset class that takes a size when `settings` give none. Raises UserError as the parts do.
     """

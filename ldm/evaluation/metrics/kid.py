@@ -45,8 +45,8 @@ def kernel_distance(
     size = min(subset_size, len(real), len(made))
     if size < 2 or subsets < 1:
         raise UserError(
-            f"KID needs at least 2 pictures on both sides and 1 subset; there are {len(real)} and {len(made)}"
-            f" pictures, subsets of {subset_size}, {subsets} times"
+            f"KID needs at least 2 images on both sides and 1 subset; there are {len(real)} and {len(made)}"
+            f" images, subsets of {subset_size}, {subsets} times"
         )
     if size == len(real) == len(made):
         return KernelDistance(polynomial_mmd(real, made), 0.0, 1, size)
@@ -84,5 +84,5 @@ def checked_features(
             f"features have shapes {tuple(first.shape)} and {tuple(second.shape)}; expected (N, D) and (M, D)"
         )
     if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
-        raise UserError("the features hold NaN or infinite values; check the pictures and the extractor's weights")
+        raise UserError("the features hold NaN or infinite values; check the images and the extractor's weights")
     return first, second

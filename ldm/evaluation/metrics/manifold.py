@@ -20,7 +20,7 @@ ROUNDING = 1e-12
 class ManifoldScores:
     """precision, recall and coverage lie in [0, 1], density in [0, inf) with expectation 1 for equal distributions.
 
-    k and k_density are the neighbours that define the balls; real and made are the numbers of pictures compared.
+    k and k_density are the neighbours that define the balls; real and made are the numbers of images compared.
     """
 
     precision: float
@@ -56,7 +56,7 @@ def manifold_scores(
     for name, rows, needed in (("real", real, max(k, k_density)), ("generated", made, k)):
         if len(rows) <= needed:
             raise UserError(
-                f"{len(rows)} {name} pictures are too few for {needed} neighbours; at least {needed + 1} needed"
+                f"{len(rows)} {name} images are too few for {needed} neighbours; at least {needed + 1} needed"
             )
     centre = real.mean(dim=0)  # distances do not change and lose fewer digits
     real, made = real - centre, made - centre

@@ -52,7 +52,7 @@ def get_suite(name: str) -> Suite:
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """kid_subsets draws of kid_subset_size pictures; neighbours of precision/recall and of density/coverage."""
+    """kid_subsets draws of kid_subset_size images; neighbours of precision/recall and of density/coverage."""
 
     kid_subsets: int = 100
     kid_subset_size: int = 1000
@@ -93,7 +93,7 @@ def measure(
     options: MeasureOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> Measurement:
-    """Compare generated with real pictures by every metric of the suite; what cannot be measured is named, not faked.
+    """Compare generated with real images by every metric of the suite; what cannot be measured is named, not faked.
 
     Raises UserError when the two summaries were made differently (unless `options.force`).
     """
@@ -125,7 +125,7 @@ def measure(
             name = describe(real.statistics, made.statistics)
             mean = arithmetic.fmean(row["frechet"] for row in per_class.values())
             fewest = int(min(min(row["samples"], row["real"]) for row in per_class.values()))
-            note = f"{len(per_class)} classes, {fewest:,} pictures or more on each side"
+            note = f"{len(per_class)} classes, {fewest:,} images or more on each side"
             if fewest <= len(real.statistics.mu):
                 note += f"; biased upwards for {len(real.statistics.mu):,} features"
             scores["frechet_class_mean"] = Score(mean, f"{name}, mean over classes", "lower", note=note)
@@ -136,10 +136,10 @@ def _frechet(
     real: SetSummary, made: SetSummary, options: MeasureOptions, device: torch.device | str
 ) -> dict[str, Score]:
     distance = compare(made.statistics, real.statistics, force=True)  # what differs was refused or forced before
-    note = f"{made.statistics.count:,} samples against {real.statistics.count:,} real pictures"
+    note = f"{made.statistics.count:,} samples against {real.statistics.count:,} real images"
     fewest = min(made.statistics.count, real.statistics.count)
     if fewest <= len(real.statistics.mu):
-        note += f"; biased upwards: {fewest:,} pictures for {len(real.statistics.mu):,} features"
+        note += f"; biased upwards: {fewest:,} images for {len(real.statistics.mu):,} features"
     return {"frechet": Score(distance, describe(made.statistics, real.statistics), "lower", note=note)}
 
 
@@ -163,7 +163,7 @@ def _manifold(
     found = manifold_scores(
         real.subset, made.subset, k=options.neighbours, k_density=options.density_neighbours, device=device
     )
-    sizes = f"{found.made:,} samples and {found.real:,} real pictures"
+    sizes = f"{found.made:,} samples and {found.real:,} real images"
     first, second = f"{found.k} neighbours, {sizes}", f"{found.k_density} neighbours, {sizes}"
     return {
         "precision": Score(found.precision, "Precision", "higher", note=first),
@@ -186,12 +186,12 @@ def _inception_score(
 
 
 def _per_class(real: SetSummary, made: SetSummary, options: MeasureOptions) -> tuple[dict[int, dict[str, float]], str]:
-    for summary, name in ((real, "real pictures"), (made, "samples")):
+    for summary, name in ((real, "real images"), (made, "samples")):
         if "per_class" in summary.missing:
             return {}, f"{name}: {summary.missing['per_class']}"
     shared = sorted(real.by_class.keys() & made.by_class.keys())
     if not shared:
-        return {}, "no class has two pictures on both sides"
+        return {}, "no class has two images on both sides"
     rows = {}
     for label in shared:
         mine, theirs = made.by_class[label], real.by_class[label]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ldm.evaluation.page.charts import bars, lines
 from ldm.evaluation.page.evaluation import UNCOVERED, direction, first_epsilon, number_or_word, percent
-from ldm.evaluation.page.html import cards, facts, number, page, paragraph, picture, section, table, text
+from ldm.evaluation.page.html import cards, facts, image_tag, number, page, paragraph, section, table, text
 
 FORMAT = "latent diffusion comparison"
 VERSION = 1
@@ -89,7 +89,7 @@ def _setting(result: Mapping[str, Any], key: str) -> Any:
 def comparison_page(
     comparison: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], sheets: Mapping[str, Image.Image]
 ) -> str:
-    """The HTML document for `compare_results`; sheets: a picture of samples of each run that has one."""
+    """The HTML document for `compare_results`; sheets: an image of samples of each run that has one."""
     runs = list(comparison["runs"])
     title = f"{len(runs)} evaluations side by side"
     return page(
@@ -111,7 +111,7 @@ def comparison_page(
                     + facts(
                         (
                             ("samples", f"{results[run]['samples']['source']} ({results[run]['samples']['count']:,})"),
-                            ("real pictures", f"{results[run]['real']['source']} ({results[run]['real']['count']:,})"),
+                            ("real images", f"{results[run]['real']['source']} ({results[run]['real']['count']:,})"),
                             ("pixels to features", results[run]["protocol"]["policy"]),
                         )
                     )
@@ -217,4 +217,4 @@ def _privacy(comparison: Mapping[str, Any]) -> str:
 
 def _sheet(run: str, image: Image.Image) -> str:
     scale = 2 if image.width <= 400 else 1
-    return f"<h3>{text(run)}</h3>" + picture(image, f"generated pictures of {run}", scale=scale)
+    return f"<h3>{text(run)}</h3>" + image_tag(image, f"generated images of {run}", scale=scale)

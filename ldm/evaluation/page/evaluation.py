@@ -1,4 +1,4 @@
-"""The page of one evaluation: pictures, scores, classifiers, privacy, and how every number was made."""
+"""The page of one evaluation: images, scores, classifiers, privacy, and how every number was made."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ARROWS = {"lower": "↓", "higher": "↑"}
 HEADLINES = ("frechet", "kid", "precision", "recall", "density", "coverage", "inception_score")
 SHOWN_CLASSES = 20
 UNCOVERED = (
-    "These numbers were computed from the real pictures. Where those are the private records, the guarantee of the"
+    "These numbers were computed from the real images. Where those are the private records, the guarantee of the"
     " release does not cover the numbers, and publishing them says something about the records."
 )
 
 
 @dataclass(frozen=True)
-class PictureRows:
-    """Rows of pictures by class name ("" for pictures without labels): generated ones, and real ones when the person
+class ImageRows:
+    """Rows of images by class name ("" for images without labels): generated ones, and real ones when the person
     who made the report asked for them. left_out counts classes that are not shown."""
 
     samples: Mapping[str, Tensor]
@@ -32,10 +32,10 @@ class PictureRows:
     left_out: int = 0
 
 
-def evaluation_page(result: Mapping[str, Any], pictures: PictureRows) -> str:
+def evaluation_page(result: Mapping[str, Any], shown: ImageRows) -> str:
     """The whole HTML document for a result as `ldm.reports.evaluation` writes it (docs/evaluation.md)."""
     samples, real = result["samples"], result["real"]
-    lead = f"{number(samples['count'])} samples against {number(real['count'])} real pictures: {real['source']}"
+    lead = f"{number(samples['count'])} samples against {number(real['count'])} real images: {real['source']}"
     return page(
         result["title"],
         [
@@ -44,7 +44,7 @@ def evaluation_page(result: Mapping[str, Any], pictures: PictureRows) -> str:
             paragraph(f"Made {result['created']}, suite {result['protocol']['suite']}.", "note"),
             "</header>",
             cards(headline_cards(result)),
-            picture_section(pictures),
+            image_section(shown),
             score_section(result),
             downstream_section(result.get("downstream")),
             privacy_section(result.get("privacy")),
@@ -65,7 +65,7 @@ def headline_cards(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if score:
             found.append((score["label"], number(score["value"]), f"{score['better']} is better"))
     for entry in (result.get("downstream") or {}).get("results", ()):
-        found.append((f"Accuracy, {entry['name']}", percent(entry["mean"]), "on real pictures, higher is better"))
+        found.append((f"Accuracy, {entry['name']}", percent(entry["mean"]), "on real images, higher is better"))
     privacy = result.get("privacy")
     if privacy:
         name, epsilon = first_epsilon(privacy)
@@ -74,26 +74,26 @@ def headline_cards(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return found
 
 
-def picture_section(pictures: PictureRows) -> str:
-    """Generated pictures class by class, real ones beside them when there are any."""
+def image_section(shown: ImageRows) -> str:
+    """Generated images class by class, real ones beside them when there are any."""
     parts = []
-    for name, images in pictures.samples.items():
+    for name, images in shown.samples.items():
         heading = f"<h3>{text(name)}</h3>" if name else ""
         suffix = f" of {name}" if name else ""
-        caption = "generated" if pictures.real else ""
-        both = strip(images, f"{len(images)} generated pictures{suffix}", caption=caption)
-        if name in pictures.real:
-            real = pictures.real[name]
-            both += strip(real, f"{len(real)} real pictures{suffix}", caption="real")
+        caption = "generated" if shown.real else ""
+        both = strip(images, f"{len(images)} generated images{suffix}", caption=caption)
+        if name in shown.real:
+            real = shown.real[name]
+            both += strip(real, f"{len(real)} real images{suffix}", caption="real")
         parts.append(f"<div>{heading}{both}</div>")
     warning = ""
-    if pictures.real:
+    if shown.real:
         warning = paragraph(
-            "This page shows real pictures. Where they are private, the page must not be published.", "warning"
+            "This page shows real images. Where they are private, the page must not be published.", "warning"
         )
-    more = paragraph(f"{pictures.left_out} further classes are not shown.", "note") if pictures.left_out else ""
+    more = paragraph(f"{shown.left_out} further classes are not shown.", "note") if shown.left_out else ""
     inside = f'<div class="{"pairs" if len(parts) > 1 else ""}">{"".join(parts)}</div>' if parts else ""
-    return section("Pictures", warning, inside, more)
+    return section("Images", warning, inside, more)
 
 
 def score_section(result: Mapping[str, Any]) -> str:
@@ -114,12 +114,12 @@ def score_section(result: Mapping[str, Any]) -> str:
     if classes:
         by_class = (
             "<h3>Distance by class</h3>"
-            + paragraph("Fréchet distance between samples and real pictures of one class; shorter is better.", "note")
+            + paragraph("Fréchet distance between samples and real images of one class; shorter is better.", "note")
             + chart
             + details(
                 "Numbers of all classes",
                 table(
-                    ("class", "distance", "samples", "real pictures"),
+                    ("class", "distance", "samples", "real images"),
                     [
                         (row["name"], number(row["frechet"]), number(row["samples"]), number(row["real"]))
                         for row in classes
@@ -138,7 +138,7 @@ def score_section(result: Mapping[str, Any]) -> str:
 
 
 def downstream_section(downstream: Mapping[str, Any] | None) -> str:
-    """What classifiers that saw only samples score on real pictures."""
+    """What classifiers that saw only samples score on real images."""
     if not downstream:
         return ""
     rows, curves = [], {}
@@ -153,16 +153,16 @@ def downstream_section(downstream: Mapping[str, Any] | None) -> str:
         ]
         curves[entry["name"]] = scored
     honest = all(entry["honest"] for entry in downstream["results"])
-    warning = "" if honest else paragraph("An epoch was chosen on the real test pictures: see the table.", "warning")
+    warning = "" if honest else paragraph("An epoch was chosen on the real test images: see the table.", "warning")
     return section(
         "Classifiers trained on the samples",
         paragraph(
-            f"Accuracy on {number(downstream['test_count'])} real pictures ({downstream['test']}) of classifiers"
+            f"Accuracy on {number(downstream['test_count'])} real images ({downstream['test']}) of classifiers"
             f" that were trained on samples only. Protocol: {downstream['protocol']}."
         ),
         warning,
         table(("classifier", "accuracy", "seeds", "epoch used", "how it was chosen"), rows, numbers=(1, 2)),
-        lines(curves, "Accuracy while training", x="epoch", y="% of the pictures that choose the epoch (first seed)"),
+        lines(curves, "Accuracy while training", x="epoch", y="% of the images that choose the epoch (first seed)"),
         details("Every setting of the protocol", facts(_rows(downstream["settings"]))),
     )
 
@@ -201,11 +201,11 @@ def privacy_section(privacy: Mapping[str, Any] | None) -> str:
 
 
 def memorisation_section(memorisation: Mapping[str, Any] | None) -> str:
-    """Looks for copies of private pictures; their results are private themselves."""
+    """Looks for copies of private images; their results are private themselves."""
     if not memorisation:
         return ""
     parts = [
-        paragraph("Private: everything in this section was computed from the private pictures.", "warning"),
+        paragraph("Private: everything in this section was computed from the private images.", "warning"),
     ]
     for name, found in memorisation.items():
         parts.append(f"<h3>{text(name)}</h3>")
@@ -224,10 +224,10 @@ def protocol_section(result: Mapping[str, Any]) -> str:
     protocol, samples = result["protocol"], result["samples"]
     subset = protocol["subset"]
     entries = (
-        ("samples", f"{samples['source']}, {number(samples['count'])} pictures of {samples['size']}"),
-        ("real pictures", f"{result['real']['source']}, {number(result['real']['count'])}"),
+        ("samples", f"{samples['source']}, {number(samples['count'])} images of {samples['size']}"),
+        ("real images", f"{result['real']['source']}, {number(result['real']['count'])}"),
         ("pixels to features", protocol["policy"]),
-        ("pairwise scores", f"{subset['samples']:,} samples, {subset['real']:,} real pictures, seed {subset['seed']}"),
+        ("pairwise scores", f"{subset['samples']:,} samples, {subset['real']:,} real images, seed {subset['seed']}"),
     )
     return section(
         "Protocol",

@@ -1,4 +1,4 @@
-"""One HTML page that stands alone: no network, no script; styles, pictures and charts are inside the file."""
+"""One HTML page that stands alone: no network, no script; styles, images and charts are inside the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm.evaluation.inputs.images import resize
 from ldm.samples import grid
 
-#: Longest side of one picture in a report; larger ones are shown smaller.
+#: Longest side of one image in a report; larger ones are shown smaller.
 TILE = 128
 
 STYLE = """
@@ -147,7 +147,7 @@ def facts(entries: Iterable[tuple[str, object]]) -> str:
     return table(("", ""), entries).replace('<thead><tr><th scope="col"></th><th scope="col"></th></tr></thead>', "")
 
 
-def picture(image: Image.Image, alt: str, caption: str = "", scale: int = 1) -> str:
+def image_tag(image: Image.Image, alt: str, caption: str = "", scale: int = 1) -> str:
     """A figure with the image inside as PNG, shown `scale` times as large where there is room."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
@@ -161,7 +161,7 @@ def picture(image: Image.Image, alt: str, caption: str = "", scale: int = 1) -> 
 
 
 def sheet(images: Tensor, columns: int) -> Image.Image:
-    """Pictures (N, 1 or 3, H, W) in [-1, 1] on one image, none larger than `TILE`."""
+    """Images (N, 1 or 3, H, W) in [-1, 1] on one image, none larger than `TILE`."""
     side = max(images.shape[-2:])
     if side > TILE:
         images = resize(images.float(), TILE)
@@ -169,8 +169,8 @@ def sheet(images: Tensor, columns: int) -> Image.Image:
 
 
 def strip(images: Tensor, alt: str, columns: int = 10, caption: str = "") -> str:
-    """Pictures on one sheet as a figure; small ones are shown twice as large, with sharp pixels."""
-    return picture(sheet(images, columns), alt, caption, scale=2 if max(images.shape[-2:]) <= 48 else 1)
+    """Images on one sheet as a figure; small ones are shown twice as large, with sharp pixels."""
+    return image_tag(sheet(images, columns), alt, caption, scale=2 if max(images.shape[-2:]) <= 48 else 1)
 
 
 def details(title: str, *parts: str) -> str:

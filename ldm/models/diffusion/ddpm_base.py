@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ldm.checkpoint import check_stated, ema_to_parameters, inherited_privacy, load_weights, read_checkpoint
+from ldm.checkpoint import check_metadata, ema_to_parameters, inherited_privacy, load_weights, read_checkpoint
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
@@ -169,7 +169,7 @@ class DDPM(pl.LightningModule):
         """
         checkpoint = read_checkpoint(path)
         state = dict(checkpoint["state_dict"])
-        check_stated(self, checkpoint, path)
+        check_metadata(self, checkpoint, path)
         self.start_privacy = inherited_privacy(checkpoint)
         absent: tuple[str, ...] = ()
         if only_model:
@@ -362,7 +362,7 @@ class DDPM(pl.LightningModule):
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch_rows(batch))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # a tick belongs to its step: at the end of the batch, callbacks would have saved and pictured an older average
+        # a tick belongs to its step: at the end of the batch, callbacks would have saved and drawn an older average
         super().optimizer_step(*args, **kwargs)
         self.average_weights()
 

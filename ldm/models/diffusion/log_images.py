@@ -16,19 +16,19 @@ from ldm.models.diffusion.ddpm_base import DDPM, batch_rows
 def log_images(
     model: Any, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
 ) -> dict[str, Tensor]:
-    """Pictures of a `LatentDiffusion` for the image logger, each (n, C, H, W).
+    """Images of a `LatentDiffusion` for the image logger, each (n, C, H, W).
 
     A private run gets samples of the model only: inputs and reconstructions would leave outside the mechanism.
     """
     count = min(count, batch_rows(batch)) if not private else count
-    pictures: dict[str, Tensor] = {}
+    images: dict[str, Tensor] = {}
     condition = None
     if not private:
         small = {key: value[:count] for key, value in batch.items()}
         z = model.latents(small)
         if "moments" not in small:
-            pictures["inputs"] = DDPM.get_input(model, small, model.first_stage_key)
-        pictures["reconstruction"] = model.decode_first_stage(z)
+            images["inputs"] = DDPM.get_input(model, small, model.first_stage_key)
+        images["reconstruction"] = model.decode_first_stage(z)
         if model.cond_stage_model is not None:
             condition = model.get_learned_conditioning(model.raw_condition(small))
     elif model.cond_stage_model is not None:
@@ -39,5 +39,5 @@ def log_images(
     shape = (model.channels, model.image_size, model.image_size)
     with model.ema_scope():
         samples, _ = DDIMSampler(model).sample(S=steps, batch_size=count, shape=shape, conditioning=condition, eta=1.0)
-    pictures["samples"] = model.decode_first_stage(samples)
-    return pictures
+    images["samples"] = model.decode_first_stage(samples)
+    return images

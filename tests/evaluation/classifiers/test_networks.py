@@ -1,4 +1,4 @@
-"""The classifiers have the published sizes, and every picture reaches them the same way."""
+"""The classifiers have the published sizes, and every image reaches them the same way."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_preparation_is_one_grey_channel_of_one_size() -> None:
     assert prepare(grey * 3).abs().max() == 1
 
 
-def test_preparation_of_colour_and_of_the_mean_picture() -> None:
+def test_preparation_of_colour_and_of_the_mean_image() -> None:
     colour = torch.rand(4, 3, 32, 32) * 2 - 1
     assert torch.equal(Preparation(32, 3)(colour), colour)
     assert Preparation(28, 3)(colour[:, :1]).shape == (4, 3, 28, 28)

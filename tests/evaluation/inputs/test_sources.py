@@ -1,4 +1,4 @@
-"""Pictures from files and from dataset classes named on a command line."""
+"""Images from files and from dataset classes named on a command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ldm.samples import SampleSet
 
 
 class BySize:
-    """Ten grey pictures whose pixel value tells their number."""
+    """Ten grey images whose pixel value tells their number."""
 
     def __init__(self, size: int = 4, labelled: bool = True) -> None:
         self.size, self.labelled = size, labelled
@@ -51,7 +51,7 @@ class Broken(BySize):
             "range": {"image": item["image"] * 255},
             "layout": {"image": item["image"].transpose(2, 0, 1).repeat(2, axis=0)},
             "ragged": {"image": item["image"][: 1 + index % 2]},
-            "key": {"picture": item["image"]},
+            "key": {"image": item["image"]},
             "tuple": (item["image"], 0),
         }[self.fault]
 
@@ -136,7 +136,7 @@ def test_sample_batches_cover_the_set() -> None:
     assert torch.equal(torch.cat(list(sample_batches(samples, 2, progress=False))), samples.images)
 
 
-def test_labelled_pictures_from_class_and_file(tmp_path: Path) -> None:
+def test_labelled_images_from_class_and_file(tmp_path: Path) -> None:
     from_class = load_labelled(f"{HERE}.BySize", ["size:5"], size=7)
     assert from_class.images.shape == (10, 1, 5, 5) and from_class.labels.tolist() == [i % 3 for i in range(10)]
     assert load_labelled(f"{HERE}.ByConfig", size=7).images.shape == (10, 1, 7, 7)
@@ -144,7 +144,7 @@ def test_labelled_pictures_from_class_and_file(tmp_path: Path) -> None:
     assert torch.equal(load_labelled(str(tmp_path / "a.pt"), size=7).images, from_class.images)
 
 
-def test_labelled_pictures_mistakes(tmp_path: Path) -> None:
+def test_labelled_images_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no labels"):
         load_labelled(f"{HERE}.BySize", ["labelled:false"])
     with pytest.raises(UserError, match="no such file"):

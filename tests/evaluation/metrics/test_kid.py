@@ -64,7 +64,7 @@ def test_same_distribution_is_near_zero_and_noise_grows() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UserError, match="at least 2 pictures"):
+    with pytest.raises(UserError, match="at least 2 images"):
         kernel_distance(features(0, 1), features(1))
     with pytest.raises(UserError, match="shapes"):
         kernel_distance(features(0), features(1, dim=7))

@@ -85,9 +85,9 @@ def test_a_few_outliers_raise_recall_more_than_coverage() -> None:
 
 
 def test_too_few_points_and_bad_values_are_named() -> None:
-    with pytest.raises(UserError, match="5 real pictures are too few for 5 neighbours; at least 6"):
+    with pytest.raises(UserError, match="5 real images are too few for 5 neighbours; at least 6"):
         manifold_scores(rows(0, 5), rows(1))
-    with pytest.raises(UserError, match="3 generated pictures"):
+    with pytest.raises(UserError, match="3 generated images"):
         manifold_scores(rows(0), rows(1, 3))
     with pytest.raises(UserError, match="NaN"):
         manifold_scores(rows(0), rows(1) * np.inf)

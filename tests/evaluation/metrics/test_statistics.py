@@ -86,14 +86,14 @@ def test_bad_files_are_one_line(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_same_pictures_are_at_distance_zero_and_noise_is_not() -> None:
+def test_same_images_are_at_distance_zero_and_noise_is_not() -> None:
     images = torch.rand(200, 1, 16, 16) * 2 - 1
     first = compute_statistics([images], PixelFeatures())
     assert compare(first, compute_statistics(images.split(7), PixelFeatures())) < 1e-9
     assert compare(first, compute_statistics([images * 0.5], PixelFeatures())) > 0.1
 
 
-def test_quantize_rounds_to_picture_file_levels() -> None:
+def test_quantize_rounds_to_image_file_levels() -> None:
     images = torch.rand(50, 1, 8, 8) * 2 - 1
     levels = ((images + 1) * 127.5).round().to(torch.uint8)
     from_bytes = compute_statistics([levels.float() / 127.5 - 1], PixelFeatures())
@@ -109,10 +109,10 @@ def test_overshooting_samples_are_clamped() -> None:
     assert np.array_equal(found.mu, compute_statistics([images.clamp(-1, 1)], PixelFeatures()).mu)
 
 
-def test_too_few_pictures_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_images_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         made(64)
-    assert "64 pictures for 64 features" in caplog.text
+    assert "64 images for 64 features" in caplog.text
     caplog.clear()
     made(65)
     assert not caplog.text
@@ -153,14 +153,14 @@ def test_policy_is_told_and_kept(tmp_path: Path) -> None:
     assert "floats" in made().policy()
 
 
-def test_pictures_of_several_sizes_are_recorded() -> None:
+def test_images_of_several_sizes_are_recorded() -> None:
     found = compute_statistics([torch.rand(9, 1, 16, 16), torch.rand(9, 1, 8, 8)], PixelFeatures())
     assert found.size == "mixed" and found.count == 18
 
 
 def test_count_differences_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     compare(made(100), made(201))
-    assert "100 and 201 pictures" in caplog.text
+    assert "100 and 201 images" in caplog.text
 
 
 def test_only_inception_numbers_are_called_fid() -> None:

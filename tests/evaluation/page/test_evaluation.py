@@ -9,7 +9,7 @@ import torch
 
 from ldm.evaluation.page.charts import _ticks, bars, lines
 from ldm.evaluation.page.comparison import compare_results, comparison_page
-from ldm.evaluation.page.evaluation import PictureRows, evaluation_page, headline_cards
+from ldm.evaluation.page.evaluation import ImageRows, evaluation_page, headline_cards
 from ldm.evaluation.page.html import number, page, sheet, strip, table
 from tests.pages import Page
 
@@ -88,14 +88,14 @@ def result(**changes: Any) -> dict[str, Any]:
     }
 
 
-def pictures(count: int = 4, real: bool = False, side: int = 16) -> PictureRows:
+def images(count: int = 4, real: bool = False, side: int = 16) -> ImageRows:
     rows = {name: torch.rand(count, 1, side, side) * 2 - 1 for name in ("0", "1")}
-    return PictureRows(rows, {"0": rows["0"]} if real else {}, left_out=3)
+    return ImageRows(rows, {"0": rows["0"]} if real else {}, left_out=3)
 
 
 def test_page_is_whole_and_shows_what_was_measured() -> None:
-    found = Page(evaluation_page(result(), pictures()))
-    assert found.faults == [] and len(found.pictures) == 2
+    found = Page(evaluation_page(result(), images()))
+    assert found.faults == [] and len(found.images) == 2
     for words in (
         "FID",
         "12.35",
@@ -114,19 +114,19 @@ def test_page_is_whole_and_shows_what_was_measured() -> None:
 
 def test_optional_parts_may_be_missing() -> None:
     bare = result(downstream=None, privacy=None, per_class=[], not_measured={}, scores={})
-    found = Page(evaluation_page(bare, PictureRows({}, {})))
-    assert found.faults == [] and found.pictures == [] and "Privacy" not in found.text and "svg" not in found.tags
+    found = Page(evaluation_page(bare, ImageRows({}, {})))
+    assert found.faults == [] and found.images == [] and "Privacy" not in found.text and "svg" not in found.tags
 
 
-def test_real_pictures_carry_a_warning_and_are_else_absent() -> None:
-    shown = Page(evaluation_page(result(), pictures(real=True)))
-    assert len(shown.pictures) == 3 and "must not be published" in shown.text
-    assert "must not be published" not in Page(evaluation_page(result(), pictures())).text
+def test_real_images_carry_a_warning_and_are_else_absent() -> None:
+    shown = Page(evaluation_page(result(), images(real=True)))
+    assert len(shown.images) == 3 and "must not be published" in shown.text
+    assert "must not be published" not in Page(evaluation_page(result(), images())).text
 
 
 def test_warnings_for_a_dishonest_protocol_and_a_broken_guarantee() -> None:
     dishonest = {**result()["downstream"], "results": [classifier(honest=False)]}
-    assert "chosen on the real test pictures" in Page(evaluation_page(result(downstream=dishonest), pictures())).text
+    assert "chosen on the real test images" in Page(evaluation_page(result(downstream=dishonest), images())).text
     broken = {**PRIVACY, "private": False, "statement": "NOT private: insecure_seed", "epsilon": {"pld": "infinite"}}
     cards = headline_cards(result(privacy=broken))
     assert cards[-1][1:] == ("infinite", "does not hold, see below")
@@ -134,17 +134,17 @@ def test_warnings_for_a_dishonest_protocol_and_a_broken_guarantee() -> None:
 
 def test_a_forced_comparison_is_marked() -> None:
     forced = result(protocol={**result()["protocol"], "forced": "one set was rounded"})
-    assert "although one set was rounded" in Page(evaluation_page(forced, pictures())).text
+    assert "although one set was rounded" in Page(evaluation_page(forced, images())).text
 
 
 def test_memorisation_is_marked_private() -> None:
     found = Page(
         evaluation_page(
             result(memorisation={"membership": {"auc": 0.51, "notes": ["a", "b"], "curve": [[0, 0], [1, 1]]}}),
-            pictures(),
+            images(),
         )
     )
-    assert found.faults == [] and "computed from the private pictures" in found.text and "0.51" in found.text
+    assert found.faults == [] and "computed from the private images" in found.text and "0.51" in found.text
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_numbers(value: float | None, shown: str) -> None:
     assert number(value) == shown
 
 
-def test_small_pictures_are_enlarged_and_large_ones_are_not_kept_large() -> None:
+def test_small_images_are_enlarged_and_large_ones_are_not_kept_large() -> None:
     assert 'class="sharp"' in strip(torch.zeros(2, 3, 32, 32), "alt")
     large = sheet(torch.zeros(2, 3, 256, 256), 2)
     assert large.width < 270 and 'class="sharp"' not in strip(torch.zeros(2, 3, 256, 256), "alt")
@@ -207,7 +207,7 @@ def test_comparison_names_the_best_in_each_direction() -> None:
     assert compared["privacy"]["eps20"]["epsilon"] == 20.0 and compared["differences"] == {}
     image = sheet(torch.zeros(4, 1, 8, 8), 2)
     found = Page(comparison_page(compared, runs(), {"eps10": image}))
-    assert found.faults == [] and len(found.pictures) == 1 and "Quality and privacy" in found.text
+    assert found.faults == [] and len(found.images) == 1 and "Quality and privacy" in found.text
 
 
 def test_quality_is_drawn_against_epsilon_only_where_epsilon_differs() -> None:
