@@ -58,8 +58,8 @@ class CardContent:
     @property
     def protected(self) -> str:
         return (
-            f"Every person with {self.card.record} in the training set. A person with several images has the weaker "
-            "protection of a group."
+            f"Every person with one record in the training set; a record is {self.card.record}. A person with several "
+            "records has the weaker protection of a group."
         )
 
     @property
