@@ -214,6 +214,7 @@ def _names(name: str) -> list[str]:
 
 # --- the scripts ----------------------------------------------------------------------------------------------------
 
+
 def all_jobs() -> Iterator[Job]:
     """Every script below ``jobs/``."""
     yield from _setup_jobs()
