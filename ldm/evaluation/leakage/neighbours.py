@@ -135,7 +135,7 @@ class NearCopies:
 def near_copies(
     samples: Neighbours, held_out: Neighbours, *, space: str, quantile: float = 0.05, seed: int = 0
 ) -> NearCopies:
-    """Compare distances to the nearest private image of samples and of held-out images, both (N, k) by `nearest_neighbours`.
+    """Compare distances to the nearest private image of samples and of held-out images, each from `nearest_neighbours`.
 
     Half of the held-out images, chosen by ``seed``, set the threshold and the others are counted, so that their
     share is an honest reference and not ``quantile`` by construction. Raises UserError below two held-out images.
