@@ -97,7 +97,7 @@ def image_losses(model: Any, dataset: Any, options: LossOptions, progress: str =
         total = torch.zeros(len(latents), dtype=torch.float64, device=latents.device)
         for time, noise in zip(times, noises, strict=True):
             rows = time.expand(len(latents))
-            total += model.row_terms(latents, rows, noise.expand_as(latents), condition)["simple"].double()
+            total += model.loss_terms(latents, rows, noise.expand_as(latents), condition)["simple"].double()
         losses.append((total / options.draws).cpu())
     return torch.cat(losses).numpy()
 
