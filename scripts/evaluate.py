@@ -13,7 +13,7 @@ from ldm.cli import ArgumentParser, pick_device, run
 from ldm.reports.flags import add_dataset_flags, add_device_flag, add_extractor_flags
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--samples", required=True, metavar="FILE|FOLDER", help="generated images: .pt, .npz or an image folder")
@@ -55,7 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--num_workers", type=int, default=0, help="loader processes for --real")
     add("--force", action="store_true", help="compare although the two sides were made differently")
     add_device_flag(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure, write and print."""
+    args = _parser().parse_args(argv)
 
     from ldm.evaluation.metrics.suite import MeasureOptions
     from ldm.evaluation.metrics.summary import SummaryOptions

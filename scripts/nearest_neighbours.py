@@ -14,7 +14,7 @@ from ldm.cli import ArgumentParser, pick_device, run
 from ldm.reports.flags import add_dataset_flags, add_device_flag, add_extractor_flags
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--samples", required=True, metavar="FILE", help="generated images (.pt or .npz)")
@@ -36,7 +36,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add("--output", metavar="FILE.json", help="write all numbers")
     add_device_flag(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure, write and print."""
+    args = _parser().parse_args(argv)
 
     from ldm.evaluation.features import make_extractor
     from ldm.evaluation.inputs.image_source import open_images
