@@ -187,7 +187,7 @@ def to_plain(config: Any, where: str = "") -> Any:
 
 
 def _checked(target: str, factory: Any, params: dict[str, Any]) -> dict[str, Any]:
-    known, required, open_ended = _parameters(factory)
+    known, required, open_ended = accepted_parameters(factory)
     retired = RETIRED.get(canonical_target(target), {})
     dropped = [] if open_ended else [name for name in params if name not in known and name in retired]
     if dropped:
@@ -205,7 +205,7 @@ def _checked(target: str, factory: Any, params: dict[str, Any]) -> dict[str, Any
     return kept
 
 
-def _parameters(factory: Any) -> tuple[set[str], list[str], bool]:
+def accepted_parameters(factory: Any) -> tuple[set[str], list[str], bool]:
     """Names a constructor takes, those it must be given, and whether it takes any name at all.
 
     A constructor with ``**kwargs`` passes them to the next class of its MRO, so that one's names count as well.
@@ -224,7 +224,7 @@ def _parameters(factory: Any) -> tuple[set[str], list[str], bool]:
     for base in owners[1:]:
         if base.__module__.partition(".")[0] in ("torch", "pytorch_lightning"):
             return named, required, False  # nn.Module and the like take nothing of their own
-        below, _, _ = _parameters(base)
+        below, _, _ = accepted_parameters(base)
         named |= below
         if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base).parameters.values()):
             return named, required, False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Unpack
 
 import numpy as np
 
-from ldm.data.base import DATA_ROOT_VARIABLE, check_choice, data_root
+from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, check_choice, data_root
 from ldm.data.celeba_attributes import AttributedFiles, AttributeTable, check_targets
 from ldm.errors import UserError
 
@@ -25,7 +25,7 @@ class CelebATrain(AttributedFiles):
 
     Args:
         size: the shorter side becomes ``size`` (bilinear) and the middle is cut out, as torchvision does it.
-        flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
+        flip_p, options: see `ldm.data.base.RecordDataset`.
         root: folder with img_align_celeba and list_eval_partition.txt, or a parent of it; default
             ``$LDM_DATA_ROOT`` or the user's cache folder.
         split: "train", "validation" (19,867 faces), "test" (19,962) or "all".
@@ -50,11 +50,8 @@ class CelebATrain(AttributedFiles):
         split: str | None = None,
         target_type: str | None = None,
         class_attrs: Sequence[str] | None = None,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
         download: bool = False,
+        **options: Unpack[RecordOptions],
     ):
         name = type(self).__name__
         split = self.default_split if split is None else split
@@ -62,8 +59,7 @@ class CelebATrain(AttributedFiles):
         if target_type == "caption":
             raise UserError(f"{name}: CelebA has no captions; ldm.data.celebahq.CelebAHQ has")
         check_targets(name, target_type, class_attrs)
-        if split != "train" and flip_p > 0:
-            raise UserError(f"{name}: flip_p={flip_p} in an evaluation set; give flip_p=0")
+        self.is_evaluation = split not in ("train", "all")
         lists, images = find(name, root, download)
         files = partition(lists, PARTS[split])
         attributes = None
@@ -78,10 +74,7 @@ class CelebATrain(AttributedFiles):
             attributes,
             size=size,
             flip_p=flip_p,
-            channels=channels,
-            framing=framing,
-            interpolation=interpolation,
-            config=config,
+            **options,
         )
         self.source, self.rows = "CelebA", np.array([number_of(file) for file in files], dtype=np.int64)
 

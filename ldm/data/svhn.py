@@ -35,13 +35,13 @@ class SVHNTrain(SplitDataset):
 
 
 class SVHNVal(SVHNTrain):
-    """A validation set: 5,000 stratified digits of the training file; ``split="test"`` gives the 26,032 test digits.
+    """The 26,032 test digits of SVHN, to measure on.
 
-    To keep it out of training, give `SVHNTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
+    unless ``holdout`` says otherwise; to keep it out of training, give `SVHNTrain` the same ``holdout``.
     """
 
-    default_split = "validation"
-    default_holdout = 5000
+    default_split = "test"
 
 
 def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -36,12 +36,16 @@ def test_kmnist_is_read_like_mnist(tmp_path):
         KMNISTTrain(root=tmp_path, flip_p=0.5)
 
 
-@pytest.mark.parametrize("kind, default", [(MNISTVal, 5000), (FashionMNISTVal, 5000), (KMNISTVal, 5000)])
-def test_a_split_states_only_its_defaults(tmp_path, kind, default):
-    write_digits(tmp_path, train=default + 50)
-    assert len(kind(root=tmp_path)) == default
-    assert len(kind(root=tmp_path, split="train")) == 50
-    assert len(kind.__mro__[1](root=tmp_path)) == default + 50
+@pytest.mark.parametrize("kind", [MNISTVal, FashionMNISTVal, KMNISTVal])
+def test_a_val_set_is_the_test_set_unless_told_otherwise(tmp_path, kind):
+    write_digits(tmp_path, train=5050, test=20)
+    assert len(kind(root=tmp_path)) == 20 and kind(root=tmp_path).source.endswith("test")
+    held = kind(root=tmp_path, split="validation")
+    assert len(held) == 5000 and held.source.endswith("train") and held.is_evaluation
+    assert len(kind(root=tmp_path, holdout=30)) == 30
+    assert len(kind.__mro__[1](root=tmp_path)) == 5050
+    with pytest.raises(UserError, match="holdout=30 is a part of the train files, but split='test'"):
+        kind(root=tmp_path, split="test", holdout=30)
 
 
 def test_downloading_happens_when_asked_for(tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ def tables(tmp_path, monkeypatch):
                 yield {column: row[column] for column in columns}
 
     monkeypatch.setattr(parquet, "rows", rows)
+    monkeypatch.setattr(parquet, "class_names", lambda path, column: None)
     monkeypatch.setattr(parquet, "column_names", lambda path: list(next(iter(content["a.parquet"]))))
     return tmp_path, content
 
