@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ldm.errors import UserError, nearest
+from ldm.files import require_regular_file
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ TAMING_ALIASES: dict[str, str] = {
     "taming.modules.losses.lpips.LPIPS": "ldm.modules.losses.lpips.LPIPS",
     "taming.modules.vqvae.quantize.VectorQuantizer2": "ldm.modules.vqvae.quantize.VectorQuantizer2",
 }
+
+#: Bounds of a configuration file; the largest shipped one has 5 kB, 12 levels and 150 values.
+MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES = 2**20, 64, 20_000
 
 _NEVER_USED = "it was stored and never used"
 
@@ -233,7 +238,7 @@ def accepted_parameters(factory: Any) -> tuple[set[str], list[str], bool]:
 
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a file laid over those of the files that its ``base`` names, as plain mappings."""
-    place = path.resolve()
+    place = Path(os.path.realpath(path))  # Path.resolve fails on a link that leads to itself
     if place in above:
         raise UserError(f"config file '{above[-1]}' names the base '{path}', which builds on it; a circle has no end")
     own = cast("dict[str, Any]", OmegaConf.to_container(_load_yaml(path)))
@@ -257,17 +262,46 @@ def _laid_over(below: Any, own: Any) -> Any:
 
 def _load_yaml(path: Path) -> DictConfig:
     try:
-        loaded = OmegaConf.load(path)
+        if require_regular_file(path) > MAX_YAML_BYTES:
+            raise UserError(f"config file '{path}' is larger than {MAX_YAML_BYTES:,} bytes; it is refused")
+        text = path.read_text(encoding="utf-8")
+        _check_extent(text, path)
+        loaded = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
     except FileNotFoundError:
         raise UserError(f"config file '{path}' does not exist{_neighbour(path)}") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"config file '{path}'{line} is not valid YAML: {error.problem or _one_line(error)}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"cannot read config file '{path}': {_one_line(error)}") from None
     if not isinstance(loaded, DictConfig):
         raise UserError(f"config file '{path}' must hold sections such as 'model:', not a list")
     return loaded
+
+
+def _check_extent(text: str, path: Path) -> None:
+    """Raise UserError for YAML that nests too deep, or whose aliases stand for too many values, before it is built."""
+    depth = 0
+    sizes: dict[str, int] = {}  # values that an anchor stands for
+    total, begun = 0, list[tuple[str | None, int]]()
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            total += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            begun.append((event.anchor, total))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+            anchor, before = begun.pop()
+            if anchor:
+                sizes[anchor] = total - before
+        if depth > MAX_YAML_DEPTH or total > MAX_YAML_VALUES:
+            what = f"{MAX_YAML_DEPTH} levels deep" if depth > MAX_YAML_DEPTH else f"{MAX_YAML_VALUES:,} values"
+            raise UserError(f"config file '{path}', line {event.start_mark.line + 1}: more than {what}; it is refused")
 
 
 def _neighbour(path: Path) -> str:

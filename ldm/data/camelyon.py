@@ -15,6 +15,7 @@ import numpy as np
 
 from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, check_choice, data_root
 from ldm.data.folder import FileDataset
+from ldm.data.splits import HOW_TO_DOWNLOAD
 from ldm.errors import UserError
 
 SPLITS = ("train", "id_val", "val", "test")
@@ -82,7 +83,7 @@ def find(name: str, root: str | os.PathLike | None, download: bool) -> Path:
         raise UserError(
             f"{name}: no metadata.csv with a patches folder in {base} or its camelyon17 folder; pass download=true "
             f"(10 GB, needs `pip install wilds`), or unpack the archive of wilds' camelyon17_v1.0 there and set root "
-            f"(or {DATA_ROOT_VARIABLE}) to it"
+            f"(or {DATA_ROOT_VARIABLE}) to it. {HOW_TO_DOWNLOAD}"
         )
     return found
 

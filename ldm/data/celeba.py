@@ -11,10 +11,12 @@ import numpy as np
 
 from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, check_choice, data_root
 from ldm.data.celeba_attributes import AttributedFiles, AttributeTable, check_targets
+from ldm.data.splits import HOW_TO_DOWNLOAD
 from ldm.errors import UserError
 
 PARTS = {"train": 0, "validation": 1, "valid": 1, "test": 2, "all": None}
-FOLDERS = ("", "celeba", "CelebA/celeba", "CelebA", "CelebA_Train/celeba")
+ORIGINALS = ("CelebA_Train/celeba", "CelebA_Val/celeba", "CelebA_Validation/celeba")  # as the lineage downloaded it
+FOLDERS = ("", "celeba", "CelebA/celeba", "CelebA", *ORIGINALS)
 IMAGES = ("img_align_celeba", "img_align_celeba/img_align_celeba")  # the second as Kaggle packs it
 PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
 ATTRIBUTES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
@@ -118,7 +120,8 @@ def missing(name: str, folder: Path, what: str) -> NoReturn:
     """Raise the UserError that says what is missing, where to put it and how to get it."""
     raise UserError(
         f"{name}: no {what} in {folder} or its CelebA folder; unpack the aligned images and lists of the CelebA site "
-        f"there, or pass download=true (needs `pip install gdown`), then set root (or {DATA_ROOT_VARIABLE}) to it"
+        f"there, or pass download=true (needs `pip install gdown`), then set root (or {DATA_ROOT_VARIABLE}) to it. "
+        f"{HOW_TO_DOWNLOAD}"
     )
 
 

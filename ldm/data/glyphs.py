@@ -16,6 +16,7 @@ from ldm.data.base import RecordDataset, RecordOptions, cache_home, digest, whol
 from ldm.data.rendering.fonts import CHARACTERS, FIELDS_VERSION, file_sha, font_fields, font_files
 from ldm.data.rendering.warps import BLOCK, WarpRange, draw_images, random_block
 from ldm.errors import UserError, nearest
+from ldm.files import file_digest, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -103,22 +104,29 @@ class GlyphsTrain(RecordDataset):
         self._images = self._load()
 
     def _load(self) -> np.ndarray:
-        """Return the images, uint8 (count, size, size), memory-mapped; render them when there are none."""
+        """Return the images, uint8 (count, size, size), memory-mapped; render them when there are none.
+
+        Beside them lies the digest of their content: a damaged file, or one of another set, is rendered again.
+        """
         path = self.cache / f"glyphs-{digest(self.source_digest(), self.count)}.npy"
+        note = path.with_suffix(".sha256")
         try:
             images = np.load(path, mmap_mode="r")
-            if images.shape == (self.count, self.size, self.size) and images.dtype == np.uint8:
+            fits = images.shape == (self.count, self.size, self.size) and images.dtype == np.uint8
+            if fits and note.read_text() == file_digest(path):
                 return images
-            log.warning("%s has the wrong shape and is rendered again", path)
+            log.warning("%s is damaged (wrong shape or content) and is rendered again", path)
         except FileNotFoundError:
             pass
         except (OSError, ValueError, EOFError) as error:
             log.warning("%s is damaged (%s) and is rendered again", path, error)
         images = self._render()
-        self.cache.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
+        self.cache.mkdir(parents=True, exist_ok=True)
         np.save(temporary, images)
+        content = file_digest(temporary)
         temporary.replace(path)
+        write_atomic(note, lambda place: place.write_text(content))
         return np.load(path, mmap_mode="r")
 
     def _render(self) -> np.ndarray:

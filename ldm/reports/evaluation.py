@@ -111,9 +111,9 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
     )
     measurement = measure(real_summary, made_summary, suite, request.measure, device)
     if samples.class_names and real.class_names and samples.class_names != real.class_names:
-        measurement = _without_classes(measurement, "the two folders have different subfolders")
+        measurement = _without_classes(measurement, "the two sets have different classes")
 
-    downstream, reason = None, _no_downstream(test, first_labels, classifiers)
+    downstream, reason = None, _no_downstream(test, first_labels, classifiers, samples.class_names)
     if test is not None and not reason:
         images = collect(samples, request.batch_size)
         downstream = score_downstream(images, test, classifiers, protocol, request, device)
@@ -132,14 +132,14 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
     not_measured = {**measurement.skipped, **({"downstream": reason} if reason else {})}
     if request.memorisation is not None and not request.test:
         not_measured["near_copies"] = "no held-out real images were given (--test)"
-    name_class = class_namer(suite, samples, real)
+    name_class, name_real = class_namer(suite, samples, real), class_namer(suite, real, samples)
     result = {
         "format": FORMAT,
         "version": VERSION,
         "title": request.title or Path(request.samples).stem,
         "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "samples": {**_describe(samples, made_summary, name_class), "meta": dict(samples.meta)},
-        "real": _describe(real, real_summary, name_class),
+        "real": _describe(real, real_summary, name_real),
         "protocol": _protocol(request, made_summary, real_summary, device),
         "scores": {name: score.to_dict() for name, score in measurement.scores.items()},
         "per_class": _per_class(measurement, name_class),
@@ -150,11 +150,12 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
         "from_real_images": ["scores", "per_class", "downstream", "memorisation"],
     }
     rows = {label: name_class(label) if label >= 0 else "" for label in shown.kept}
+    real_rows = {name_real(label) if label >= 0 else "": found for label, found in shown_real.kept.items()}
     return Evaluation(
         result,
         ImageRows(
             {name: torch.stack(shown.kept[label]) for label, name in list(rows.items())[:SHOWN_CLASSES]},
-            {rows[label]: torch.stack(found) for label, found in shown_real.kept.items() if label in rows},
+            {name: torch.stack(found) for name, found in real_rows.items() if name in rows.values()},
             left_out=max(len(made_summary.classes) - SHOWN_CLASSES, 0),
         ),
     )
@@ -231,17 +232,21 @@ def collect(source: ImageSource, batch_size: int) -> SampleSet:
     return SampleSet(torch.cat(images), torch.cat(found) if found else None)
 
 
-def class_namer(suite: Suite, *sources: ImageSource) -> Any:
-    """label -> name: the suite's, or else those of a folder's subfolders, or else the number."""
-    folders = next((source.class_names for source in sources if source.class_names), ())
-    return replace(suite, class_names=suite.class_names or folders).class_name
+def class_namer(suite: Suite, own: ImageSource, other: ImageSource) -> Any:
+    """label -> name: what the images say themselves, or else the suite, or else the images they are compared with."""
+    return replace(suite, class_names=own.class_names or suite.class_names or other.class_names).class_name
 
 
-def _no_downstream(test: SampleSet | None, labels: Tensor | None, classifiers: Sequence[str]) -> str:
+def _no_downstream(
+    test: SampleSet | None, labels: Tensor | None, classifiers: Sequence[str], class_names: Sequence[str] = ()
+) -> str:
     if test is None:
         return "no real test images were given (--test)"
     if labels is None:
         return "the samples have no labels"
+    names = test.meta.get("class_names")
+    if names and class_names and list(names) != list(class_names):
+        return "the samples and the test images have different classes"
     return "" if classifiers else "the suite has no classifiers (--classifiers)"
 
 
@@ -260,6 +265,7 @@ def score_downstream(
     return {
         "test": " ".join([str(request.test), *request.test_args]),
         "test_count": len(test),
+        "test_from_training_files": bool(test.meta.get("from_training_files")),
         "protocol": protocol.name,
         "settings": protocol.to_dict(),
         "results": [{"name": DISPLAY_NAMES[summary.model], **summary.to_dict()} for summary in found],
