@@ -84,7 +84,7 @@ def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> Dic
             raise UserError(f"'{entry}' is not a setting; type key.path=value, such as model.params.image_size=32")
         try:
             setting = OmegaConf.from_dotlist([entry])
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
             raise UserError(f"cannot read the setting '{entry}': {_one_line(error)}") from None
         merged = _merge(merged, setting, f"'{entry}'")
     return merged
@@ -286,6 +286,9 @@ def _check_extent(text: str, path: Path) -> None:
     total, begun = 0, list[tuple[str | None, int]]()
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
+            if event.anchor in (anchor for anchor, _ in begun):
+                line = event.start_mark.line + 1
+                raise UserError(f"config file '{path}', line {line}: '*{event.anchor}' stands for what it is a part of")
             total += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.ScalarEvent):
             total += 1

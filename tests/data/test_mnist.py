@@ -157,3 +157,32 @@ def test_the_real_5000_digits():
     assert not set(train.rows) & set(held.rows)
     mean = np.mean([train.pixels(i).mean() for i in range(0, 4000, 10)]) / 255
     assert 0.11 < mean < 0.15  # MNIST's well-known mean is 0.1307
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["MNIST_Train/MNISTTrain/raw", "MNIST_Val/MNISTVal/raw", "MNIST_Train/MNIST/raw", "MNIST_Train", "MNISTTrain/raw"],
+)
+def test_folders_that_the_originals_made_are_found(tmp_path, place):
+    write_digits(tmp_path / place)
+    assert len(MNISTTrain(root=tmp_path)) == 40 and len(MNISTVal(root=tmp_path)) == 20
+
+
+def test_data_below_the_working_folder_is_found(tmp_path, monkeypatch):
+    write_digits(tmp_path / "work" / "data" / "MNIST" / "raw")
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("LDM_DATA_ROOT", raising=False)
+    assert len(MNISTTrain()) == 40
+
+
+def test_a_missing_set_says_how_to_download_it_everywhere(tmp_path):
+    with pytest.raises(UserError, match="download: true under .* in YAML, .*download=true behind main.py, .*--args"):
+        MNISTTrain(root=tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"size": True}, {"size": 32.0}, {"size": "32"}, {"size": 0}, {"channels": True}])
+def test_words_and_truth_values_are_no_numbers(tmp_path, options):
+    write_digits(tmp_path)
+    with pytest.raises(UserError, match=next(iter(options))):
+        MNISTTrain(root=tmp_path, **options)

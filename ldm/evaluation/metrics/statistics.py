@@ -106,9 +106,7 @@ def checked_moments(mu: NDArray[Any], sigma: NDArray[Any], where: Path) -> tuple
     if float(np.abs(sigma - sigma.T).max()) > ROUNDING * scale:
         raise UserError(f"{where}: sigma is not symmetric, so it is no covariance; compute the statistics again")
     if float(np.linalg.eigvalsh(sigma)[0]) < -ROUNDING * scale * len(mu):
-        raise UserError(
-            f"{where}: sigma has negative eigenvalues; compute the statistics again"
-        )
+        raise UserError(f"{where}: sigma has negative eigenvalues; compute the statistics again")
     return mu, sigma
 
 
