@@ -106,5 +106,5 @@ def test_large_values_that_a_dictionary_repeats_are_decoded_few_at_a_time(tmp_pa
     content = np.random.default_rng(0).bytes(2**24)
     parquet.write_table(arrow.table({"image": [content] * 40}), tmp_path / "a.parquet", dictionary_pagesize_limit=2**26)
     with open_parquet(tmp_path / "a.parquet") as file:
-        assert bounded_batch(file, 64) <= 16
+        assert bounded_batch(file, 10**6) <= 64
     assert sum(1 for _ in rows([tmp_path / "a.parquet"])) == 40
