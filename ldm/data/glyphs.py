@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from ldm.data.base import RecordDataset, RecordOptions, cache_home, digest, whole_number
 from ldm.data.rendering.fonts import CHARACTERS, FIELDS_VERSION, file_sha, font_fields, font_files
+from ldm.data.rendering.rendered import keep_images, kept_images
 from ldm.data.rendering.warps import BLOCK, WarpRange, draw_images, random_block
 from ldm.errors import UserError, nearest
-from ldm.files import file_digest, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -109,25 +109,8 @@ class GlyphsTrain(RecordDataset):
         Beside them lies the digest of their content: a damaged file, or one of another set, is rendered again.
         """
         path = self.cache / f"glyphs-{digest(self.source_digest(), self.count)}.npy"
-        note = path.with_suffix(".sha256")
-        try:
-            images = np.load(path, mmap_mode="r")
-            fits = images.shape == (self.count, self.size, self.size) and images.dtype == np.uint8
-            if fits and note.read_text() == file_digest(path):
-                return images
-            log.warning("%s is damaged (wrong shape or content) and is rendered again", path)
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, EOFError) as error:
-            log.warning("%s is damaged (%s) and is rendered again", path, error)
-        images = self._render()
-        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
-        self.cache.mkdir(parents=True, exist_ok=True)
-        np.save(temporary, images)
-        content = file_digest(temporary)
-        temporary.replace(path)
-        write_atomic(note, lambda place: place.write_text(content))
-        return np.load(path, mmap_mode="r")
+        images = kept_images(path, (self.count, self.size, self.size))
+        return keep_images(path, self._render()) if images is None else images
 
     def _render(self) -> np.ndarray:
         """Return all images, uint8 (count, size, size)."""
