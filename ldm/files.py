@@ -44,12 +44,36 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     _sync(path.parent)
 
 
+def require_regular_file(path: str | Path) -> int:
+    """The size in bytes of a plain file, asked for before anything opens it.
+
+    Opening a pipe waits for a writer, and a device such as ``/dev/zero`` never ends; links to them count as them.
+
+    Raises:
+        UserError: for a path that is a folder, a pipe, a socket or a device, or that cannot be looked up. A missing
+            file raises FileNotFoundError, since its reader knows where the file should come from.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{path}': {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"cannot read '{path}': it is a folder; name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"cannot read '{path}': it is a pipe or a device, not a file; copy its content to a file")
+    return status.st_size
+
+
 def file_digest(path: str | Path) -> str:
     """The sha256 of a file as 64 hexadecimal digits.
 
     Raises:
         UserError: when the file cannot be read.
     """
+    with contextlib.suppress(FileNotFoundError):
+        require_regular_file(path)
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

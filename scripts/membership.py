@@ -1,7 +1,7 @@
 """Does a fine-tuned model betray who trained it? Loss-based membership inference beside what (epsilon, delta) allows.
 
 python scripts/membership.py --yaml finetune.yaml --ckpt last.ckpt --card privacy.json \
-    --members ldm.data.mnist.MNISTTrain --held_out ldm.data.mnist.MNISTVal --held_out_args split:test
+    --members ldm.data.mnist.MNISTTrain --held_out ldm.data.mnist.MNISTVal
 The figures are computed from private images and are covered by no guarantee: they are for whoever holds the images.
 """
 

@@ -1,7 +1,7 @@
 """Do samples copy private images? Nearest private images of samples, and the share of near-copies beside chance's.
 
 python scripts/nearest_neighbours.py --samples samples.pt --private ldm.data.mnist.MNISTTrain \
-    --held_out ldm.data.mnist.MNISTVal --held_out_args split:test --picture pairs.png --i-hold-the-private-data
+    --held_out ldm.data.mnist.MNISTVal --picture pairs.png --i-hold-the-private-data
 The figures are computed from private images and are covered by no guarantee: they are for whoever holds the images.
 """
 
