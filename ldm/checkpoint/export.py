@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from ldm.checkpoint.ema import COUNTERS, split_ema
 from ldm.checkpoint.io import read_checkpoint, save_safetensors
-from ldm.checkpoint.metadata import checkpoint_metadata
+from ldm.checkpoint.metadata import checkpoint_metadata, refuse_adapter
+from ldm.checkpoint.tensors import require_finite
 from ldm.errors import UserError
 
 TRAINING_ONLY = ("first_stage_model.loss.", "loss.")
@@ -39,8 +39,10 @@ def export_checkpoint(source: str | Path, target: str | Path, ema: bool = True, 
     """
     if Path(target).suffix != ".safetensors":
         raise UserError(f"{target}: exported weights are .safetensors; end the name in that")
-    content: dict[str, Any] = read_checkpoint(source)
-    state = sampling_state(content["state_dict"], ema)
+    content = read_checkpoint(source)
+    require_finite(content.state_dict, source)
+    refuse_adapter(content.state_dict, source)
+    state = sampling_state(content.state_dict, ema)
     memories = {key: checkpoint_metadata(content, key) for key in ("model_config", "privacy", "start_privacy")}
     metadata = {key: json.dumps(value) for key, value in memories.items() if value}
     if note:

@@ -30,7 +30,7 @@ def load_model(config: str | Path, checkpoint: str | Path, device: torch.device,
     model = instantiate_from_config(section)
     content = read_checkpoint(checkpoint)
     check_metadata(model, content, checkpoint)
-    model.load_lineage_state(content["state_dict"], source=str(checkpoint))
+    model.load_lineage_state(content.state_dict, source=str(checkpoint))
     return model.to(device).eval()
 
 
