@@ -31,6 +31,8 @@ MAIN_ALIASES: dict[str, str] = {
     "main.ImageLogger": "callbacks.image_logger.ImageLogger",
     "main.SetupCallback": "callbacks.setup_callback.SetupCallback",
     "main.CUDACallback": "callbacks.cuda_callback.CUDACallback",
+    "main.DPCallback": "callbacks.differential_privacy.DPCallback",
+    "main.RankSchedulerCallback": "callbacks.rank_scheduler.RankSchedulerCallback",
 }
 
 #: Classes of a package that old configurations of quantising autoencoders name and nobody has to install: ours instead.
@@ -43,6 +45,12 @@ TAMING_ALIASES: dict[str, str] = {
     "taming.modules.vqvae.quantize.VectorQuantizer2": "ldm.modules.vqvae.quantize.VectorQuantizer2",
 }
 
+#: Classes that newer releases of Lightning no longer have: what does the same there.
+LIGHTNING_ALIASES: dict[str, str] = {
+    "pytorch_lightning.loggers.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
+    "pytorch_lightning.loggers.test_tube.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
+}
+
 _NEVER_USED = "it was stored and never used"
 
 #: Parameters of lineage configurations without a counterpart here: target -> parameter -> why it may go.
@@ -50,6 +58,11 @@ _NEVER_USED = "it was stored and never used"
 RETIRED: dict[str, dict[str, str]] = {
     "ldm.models.diffusion.ddpm.LatentDiffusion": {"condition_mask": _NEVER_USED, "diffusion_mask": _NEVER_USED},
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": {"use_fp16": "the Trainer's precision decides"},
+    "pytorch_lightning.loggers.TensorBoardLogger": {
+        "debug": "it was an option of test-tube",
+        "create_git_tag": "it was an option of test-tube",
+        "description": "it was an option of test-tube",
+    },
     "callbacks.image_logger.ImageLogger": {
         "increase_log_steps": "images are made every batch_frequency steps",
         "log_on_batch_idx": "images are counted by logical steps",
@@ -153,8 +166,9 @@ def allow_target(prefix: str) -> None:
 
 def canonical_target(target: str) -> str:
     """The dotted name under which an object lives now; ``main.*`` names and aliases are translated."""
-    if target in TAMING_ALIASES:
-        return TAMING_ALIASES[target]
+    for aliases in (TAMING_ALIASES, LIGHTNING_ALIASES):
+        if target in aliases:
+            return aliases[target]
     if target.partition(".")[0] != "main":
         return target
     if target not in MAIN_ALIASES:

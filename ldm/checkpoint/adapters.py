@@ -26,7 +26,7 @@ from ldm.checkpoint.lora_names import (
     to_style,
     with_rank,
 )
-from ldm.checkpoint.metadata import checkpoint_metadata
+from ldm.checkpoint.metadata import MADE_FROM, checkpoint_metadata, made_from
 from ldm.checkpoint.tensors import require_finite
 from ldm.errors import UserError
 from ldm.modules.lora import LoRAConfig, is_adapter_name
@@ -74,6 +74,8 @@ def read_adapted(path: str | Path, alpha: float | None = None) -> AdaptedFile:
     state = to_plain(content.state_dict)
     memory = {key: checkpoint_metadata(content, key) for key in CARRIED_METADATA}
     memory = {key: value for key, value in memory.items() if value}
+    if memory.get("privacy"):  # a private run's card names its checkpoints
+        memory[MADE_FROM] = made_from(content)
     facts = checkpoint_metadata(content, "lora") or {}
     params = (memory.get("model_config") or {}).get("params") or {}
     stated = None if style == "loralib" or (style == "peft" and params.get("use_lora")) else stated_scale(params)

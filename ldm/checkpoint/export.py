@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm.checkpoint.ema import COUNTERS, split_ema
 from ldm.checkpoint.io import read_checkpoint, save_safetensors
-from ldm.checkpoint.metadata import checkpoint_metadata, refuse_adapter
+from ldm.checkpoint.metadata import MADE_FROM, checkpoint_metadata, made_from, refuse_adapter
 from ldm.checkpoint.tensors import require_finite
 from ldm.errors import UserError
 
@@ -45,6 +45,8 @@ def export_checkpoint(source: str | Path, target: str | Path, ema: bool = True, 
     state = sampling_state(content.state_dict, ema)
     memories = {key: checkpoint_metadata(content, key) for key in ("model_config", "privacy", "start_privacy")}
     metadata = {key: json.dumps(value) for key, value in memories.items() if value}
+    if "privacy" in metadata:  # a private run's card names its checkpoints
+        metadata[MADE_FROM] = json.dumps(made_from(content))
     if note:
         metadata["made_by"] = note
     save_safetensors(state, target, metadata)

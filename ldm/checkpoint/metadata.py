@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ldm.checkpoint.digest import state_digest
 from ldm.checkpoint.lora_names import layers_of, stated_scale, style_of, to_plain
 from ldm.errors import UserError
 from ldm.modules.lora import adapters
 
+MADE_FROM = "made_from"
 HEAD_KEYS = ("num_heads", "num_head_channels", "num_heads_upsample", "legacy", "use_new_attention_order")
 
 
@@ -22,6 +24,11 @@ def checkpoint_metadata(checkpoint: Mapping[str, Any], key: str) -> Any:
         return json.loads(text) if text else None
     except (ValueError, RecursionError):
         raise UserError(f"the checkpoint's metadata '{key}' are no readable JSON; copy or download it again") from None
+
+
+def made_from(checkpoint: Mapping[str, Any]) -> str:
+    """Digest of the content of the checkpoint that a run wrote and that this one is, or was made from."""
+    return str(checkpoint_metadata(checkpoint, MADE_FROM) or state_digest(checkpoint["state_dict"]))
 
 
 def inherited_privacy(checkpoint: Mapping[str, Any]) -> Any:

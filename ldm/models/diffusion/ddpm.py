@@ -14,6 +14,7 @@ from ldm.errors import UserError
 from ldm.models.diffusion.adapters import AdapterPlan, merge_dpdm_k, to_model_names
 from ldm.models.diffusion.ddpm_base import DDPM, DiffusionWrapper
 from ldm.models.diffusion.finetuning import FineTuning, Selection
+from ldm.models.diffusion.lineage import LineageSampling
 from ldm.models.diffusion.log_images import log_images
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 RAW_CONDITION_KEYS = ("caption", "coordinates_bbox")
 
 
-class LatentDiffusion(DDPM):
+class LatentDiffusion(LineageSampling, DDPM):
     """Latent diffusion (Rombach et al. 2022) with the fine-tuning switches of DP-LDM.
 
     A batch holds images (B, H, W, C) under ``first_stage_key``, or ``moments`` (B, 2z, h, w) when its latents were
@@ -210,7 +211,10 @@ class LatentDiffusion(DDPM):
             logger.info("the checkpoint's latent scale %.5f replaces the config's", float(state["scale_factor"]))
             del self.scale_factor  # a buffer from here on, so that what is trained from it carries the scale along
             self.register_buffer("scale_factor", state["scale_factor"].detach().clone().float())
-        elif self.scale_by_std and "scale_factor" in state:
+        elif self.scale_by_std:
+            if "scale_factor" not in state and not self.scale_is_known:
+                logger.info("the checkpoint holds no scale_factor: latents stay as they are (1.0), as in its training")
+                self.scale_factor.fill_(1.0)
             self.scale_is_known = True
         return (*super()._foreign_prefixes(state), *foreign)
 
@@ -289,12 +293,30 @@ class LatentDiffusion(DDPM):
             return raw if tokenize is None or isinstance(raw, Tensor) else tokenize(raw)  # tokens split into records
         return super().get_input(batch, self.cond_stage_key)
 
-    def get_input(self, batch: Mapping[str, Any], key: str) -> tuple[Tensor, Any]:
-        """Latents and condition of a batch; a trainable condition stage gets the raw condition, as in the lineage."""
+    def get_input(
+        self,
+        batch: Mapping[str, Any],
+        key: str,
+        return_first_stage_outputs: bool = False,
+        force_c_encode: bool = False,
+        return_original_cond: bool = False,
+        bs: int | None = None,
+    ) -> Any:
+        """Latents and condition of a batch; a trainable condition stage gets the raw condition, as in the lineage.
+
+        With ``return_first_stage_outputs`` images and reconstructions follow, with ``return_original_cond`` the raw
+        condition; ``bs`` takes the first rows only; ``force_c_encode`` encodes the condition in any case.
+        """
+        if bs is not None:
+            batch = {name: value[:bs] for name, value in batch.items()}
         raw = self.raw_condition(batch)
-        if raw is not None and not self.cond_stage_trainable:
-            raw = self.get_learned_conditioning(raw)
-        return self.latents(batch), raw
+        encode = raw is not None and (force_c_encode or not self.cond_stage_trainable)
+        condition = self.get_learned_conditioning(raw) if encode else raw
+        z = self.latents(batch)
+        if not return_first_stage_outputs and not return_original_cond:
+            return z, condition
+        outputs = self.with_first_stage_outputs(batch, z, condition) if return_first_stage_outputs else [z, condition]
+        return [*outputs, raw] if return_original_cond else outputs
 
     # ------------------------------------------------------------------ network and loss
 
@@ -402,11 +424,26 @@ class LatentDiffusion(DDPM):
         if self.start_privacy:  # training on public images does not undo what the start has spent
             checkpoint["start_privacy"] = self.start_privacy
         if self.private is not None:
-            self.private.release()
+            self.private.release(checkpoint.get("state_dict"))
             checkpoint["privacy"] = self.private.state_dict()
 
     def log_images(
-        self, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
+        self,
+        batch: Mapping[str, Any],
+        N: int = 8,
+        n_row: int = 4,
+        sample: bool = True,
+        ddim_steps: int = 50,
+        ddim_eta: float = 1.0,
+        *,
+        count: int | None = None,
+        steps: int | None = None,
+        private: bool = False,
     ) -> dict[str, Tensor]:
-        """Images for the image logger; see `ldm.models.diffusion.log_images.log_images`."""
-        return log_images(self, batch, count, steps, private)
+        """Images for the image logger; see `ldm.models.diffusion.log_images.log_images`.
+
+        ``N`` images in ``ddim_steps`` steps by the lineage's names, ``count`` and ``steps`` by ours. ``n_row`` has no
+        effect: rows of diffused and half-denoised images are not drawn.
+        """
+        count, steps = N if count is None else count, ddim_steps if steps is None else steps
+        return log_images(self, batch, count, steps, private, samples=sample, eta=ddim_eta)

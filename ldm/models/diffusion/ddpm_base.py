@@ -204,7 +204,7 @@ class DDPM(pl.LightningModule):
             self,
             state,
             ignore=dropped,
-            allow_missing=("model_ema.", *BUFFERS, *own, *ignore, *absent),
+            allow_missing=(*foreign, *BUFFERS, *own, *ignore, *absent),
             source=source,
         )
         if self.use_ema:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.checkpoint import state_digest
 from ldm.errors import UserError
 from ldm.models.diffusion.finetuning import Selection
 from ldm.privacy.clipping import Clipping, PerRecordClipper
@@ -48,7 +49,7 @@ class PrivateTraining:
         self.ranks = Ranks()
         clipping = Clipping(plan.max_grad_norm, style=plan.clipping)
         self.clipper = PerRecordClipper(model, selection.parameters, clipping, engine=engine)
-        self.on_release: Callable[[], None] | None = None
+        self.on_release: Callable[[str | None], None] | None = None
         self.noise = GaussianNoise(plan.noise_std, insecure_seed=plan.insecure_seed, start=ledger.steps)
         self.draws = LossDraws(insecure_seed=plan.insecure_seed, start=ledger.steps)
 
@@ -75,10 +76,13 @@ class PrivateTraining:
                 return
             self.clipper.verify(model.row_losses, model.private_rows(batch, copies, None), copies)
 
-    def release(self) -> None:
-        """Say that something computed from the trained weights is about to be written: the record of it comes first."""
+    def release(self, state: Mapping[str, Tensor] | None = None) -> None:
+        """Say that something computed from the trained weights is about to be written: the record of it comes first.
+
+        ``state`` are the weights themselves, when it is they: the record gets the digest of their content.
+        """
         if self.on_release is not None:
-            self.on_release()
+            self.on_release(state_digest(state) if state else None)
 
     def describe(self) -> str:
         """What has been spent, in one line."""
