@@ -14,11 +14,18 @@ from ldm.checkpoint.io import (
     save_checkpoint,
     save_safetensors,
 )
-from ldm.checkpoint.metadata import check_metadata, checkpoint_metadata, inherited_privacy
+from ldm.checkpoint.metadata import (
+    UNPROTECTED_DATA,
+    check_metadata,
+    checkpoint_metadata,
+    inherited_privacy,
+    unprotected_data,
+)
 
 __all__ = [
     "PICKLED_SUFFIXES",
     "SUFFIXES",
+    "UNPROTECTED_DATA",
     "Checkpoint",
     "check_metadata",
     "checkpoint_metadata",
@@ -31,4 +38,5 @@ __all__ = [
     "save_safetensors",
     "split_ema",
     "state_digest",
+    "unprotected_data",
 ]

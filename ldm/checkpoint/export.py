@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm.checkpoint.ema import COUNTERS, split_ema
 from ldm.checkpoint.io import read_checkpoint, save_safetensors
-from ldm.checkpoint.metadata import MADE_FROM, checkpoint_metadata, made_from, refuse_adapter
+from ldm.checkpoint.metadata import MADE_FROM, UNPROTECTED_DATA, checkpoint_metadata, made_from, refuse_adapter
 from ldm.checkpoint.tensors import require_finite
 from ldm.errors import UserError
 
@@ -43,7 +43,8 @@ def export_checkpoint(source: str | Path, target: str | Path, ema: bool = True, 
     require_finite(content.state_dict, source)
     refuse_adapter(content.state_dict, source)
     state = sampling_state(content.state_dict, ema)
-    memories = {key: checkpoint_metadata(content, key) for key in ("model_config", "privacy", "start_privacy")}
+    carried = ("model_config", "privacy", "start_privacy", UNPROTECTED_DATA)
+    memories = {key: checkpoint_metadata(content, key) for key in carried}
     metadata = {key: json.dumps(value) for key, value in memories.items() if value}
     if "privacy" in metadata:  # a private run's card names its checkpoints
         metadata[MADE_FROM] = json.dumps(made_from(content))

@@ -1,4 +1,4 @@
-"""What Python of the lineage calls on a `LatentDiffusion`: ``sample``, ``sample_log``, first-stage outputs."""
+"""What Python of the lineage calls on a `LatentDiffusion`: inputs, images and samples."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ldm.models.diffusion.ancestral import p_sample_loop
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.log_images import log_images
 
 
 class LineageSampling:
-    """Ways to sample under the lineage's names and arguments, for a class that is a `DDPM`."""
+    """Inputs, images and samples under the lineage's names and arguments, for a class that is a `DDPM`."""
 
     @torch.no_grad()
     def sample(
@@ -58,6 +59,54 @@ class LineageSampling:
             return samples, kept
         shape = (self.channels, self.image_size, self.image_size)
         return DDIMSampler(self).sample(ddim_steps, batch_size, shape, cond, **options)
+
+    def get_input(
+        self: Any,
+        batch: Mapping[str, Any],
+        key: str,
+        return_first_stage_outputs: bool = False,
+        force_c_encode: bool = False,
+        return_original_cond: bool = False,
+        bs: int | None = None,
+    ) -> Any:
+        """Latents of the images under ``key``, and the condition of a batch.
+
+        The condition is raw for a trainable condition stage and encoded otherwise, as in the lineage.
+
+        With ``return_first_stage_outputs`` images and reconstructions follow, with ``return_original_cond`` the raw
+        condition; ``bs`` takes the first rows only; ``force_c_encode`` encodes the condition in any case.
+        """
+        if bs is not None:
+            batch = {name: value[:bs] for name, value in batch.items()}
+        raw = self.raw_condition(batch)
+        encode = raw is not None and (force_c_encode or not self.cond_stage_trainable)
+        condition = self.get_learned_conditioning(raw) if encode else raw
+        z = self.latents(batch, key=key)
+        if not return_first_stage_outputs and not return_original_cond:
+            return z, condition
+        outputs = self.with_first_stage_outputs(batch, z, condition) if return_first_stage_outputs else [z, condition]
+        return [*outputs, raw] if return_original_cond else outputs
+
+    def log_images(
+        self: Any,
+        batch: Mapping[str, Any],
+        N: int = 8,
+        n_row: int = 4,
+        sample: bool = True,
+        ddim_steps: int = 50,
+        ddim_eta: float = 1.0,
+        *,
+        count: int | None = None,
+        steps: int | None = None,
+        private: bool = False,
+    ) -> dict[str, Tensor]:
+        """Images for the image logger; see `ldm.models.diffusion.log_images.log_images`.
+
+        ``N`` images in ``ddim_steps`` steps by the lineage's names, ``count`` and ``steps`` by ours. ``n_row`` has no
+        effect: rows of diffused and half-denoised images are not drawn.
+        """
+        count, steps = N if count is None else count, ddim_steps if steps is None else steps
+        return log_images(self, batch, count, steps, private, samples=sample, eta=ddim_eta)
 
     @torch.no_grad()
     def with_first_stage_outputs(self: Any, batch: Mapping[str, Any], z: Tensor, condition: Any) -> list[Any]:
