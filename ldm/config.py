@@ -36,6 +36,8 @@ MAIN_ALIASES: dict[str, str] = {
     "main.ImageLogger": "callbacks.image_logger.ImageLogger",
     "main.SetupCallback": "callbacks.setup_callback.SetupCallback",
     "main.CUDACallback": "callbacks.cuda_callback.CUDACallback",
+    "main.DPCallback": "callbacks.differential_privacy.DPCallback",
+    "main.RankSchedulerCallback": "callbacks.rank_scheduler.RankSchedulerCallback",
 }
 
 #: Classes of a package that old configurations of quantising autoencoders name and nobody has to install: ours instead.
@@ -51,6 +53,12 @@ TAMING_ALIASES: dict[str, str] = {
 #: Bounds of a configuration file; the largest shipped one has 5 kB, 12 levels and 150 values.
 MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES = 2**20, 64, 20_000
 
+#: Classes that newer releases of Lightning no longer have: what does the same there.
+LIGHTNING_ALIASES: dict[str, str] = {
+    "pytorch_lightning.loggers.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
+    "pytorch_lightning.loggers.test_tube.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
+}
+
 _NEVER_USED = "it was stored and never used"
 
 #: Parameters of lineage configurations without a counterpart here: target -> parameter -> why it may go.
@@ -64,6 +72,11 @@ RETIRED: dict[str, dict[str, str]] = {
         "clip_denoised": "a latent has no fixed range to clip to",
     },
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": {"use_fp16": "the Trainer's precision decides"},
+    "pytorch_lightning.loggers.TensorBoardLogger": {
+        "debug": "it was an option of test-tube",
+        "create_git_tag": "it was an option of test-tube",
+        "description": "it was an option of test-tube",
+    },
     "callbacks.image_logger.ImageLogger": {
         "increase_log_steps": "images are made every batch_frequency steps",
         "log_on_batch_idx": "images are counted by logical steps",
@@ -167,8 +180,9 @@ def allow_target(prefix: str) -> None:
 
 def canonical_target(target: str) -> str:
     """The dotted name under which an object lives now; ``main.*`` names and aliases are translated."""
-    if target in TAMING_ALIASES:
-        return TAMING_ALIASES[target]
+    for aliases in (TAMING_ALIASES, LIGHTNING_ALIASES):
+        if target in aliases:
+            return aliases[target]
     if target.partition(".")[0] != "main":
         return target
     if target not in MAIN_ALIASES:
@@ -240,7 +254,7 @@ def take_options(kind: type[Options], given: dict[str, Any]) -> Options:
 def _checked(target: str, factory: Any, params: dict[str, Any]) -> dict[str, Any]:
     known, required, open_ended = accepted_parameters(factory)
     retired = RETIRED.get(canonical_target(target), {})
-    dropped = [] if open_ended else [name for name in params if name not in known and name in retired]
+    dropped = [name for name in params if name not in known and name in retired]
     if dropped:
         reasons = "; ".join(f"{name} ({retired[name]})" for name in dropped)
         logger.warning("%s no longer takes %s", target, reasons)

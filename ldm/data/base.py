@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from tqdm import tqdm
 
 from ldm.data.draws import RecordDraws
@@ -335,3 +335,23 @@ def find_files(names: Sequence[Sequence[str]], folders: Iterable[Path]) -> list[
         if all(path is not None for path in found):
             return [path for path in found if path is not None]
     return None
+
+
+class Txt2ImgIterableBaseDataset(IterableDataset):
+    """Base of data sets that are chained from a stream of (text, image) pairs, as the lineage has it.
+
+    A subclass implements ``__iter__``; ``num_records`` is what ``len`` says, ``valid_ids`` the ids to draw from.
+    """
+
+    def __init__(self, num_records: int = 0, valid_ids: Sequence[int] | None = None, size: int = 256):
+        super().__init__()
+        self.num_records = num_records
+        self.valid_ids = valid_ids
+        self.sample_ids = valid_ids
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.num_records
+
+    def __iter__(self) -> Iterator[Mapping[str, object]]:
+        raise NotImplementedError

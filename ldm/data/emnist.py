@@ -29,7 +29,7 @@ class EMNISTBase(IdxDataset):
         upright: turn the images the right way up.
         split: "train", "validation" (``holdout`` stratified records of the train files) or "test"; the name of an
             arrangement is taken too, as torchvision spells it (``split="letters"``).
-        datadir: another name of ``root``.
+        datadir: another name of ``root``. train: torchvision's spelling of split="train" (true) or "test" (false).
         size, flip_p, root, options: see `ldm.data.splits.SplitDataset`.
     """
 
@@ -49,12 +49,18 @@ class EMNISTBase(IdxDataset):
         root: str | os.PathLike | None = None,
         datadir: str | os.PathLike | None = None,
         split: str | None = None,
+        train: bool | None = None,
         **options: Unpack[SplitOptions],
     ):
         if split in CLASSES:
             if arrangement not in (None, split):
                 raise UserError(f"EMNIST: split={split!r} and arrangement={arrangement!r} disagree; give one of them")
             arrangement, split = split, None
+        if train is not None:
+            said = "train" if train else "test"
+            if split not in (None, said):
+                raise UserError(f"EMNIST: train={train} and split={split!r} disagree; give split only")
+            split = said
         self.arrangement = "letters" if arrangement is None else arrangement
         check_choice("EMNIST", "arrangement", self.arrangement, sorted(CLASSES))
         self.is_upright = bool(upright)

@@ -443,6 +443,7 @@ def test_the_latent_scale_is_never_taken_from_private_images(latent_cache: bool,
     config = config_of(place, max_steps=1)
     config["model"]["params"]["scale_by_std"] = True
     config["data"]["params"]["latent_cache"] = latent_cache
+    config["model"]["params"]["ckpt_path"] = None
     with pytest.raises(UserError, match="scale_by_std: the checkpoint holds no scale_factor"):
         train(tiny.options(place / "scale", config))
 
