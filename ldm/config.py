@@ -247,6 +247,15 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return cast("dict[str, Any]", _laid_over(below, own))
 
 
+def config_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The files that a configuration consists of, those it builds on first, each with its own values alone."""
+    path = Path(path)
+    own = cast("dict[str, Any]", OmegaConf.to_container(_load_yaml(path)))
+    bases = own.pop("base", None)
+    bases = [bases] if isinstance(bases, str) else bases or []
+    return [*(layer for base in bases for layer in config_layers(path.parent / base)), (path, own)]
+
+
 def _laid_over(below: Any, own: Any) -> Any:
     if not isinstance(below, dict) or not isinstance(own, dict):
         return own

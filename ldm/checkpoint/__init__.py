@@ -12,7 +12,7 @@ from ldm.checkpoint.io import (
     save_checkpoint,
     save_safetensors,
 )
-from ldm.checkpoint.metadata import check_metadata, checkpoint_metadata, inherited_privacy
+from ldm.checkpoint.metadata import check_metadata, checkpoint_metadata, inherited_privacy, joined_accounts
 
 __all__ = [
     "PICKLED_SUFFIXES",
@@ -22,6 +22,7 @@ __all__ = [
     "ema_to_parameters",
     "export_checkpoint",
     "inherited_privacy",
+    "joined_accounts",
     "load_weights",
     "read_checkpoint",
     "save_checkpoint",

@@ -29,7 +29,7 @@ from ldm.checkpoint.lora_names import (
     to_style,
     with_rank,
 )
-from ldm.checkpoint.metadata import checkpoint_metadata
+from ldm.checkpoint.metadata import checkpoint_metadata, joined_accounts
 from ldm.errors import UserError
 from ldm.modules.lora import LoRAConfig, adapters, is_adapter_name
 
@@ -207,7 +207,9 @@ def load_adapter(model: Any, path: str | Path, adapt_rank: bool = False) -> None
     for layer in different:  # a direction that is zero on both sides could never be trained
         state[layer + DOWN][theirs[layer] :] = ours[layer].lora_A.weight[theirs[layer] :]
     load_weights(model, state, allow_missing=("",), source=str(path))
-    model.start_privacy = file.memory.get("privacy") or file.memory.get("start_privacy") or model.start_privacy
+    model.start_privacy = joined_accounts(
+        file.memory.get("privacy"), file.memory.get("start_privacy"), model.start_privacy
+    )
     if model.use_ema:
         model.model_ema.reset(model.model)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.checkpoint import load_weights, read_checkpoint
+from ldm.checkpoint import inherited_privacy, load_weights, read_checkpoint
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError, nearest
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
@@ -79,6 +79,7 @@ class FirstStage(pl.LightningModule):
         self.image_key = image_key
         self.embed_dim = embed_dim
         self.learning_rate: float | None = None
+        self.start_privacy: Any = None  # what the checkpoint we start from says about its own private training
         self.lr_g_factor = lr_g_factor
         self.betas = tuple(betas)
         self.scheduler_config = scheduler_config
@@ -102,7 +103,9 @@ class FirstStage(pl.LightningModule):
 
         Raises UserError when tensors are missing, unknown or of another shape.
         """
-        state_dict = read_checkpoint(path)["state_dict"]
+        checkpoint = read_checkpoint(path)
+        state_dict = checkpoint["state_dict"]
+        self.start_privacy = inherited_privacy(checkpoint)
         own = self.state_dict()
         ignore, allow_missing = list(ignore_keys), list(ignore_keys)
         for prefix in OPTIONAL:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 
@@ -108,10 +108,21 @@ def wanted(model: Any) -> bool:
     return enabled
 
 
-def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> PrivateSession:
-    """Make the plan (or read it from the checkpoint that is resumed), and give the sampler to the data module."""
-    config = read_dp_config(model.dp_config)
-    refuse_unsafe(settings, model)
+class Planned(NamedTuple):
+    """A plan, the ledger it goes on from, and what is known not to be covered."""
+
+    plan: PrivacyPlan
+    ledger: Ledger
+    not_covered: tuple[str, ...] = ()
+
+
+def plan_run(raw: Mapping[str, Any], data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> Planned:
+    """Make the plan of a run, or read it from the checkpoint that is resumed. No model is needed.
+
+    ``raw`` is ``dp_config`` as it is given. Raises UserError for settings under which the guarantee would not hold.
+    """
+    config = read_dp_config(raw)
+    refuse_unsafe_settings(settings)
     if not poisson(config) and process_count(settings) > 1:
         raise UserError(
             "dp_config.poisson_sampling: false draws one batch for all and runs on one device; type --devices 1, or "
@@ -119,14 +130,24 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
         )
     if "train" not in data.datasets:
         raise UserError("data.params has no train set; add train: {target: ..., params: ...}")
-    records = len(data.datasets["train"])
-    not_covered: tuple[str, ...] = ()
     if run_dir.resume_from is None:
-        refuse_fresh(settings, model)
-        plan, ledger = make_plan(config, records, data.batch_size, settings), Ledger()
-    else:
-        plan, ledger, not_covered = resumed_ledger(run_dir, config)
-        require_same_length(plan, data.batch_size, settings)
+        refuse_other_checkpoint(settings)
+        return Planned(make_plan(config, len(data.datasets["train"]), data.batch_size, settings), Ledger())
+    planned = Planned(*resumed_ledger(run_dir, config))
+    require_same_length(planned.plan, data.batch_size, settings)
+    return planned
+
+
+def prepare(
+    model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory, planned: Planned | None = None
+) -> PrivateSession:
+    """Bind the plan (made here if it is not given) to the model, and give the sampler to the data module."""
+    plan, ledger, not_covered = planned or plan_run(model.dp_config, data, settings, run_dir)
+    config = read_dp_config(model.dp_config)
+    refuse_unsafe_model(model)
+    if run_dir.resume_from is None:
+        refuse_fresh(model)
+    records = len(data.datasets["train"])
     selection = model.select_trainable()
     require_same_selection(run_dir, selection)
     training = PrivateTraining(
@@ -326,13 +347,17 @@ def require_same_selection(run_dir: RunDirectory, selection: Selection) -> None:
         )
 
 
-def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
-    """Refuse what a new private run has to have from elsewhere, and what only a resumed one may have."""
+def refuse_other_checkpoint(settings: Mapping[str, Any]) -> None:
+    """Refuse a new private run that would go on from a checkpoint as only a resumed one may."""
     if settings.get("ckpt_path"):
         raise UserError(
             f"ckpt_path (resume_from_checkpoint): a private run goes on in its own directory, where its ledger is; "
             f"type --resume {settings['ckpt_path']}"
         )
+
+
+def refuse_fresh(model: Any) -> None:
+    """Refuse what a new private run has to have from elsewhere."""
     if not model.scale_is_known:
         raise UserError(
             "scale_by_std: the checkpoint holds no scale_factor, and taking it from private images is not covered by "
@@ -340,7 +365,7 @@ def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
         )
 
 
-def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
+def refuse_unsafe_settings(settings: Mapping[str, Any]) -> None:
     """Refuse Trainer settings under which the stated guarantee would not hold."""
     private_strategy(settings)
     if int(settings.get("accumulate_grad_batches") or 1) > 1:
@@ -352,10 +377,21 @@ def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
         raise UserError("gradient_clip_val: a private step clips every record; set dp_config.max_grad_norm")
     if str(settings.get("precision") or "32") not in ("32", "32-true", "bf16", "bf16-mixed"):
         raise UserError(f"precision {settings['precision']}: private training runs in 32-true or bf16-mixed")
-    if settings.get("overfit_batches") or settings.get("limit_train_batches") not in (None, 1.0):
+    limit = settings.get("limit_train_batches")
+    whole = limit is None or (isinstance(limit, float) and limit == 1.0)  # 1 is one batch, and equals 1.0 in Python
+    if settings.get("overfit_batches") or not whole:
         raise UserError(
             "overfit_batches and limit_train_batches change the sampling that the ledger accounts for; remove them"
         )
+    for name, what in (("profiler", "writes"), ("max_time", "ends the run by")):
+        if settings.get(name):
+            raise UserError(
+                f"{name}: it {what} the time that steps take, which tells how many records were drawn; remove it"
+            )
+
+
+def refuse_unsafe_model(model: Any) -> None:
+    """Refuse a network that mixes records."""
     batch_norm = [name for name, module in model.named_modules() if "BatchNorm" in type(module).__name__]
     trained = [name for name in batch_norm if not name.startswith("first_stage_model")]
     if trained:
