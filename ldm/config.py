@@ -17,6 +17,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from ldm.config_values import fitting_values
 from ldm.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def instantiate_from_config(config: Mapping[str, Any] | DictConfig, **extra: Any
         raise UserError(f"'params' of {target} must be a mapping, got {_brief(params)}")
     params = {**params, **extra}
     factory = get_obj_from_str(target)
-    return factory(**_checked(target, factory, params))
+    return factory(**fitting_values(target, factory, _checked(target, factory, params)))
 
 
 def allow_target(prefix: str) -> None:

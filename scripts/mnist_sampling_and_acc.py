@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ldm.cli import ArgumentParser, pick_device, run
+from ldm.cli import ArgumentParser, pick_device, run, seed
 
 REAL = "ldm.data.mnist.MNISTVal"
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--scale", "-scale", type=float, default=1.0, help="guidance scale; 1 is none")
     add("--uc", type=int, default=None, help="class that stands for no condition in guidance; default: the null class")
     add("--batch_size", "-bs", type=int, default=500, help="images sampled at a time")
-    add("--seed", type=int, default=0, help="seed of the samples; the held-out ones use the next")
+    add("--seed", type=seed, default=0, help="seed of the samples; the held-out ones use the next")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     add("--models", nargs="+", default=["logreg", "mlp", "cnn"], help="classifiers to train")
     add("--protocol", default="dp-ldm", help="how they are trained and the epoch is chosen, by a published name")

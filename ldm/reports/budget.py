@@ -12,7 +12,7 @@ from ldm.errors import UserError
 from ldm.privacy.budget import Budget
 from ldm.training.dp_config import read_dp_config
 from ldm.training.private_run import make_plan
-from ldm.training.trainer_flags import translate_legacy_arguments
+from ldm.training.trainer_flags import rename_legacy_arguments
 
 
 def config_budget(path: str | Path, dotlist: Sequence[str] = ()) -> Budget:
@@ -29,11 +29,9 @@ def config_budget(path: str | Path, dotlist: Sequence[str] = ()) -> Budget:
         raise UserError(f"{path}: dp_config.enabled is not set, so the run would have no guarantee to account for")
     private = read_dp_config(raw)
     if private.get("dataset_size") is None:
-        raise UserError(
-            f"{path}: dp_config.dataset_size is not stated; type --set model.params.dp_config.dataset_size=N"
-        )
+        raise UserError(f"{path}: dp_config.dataset_size is not stated; type model.params.dp_config.dataset_size=N")
     batch = config.data.params.batch_size
-    settings = translate_legacy_arguments(to_plain((config.get("lightning") or {}).get("trainer")) or {})
+    settings = rename_legacy_arguments(to_plain((config.get("lightning") or {}).get("trainer")) or {})
     plan = make_plan(private, private["dataset_size"], batch, settings)
     return Budget(
         batch_size=batch,

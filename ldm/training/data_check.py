@@ -58,7 +58,12 @@ def check_data(params: Mapping[str, Any], data: Any) -> None:
     """Compare the data sets with the model of these ``model.params``; raises UserError saying what to change."""
     needs = image_needs(params)
     for name, dataset in data.datasets.items():
+        first: tuple[int, ...] | None = None
         for where, item in _some_items(name, dataset):
+            if needs is not None and needs.key in item:
+                shape = tuple(np.shape(item[needs.key]))
+                first = first or shape
+                check_same_size(first, shape, where)
             if needs is not None and needs.key in item:
                 check_image(needs, tuple(np.shape(item[needs.key])), where)
             check_condition(params, item, where)
@@ -73,6 +78,15 @@ def _some_items(name: str, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any
         item = dataset[int(index)]
         if isinstance(item, Mapping):
             yield f"data.params.{name}, record {index}", item
+
+
+def check_same_size(first: tuple[int, ...], shape: tuple[int, ...], where: str) -> None:
+    """Raise UserError for images of one set that cannot be put into one batch."""
+    if shape != first:
+        raise UserError(
+            f"{where}: the image is {shape[1]}x{shape[0]} pixels, the first {first[1]}x{first[0]}; set size: PIXELS "
+            "in the data set's params, to which all are brought"
+        )
 
 
 def check_image(needs: ImageNeeds, shape: tuple[int, ...], where: str) -> None:
