@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 
 from ldm.cli import ArgumentParser, pick_device, run, seed
-from ldm.inference import SamplingOptions, check_output, read_prompts, sample_set, write_samples
-from ldm.samples import save_grid
 
 
 def main() -> None:
@@ -39,6 +37,10 @@ def main() -> None:
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
+
+    from ldm.inference import SamplingOptions, check_output, read_prompts, sample_set, write_samples
+    from ldm.samples import save_grid
+
     output = check_output(args.output)
     sampler = "plms" if args.plms else "dpm" if args.dpm_solver else "ddim"
     eta = args.eta if args.eta is not None else 1.0 if sampler == "ddim" else 0.0

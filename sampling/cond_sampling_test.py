@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 
 from ldm.cli import ArgumentParser, pick_device, run, seed
-from ldm.inference import SamplingOptions, check_output, write_samples
-from ldm.samples import first_images, save_grid
 
 
 def main() -> None:
@@ -28,6 +26,10 @@ def main() -> None:
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
+
+    from ldm.inference import SamplingOptions, check_output, write_samples
+    from ldm.samples import first_images, save_grid
+
     output = check_output(args.output, (".pt",))
     image = check_output(args.picture, (".jpg", ".jpeg", ".png"))
     options = SamplingOptions(

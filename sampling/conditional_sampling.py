@@ -6,8 +6,6 @@ import argparse
 import ast
 
 from ldm.cli import ArgumentParser, pick_device, run, seed
-from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
-from ldm.samples import save_grid
 
 
 def class_list(text: str) -> list[int]:
@@ -45,6 +43,10 @@ def main() -> None:
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
+
+    from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
+    from ldm.samples import save_grid
+
     output = check_output(args.output)
     options = SamplingOptions(
         steps=args.ddim_steps,

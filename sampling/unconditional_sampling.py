@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 
 from ldm.cli import ArgumentParser, pick_device, run, seed
-from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
-from ldm.samples import save_grid
 
 
 def main() -> None:
@@ -31,6 +29,10 @@ def main() -> None:
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
+
+    from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
+    from ldm.samples import save_grid
+
     output = check_output(args.output or f"{Path(args.yaml).stem}_samples.pt")
     options = SamplingOptions(
         steps=args.ddim_steps,
