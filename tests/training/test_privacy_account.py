@@ -53,7 +53,8 @@ def test_a_private_checkpoint_does_not_go_on_without_privacy_wherever_it_lies(pl
     elsewhere = tmp_path / "copied" / "checkpoints" / "last.ckpt"
     content = read_checkpoint(run / "checkpoints" / "last.ckpt")
     save_checkpoint(content, elsewhere)
-    base = tiny.options(tmp_path / "b", tiny.run_config(tiny.ldm("attention"), folder / "digits", max_steps=9)).base
+    off = tiny.ldm("attention", dp_config={"enabled": False})
+    base = tiny.options(tmp_path / "b", tiny.run_config(off, folder / "digits", max_steps=9)).base
     before = files(tmp_path) | files(run)
     for options in (
         RunOptions(base=base, resume=str(elsewhere), train=True),
