@@ -12,11 +12,19 @@ from ldm.checkpoint.io import (
     save_checkpoint,
     save_safetensors,
 )
-from ldm.checkpoint.metadata import check_metadata, checkpoint_metadata, inherited_privacy, joined_accounts
+from ldm.checkpoint.metadata import (
+    UNPROTECTED_DATA,
+    check_metadata,
+    checkpoint_metadata,
+    inherited_privacy,
+    joined_accounts,
+    unprotected_data,
+)
 
 __all__ = [
     "PICKLED_SUFFIXES",
     "SUFFIXES",
+    "UNPROTECTED_DATA",
     "check_metadata",
     "checkpoint_metadata",
     "ema_to_parameters",
@@ -28,4 +36,5 @@ __all__ = [
     "save_checkpoint",
     "save_safetensors",
     "split_ema",
+    "unprotected_data",
 ]

@@ -10,6 +10,9 @@ from ldm.checkpoint.lora_names import stated_scale, style_of
 from ldm.errors import UserError
 from ldm.modules.lora import adapters
 
+#: The key under which a checkpoint names the data that its weights were trained on without privacy.
+UNPROTECTED_DATA = "unprotected_data"
+
 HEAD_KEYS = ("num_heads", "num_head_channels", "num_heads_upsample", "legacy", "use_new_attention_order")
 
 
@@ -45,6 +48,11 @@ def joined_accounts(*accounts: Any) -> Any:
     for own in reversed(flat):
         joined = {**own, "start_privacy": joined} if joined else own
     return joined
+
+
+def unprotected_data(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
+    """Digests of the data sets that a checkpoint's weights were trained on without privacy, as far as it says so."""
+    return tuple(str(name) for name in checkpoint_metadata(checkpoint, UNPROTECTED_DATA) or ())
 
 
 def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.safe_checkpoint import SafeCheckpointIO
 from callbacks.slurm_requeue import forget_run, note_run
@@ -22,7 +22,7 @@ from ldm.checkpoint import check_metadata, checkpoint_metadata, joined_accounts,
 from ldm.checkpoint.adapters import export_adapter_next_to
 from ldm.config import instantiate_from_config, to_plain
 from ldm.errors import Stopped, UserError
-from ldm.models.diffusion.adapters import merge_dpdm_k
+from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.training import private_run
 from ldm.training.data_check import check_data, check_labels
 from ldm.training.dry_run import plan_lines
@@ -32,6 +32,7 @@ from ldm.training.preparation import cache_latents
 from ldm.training.request import RunRequest
 from ldm.training.run_directory import RunDirectory, launched
 from ldm.training.trainer_parts import build_callbacks, build_loggers, one_line, uncovered_loggers
+from ldm.training.unprotected_run import record_unprotected, warn_unprotected
 
 logger = logging.getLogger(__name__)
 
@@ -112,20 +113,22 @@ def read_resumed(request: RunRequest) -> dict[str, Any] | None:
     return content
 
 
-def plan(request: RunRequest) -> tuple[Any, private_run.Planned | None]:
-    """The data, compared with the model that is asked for, and the privacy plan of a private run."""
+def plan(request: RunRequest) -> tuple[Any, private_run.Account | None]:
+    """The data, compared with the model that is asked for, and the privacy account of a private run."""
     params = request.model_params
+    dp_config = read_dp_config(request.dp_config, params.get("DPDM_k") or 1)
+    if request.private:
+        private_run.check_settings(dp_config, request.settings)
     data = instantiate_from_config(request.config.data)
     data.prepare_data()
     data.setup()
     check_data(params, data)
     if not request.private:
         return data, None
-    dp_config = merge_dpdm_k(request.dp_config, params.get("DPDM_k") or 1)
-    return data, private_run.plan_run(dp_config, data, request.settings, request.run_dir)
+    return data, private_run.open_account(dp_config, data, request.settings, request.run_dir)
 
 
-def print_plan(request: RunRequest, data: Any, planned: private_run.Planned | None) -> None:
+def print_plan(request: RunRequest, data: Any, planned: private_run.Account | None) -> None:
     """What ``--dry-run`` shows instead of training."""
     rate = rate_of(request, data)
     steps = planned.ledger.steps if planned else 0
@@ -148,13 +151,15 @@ def rate_of(request: RunRequest, data: Any) -> float:
 # ---------------------------------------------------------------------- building
 
 
-def build(request: RunRequest, data: Any, planned: private_run.Planned | None, resumed: dict[str, Any] | None) -> Run:
+def build(request: RunRequest, data: Any, planned: private_run.Account | None, resumed: dict[str, Any] | None) -> Run:
     """Build the model, the private session and the Trainer; writes nothing."""
     model = build_model(request.config)
     check_labels(model, data)
     session = None
-    if private_run.wanted(model):
-        session = private_run.prepare(model, data, request.settings, request.run_dir, planned)
+    if private_run.is_private(model):
+        session = private_run.build_session(model, data, request.settings, request.run_dir, planned)
+    elif request.options.train:
+        warn_unprotected(model)
     model.learning_rate = rate_of(request, data)
     settings = dict(request.settings)
     if getattr(model, "has_discriminator", False):  # two optimizers: the model accumulates by itself
@@ -226,6 +231,8 @@ def train_and_test(request: RunRequest, run: Run) -> None:
     options, resume = request.options, request.resume
     try:
         if options.train:
+            if run.session is None and run.trainer.is_global_zero:
+                record_unprotected(run.model, run.data, request.run_dir)
             fit(request, run)
         else:
             logger.info("nothing is trained; -t trains")

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.slurm_requeue import noted_run
 from ldm.config import allow_target, load_config, to_plain
 from ldm.errors import UserError, nearest
-from ldm.training.dp_config import check_names, read_dp_config
 from ldm.training.learning_rate import RateForBatch, base_learning_rate, rate_of_files
 from ldm.training.newest_checkpoint import newest_checkpoint
 from ldm.training.options import RunOptions
@@ -125,7 +124,7 @@ def check_sections(config: DictConfig, lightning: DictConfig) -> None:
 
 
 def check_privacy_settings(request: RunRequest) -> None:
-    """Check ``dp_config``, and refuse to go on without privacy where a privacy card lies.
+    """Check whether ``dp_config`` says yes or no, and refuse to go on without privacy where a privacy card lies.
 
     A run directory with a card keeps its promise or does not go on: un-noised steps would end up under a card that
     says how private the weights are. Raises UserError.
@@ -133,19 +132,24 @@ def check_privacy_settings(request: RunRequest) -> None:
     given = request.model_params.get("dp_config")
     if given is not None and not isinstance(given, Mapping):
         raise UserError(f"model.params.dp_config: {given!r} is no section; give enabled, epsilon, delta, max_grad_norm")
-    check_names(request.dp_config)
     enabled = request.dp_config.get("enabled", False)
     if not isinstance(enabled, bool | None):
         raise UserError(f"model.params.dp_config.enabled: {enabled!r} is neither true nor false")
-    if request.private:
-        read_dp_config(request.dp_config)
-    elif request.run_dir.resume_from is not None and request.run_dir.privacy_card.exists():
+    resumed = request.run_dir.resume_from is not None and request.run_dir.privacy_card.exists()
+    if resumed and not request.private and is_private_card(request.run_dir.privacy_card):
         raise UserError(
             f"{request.run_dir.path}: is a private run (it has a privacy.json), and dp_config.enabled is off in the "
             "configuration: what is private goes on privately or not at all; type "
             "model.params.dp_config.enabled=true, or start a new run on public data: --base FILE.yaml "
             "model.params.ckpt_path=CHECKPOINT"
         )
+
+
+def is_private_card(path: Path) -> bool:
+    """Whether a ``privacy.json`` is that of a private run, or cannot be told to be another; others have one, too."""
+    from ldm.training.unprotected_run import is_unprotected_card  # late: it imports torch
+
+    return not is_unprotected_card(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def check_named_files(request: RunRequest) -> None:

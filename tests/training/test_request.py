@@ -41,7 +41,7 @@ REFUSALS = [
     ["--base", "a.yaml", "--gpus", "0,"],
     ["--base", "a.yaml", "model.params.ckpt_path=none.ckpt"],
     ["--base", "a.yaml", "lightning.trainer.max_epoch=3"],
-    ["--base", "a.yaml", "model.params.dp_config.enabled=true", "model.params.dp_config.delta=1e-5"],
+    ["--base", "a.yaml", "model.params.dp_config.enabled=yes please"],
 ]
 
 
