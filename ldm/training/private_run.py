@@ -123,11 +123,10 @@ def is_private(model: Any) -> bool:
     return config is not None and config.enabled
 
 
-def check_request(model: Any, settings: Mapping[str, Any]) -> None:
+def check_settings(config: DPConfig, settings: Mapping[str, Any]) -> None:
     """Refuse what can be refused before any data is read: missing settings, and a Trainer that breaks the guarantee."""
-    config: DPConfig = model.dp_config
     config.require_complete()
-    refuse_unsafe(settings, model)
+    refuse_unsafe_settings(settings)
     if not config.poisson_sampling and process_count(settings) > 1:
         raise UserError(
             "dp_config.poisson_sampling: false draws one batch for all and runs on one device; type --devices 1, or "
@@ -135,22 +134,36 @@ def check_request(model: Any, settings: Mapping[str, Any]) -> None:
         )
 
 
-def build_session(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> PrivateSession:
+def open_account(config: DPConfig, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> Account:
+    """Plan the account of a new run, or read it from the checkpoint of a resumed one. No model is needed.
+
+    Raises UserError for settings under which the guarantee would not hold, and for another plan than a resumed run's.
+    """
+    check_settings(config, settings)
+    records = count_training_records(data)
+    if run_dir.resume_from is None:
+        refuse_other_checkpoint(settings)
+        return Account(make_plan(config, records, data.batch_size, settings), Ledger())
+    account = resumed_account(run_dir, config)
+    require_same_length(account.plan, data.batch_size, settings)
+    return account
+
+
+def build_session(
+    model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory, account: Account | None = None
+) -> PrivateSession:
     """Bind a private run together: its account, its trained parameters, its sampler and its card.
 
-    The account is planned for a new run and read from the checkpoint of a resumed one. The model's parameters that are
+    The account is opened here if it is not given. The model's parameters that are
     not trained are frozen, and the data module is given the plan's sampler. Raises UserError for whatever would break
     the guarantee.
     """
     config: DPConfig = model.dp_config
-    check_request(model, settings)
-    records = count_training_records(data)
+    account = account or open_account(config, data, settings, run_dir)
+    refuse_unsafe_model(model)
     if run_dir.resume_from is None:
-        refuse_fresh(settings, model)
-        account = Account(make_plan(config, records, data.batch_size, settings), Ledger())
-    else:
-        account = resumed_account(run_dir, config)
-        require_same_length(account.plan, data.batch_size, settings)
+        refuse_fresh(model)
+    records = count_training_records(data)
     selection = model.select_trainable()
     require_same_selection(run_dir, selection)
     training = PrivateTraining(
@@ -332,13 +345,17 @@ def require_same_selection(run_dir: RunDirectory, selection: Selection) -> None:
         )
 
 
-def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
-    """Refuse a new private run that would go on from a training state, or without a latent scale."""
+def refuse_other_checkpoint(settings: Mapping[str, Any]) -> None:
+    """Refuse a new private run that would go on from a training state, as only a resumed one may."""
     if settings.get("ckpt_path"):
         raise UserError(
             f"ckpt_path (resume_from_checkpoint): a private run goes on in its own directory, where its ledger is; "
             f"type --resume {settings['ckpt_path']}"
         )
+
+
+def refuse_fresh(model: Any) -> None:
+    """Refuse a new private run without a latent scale."""
     if not model.scale_is_known:
         raise UserError(
             "scale_by_std: the checkpoint holds no scale_factor, and taking it from private images is not covered by "
@@ -346,7 +363,7 @@ def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
         )
 
 
-def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
+def refuse_unsafe_settings(settings: Mapping[str, Any]) -> None:
     """Refuse Trainer settings under which the stated guarantee would not hold."""
     private_strategy(settings)
     if int(settings.get("accumulate_grad_batches") or 1) > 1:
@@ -358,10 +375,21 @@ def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
         raise UserError("gradient_clip_val: a private step clips every record; set dp_config.max_grad_norm")
     if str(settings.get("precision") or "32") not in ("32", "32-true", "bf16", "bf16-mixed"):
         raise UserError(f"precision {settings['precision']}: private training runs in 32-true or bf16-mixed")
-    if settings.get("overfit_batches") or settings.get("limit_train_batches") not in (None, 1.0):
+    limit = settings.get("limit_train_batches")
+    whole = limit is None or (isinstance(limit, float) and limit == 1.0)  # 1 is one batch, and equals 1.0 in Python
+    if settings.get("overfit_batches") or not whole:
         raise UserError(
             "overfit_batches and limit_train_batches change the sampling that the ledger accounts for; remove them"
         )
+    for name, what in (("profiler", "writes"), ("max_time", "ends the run by")):
+        if settings.get(name):
+            raise UserError(
+                f"{name}: it {what} the time that steps take, which tells how many records were drawn; remove it"
+            )
+
+
+def refuse_unsafe_model(model: Any) -> None:
+    """Refuse a network that mixes records."""
     batch_norm = [name for name, module in model.named_modules() if "BatchNorm" in type(module).__name__]
     trained = [name for name in batch_norm if not name.startswith("first_stage_model")]
     if trained:
