@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,11 @@ from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.accounting import EpsilonMeter
 from ldm.privacy.card import ReleaseCard
-from ldm.privacy.distributed import Ranks, ShardedBatchSampler
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
-from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
+from ldm.privacy.ranks import Ranks
+from ldm.privacy.sampling import sampler_from_plan
 from ldm.private_config import check_names, poisson, read_dp_config
 from ldm.private_strategy import private_strategy, process_count
 from ldm.run_directory import RunDirectory
@@ -73,7 +72,8 @@ class PrivateSession:
         ranks = self.training.ranks = Ranks(trainer.global_rank, trainer.world_size)
         if ranks.size > 1:
             records = len(self.data.datasets["train"])
-            self.data.train_batch_sampler = batch_sampler(self.plan, records, self.training.ledger.steps, ranks)
+            taken = self.training.ledger.steps
+            self.data.train_batch_sampler = sampler_from_plan(self.plan, records, start=taken, ranks=ranks)
             logger.info("%d processes share each step: each draws and clips a part of the records", ranks.size)
         self.training.on_release = self.write_card if ranks.first else None
         self.model.private = self.training
@@ -151,7 +151,7 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
             plan.expected_batch_size,
             plan.relation,
         )
-    data.train_batch_sampler = batch_sampler(plan, records, ledger.steps)
+    data.train_batch_sampler = sampler_from_plan(plan, records, start=ledger.steps)
     if getattr(model, "start_privacy", None):
         not_covered = tuple(dict.fromkeys((*not_covered, PRIVATE_START)))
         logger.warning("%s: if both runs used the same records, their guarantees compose", PRIVATE_START)
@@ -223,26 +223,6 @@ def fixed_size_rate(config: Mapping[str, Any], records: int, batch_size: int) ->
     if batch_size > records:
         raise UserError(f"data.params.batch_size: {batch_size} exceeds the {records} training records")
     return batch_size / records
-
-
-def batch_sampler(plan: PrivacyPlan, records: int, taken: int, ranks: Ranks | None = None) -> Any:
-    """The draws of a plan, ``taken`` of which are done, in epochs in which a record is expected once.
-
-    With several ``ranks`` these are the parts of the draws that are this process's. Raises UserError when a batch of
-    fixed size would be a larger share of the records than the plan accounts for.
-    """
-    epoch = math.ceil(1.0 / plan.sample_rate - 1e-9)
-    if ranks is not None and ranks.size > 1:
-        return ShardedBatchSampler.from_plan(plan, records, epoch, ranks, start=taken)
-    if plan.sampling == POISSON:
-        return PoissonBatchSampler(records, plan.sample_rate, epoch, insecure_seed=plan.insecure_seed, start=taken)
-    size = int(plan.expected_batch_size)
-    if size > plan.sample_rate * records * (1 + 1e-9):
-        raise UserError(
-            f"the training set has {records} records, fewer than the run was planned for: batches of {size} would be a "
-            f"larger share of it than the {plan.sample_rate:.4g} that is accounted for"
-        )
-    return FixedSizeBatchSampler(records, size, epoch, insecure_seed=plan.insecure_seed, start=taken)
 
 
 def stated_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:

@@ -37,6 +37,7 @@ from ldm.privacy.event import (
     SamplingEvent,
     number,
     one_of,
+    sensitivity,
     whole,
 )
 
@@ -132,7 +133,7 @@ _SMALLEST_STD = 0.02
 
 def _std_over_clip(event: SamplingEvent) -> float:
     """Noise standard deviation in units of C: one record's contribution, whatever the relation."""
-    return event.noise_multiplier * (2 if event.relation == REPLACE_ONE else 1)
+    return event.noise_multiplier * sensitivity(1.0, event.relation)
 
 
 def _composed_std(event: SamplingEvent, count: int) -> tuple[float, float, int]:

@@ -17,6 +17,7 @@ from ldm.errors import UserError, nearest
 from ldm.privacy.bookkeeping import BookkeepingEngine
 from ldm.privacy.capture import find_layers
 from ldm.privacy.engines import Engine, Groups, RowLoss, Rows
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, sensitivity
 from ldm.privacy.instantiate import InstantiateEngine
 from ldm.privacy.layers import DEFAULT_RULES, LayerRule
 from ldm.privacy.naive import NaiveEngine
@@ -59,10 +60,9 @@ class Clipping:
         if not (math.isfinite(self.gamma) and self.gamma >= 0):
             raise UserError(f"clipping gamma is {self.gamma}; give a number from 0 up, e.g. 0.01")
 
-    @property
-    def sensitivity(self) -> float:
-        """Upper bound C on the L2 norm of one record's contribution, over all parameters together."""
-        return self.max_grad_norm
+    def sensitivity(self, relation: str = ADD_OR_REMOVE_ONE) -> float:
+        """How far one record moves the sum at most, in L2 norm over all parameters: C, or 2C for ``replace_one``."""
+        return sensitivity(self.max_grad_norm, relation)
 
     def groups(self, names: Iterable[str]) -> Groups:
         """Which parameters are clipped together: those of one layer for ``per_layer``, all otherwise."""

@@ -38,6 +38,15 @@ def whole(what: str, value: object, *, at_least: int = 1) -> None:
         raise UserError(f"{what} is {value!r}, it must be a whole number of at least {at_least}")
 
 
+def sensitivity(max_grad_norm: float, relation: str = ADD_OR_REMOVE_ONE) -> float:
+    """How far one record can move a sum of gradients that are clipped to ``max_grad_norm`` C, in L2 norm.
+
+    C when the record is added or removed, 2C when it is replaced by another. Raises UserError for an unknown relation.
+    """
+    one_of("relation", relation, RELATIONS)
+    return max_grad_norm * (2 if relation == REPLACE_ONE else 1)
+
+
 @dataclass(frozen=True)
 class SamplingEvent:
     """One noised step as an accountant sees it; public constants only.

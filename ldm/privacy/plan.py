@@ -12,7 +12,7 @@ from typing import Any
 
 from ldm.errors import UserError, nearest
 from ldm.privacy.accounting import accountants_for, calibrate, epsilon
-from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, History, SamplingEvent, number, whole
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, History, SamplingEvent, number, sensitivity, whole
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class PrivacyPlan:
     @property
     def sensitivity(self) -> float:
         """How far one record can move the clipped sum: C when it is added or removed, 2C when it is replaced."""
-        return self.max_grad_norm * (2 if self.relation == REPLACE_ONE else 1)
+        return sensitivity(self.max_grad_norm, self.relation)
 
     @property
     def noise_std(self) -> float:
