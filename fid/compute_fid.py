@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--force", action="store_true", help="compare although the features were made differently")
     args = parser.parse_args(argv)
 
-    from ldm.evaluation.pictures import statistics_of
-    from ldm.evaluation.statistics import compare, describe
+    from ldm.evaluation.metrics.statistics import compare, describe
+    from ldm.evaluation.metrics.statistics_files import statistics_of
 
     options = {"extractor": args.extractor, "weights": args.weights, "quantize": args.quantize}
     options |= {"batch_size": args.batch_size, "device": pick_device(args.device)}

@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from ldm.evaluation.features import make_extractor
-    from ldm.evaluation.pictures import open_pictures
-    from ldm.evaluation.sources import require_writable
-    from ldm.evaluation.statistics import compute_statistics
+    from ldm.evaluation.inputs.pictures import open_pictures
+    from ldm.evaluation.metrics.statistics import compute_statistics
+    from ldm.files import require_writable
 
     require_writable(args.output)
     samples = open_pictures(args.samples)

@@ -22,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.evaluation.digits import DigitFeatures
-    from ldm.evaluation.sources import load_labelled, require_writable
+    from ldm.evaluation.features.digits import DigitFeatures
+    from ldm.evaluation.inputs.sources import load_labelled
+    from ldm.files import require_writable
 
     require_writable(args.output)
     public = load_labelled(args.dataset, args.args)

@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.evaluation.downstream_files import score_files
-    from ldm.evaluation.protocols import protocol_named
+    from ldm.evaluation.classifiers.downstream_files import score_files
+    from ldm.evaluation.classifiers.protocols import protocol_named
 
     protocol = protocol_named("wrn40-4").changed(
         selection=args.selection, epochs=args.epochs, batch_size=args.batch_size, lr=args.lr

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from ldm.data.in_memory_dataset import cache_dataset
-    from ldm.evaluation.sources import open_dataset, parse_settings
+    from ldm.evaluation.inputs.sources import open_dataset, parse_settings
     from ldm.inference import check_output
 
     output = check_output(args.output, (".pt",))

@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.evaluation.suite import MeasureOptions
-    from ldm.evaluation.summary import SummaryOptions
-    from ldm.evaluation_report import EvaluationRequest, check_output_folder, evaluate, format_scores, write_evaluation
+    from ldm.evaluation.metrics.suite import MeasureOptions
+    from ldm.evaluation.metrics.summary import SummaryOptions
+    from ldm.reports.evaluation import EvaluationRequest, check_output_folder, evaluate, format_scores, write_evaluation
 
     folder = Path(args.output or Path("outputs") / "evaluation" / Path(args.samples).stem)
     check_output_folder(folder)

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ldm.data.base import data_root
     from ldm.data.celebahq_files import REPOSITORY, extract, parquet_files
-    from ldm.data.hub_download import fetch_parquet
+    from ldm.data.formats.hub_download import fetch_parquet
 
     root = data_root(args.root) if args.root else data_root() / "CelebAHQ"
     if args.source:

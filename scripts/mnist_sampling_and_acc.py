@@ -41,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from ldm.errors import UserError
-    from ldm.evaluation.classifiers import classifier_name
-    from ldm.evaluation.downstream import downstream_accuracy, format_scores
-    from ldm.evaluation.downstream_files import headline, write_scores
-    from ldm.evaluation.protocols import HELD_OUT, protocol_named
-    from ldm.evaluation.sources import load_labelled
+    from ldm.evaluation.classifiers.downstream import downstream_accuracy, format_scores
+    from ldm.evaluation.classifiers.downstream_files import headline, write_scores
+    from ldm.evaluation.classifiers.networks import classifier_name
+    from ldm.evaluation.classifiers.protocols import HELD_OUT, protocol_named
+    from ldm.evaluation.inputs.sources import load_labelled
     from ldm.inference import SamplingOptions, check_output, draw_samples, image_side, load_model
 
     # everything that may fail is tried before the hours of sampling

@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.checkpoint import write_atomic
     from ldm.evaluation.features import make_extractor
-    from ldm.evaluation.neighbours import (
+    from ldm.evaluation.inputs.pictures import open_pictures
+    from ldm.evaluation.leakage.neighbours import (
         NOT_COVERED,
         look_for_copies,
         raw_pixels,
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         some,
         take,
     )
-    from ldm.evaluation.pictures import open_pictures
+    from ldm.files import write_atomic
     from ldm.inference import check_output
     from ldm.samples import SampleSet
 

@@ -26,7 +26,7 @@ def main() -> None:
     from ldm.data.glyphs import GlyphsTrain
     from ldm.data.mnist import MNIST5kTrain, MNIST5kVal
     from ldm.inference import SamplingOptions
-    from ldm.quickstart import Protocol, report
+    from ldm.reports.quickstart import Protocol, report
 
     protocol = Protocol(
         samples=args.num_samples,

@@ -65,11 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, train, print the chosen epochs and write the curves."""
     args = _parser().parse_args(argv)
 
-    from ldm.evaluation.downstream import hold_out, train_classifier
-    from ldm.evaluation.downstream_files import write_curves
-    from ldm.evaluation.images import to_rgb
-    from ldm.evaluation.protocols import HELD_OUT, protocol_named
-    from ldm.evaluation.sources import load_labelled, require_writable
+    from ldm.evaluation.classifiers.downstream import hold_out, train_classifier
+    from ldm.evaluation.classifiers.downstream_files import write_curves
+    from ldm.evaluation.classifiers.protocols import HELD_OUT, protocol_named
+    from ldm.evaluation.inputs.images import to_rgb
+    from ldm.evaluation.inputs.sources import load_labelled
+    from ldm.files import require_writable
     from ldm.samples import SampleSet
 
     if args.quiet:

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import DictConfig
 
 from ldm.config import load_config
-from ldm.parameter_counts import build_unallocated
+from ldm.reports.parameter_counts import build_unallocated
 from tests import tiny_records
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -16,7 +16,7 @@ import numpy as np
 
 from ldm.data.base import DATA_ROOT_VARIABLE, check_choice, data_root, root_or_datadir
 from ldm.data.celeba_attributes import AttributedFiles, AttributeTable, check_targets
-from ldm.data.plain_pickle import read_pickle
+from ldm.data.formats.plain_pickle import read_pickle
 from ldm.errors import UserError
 
 SPLITS = ("train", "test", "all")

@@ -15,10 +15,10 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from ldm.checkpoint import write_atomic
-from ldm.data import parquet_rows
 from ldm.data.celebahq import ATTRIBUTES, picture_name
+from ldm.data.formats import parquet_rows
 from ldm.errors import UserError
+from ldm.files import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ldm.data.base import find_files
-from ldm.data.plain_pickle import read_pickle
+from ldm.data.formats.plain_pickle import read_pickle
 from ldm.data.splits import SplitDataset
 from ldm.errors import UserError
 

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
-from ldm.data.glyph_fonts import CHARACTERS, FIELDS_VERSION, file_sha, font_fields, font_files
-from ldm.data.glyph_warps import BLOCK, WarpRange, draw_pictures, random_block
+from ldm.data.rendering.fonts import CHARACTERS, FIELDS_VERSION, file_sha, font_fields, font_files
+from ldm.data.rendering.warps import BLOCK, WarpRange, draw_pictures, random_block
 from ldm.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class GlyphsTrain(RecordDataset):
         classes: "all", "digits", "letters", or the characters themselves, such as "0123456789X".
         fonts: "builtin" (matplotlib's), a font file, a folder of fonts, or a list of these.
         channels: 1 or 3.
-        warp: changes to `ldm.data.glyph_warps.WarpRange`, such as ``{"filled": 0.0}``.
+        warp: changes to `ldm.data.rendering.warps.WarpRange`, such as ``{"filled": 0.0}``.
         cache: folder for rendered pictures; default ``<user cache>/ldm/glyphs``.
 
     Raises:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm.data.base import DATA_ROOT_VARIABLE, RecordDataset, data_root, digest, file_stamp
-from ldm.data.plain_pickle import read_pickle
+from ldm.data.formats.plain_pickle import read_pickle
 from ldm.errors import UserError
 
 FORMS = ("", ".npz", ".pkl", ".pickle")

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ldm.data.base import digest, size_from_config, to_item
+from ldm.data.formats.plain_pickle import read_pickle
 from ldm.data.imagenet_folder import ImageNetFolder, ImageNetTrain, ImageNetValidation, cut_square
-from ldm.data.plain_pickle import read_pickle
 from ldm.errors import UserError, nearest
 
 DEGRADATIONS = {f"pil_{kind.name.lower()}": kind for kind in Image.Resampling}

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ldm.checkpoint import write_atomic
 from ldm.config import instantiate_from_config
 from ldm.data.base import RecordDataset, digest, file_stamp, to_item, to_size
 from ldm.errors import UserError
+from ldm.files import write_atomic
 
 IMAGE_KEY, LABEL_KEY, METADATA_KEY = "image", "class_label", "metadata"
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ldm.data.base import RecordDataset, digest, file_stamp
 from ldm.data.folder import decoded
-from ldm.data.parquet_rows import column_names, rows
+from ldm.data.formats.parquet_rows import column_names, rows
 from ldm.errors import UserError, nearest
 
 LABEL_COLUMNS = ("label", "class_label", "labels")

@@ -13,10 +13,10 @@ It knows no trainer, no diffusion and no configuration file, and can be reviewed
 
 from __future__ import annotations
 
-from ldm.privacy.accounting import EpsilonMeter
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
+from ldm.privacy.meter import EpsilonMeter
 from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler

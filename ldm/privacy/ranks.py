@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import distributed
 
 from ldm.errors import UserError
-from ldm.privacy.event import whole
+from ldm.privacy.validate import whole
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data import celebahq_files, parquet_rows
+from ldm.data import celebahq_files
 from ldm.data.celebahq import CelebAHQ
 from ldm.data.celebahq_files import extract, parquet_files
+from ldm.data.formats import parquet_rows
 from ldm.errors import UserError
 from tests.data.faces import picture
 
@@ -37,7 +38,7 @@ def table(form: str = "PNG") -> dict[str, list[dict]]:
 
 
 class Source:
-    """Stands in for `ldm.data.parquet_rows`: rows in memory, one file of any bytes for each."""
+    """Stands in for `ldm.data.formats.parquet_rows`: rows in memory, one file of any bytes for each."""
 
     def __init__(self, folder, content, names=None):
         self.content, self.names, self.read = content, names, []

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from ldm.data import glyphs as module
-from ldm.data.glyph_fonts import builtin_fonts, distance_fields, font_bitmaps, font_files, skeleton
-from ldm.data.glyph_warps import BLOCK, centred, random_block, sample_fields, spline_weights
 from ldm.data.glyphs import GlyphsTrain, GlyphsVal
+from ldm.data.rendering.fonts import builtin_fonts, distance_fields, font_bitmaps, font_files, skeleton
+from ldm.data.rendering.warps import BLOCK, centred, random_block, sample_fields, spline_weights
 from ldm.errors import UserError
 
 FONTS = [str(path) for path in builtin_fonts() if path.name in ("DejaVuSans.ttf", "STIXGeneral.ttf")]

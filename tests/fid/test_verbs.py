@@ -14,8 +14,8 @@ from PIL import Image
 
 from fid import compute_dataset_stats, compute_fid, compute_samples_stats, train_digits_cnn
 from ldm.errors import UserError
-from ldm.evaluation import statistics
-from ldm.evaluation.statistics import FeatureStatistics
+from ldm.evaluation.metrics import statistics
+from ldm.evaluation.metrics.statistics import FeatureStatistics
 from ldm.samples import SampleSet
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from PIL import Image
 import txt2img
 from ldm.checkpoint import save_checkpoint
 from ldm.errors import UserError
-from ldm.inference import SamplingOptions, draw_samples, latent_shape, load_model
-from ldm.prompts import check_prompts, cycled, read_prompts
+from ldm.inference import SamplingOptions, cycled, draw_samples, latent_shape, load_model, read_prompts
+from ldm.inference.prompts import check_prompts
 from ldm.samples import SampleSet
 from sampling import caption_sampling, conditional_sampling
 from tests import tiny

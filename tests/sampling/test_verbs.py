@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from fid import compute_samples_stats
-from ldm import inference
-from ldm.evaluation.statistics import FeatureStatistics
+from ldm.evaluation.metrics.statistics import FeatureStatistics
+from ldm.inference import generate as inference
 from ldm.samples import SampleSet
 from sampling import cond_sampling_test, conditional_sampling, unconditional_sampling
 from scripts import export_checkpoint

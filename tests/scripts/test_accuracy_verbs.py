@@ -10,8 +10,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from ldm.evaluation import classifier_training
-from ldm.evaluation.wide_resnet import WideResNet
+from ldm.evaluation.classifiers import training as classifier_training
+from ldm.evaluation.classifiers.wide_resnet import WideResNet
 from ldm.samples import SampleSet
 from scripts import acc_wrn40_4, cifar_downstream, train_classifier
 from tests.tiny_runs import ROOT, Commands, commands

@@ -13,7 +13,14 @@ import torch
 from ldm.checkpoint import save_checkpoint
 from ldm.cli import run
 from ldm.errors import UserError
-from ldm.parameter_counts import ParameterCounts, count_checkpoint, count_config, count_parts, part_of, study_lines
+from ldm.reports.parameter_counts import (
+    ParameterCounts,
+    count_checkpoint,
+    count_config,
+    count_parts,
+    part_of,
+    study_lines,
+)
 from scripts import count_parameters, count_params
 from tests import state_dicts, tiny
 from tests.shipped import CONFIGS, path_of

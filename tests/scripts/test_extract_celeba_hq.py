@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ldm.cli import run
-from ldm.data import celebahq_files, hub_download
+from ldm.data import celebahq_files
+from ldm.data.formats import hub_download
 from scripts import extract_celeba_hq
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ldm.inference
-from ldm.evaluation import downstream
+from ldm.evaluation.classifiers import downstream
 from ldm.samples import SampleSet
 from scripts import mnist_sampling_and_acc as verb
 from tests.tiny_runs import Commands, commands, small_checkpoint, small_ldm, write_yaml
@@ -92,7 +92,7 @@ def test_the_real_test_pictures_are_mnist_s_unless_said_otherwise(
         asked.append((name, settings, size))
         return SampleSet.load(files / "real.pt")
 
-    from ldm.evaluation import sources
+    from ldm.evaluation.inputs import sources
 
     monkeypatch.setattr(sources, "load_labelled", load)
     given = ["--yaml", files / "model.yaml", "--ckpt_path", files / "model.ckpt", *QUICK, "--models", "logreg"]
@@ -126,6 +126,6 @@ def test_the_real_test_pictures_are_mnist_s_unless_said_otherwise(
 )
 def test_mistakes(commands: Commands, files: Path, monkeypatch: pytest.MonkeyPatch, more: str, line: str) -> None:
     drawn = []
-    monkeypatch.setattr(ldm.inference.DDIMSampler, "sample", lambda *args, **kwargs: drawn.append(args))
+    monkeypatch.setattr(ldm.inference.generate.DDIMSampler, "sample", lambda *args, **kwargs: drawn.append(args))
     assert line in commands.refused(verb.main, *words(files, *more.split()))
     assert drawn == [], "before the first sample"

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ldm.checkpoint_lora import PARTS, default_scale, layers_of, rescaled, style_of, to_plain
+from ldm.checkpoint.lora_names import PARTS, default_scale, layers_of, rescaled, style_of, to_plain
 from ldm.errors import UserError
 from ldm.modules.ema import LitEma
 from ldm.modules.lora import LoRAConfig, RankSchedule, adapters, insert_adapters, is_adapter_name

@@ -14,7 +14,7 @@ from ldm.errors import UserError
 from ldm.models.diffusion.adapters import AdapterPlan, own_state, with_copies
 from ldm.models.diffusion.ddpm_base import DDPM, DiffusionWrapper
 from ldm.models.diffusion.finetuning import FineTuning, Selection
-from ldm.models.diffusion.pictures import log_images
+from ldm.models.diffusion.log_images import log_images
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 
@@ -408,5 +408,5 @@ class LatentDiffusion(DDPM):
     def log_images(
         self, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
     ) -> dict[str, Tensor]:
-        """Pictures for the image logger; see `ldm.models.diffusion.pictures.log_images`."""
+        """Pictures for the image logger; see `ldm.models.diffusion.log_images.log_images`."""
         return log_images(self, batch, count, steps, private)

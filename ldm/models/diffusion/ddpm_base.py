@@ -15,12 +15,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ldm.checkpoint import load_weights, read_checkpoint
-from ldm.checkpoint_ema import ema_to_parameters
+from ldm.checkpoint import check_stated, ema_to_parameters, inherited_privacy, load_weights, read_checkpoint
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
-from ldm.models.diffusion.compatibility import check_stated, inherited_privacy
 from ldm.models.diffusion.schedule import BUFFERS, diffusion_constants, elbo_weights
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
 from ldm.modules.ema import LitEma
