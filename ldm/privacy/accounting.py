@@ -17,7 +17,7 @@ import logging
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -111,15 +111,38 @@ def merge_history(events: History) -> list[tuple[SamplingEvent, int]]:
 # --- privacy loss distributions ------------------------------------------------------------------------------------
 
 
+def deltas(events: History, epsilons: Sequence[float]) -> list[float]:
+    """The least delta at each of ``epsilons`` >= 0, by privacy loss distributions: the whole curve of a history.
+
+    Upper bounds, each the larger of both directions of the relation. Raises UserError for a history that has no
+    privacy loss distribution (batches of fixed size).
+    """
+    history = merge_history(events)
+    if not history:
+        return [0.0] * len(epsilons)
+    if "pld" not in accountants_for(history):
+        raise UserError("batches of fixed size have no privacy loss distribution, so no curve; use Poisson batches")
+    composed = _composed_pld(history)
+    if composed is None:
+        return [1.0] * len(epsilons)
+    return [float(delta) for delta in composed.get_delta_for_epsilon(list(epsilons))]
+
+
 def _pld_epsilon(history: History, delta: float) -> float:
+    composed = _composed_pld(history)
+    return math.inf if composed is None else float(composed.get_epsilon_for_delta(delta))
+
+
+def _composed_pld(history: History) -> Any:
+    """The library's distribution of the whole history; None where the noise is too small for any."""
     if min(_std_over_clip(event) for event, _ in history) < _SMALLEST_STD:
-        return math.inf
+        return None
     interval = min(_interval(event, count) for event, count in history)
     composed: Any = None
     for event, count in history:
         part = _pld(event, count, interval)
         composed = part if composed is None else composed.compose(part)
-    return float(composed.get_epsilon_for_delta(delta))
+    return composed
 
 
 #: Below this noise (in units of C) one step alone costs an epsilon in the thousands; the grids would not fit in memory.
