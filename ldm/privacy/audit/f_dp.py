@@ -49,7 +49,7 @@ _LINES = 200
 _SMALLEST_DELTA = 1e-9
 _LARGEST = 300.0
 _FACTOR = 64.0  # noise multipliers are searched from the plan's over this to the plan's times this
-_PRECISION = 2e-3
+_PRECISION = 1e-2
 
 
 @dataclass(frozen=True)

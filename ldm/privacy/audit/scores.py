@@ -44,7 +44,7 @@ def _step_ratio(values: Values, rate: float, shift: float) -> Values:
 
 
 def poisson_ratio(values: Values, plan: PrivacyPlan, helpers: int) -> Values:
-    """(P,) log likelihood ratios of (T, P) values under Poisson draws, among ``helpers`` records that pull by -a each."""
+    """(P,) log likelihood ratios of (T, P) values if draws are Poisson and ``helpers`` records pull by -a each."""
     shift, rate = unit_shift(plan), plan.sample_rate
     most = int(binom.ppf(1 - 1e-9, helpers, rate))
     chances = binom.logpmf(np.arange(most + 1), helpers, rate)
