@@ -1,4 +1,17 @@
-"""`PrivacyPlan`: the public constants of a private run, fixed before the first record is read."""
+"""`PrivacyPlan`: the public constants of a private run, fixed before the first record is read.
+
+>>> plan = PrivacyPlan.calibrate(
+...     target_epsilon=2, delta=1e-6, batch_size=100, num_records=10_000, epochs=1, max_grad_norm=1.0
+... )
+>>> plan.sample_rate, plan.steps
+(0.01, 100)
+>>> 1.99 < plan.epsilon() <= 2
+True
+>>> plan.noise_std == plan.noise_multiplier  # on the sum; C is 1 here
+True
+>>> PrivacyPlan.from_dict(plan.to_dict()) == plan
+True
+"""
 
 from __future__ import annotations
 
