@@ -9,17 +9,22 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from ldm.errors import UserError, nearest
+from ldm.files import require_regular_file
 
 logger = logging.getLogger(__name__)
+
+Options = TypeVar("Options")
 
 #: Packages whose names a configuration may use, see :func:`allow_target`.
 ALLOWED_PREFIXES: set[str] = {"ldm", "callbacks", "main", "torch", "torchvision", "pytorch_lightning"}
@@ -31,6 +36,8 @@ MAIN_ALIASES: dict[str, str] = {
     "main.ImageLogger": "callbacks.image_logger.ImageLogger",
     "main.SetupCallback": "callbacks.setup_callback.SetupCallback",
     "main.CUDACallback": "callbacks.cuda_callback.CUDACallback",
+    "main.DPCallback": "callbacks.differential_privacy.DPCallback",
+    "main.RankSchedulerCallback": "callbacks.rank_scheduler.RankSchedulerCallback",
 }
 
 #: Classes of a package that old configurations of quantising autoencoders name and nobody has to install: ours instead.
@@ -43,17 +50,37 @@ TAMING_ALIASES: dict[str, str] = {
     "taming.modules.vqvae.quantize.VectorQuantizer2": "ldm.modules.vqvae.quantize.VectorQuantizer2",
 }
 
+#: Bounds of a configuration file; the largest shipped one has 5 kB, 12 levels and 150 values.
+MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES = 2**20, 64, 20_000
+
+#: Classes that newer releases of Lightning no longer have: what does the same there.
+LIGHTNING_ALIASES: dict[str, str] = {
+    "pytorch_lightning.loggers.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
+    "pytorch_lightning.loggers.test_tube.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
+}
+
 _NEVER_USED = "it was stored and never used"
 
 #: Parameters of lineage configurations without a counterpart here: target -> parameter -> why it may go.
 #: An entry has no effect once the class accepts a parameter of that name.
 RETIRED: dict[str, dict[str, str]] = {
-    "ldm.models.diffusion.ddpm.LatentDiffusion": {"condition_mask": _NEVER_USED, "diffusion_mask": _NEVER_USED},
+    "ldm.models.diffusion.ddpm.DDPM": {"use_positional_encodings": _NEVER_USED},
+    "ldm.models.diffusion.ddpm.LatentDiffusion": {
+        "condition_mask": _NEVER_USED,
+        "diffusion_mask": _NEVER_USED,
+        "use_positional_encodings": _NEVER_USED,
+        "clip_denoised": "a latent has no fixed range to clip to",
+    },
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": {"use_fp16": "the Trainer's precision decides"},
+    "pytorch_lightning.loggers.TensorBoardLogger": {
+        "debug": "it was an option of test-tube",
+        "create_git_tag": "it was an option of test-tube",
+        "description": "it was an option of test-tube",
+    },
     "callbacks.image_logger.ImageLogger": {
-        "increase_log_steps": "pictures are made every batch_frequency steps",
-        "log_on_batch_idx": "pictures are counted by logical steps",
-        "rescale": "pictures are always scaled from [-1, 1]",
+        "increase_log_steps": "images are made every batch_frequency steps",
+        "log_on_batch_idx": "images are counted by logical steps",
+        "rescale": "images are always scaled from [-1, 1]",
         "log_images_kwargs": "set 'steps' for the number of sampling steps",
     },
 }
@@ -79,7 +106,7 @@ def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> Dic
             raise UserError(f"'{entry}' is not a setting; type key.path=value, such as model.params.image_size=32")
         try:
             setting = OmegaConf.from_dotlist([entry])
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
             raise UserError(f"cannot read the setting '{entry}': {_one_line(error)}") from None
         merged = _merge(merged, setting, f"'{entry}'")
     return merged
@@ -153,8 +180,9 @@ def allow_target(prefix: str) -> None:
 
 def canonical_target(target: str) -> str:
     """The dotted name under which an object lives now; ``main.*`` names and aliases are translated."""
-    if target in TAMING_ALIASES:
-        return TAMING_ALIASES[target]
+    for aliases in (TAMING_ALIASES, LIGHTNING_ALIASES):
+        if target in aliases:
+            return aliases[target]
     if target.partition(".")[0] != "main":
         return target
     if target not in MAIN_ALIASES:
@@ -186,10 +214,47 @@ def to_plain(config: Any, where: str = "") -> Any:
     return config
 
 
+def read_options(kind: type[Options], raw: Mapping[str, Any], where: str, other_names: Sequence[str] = ()) -> Options:
+    """An options dataclass filled from a section of a configuration; values that are not there keep their defaults.
+
+    Strings that spell a number or a truth value are converted, as YAML leaves some of them as text. ``other_names`` are
+    suggested for a misspelt key, too.
+
+    Raises:
+        UserError: for a key that the dataclass does not have, naming the nearest, or a value of another type.
+    """
+    try:
+        return cast(Options, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(raw))))
+    except ConfigKeyError as error:
+        known = [*(field.name for field in fields(cast(Any, kind))), *other_names]
+        raise UserError(f"{where}.{error.key} is unknown{nearest(str(error.key), known)}") from None
+    except OmegaConfBaseException as error:
+        name = str(error.full_key).partition(".")[0].partition("[")[0]
+        wanted = {type(None), get_type_hints(kind).get(name)}
+        wanted |= {part for hint in wanted for part in get_args(hint)}
+        is_no = next((words for type_, words in _IS_NO.items() if type_ in wanted), "cannot be read")
+        raise UserError(f"{where}.{name}: {_brief(raw.get(name))} {is_no}") from None
+
+
+#: How a value of another type is refused.
+_IS_NO: dict[Any, str] = {
+    bool: "is neither true nor false",
+    int: "is no whole number",
+    float: "is no number",
+    str: "is no text",
+}
+
+
+def take_options(kind: type[Options], given: dict[str, Any]) -> Options:
+    """The dataclass of the arguments in ``given`` that are its fields; they are taken out of ``given``."""
+    names = [field.name for field in fields(cast(Any, kind))]
+    return kind(**{name: given.pop(name) for name in names if name in given})
+
+
 def _checked(target: str, factory: Any, params: dict[str, Any]) -> dict[str, Any]:
-    known, required, open_ended = _parameters(factory)
+    known, required, open_ended = accepted_parameters(factory)
     retired = RETIRED.get(canonical_target(target), {})
-    dropped = [] if open_ended else [name for name in params if name not in known and name in retired]
+    dropped = [name for name in params if name not in known and name in retired]
     if dropped:
         reasons = "; ".join(f"{name} ({retired[name]})" for name in dropped)
         logger.warning("%s no longer takes %s", target, reasons)
@@ -205,11 +270,19 @@ def _checked(target: str, factory: Any, params: dict[str, Any]) -> dict[str, Any
     return kept
 
 
-def _parameters(factory: Any) -> tuple[set[str], list[str], bool]:
+def accepted_parameters(factory: Any) -> tuple[set[str], list[str], bool]:
     """Names a constructor takes, those it must be given, and whether it takes any name at all.
 
-    A constructor with ``**kwargs`` passes them to the next class of its MRO, so that one's names count as well.
+    A constructor with ``**kwargs`` passes them to the next class of its MRO, so that one's names count as well. A class
+    that reads some of them into dataclasses lists these as ``OPTION_GROUPS``: their fields are names, too. Options of
+    the classes below that a class decides itself are its ``FIXED_OPTIONS``: it does not take them.
     """
+    named, required, open_ended = _accepted(factory)
+    named |= {field.name for group in getattr(factory, "OPTION_GROUPS", ()) for field in fields(group)}
+    return named - set(getattr(factory, "FIXED_OPTIONS", ())), required, open_ended
+
+
+def _accepted(factory: Any) -> tuple[set[str], list[str], bool]:
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):
@@ -224,7 +297,7 @@ def _parameters(factory: Any) -> tuple[set[str], list[str], bool]:
     for base in owners[1:]:
         if base.__module__.partition(".")[0] in ("torch", "pytorch_lightning"):
             return named, required, False  # nn.Module and the like take nothing of their own
-        below, _, _ = _parameters(base)
+        below, _, _ = accepted_parameters(base)
         named |= below
         if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base).parameters.values()):
             return named, required, False
@@ -233,7 +306,7 @@ def _parameters(factory: Any) -> tuple[set[str], list[str], bool]:
 
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a file laid over those of the files that its ``base`` names, as plain mappings."""
-    place = path.resolve()
+    place = Path(os.path.realpath(path))  # Path.resolve fails on a link that leads to itself
     if place in above:
         raise UserError(f"config file '{above[-1]}' names the base '{path}', which builds on it; a circle has no end")
     own = cast("dict[str, Any]", OmegaConf.to_container(_load_yaml(path)))
@@ -257,17 +330,49 @@ def _laid_over(below: Any, own: Any) -> Any:
 
 def _load_yaml(path: Path) -> DictConfig:
     try:
-        loaded = OmegaConf.load(path)
+        if require_regular_file(path) > MAX_YAML_BYTES:
+            raise UserError(f"config file '{path}' is larger than {MAX_YAML_BYTES:,} bytes; it is refused")
+        text = path.read_text(encoding="utf-8")
+        _check_extent(text, path)
+        loaded = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
     except FileNotFoundError:
         raise UserError(f"config file '{path}' does not exist{_neighbour(path)}") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"config file '{path}'{line} is not valid YAML: {error.problem or _one_line(error)}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"cannot read config file '{path}': {_one_line(error)}") from None
     if not isinstance(loaded, DictConfig):
         raise UserError(f"config file '{path}' must hold sections such as 'model:', not a list")
     return loaded
+
+
+def _check_extent(text: str, path: Path) -> None:
+    """Raise UserError for YAML that nests too deep, or whose aliases stand for too many values, before it is built."""
+    depth = 0
+    sizes: dict[str, int] = {}  # values that an anchor stands for
+    total, begun = 0, list[tuple[str | None, int]]()
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in (anchor for anchor, _ in begun):
+                line = event.start_mark.line + 1
+                raise UserError(f"config file '{path}', line {line}: '*{event.anchor}' stands for what it is a part of")
+            total += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            begun.append((event.anchor, total))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+            anchor, before = begun.pop()
+            if anchor:
+                sizes[anchor] = total - before
+        if depth > MAX_YAML_DEPTH or total > MAX_YAML_VALUES:
+            what = f"{MAX_YAML_DEPTH} levels deep" if depth > MAX_YAML_DEPTH else f"{MAX_YAML_VALUES:,} values"
+            raise UserError(f"config file '{path}', line {event.start_mark.line + 1}: more than {what}; it is refused")
 
 
 def _neighbour(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ldm.checkpoint.content import Checkpoint
+from ldm.checkpoint.digest import state_digest
 from ldm.checkpoint.ema import ema_to_parameters, split_ema
 from ldm.checkpoint.export import export_checkpoint
 from ldm.checkpoint.io import (
@@ -12,12 +14,21 @@ from ldm.checkpoint.io import (
     save_checkpoint,
     save_safetensors,
 )
-from ldm.checkpoint.metadata import check_stated, inherited_privacy, side_information
+from ldm.checkpoint.metadata import (
+    UNPROTECTED_DATA,
+    check_metadata,
+    checkpoint_metadata,
+    inherited_privacy,
+    unprotected_data,
+)
 
 __all__ = [
     "PICKLED_SUFFIXES",
     "SUFFIXES",
-    "check_stated",
+    "UNPROTECTED_DATA",
+    "Checkpoint",
+    "check_metadata",
+    "checkpoint_metadata",
     "ema_to_parameters",
     "export_checkpoint",
     "inherited_privacy",
@@ -25,6 +36,7 @@ __all__ = [
     "read_checkpoint",
     "save_checkpoint",
     "save_safetensors",
-    "side_information",
     "split_ema",
+    "state_digest",
+    "unprotected_data",
 ]

@@ -1,13 +1,14 @@
-"""Attributes of faces: CelebA's list, and sets of picture files with attributes, classes made of them, or captions."""
+"""Attributes of faces: CelebA's list, and sets of image files with attributes, classes made of them, or captions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
-from ldm.data.base import check_choice, digest, file_stamp
+from ldm.data.base import RecordOptions, check_choice, content_digests, digest
 from ldm.data.folder import FileDataset
 from ldm.errors import UserError, nearest
 
@@ -16,10 +17,10 @@ SIGNS = {"1": 1, "-1": 0, "0": 0}
 
 
 class AttributeTable:
-    """Which pictures have which attributes.
+    """Which images have which attributes.
 
     Args:
-        names: attributes (A,). files: names of the pictures (N,). values: 0 or 1, uint8 (N, A).
+        names: attributes (A,). files: names of the images (N,). values: 0 or 1, uint8 (N, A).
     """
 
     def __init__(self, names: Sequence[str], files: Sequence[str], values: np.ndarray):
@@ -27,10 +28,10 @@ class AttributeTable:
         self.row = {file: number for number, file in enumerate(files)}
 
     def of(self, files: Sequence[str]) -> np.ndarray:
-        """Return the attributes of pictures, uint8 (len(files), A). Raises UserError for one that is not listed."""
+        """Return the attributes of images, uint8 (len(files), A). Raises UserError for one that is not listed."""
         missing = [file for file in files if file not in self.row]
         if missing:
-            raise UserError(f"the attribute list has no picture {missing[0]} ({len(missing)} missing); fetch it again")
+            raise UserError(f"the attribute list has no image {missing[0]} ({len(missing)} missing); fetch it again")
         return self.values[[self.row[file] for file in files]]
 
     @classmethod
@@ -65,18 +66,18 @@ class AttributeTable:
 
 
 class AttributedFiles(FileDataset):
-    """Picture files whose items carry nothing else, all attributes, a class made of some, or a caption.
+    """Image files whose items carry nothing else, all attributes, a class made of some, or a caption.
 
     Items: ``image`` and, by ``target_type``, ``attr`` (0 or 1, int64 (A,)), ``class_label`` (the sum of attr_j 2^j
-    over ``class_attrs``, so that one attribute gives 0 or 1) or ``caption`` (the first line of the picture's file).
+    over ``class_attrs``, so that one attribute gives 0 or 1) or ``caption`` (the first line of the image's file).
 
     Args:
-        folder, files: the pictures, see `ldm.data.folder.FileDataset`.
+        folder, files: the images, see `ldm.data.folder.FileDataset`.
         target_type: None, "attr", "class" or "caption".
         class_attrs: names of the attributes that make the class.
         attributes: names (A,) and values uint8 (N, A), for "attr" and "class".
         captions: text files (N,), for "caption".
-        size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
+        size, flip_p, options: see `ldm.data.base.RecordDataset`.
 
     Attributes:
         attribute_names: the names (A,) of the values in ``attr``; empty otherwise.
@@ -92,11 +93,7 @@ class AttributedFiles(FileDataset):
         captions: Sequence[Path] | None = None,
         size: int | None = None,
         flip_p: float = 0.0,
-        *,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
+        **options: Unpack[RecordOptions],
     ):
         labels = None
         self._attributes: np.ndarray | None = None
@@ -109,17 +106,7 @@ class AttributedFiles(FileDataset):
             labels = class_labels(type(self).__name__, attributes[0], attributes[1], class_attrs or ())
             self.num_classes = 2 ** len(class_attrs or ())
         self._captions = list(captions) if target_type == "caption" else None
-        super().__init__(
-            folder,
-            files,
-            labels,
-            size,
-            flip_p,
-            channels=channels,
-            framing=framing,
-            interpolation=interpolation,
-            config=config,
-        )
+        super().__init__(folder, files, labels, size, flip_p, **options)
 
     def annotations(self, index: int) -> dict:
         if self._attributes is not None:
@@ -129,7 +116,7 @@ class AttributedFiles(FileDataset):
         return super().annotations(index)
 
     def source_digest(self) -> str:
-        texts = [file_stamp(path) for path in self._captions or ()]
+        texts = content_digests(self._captions or ())
         extra = [] if self._attributes is None else [self._attributes]
         return digest(super().source_digest(), texts, *extra)
 

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC2012) as a folder of synset folders: finding it, numbering its classes, cutting its pictures."""
+"""ImageNet (ILSVRC2012) as a folder of synset folders: finding it, numbering its classes, cutting its images."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from PIL import Image
 
-from ldm.data.base import DATA_ROOT_VARIABLE, INTERPOLATIONS, data_root, to_item
-from ldm.data.folder import FileDataset, pictures_in
+from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, data_root, to_item
+from ldm.data.folder import FileDataset
 from ldm.errors import UserError, nearest
+from ldm.samples.framing import INTERPOLATIONS
+from ldm.samples.image_folder import images_in
 
 SYNSET = re.compile(r"n\d{8}")
 UNREADABLE = frozenset({"n06596364_9591.JPEG"})  # broken in the distributed archive
@@ -22,14 +24,14 @@ OPTIONS = ("size", "random_crop", "sub_indices", "keep_orig_class_label")
 
 
 class ImageNetFolder(FileDataset):
-    """The pictures below ``.../n01440764/*.JPEG``; classes are the sorted synsets, 0 to 999.
+    """The images below ``.../n01440764/*.JPEG``; classes are the sorted synsets, 0 to 999.
 
     Items: ``image``, ``class_label``, ``relpath`` (below the folder), ``synsets`` (the synset), ``human_label`` (its
     name, when synset_human.txt or LOC_synset_mapping.txt lies beside the data; else the synset), ``file_path_``.
 
     Args:
-        size, flip_p, channels, interpolation: see `ldm.data.base.RecordDataset`; the shorter side becomes ``size``
-            and the middle is cut out.
+        size, flip_p, rest: see `ldm.data.base.RecordDataset`; the shorter side becomes ``size`` and the middle is
+            cut out.
         config: mapping of the four options ``size, random_crop, sub_indices, keep_orig_class_label``, an older way.
         process_images: False gives items without ``image``, which are not decoded.
         data_root: folder with the synset folders, or a parent of it in one of the usual layouts.
@@ -45,7 +47,6 @@ class ImageNetFolder(FileDataset):
 
     folder_names: Sequence[str] = ()
     how_to_fetch = ""
-    is_evaluation = False
 
     def __init__(
         self,
@@ -58,16 +59,15 @@ class ImageNetFolder(FileDataset):
         random_crop: bool | None = None,
         sub_indices: str | int | Sequence[int] | None = None,
         keep_orig_class_label: bool | None = None,
-        channels: int = 3,
-        interpolation: str | None = None,
+        **rest: Unpack[RecordOptions],
     ):
         name = type(self).__name__
         options = (size, random_crop, sub_indices, keep_orig_class_label)
         given = merged_options(name, dict(zip(OPTIONS, options, strict=True)), config)
         self.process_images = bool(process_images)
         self.random_crop = bool(given["random_crop"])
-        if (self.random_crop or flip_p > 0) and self.is_evaluation:
-            raise UserError(f"{name}: random_crop or flip_p in an evaluation set; leave them out")
+        if self.random_crop and self.is_evaluation:
+            raise UserError(f"{name}: random_crop in an evaluation set; leave it out")
         if self.random_crop and given["size"] is None:
             raise UserError(f"{name}: random_crop needs a size; give size=256")
         folder = self.find(data_root)
@@ -78,14 +78,15 @@ class ImageNetFolder(FileDataset):
         if given["sub_indices"] is not None:
             chosen = {known[number] for number in class_numbers(name, given["sub_indices"], len(known))}
             used = [synset for synset in present if synset in chosen]
-        found = [[file for file in pictures_in(folder / synset) if file not in UNREADABLE] for synset in used]
+        found = [[file for file in images_in(folder / synset) if file not in UNREADABLE] for synset in used]
         numbering = known if given["keep_orig_class_label"] else used
         files = [f"{synset}/{file}" for synset, inside in zip(used, found, strict=True) for file in inside]
         if not files:
-            raise UserError(f"{name}: no pictures in the {len(used)} synset folders of {folder}; unpack them again")
+            raise UserError(f"{name}: no images in the {len(used)} synset folders of {folder}; unpack them again")
         labels = np.repeat([numbering.index(synset) for synset in used], [len(inside) for inside in found])
-        super().__init__(folder, files, labels, given["size"], flip_p, channels=channels, interpolation=interpolation)
+        super().__init__(folder, files, labels, given["size"], flip_p, **rest)
         self.num_classes = len(numbering)
+        self.class_names = [self._human.get(synset, synset) for synset in numbering]
 
     def find(self, root: str | os.PathLike | None) -> Path:
         """Return the folder with the synset folders. Raises UserError, with what to do, when there is none."""
@@ -190,7 +191,7 @@ def human_names(folder: Path) -> dict[str, str]:
 
 
 class ImageNetTrain(ImageNetFolder):
-    """The 1,281,167 training pictures of ImageNet, in folders named after their synsets."""
+    """The 1,281,167 training images of ImageNet, in folders named after their synsets."""
 
     folder_names = (
         "ImageNet/train",
@@ -204,7 +205,7 @@ class ImageNetTrain(ImageNetFolder):
 
 
 class ImageNetValidation(ImageNetFolder):
-    """The 50,000 validation pictures of ImageNet, sorted into folders named after their synsets."""
+    """The 50,000 validation images of ImageNet, sorted into folders named after their synsets."""
 
     is_evaluation = True
     folder_names = (
@@ -215,4 +216,4 @@ class ImageNetValidation(ImageNetFolder):
         "ILSVRC/Data/CLS-LOC/val",
         "val",
     )
-    how_to_fetch = "get ILSVRC2012_img_val.tar from image-net.org and sort the pictures into folders of their synsets"
+    how_to_fetch = "get ILSVRC2012_img_val.tar from image-net.org and sort the images into folders of their synsets"

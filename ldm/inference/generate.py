@@ -1,4 +1,4 @@
-"""From YAML and a checkpoint to images: the driver behind the sampling verbs."""
+"""From YAML and a checkpoint to images: the driver behind the sampling commands."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def sample_set(
     check_count(count)
     options = seeded(options)
     samples = draw_samples(load_model(config, checkpoint, device, ema), count, options, classes, prompts)
-    meta = how_made(config, checkpoint, options, device, ema)
+    meta = provenance(config, checkpoint, options, device, ema)
     return SampleSet(samples.images, samples.labels, {**meta, **samples.meta})
 
 
@@ -223,7 +223,7 @@ def write_samples(
     model = load_model(config, checkpoint, device, ema)
     condition = checked_condition(model, count, options, classes, prompts)
     options = seeded(options, unfinished_meta(output).get("seed"))
-    meta = how_made(config, checkpoint, options, device, ema)
+    meta = provenance(config, checkpoint, options, device, ema)
     labels = condition if isinstance(condition, Tensor) else None
     if prompts is not None:
         meta["captions"] = condition
@@ -243,7 +243,7 @@ def seeded(options: SamplingOptions, seed: int | None = None) -> SamplingOptions
     return replace(options, seed=secrets.randbits(32) if seed is None else seed)
 
 
-def how_made(
+def provenance(
     config: str | Path, checkpoint: str | Path, options: SamplingOptions, device: torch.device, ema: bool
 ) -> dict[str, Any]:
     """What a sample file says about its origin: files with their digests, weights, options and the kind of device."""

@@ -122,19 +122,23 @@ def deltas(events: History, epsilons: Sequence[float]) -> list[float]:
         return [0.0] * len(epsilons)
     if "pld" not in accountants_for(history):
         raise UserError("batches of fixed size have no privacy loss distribution, so no curve; use Poisson batches")
-    composed = _composed_pld(history)
+    composed = privacy_loss(history)
     if composed is None:
         return [1.0] * len(epsilons)
     return [float(delta) for delta in composed.get_delta_for_epsilon(list(epsilons))]
 
 
 def _pld_epsilon(history: History, delta: float) -> float:
-    composed = _composed_pld(history)
+    composed = privacy_loss(history)
     return math.inf if composed is None else float(composed.get_epsilon_for_delta(delta))
 
 
-def _composed_pld(history: History) -> Any:
-    """The library's distribution of the whole history; None where the noise is too small for any."""
+def privacy_loss(events: History) -> Any:
+    """The privacy loss distribution of a history, from which delta follows at every epsilon and the other way round.
+
+    None where the noise is too small for any bound. The events must be ones that ``pld`` can judge.
+    """
+    history = merge_history(events)
     if min(_std_over_clip(event) for event, _ in history) < _SMALLEST_STD:
         return None
     interval = min(_interval(event, count) for event, count in history)

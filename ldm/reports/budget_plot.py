@@ -1,4 +1,4 @@
-"""Noise against batch size, as a picture."""
+"""Noise against batch size, as an image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ldm.privacy.budget import Budget
 def draw_budgets(rows: Sequence[Budget], path: str | Path) -> None:
     """Draw sigma, and the noise share sigma / B, against the batch size; ``path`` ends in .png, .pdf or .svg.
 
-    Raises UserError when the folder does not exist or the ending is not that of a picture.
+    Raises UserError when the folder does not exist or the ending is not that of an image.
     """
     target = Path(path)
     if not target.parent.is_dir() or target.suffix not in {".png", ".pdf", ".svg"}:

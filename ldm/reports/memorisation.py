@@ -1,10 +1,8 @@
-"""The memorisation part of an evaluation: near-copies among the samples, and what the membership verb found."""
+"""The memorisation part of an evaluation: near-copies among the samples, and what the membership command found."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,44 +10,45 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.evaluation.features import FeatureExtractor
-from ldm.evaluation.inputs.pictures import PictureSource
+from ldm.evaluation.inputs.image_source import ImageSource
 from ldm.evaluation.leakage.neighbours import look_for_copies, raw_pixels, take
+from ldm.reports.evaluation_files import read_json
 
-#: Samples and held-out pictures that are looked at, at most.
+#: Samples and held-out images that are looked at, at most.
 LOOKED_AT = 2000
 
 
 def near_copies_of(
-    samples: PictureSource,
+    samples: ImageSource,
     count: int,
-    private: PictureSource,
-    held_out: PictureSource,
+    private: ImageSource,
+    held_out: ImageSource,
     extractor: FeatureExtractor,
     *,
     batch_size: int,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, dict[str, Any]]:
-    """Share of samples nearer to a private picture than held-out pictures usually are, by pixels and by features.
+    """Share of samples nearer to a private image than held-out images usually are, by pixels and by features.
 
-    count: pictures in `samples`. Returns plain values by the name of the space; they are private, as
+    count: images in `samples`. Returns plain values by the name of the space; they are private, as
     `ldm.evaluation.leakage.neighbours` says.
     """
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:LOOKED_AT]
-    pictures = take(samples, chosen, batch_size)
+    chosen_images = take(samples, chosen, batch_size)
 
     def features(images: Tensor) -> Tensor:
         with torch.no_grad():
             return extractor(images)
 
     spaces: dict[str, Callable[[Tensor], Tensor]] = {
-        "pixels, root mean square": raw_pixels(pictures.shape[-1], pictures.shape[1]),
+        "pixels, root mean square": raw_pixels(chosen_images.shape[-1], chosen_images.shape[1]),
         f"{extractor.name} features": features,
     }
     found = {}
     for space, rows in spaces.items():
         result, _ = look_for_copies(
-            pictures,
+            chosen_images,
             private,
             held_out,
             rows,
@@ -67,12 +66,7 @@ def read_membership(paths: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What scripts/membership.py wrote, by attack. Raises UserError that names a file of another kind."""
     found = {}
     for path in paths:
-        try:
-            results = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; scripts/membership.py writes it with --output") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{path}: not a readable JSON file") from error
+        results = read_json(path, "scripts/membership.py writes it with --output")
         if not isinstance(results, list) or not all(isinstance(one, dict) and "attack" in one for one in results):
             raise UserError(f"{path}: not a result of scripts/membership.py")
         for result in results:

@@ -18,15 +18,15 @@ from ldm.files import write_atomic
 def grid(
     images: Tensor, columns: int = 10, labels: Sequence[Any] | Tensor | None = None, padding: int = 2
 ) -> Image.Image:
-    """Lay pictures (N, 1 or 3, H, W) in [-1, 1] row by row on one sheet, optionally with a caption under each."""
+    """Lay images (N, 1 or 3, H, W) in [-1, 1] row by row on one sheet, optionally with a caption under each."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        raise UserError(f"pictures have shape {tuple(images.shape)}; expected (N >= 1, 1 or 3, height, width)")
+        raise UserError(f"images have shape {tuple(images.shape)}; expected (N >= 1, 1 or 3, height, width)")
     if columns < 1:
-        raise UserError(f"{columns} columns asked for; a picture grid needs at least 1")
+        raise UserError(f"{columns} columns asked for; an image grid needs at least 1")
     count, channels, height, width = images.shape
     columns = min(columns, count)
     if labels is not None and len(labels) != count:
-        raise UserError(f"{len(labels)} captions for {count} pictures; expected one a picture")
+        raise UserError(f"{len(labels)} captions for {count} images; expected one an image")
     pixels = (
         ((images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     )
@@ -48,10 +48,10 @@ def grid(
 def save_grid(
     images: Tensor, path: str | Path, columns: int = 10, labels: Sequence[Any] | Tensor | None = None
 ) -> None:
-    """Write a picture grid (see `grid`) as the image format that the file name ends in (.png, .jpg), atomically."""
+    """Write an image grid (see `grid`) as the image format that the file name ends in (.png, .jpg), atomically."""
     path = Path(path)
     known = Image.registered_extensions()
     if path.suffix.lower() not in known:
-        raise UserError(f"{path}: cannot tell a picture format from the name; end it in .png")
+        raise UserError(f"{path}: cannot tell an image format from the name; end it in .png")
     sheet = grid(images, columns, labels)
     write_atomic(path, lambda temporary: sheet.save(temporary, format=known[path.suffix.lower()]))

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-
-logger = logging.getLogger(__name__)
+from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, read_exactly, require_stored
+from ldm.samples.pixel_range import BYTES, SIGNED, find_range
 
 IMAGE_KEY, LABEL_KEY, META_KEY = "image", "class_label", "meta"
-
-# Decoders overshoot [-1, 1] a little and older samplers saved what came out. More than this share of values beyond
-# this bound is another scale (0-255, standardised), which clamping would silently turn into black and white.
-OVERSHOOT_BOUND, OVERSHOOT_SHARE = 1.5, 0.01
 
 SCAN_BYTES = 2**24
 # A mapped file's pages count as the process's memory for as long as it is mapped: after this much it is mapped anew.
@@ -32,10 +25,10 @@ REMAP_BYTES = 2**26
 
 @dataclass(frozen=True)
 class SampleFile:
-    """A sample file that has been opened: what is in it, without the pictures themselves.
+    """A sample file that has been opened: what is in it, without the images themselves.
 
-    count pictures of shape (C, H, W); labels (count,) int64 or None; meta the plain values of the file, None for a
-    file of an older form. ``blocks(size)`` goes through the stored pictures in order, (size, C, H, W) of ``dtype``.
+    count images of shape (C, H, W); labels (count,) int64 or None; meta the plain values of the file, None for a
+    file of an older form. ``blocks(size)`` goes through the stored images in order, (size, C, H, W) of ``dtype``.
     """
 
     path: Path
@@ -57,7 +50,7 @@ class SampleFile:
         try:
             found = _open_npz(path) if path.suffix == ".npz" else _open_pt(path)
             if found.dtype != torch.uint8 and not found.dtype.is_floating_point:
-                raise UserError(f"pictures have type {found.dtype}; expected floats in [-1, 1] or uint8")
+                raise UserError(f"images have type {found.dtype}; expected floats in [-1, 1] or uint8")
             if found.labels is None and need_labels:
                 raise UserError(f"no labels (key {LABEL_KEY!r}); sample from a class-conditional model to get them")
         except UserError as error:
@@ -65,43 +58,20 @@ class SampleFile:
         return found
 
     def converter(self, *, checked: bool = True) -> Callable[[Tensor], Tensor]:
-        """A function that brings stored pictures to float32 in [-1, 1]; goes once through the file to find it.
+        """A function that brings stored images to float32 in [-1, 1]; goes once through the file to find it.
 
-        uint8 is 0 to 255; floats lie in [-1, 1], or in [0, 1] in a file of an older form without a negative value.
-        Without ``checked`` a file that is not of an older form is trusted. Raises UserError for NaN, infinite values,
-        and scales that cannot be told apart from a mistake.
+        The range is that of `ldm.samples.pixel_range`. Without ``checked`` a file that is not of an older form is
+        trusted. Raises UserError for NaN, infinite values, and scales that cannot be told apart from a mistake.
         """
         if self.dtype == torch.uint8:
-            return lambda images: images.float() / 127.5 - 1
+            return BYTES.to_signed
         if not checked and self.meta is not None:
-            return lambda images: images.float().clamp(-1, 1)
-        low, high = float("inf"), float("-inf")
-        bad = beyond = 0
-        for block in self.blocks(max(1, SCAN_BYTES // (4 * prod(self.shape)))):
-            least, most = (float(bound) for bound in torch.aminmax(block))
-            if least >= -OVERSHOOT_BOUND and most <= OVERSHOOT_BOUND:  # false for NaN
-                low, high = min(low, least), max(high, most)
-                continue
-            finite = torch.isfinite(block)
-            bad += int((~finite.flatten(1).all(dim=1)).sum())
-            beyond += int((block.abs() > OVERSHOOT_BOUND).sum())
-            if finite.any():
-                low, high = min(low, float(block[finite].min())), max(high, float(block[finite].max()))
-        if bad:
-            raise UserError(f"{self.path}: {bad} of {self.count} pictures hold NaN or infinite values")
-        if beyond > OVERSHOOT_SHARE * self.count * prod(self.shape):
-            raise UserError(
-                f"{self.path}: pixel values lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], [0, 1] or uint8"
-            )
-        if self.meta is None and low >= 0:
-            logger.warning(
-                "%s: no negative pixel and no %r: read as an older file with pixels in [0, 1]", self.path, META_KEY
-            )
-            return lambda images: (images.float() * 2 - 1).clamp(-1, 1)
-        return lambda images: images.float().clamp(-1, 1)
+            return SIGNED.to_signed
+        blocks = self.blocks(max(1, SCAN_BYTES // (4 * prod(self.shape))))
+        return find_range(blocks, str(self.path), is_signed=self.meta is not None).to_signed
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Pictures (B, C, H, W) float32 in [-1, 1] with their labels (B,) or None, in the file's order.
+        """Images (B, C, H, W) float32 in [-1, 1] with their labels (B,) or None, in the file's order.
 
         The file is checked as a whole before this returns (see `converter`). Raises UserError.
         """
@@ -124,7 +94,7 @@ def checked_labels(labels: Tensor, count: int) -> Tensor:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise UserError(f"labels have type {labels.dtype}; expected whole numbers (int64)")
     if labels.shape != (count,):
-        raise UserError(f"{labels.numel()} labels for {count} pictures; expected one label a picture")
+        raise UserError(f"{labels.numel()} labels for {count} images; expected one label an image")
     if count and int(labels.min()) < 0:
         raise UserError(f"labels go down to {int(labels.min())}; expected class numbers from 0")
     return labels.to(torch.int64).contiguous()
@@ -154,10 +124,11 @@ def _open_pt(path: Path) -> SampleFile:
     if meta is not None and not isinstance(meta, dict):
         raise UserError(f"{META_KEY!r} is a {type(meta).__name__}; expected a dict of plain values")
     images = _tensor(content[IMAGE_KEY], IMAGE_KEY)
+    require_stored(images, IMAGE_KEY)
     count, stored = _layout(images.shape)
     labels = content.get(LABEL_KEY)
     dtype = images.dtype
-    whole = None if _is_mapped(path) else images.reshape(count, *stored)
+    whole = None if is_mapped(path) else images.reshape(count, *stored)
 
     def blocks(size: int) -> Iterator[Tensor]:
         mapped, handed = whole, 0
@@ -174,83 +145,46 @@ def _open_pt(path: Path) -> SampleFile:
 
 def _load_pt(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_mapped(path))
+        return load_torch(path)
     except FileNotFoundError:
         raise UserError("no such file") from None
-    except Exception as error:  # bytes that are no such file make the reader fail in any way
-        raise UserError(
-            "not a readable sample file; expected a torch file that holds only tensors and plain values"
-        ) from error
 
 
 def _again(path: Path, count: int, stored: tuple[int, ...]) -> Tensor:
-    """The pictures (count, *stored) of a file that was opened before, mapped anew."""
+    """The images (count, *stored) of a file that was opened before, mapped anew."""
     images = _tensor(_load_pt(path)[IMAGE_KEY], IMAGE_KEY)
     if _layout(images.shape) != (count, stored):
         raise UserError(f"{path}: was changed while it was read")
     return images.reshape(count, *stored)
 
 
-def _is_mapped(path: Path) -> bool:
-    """Whether a file can be mapped into memory; files of torch before 1.6 are no zip archives and cannot."""
-    return zipfile.is_zipfile(path)
-
-
 def _open_npz(path: Path) -> SampleFile:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            names = list(content.files)
-            labels = content["y"] if "y" in names else None
-        if "x" not in names:
-            raise UserError(f"no 'x' in this file (it holds {sorted(names)}); expected 'x' (N, H, W, C) and 'y'")
-        with zipfile.ZipFile(path) as archive, archive.open("x.npy") as member:
-            shape, by_columns, dtype = _npy_header(member)
-        if by_columns:
-            with np.load(path, allow_pickle=False) as content:
-                whole = np.ascontiguousarray(content["x"])
+        archive = NpzArchive(path)
     except FileNotFoundError:
         raise UserError("no such file") from None
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError("not a readable .npz file of plain arrays") from error
-    count, stored = _layout(shape)
+    if "x" not in archive.headers:
+        raise UserError(f"no 'x' in this file (it holds {sorted(archive.headers)}); expected 'x' (N, H, W, C) and 'y'")
+    labels = archive.array("y") if "y" in archive.headers else None
+    header = archive.headers["x"]
+    count, stored = _layout(header.shape)
+    whole = torch.from_numpy(archive.array("x")).reshape(count, *stored) if header.by_columns else None
 
     def blocks(size: int) -> Iterator[Tensor]:
-        if by_columns:
-            for part in torch.from_numpy(whole.reshape(count, *stored)).split(size):
-                yield _to_nchw(part)
+        if whole is not None:
+            yield from map(_to_nchw, whole.split(size))
             return
-        with zipfile.ZipFile(path) as archive, archive.open("x.npy") as member:
-            _npy_header(member)
+        with archive.values("x") as member:
             for start in range(0, count, size):
                 shape = (min(size, count - start), *stored)
-                array = np.frombuffer(_read(member, prod(shape) * dtype.itemsize, path), dtype).reshape(shape)
-                yield _to_nchw(torch.from_numpy(array.astype(dtype.newbyteorder("="))))
-            _read(member, 0, path)
+                array = np.frombuffer(
+                    read_exactly(member, prod(shape) * header.dtype.itemsize, path), header.dtype
+                ).reshape(shape)
+                yield _to_nchw(torch.from_numpy(array.astype(header.dtype.newbyteorder("="))))
+            read_exactly(member, 0, path)
 
-    return _made(path, count, stored, _tensor(np.empty(0, dtype.newbyteorder("=")), "x").dtype, labels, None, blocks)
-
-
-def _npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether columns come first, and type of the array whose .npy form begins here."""
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(member)
-    if dtype.hasobject:
-        raise UserError("'x' holds objects; expected numbers")
-    return shape, by_columns, dtype
-
-
-def _read(member: IO[bytes], size: int, path: Path) -> bytes:
-    """The next bytes of an archive's member; none asked for at its end is when its checksum is compared."""
-    try:
-        data = member.read(size or 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise UserError(f"{path}: is damaged ({error})") from None
-    if size and len(data) < size:
-        raise UserError(f"{path}: is cut short")
-    return data
+    dtype = _tensor(np.empty(0, header.dtype.newbyteorder("=")), "x").dtype
+    return _made(path, count, stored, dtype, labels, None, blocks)
 
 
 def _made(
@@ -276,15 +210,15 @@ def _tensor(value: Any, key: str) -> Tensor:
 
 
 def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """Number of pictures and the stored shape of one, of (N, B, C, H, W), (N, C, H, W), (N, H, W, C) or (N, H, W)."""
+    """Number of images and the stored shape of one, of (N, B, C, H, W), (N, C, H, W), (N, H, W, C) or (N, H, W)."""
     if len(shape) == 5:
         count, stored = shape[0] * shape[1], tuple(shape[2:])
     else:
         count, stored = shape[0] if shape else 0, tuple(shape[1:])
     if len(stored) not in (2, 3) or (len(stored) == 3 and stored[0] not in (1, 3) and stored[2] not in (1, 3)):
-        raise UserError(f"pictures have shape {tuple(shape)}; expected (N, 1 or 3, height, width)")
+        raise UserError(f"images have shape {tuple(shape)}; expected (N, 1 or 3, height, width)")
     if not count or not prod(stored):
-        raise UserError("holds no pictures")
+        raise UserError("holds no images")
     return count, stored
 
 

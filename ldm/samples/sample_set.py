@@ -1,4 +1,4 @@
-"""The sample-file format that every verb reads and writes: pictures, their labels and how they were made."""
+"""The sample-file format that every command reads and writes: images, their labels and how they were made."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LOAD_BATCH = 64
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Pictures with optional labels, as they lie on disk.
+    """Images with optional labels, as they lie on disk.
 
     images: (N, C, H, W) float32 on the CPU, clamped to [-1, 1]; C is 1 or 3.
-    labels: (N,) int64 or None. meta: plain values that say how the pictures were made (config, checkpoint digest,
+    labels: (N,) int64 or None. meta: plain values that say how the images were made (config, checkpoint digest,
     seed, sampler, steps, scale, ...). Any floating type and device is accepted and brought to this form.
-    Raises UserError for NaN or infinite pixels, a wrong shape, or labels that do not match the pictures.
+    Raises UserError for NaN or infinite pixels, a wrong shape, or labels that do not match the images.
     """
 
     images: Tensor
@@ -34,12 +34,12 @@ class SampleSet:
     def __post_init__(self) -> None:
         images = self.images.detach().cpu()
         if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise UserError(f"pictures have shape {tuple(images.shape)}; expected (N, 1 or 3, height, width)")
+            raise UserError(f"images have shape {tuple(images.shape)}; expected (N, 1 or 3, height, width)")
         if not images.is_floating_point():
-            raise UserError(f"pictures have type {images.dtype}; expected floats in [-1, 1]")
+            raise UserError(f"images have type {images.dtype}; expected floats in [-1, 1]")
         bad = ~torch.isfinite(images).flatten(1).all(dim=1)
         if bad.any():
-            raise UserError(f"{int(bad.sum())} of {len(images)} pictures hold NaN or infinite values")
+            raise UserError(f"{int(bad.sum())} of {len(images)} images hold NaN or infinite values")
         object.__setattr__(self, "images", images.float().clamp(-1, 1).contiguous())
         if self.labels is not None:
             object.__setattr__(self, "labels", checked_labels(self.labels.detach().cpu(), len(images)))
@@ -49,7 +49,7 @@ class SampleSet:
         return len(self.images)
 
     def subset(self, index: Tensor) -> SampleSet:
-        """The pictures at `index` (integers or a mask, (K,)), with their labels and the same meta."""
+        """The images at `index` (integers or a mask, (K,)), with their labels and the same meta."""
         return SampleSet(self.images[index], None if self.labels is None else self.labels[index], dict(self.meta))
 
     def save(self, path: str | Path) -> None:
@@ -93,6 +93,6 @@ def iter_batches(
 
 
 def first_images(path: str | Path, count: int) -> Tensor:
-    """The first ``count`` pictures (B, C, H, W) of a sample file, fewer when it holds fewer. Raises UserError."""
+    """The first ``count`` images (B, C, H, W) of a sample file, fewer when it holds fewer. Raises UserError."""
     file = SampleFile.open(path)
     return file.converter(checked=False)(next(file.blocks(count)))

@@ -26,10 +26,10 @@ _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip archive's member: its length
 
 
 class SampleWriter:
-    """Writes ``count`` pictures to ``path`` in as many batches as one likes; the file appears when all are there.
+    """Writes ``count`` images to ``path`` in as many batches as one likes; the file appears when all are there.
 
     Until then ``<path>.unfinished/`` holds the file in its full size, with labels and meta, and how far it is. A new
-    writer of the same path, count, labels and meta goes on there: ``done`` pictures are written already, and
+    writer of the same path, count, labels and meta goes on there: ``done`` images are written already, and
     ``state`` is what was given with the last of them. The result is what `ldm.samples.SampleSet.save` writes:
     plain ``torch.load(path, weights_only=True)`` reads it, with ``mmap=True`` in flat memory.
 
@@ -72,19 +72,17 @@ class SampleWriter:
         """Add a batch (B, C, H, W) of floats, clamped to [-1, 1]; it is on the disk when this returns.
 
         ``state`` are tensors that whoever takes the file up needs, such as those of random number generators.
-        Raises UserError for NaN (the unfinished file goes then), too many pictures, another shape, and a full disk.
+        Raises UserError for NaN (the unfinished file goes then), too many images, another shape, and a full disk.
         """
         images = images.detach().cpu().float()
         if images.ndim != 4 or images.shape[1] not in (1, 3) or (self._shape and images.shape[1:] != self._shape):
-            raise UserError(
-                f"{self.path}: pictures have shape {tuple(images.shape)}; expected (N, 1 or 3, h, w), alike"
-            )
+            raise UserError(f"{self.path}: images have shape {tuple(images.shape)}; expected (N, 1 or 3, h, w), alike")
         if self.done + len(images) > self.count:
-            raise UserError(f"{self.path}: {self.done + len(images)} pictures for a file of {self.count}")
+            raise UserError(f"{self.path}: {self.done + len(images)} images for a file of {self.count}")
         bad = int((~torch.isfinite(images).flatten(1).all(dim=1)).sum())
         if bad:
             self.discard()
-            raise UserError(f"{bad} of {len(images)} pictures hold NaN or infinite values; nothing was written")
+            raise UserError(f"{bad} of {len(images)} images hold NaN or infinite values; nothing was written")
         try:
             if self._file is None:
                 self._begin(tuple(images.shape[1:]))
@@ -99,9 +97,9 @@ class SampleWriter:
         write_atomic(self.folder / PROGRESS, lambda temporary: torch.save(progress, temporary))
 
     def finish(self) -> None:
-        """Give the file its name, once all pictures are there. Raises UserError when they are not."""
+        """Give the file its name, once all images are there. Raises UserError when they are not."""
         if self.done != self.count or self._file is None:
-            raise UserError(f"{self.path}: {self.done} of {self.count} pictures were written")
+            raise UserError(f"{self.path}: {self.done} of {self.count} images were written")
         os.replace(self.folder / self.path.name, self.path)
         self.discard()
 
@@ -122,13 +120,13 @@ class SampleWriter:
         return 4 * prod(self._shape)
 
     def _begin(self, shape: tuple[int, ...]) -> None:
-        """Make the file in its full size, with labels and meta but without pictures."""
+        """Make the file in its full size, with labels and meta but without images."""
         size = 4 * prod(shape) * self.count
         self.path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.path.parent).free
         if size > free:
             raise UserError(
-                f"{self.path}: {self.count} pictures take {size / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
+                f"{self.path}: {self.count} images take {size / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
                 "name another folder or ask for fewer"
             )
         self.folder.mkdir()
@@ -166,7 +164,7 @@ class SampleWriter:
         difference = self._difference(len(images), labels, meta)
         if difference:
             raise UserError(
-                f"{self.folder}: {done} of {len(images)} pictures of a run with other settings ({difference}); "
+                f"{self.folder}: {done} of {len(images)} images of a run with other settings ({difference}); "
                 "remove it, or name another output"
             )
         self.done, self.state, self._shape = done, state, tuple(images.shape[1:])
@@ -175,7 +173,7 @@ class SampleWriter:
     def _difference(self, count: int, labels: Tensor | None, meta: Mapping[str, Any]) -> str:
         """What the unfinished file was begun with that differs from now; "" for nothing."""
         if count != self.count:
-            return f"{count} pictures there, {self.count} here"
+            return f"{count} images there, {self.count} here"
         if (labels is None) != (self.labels is None) or (labels is not None and not torch.equal(labels, self.labels)):
             return "other classes"
         for key in sorted({*meta, *self.meta} - {*PLACES}):
@@ -187,7 +185,7 @@ class SampleWriter:
 
 
 def unfinished_folder(path: str | Path) -> Path:
-    """Where the pictures of an unfinished sample file lie."""
+    """Where the images of an unfinished sample file lie."""
     path = Path(path)
     return path.with_name(f"{path.name}.unfinished")
 
@@ -201,7 +199,7 @@ def unfinished_meta(path: str | Path) -> dict[str, Any]:
 
 
 def _write_frame(path: Path, shape: tuple[int, ...], labels: Tensor | None, meta: dict[str, Any]) -> None:
-    """Write a sample file with room for float32 pictures of ``shape`` and for the labels, both still empty."""
+    """Write a sample file with room for float32 images of ``shape`` and for the labels, both still empty."""
     blank = path.with_suffix(".blank")
     try:
         with blank.open("wb") as file:

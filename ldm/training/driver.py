@@ -10,22 +10,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.safe_checkpoint import SafeCheckpointIO
-from ldm.checkpoint import check_stated, load_weights, read_checkpoint
-from ldm.checkpoint.adapters import keep_adapter
+from ldm.checkpoint import check_metadata, load_weights, read_checkpoint
+from ldm.checkpoint.adapters import export_adapter_next_to
 from ldm.config import allow_target, instantiate_from_config, load_config, to_plain
 from ldm.errors import UserError, nearest
 from ldm.training import private_run
 from ldm.training.learning_rate import base_learning_rate, learning_rate
+from ldm.training.lightning_warnings import filter_lightning_warnings
 from ldm.training.preparation import cache_latents, check_labels
-from ldm.training.quiet import hush_trainer
 from ldm.training.run_directory import RunDirectory, launched, new_run, parents_run, resumed_run
-from ldm.training.trainer_flags import override, today
+from ldm.training.trainer_flags import merge_flags, translate_legacy_arguments
 from ldm.training.trainer_parts import build_callbacks, build_loggers, one_line
+from ldm.training.unprotected_run import record_unprotected, warn_unprotected
 
 logger = logging.getLogger(__name__)
 
@@ -82,23 +83,29 @@ def train(options: RunOptions) -> RunDirectory:
         for name in ("ldm", "callbacks"):  # what the first process says counts for all
             logging.getLogger(name).setLevel(logging.WARNING)
     else:
-        run_dir.tell_children()
+        run_dir.announce_to_child_processes()
     lightning = config.pop("lightning", None) or OmegaConf.create({})
     check_sections(config, lightning)
-    lightning.trainer = OmegaConf.create(today(override(to_plain(lightning.get("trainer") or {}), options.trainer)))
+    lightning.trainer = OmegaConf.create(
+        translate_legacy_arguments(merge_flags(to_plain(lightning.get("trainer") or {}), options.trainer))
+    )
     settings = to_plain(lightning.trainer)
     base_rate = base_learning_rate(config)
-    hush_trainer()
+    filter_lightning_warnings()
     pl.seed_everything(options.seed, verbose=False)
 
     model = build_model(config)
+    private = private_run.is_private(model)
+    if private:
+        private_run.check_request(model, settings)
+    elif options.train:
+        warn_unprotected(model)
     data = instantiate_from_config(config.data)
     data.prepare_data()
     data.setup()
     check_labels(model, data)
+    session = private_run.build_session(model, data, settings, run_dir) if private else None
     cache_latents(model, data, settings)
-    session = private_run.prepare(model, data, settings, run_dir) if private_run.wanted(model) else None
-    private = session is not None
     model.learning_rate = learning_rate(base_rate, data.batch_size, settings, options.scale_lr, private)
     if getattr(model, "has_discriminator", False):  # two optimizers: the model accumulates by itself
         model.accumulate_grad_batches = settings.pop("accumulate_grad_batches", None) or model.accumulate_grad_batches
@@ -110,9 +117,11 @@ def train(options: RunOptions) -> RunDirectory:
         check_resumable(model, resume)
     try:
         if options.train:
+            if session is None and trainer.is_global_zero:
+                record_unprotected(model, data, run_dir)
             fit(trainer, model, data, resume, options)
             if trainer.is_global_zero and getattr(model, "adapter_plan", None):
-                keep_adapter(run_dir.checkpoints / "last.ckpt")
+                export_adapter_next_to(run_dir.checkpoints / "last.ckpt")
         else:
             logger.info("nothing is trained; -t trains")
         if not options.no_test and not trainer.interrupted and "test" in data.dataset_configs and session is None:
@@ -146,16 +155,16 @@ def read_run(options: RunOptions) -> tuple[RunDirectory, DictConfig]:
 
 def check_sections(config: DictConfig, lightning: DictConfig) -> None:
     """Refuse unknown top-level sections, and missing ones."""
-    for key in config:
+    for key in map(str, config):
         if key not in SECTIONS:
             raise UserError(f"unknown section {key!r} in the configuration{nearest(str(key), SECTIONS)}")
-    for key in lightning:
+    for key in map(str, lightning):
         if key not in LIGHTNING_KEYS:
             raise UserError(f"unknown key 'lightning.{key}'{nearest(str(key), LIGHTNING_KEYS)}")
     for key in ("model", "data"):
         if not isinstance(config.get(key), DictConfig):
             raise UserError(f"the configuration has no section {key!r}; add one with target and params")
-    for key in config.model:
+    for key in map(str, config.model):
         if key not in MODEL_KEYS:
             raise UserError(f"unknown key 'model.{key}'{nearest(str(key), MODEL_KEYS)}")
 
@@ -208,7 +217,7 @@ def check_resumable(model: Any, path: Any) -> None:
             f"model.params.ckpt_path={path}"
         )
     if hasattr(model, "unet_params"):  # an autoencoder has neither heads nor adapters
-        check_stated(model, content, path)
+        check_metadata(model, content, path)
     load_weights(model, content["state_dict"], source=str(path))
 
 

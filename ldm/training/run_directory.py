@@ -35,7 +35,7 @@ class RunDirectory:
     def privacy_card(self) -> Path:
         return self.path / "privacy.json"
 
-    def tell_children(self) -> None:
+    def announce_to_child_processes(self) -> None:
         """Let the processes that this one starts find the same folder: the time in its name is not theirs."""
         os.environ[VARIABLE] = str(self.path.absolute())
 

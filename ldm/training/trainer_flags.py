@@ -95,7 +95,7 @@ def parse_value(text: Any) -> Any:
     return text
 
 
-def today(settings: Mapping[str, Any]) -> dict[str, Any]:
+def translate_legacy_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Translate Trainer settings of any age to today's names; unknown names raise UserError naming the nearest."""
     result: dict[str, Any] = {}
     known = {*trainer_arguments(), *SPECIAL, "ckpt_path", "strategy"}
@@ -117,7 +117,7 @@ def today(settings: Mapping[str, Any]) -> dict[str, Any]:
     return resolve_devices(result)
 
 
-def override(earlier: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+def merge_flags(earlier: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     """Trainer settings of the configuration with those of the command line over them.
 
     Devices that are typed replace configured ones in whatever spelling either is: the ``accelerator: cpu`` that a

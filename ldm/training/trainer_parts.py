@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.config import instantiate_from_config, to_plain
 from ldm.errors import UserError, nearest
@@ -67,7 +67,7 @@ def build_callbacks(
             continue
         if not isinstance(node, dict) or "target" not in node:
             raise UserError(f"lightning.callbacks.{key} has no target{nearest(key, defaults)}")
-        arguments = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
+        arguments: dict[str, Any] = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
         if key == "setup_callback":
             arguments = {"project_config": config, "lightning_config": lightning}
         built.append(instantiate_from_config(node, **arguments))
@@ -94,7 +94,7 @@ def step_checkpoints(run_dir: RunDirectory) -> dict[str, Any]:
 
 
 def checkpointing(
-    config: DictConfig, lightning: DictConfig, override: Any, run_dir: RunDirectory, private: bool
+    config: DictConfig, lightning: DictConfig, merge_flags: Any, run_dir: RunDirectory, private: bool
 ) -> list[Callback]:
     """``last.ckpt`` and ``epoch=NNNNNN.ckpt``; with a monitored metric also the three best.
 
@@ -109,7 +109,7 @@ def checkpointing(
     if monitor and validated and not private:
         logger.info("monitoring %s for the best three checkpoints", monitor)
         params.update(monitor=monitor, save_top_k=3, mode="min")
-    for node in (to_plain(lightning.get("modelcheckpoint", {}) or {}), override or {}):
+    for node in (to_plain(lightning.get("modelcheckpoint", {}) or {}), merge_flags or {}):
         params.update(node.get("params", {}))
     if private and params.get("monitor"):
         raise UserError("lightning.modelcheckpoint.params.monitor: a private run may not select checkpoints; remove it")

@@ -9,18 +9,18 @@ from PIL import Image
 from ldm.data import parquet
 from ldm.data.parquet import ParquetImages
 from ldm.errors import UserError
-from tests.data.pictures import picture, red
+from tests.data.numbered_images import image, red
 
 
 def png(number: int, height: int = 12, width: int = 10) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture(number, height, width)).save(buffer, format="PNG")
+    Image.fromarray(image(number, height, width)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 @pytest.fixture
 def tables(tmp_path, monkeypatch):
-    """Files whose rows are these dicts, without the pyarrow package: two of three pictures, one between without."""
+    """Files whose rows are these dicts, without the pyarrow package: two of three images, one between without."""
     content = {
         "a.parquet": [{"image": {"bytes": png(i), "path": f"{i}.png"}, "label": i % 2, "id": i} for i in range(3)],
         "b.parquet": [],
@@ -35,11 +35,12 @@ def tables(tmp_path, monkeypatch):
                 yield {column: row[column] for column in columns}
 
     monkeypatch.setattr(parquet, "rows", rows)
+    monkeypatch.setattr(parquet, "class_names", lambda path, column: None)
     monkeypatch.setattr(parquet, "column_names", lambda path: list(next(iter(content["a.parquet"]))))
     return tmp_path, content
 
 
-def test_pictures_in_order_with_their_labels(tables):
+def test_images_in_order_with_their_labels(tables):
     folder, _ = tables
     data = ParquetImages(folder)
     assert [red(data[i]) for i in range(len(data))] == list(range(6)) and data.num_classes == 2
@@ -66,8 +67,8 @@ def test_fingerprints(tables):
 @pytest.mark.parametrize(
     ("column", "value", "line"),
     [
-        ("image", None, "row 1: column 'image' holds NoneType and no encoded picture"),
-        ("image", {"bytes": None, "path": "a.png"}, "no encoded picture"),
+        ("image", None, "row 1: column 'image' holds NoneType and no encoded image"),
+        ("image", {"bytes": None, "path": "a.png"}, "no encoded image"),
         ("label", None, "row 1: column 'label' holds None and no class number"),
         ("label", -1, "holds -1"),
         ("label", "cat", "holds 'cat'"),
@@ -92,8 +93,8 @@ def test_mistakes_are_named(tables, tmp_path):
         ParquetImages([])
     with pytest.raises(UserError, match="no rows in"):
         ParquetImages(folder / "b.parquet")
-    content["c.parquet"][1]["image"] = b"no picture"
-    with pytest.raises(UserError, match="c.parquet, row 1: cannot be read as a picture"):
+    content["c.parquet"][1]["image"] = b"no image"
+    with pytest.raises(UserError, match="c.parquet, row 1: cannot be read as an image"):
         ParquetImages(folder)[4]
 
 
@@ -113,3 +114,20 @@ def test_files_that_pyarrow_writes(tmp_path):
         write_table(pa.table({"image": cells, "label": [0, 1, 2]}), tmp_path / f"train-{part}.parquet")
     data = ParquetImages(tmp_path, size=10)
     assert [red(data[i]) for i in range(6)] == list(range(6)) and np.array_equal(data.labels, [0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize("label", [2**62, 2**21, 3])
+def test_labels_stay_in_range(tables, monkeypatch, label):
+    """Up to the classes that the file names, or else up to a million; `num_classes` never follows a damaged label."""
+    folder, content = tables
+    content["a.parquet"][1]["label"] = label
+    if label == 3:
+        monkeypatch.setattr(parquet, "class_names", lambda path, column: ["cat", "dog"])
+    with pytest.raises(UserError, match=f"row 1 has the label {label}; expected 0 to"):
+        ParquetImages(folder)
+
+
+def test_named_classes_count_even_when_one_is_absent(tables, monkeypatch):
+    monkeypatch.setattr(parquet, "class_names", lambda path, column: ["cat", "dog", "eel"])
+    data = ParquetImages(tables[0])
+    assert data.num_classes == 3 and data.class_names == ["cat", "dog", "eel"]

@@ -80,7 +80,7 @@ def test_counts_shapes_and_range(model: Any, count: int) -> None:
     assert images.abs().max() <= 1 and torch.isfinite(images).all()
 
 
-def test_pictures_are_clamped(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_clamped(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "decode_first_stage", lambda z: 3 * torch.ones(len(z), 1, 8, 8))
     assert sample_images(model, 2, QUICK, labels_for([0], 2), progress=False).max() == 1
 
@@ -184,7 +184,7 @@ def test_an_unfinished_file_of_other_settings_is_left_alone(files: tuple[str, Pa
         ({"options": replace(QUICK, seed=1)}, "seed: 0 there, 1 here"),
         ({"options": replace(QUICK, batch_size=2)}, "batch_size: 4 there, 2 here"),
         ({"classes": [2]}, "other classes"),
-        ({"count": 6}, "5 pictures there, 6 here"),
+        ({"count": 6}, "5 images there, 6 here"),
         ({"ema": False}, "ema: True there, False here"),
     ):
         given = {"count": 5, "options": QUICK, "classes": [1], **changes}

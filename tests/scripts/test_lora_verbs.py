@@ -1,4 +1,4 @@
-"""The verbs on files with adapters: what a person types, and one line for a mistake."""
+"""The commands on files with adapters: what a person types, and one line for a mistake."""
 
 from __future__ import annotations
 

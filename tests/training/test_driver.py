@@ -36,7 +36,7 @@ STAMP = r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d"
 
 
 def digits(folder: Path, kind: str = "MNISTVal") -> dict[str, Any]:
-    """A data set node: 18 training or 6 validation pictures."""
+    """A data set node: 18 training or 6 validation images."""
     root = str(folder / "digits")
     return {"target": f"ldm.data.mnist.{kind}", "params": {"root": root, "size": 8, "channels": 1, "holdout": 6}}
 
@@ -54,7 +54,7 @@ class Listener(logging.Handler):
 
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """A finished run of four epochs of three steps, with validation, a test set, pictures and every checkpoint."""
+    """A finished run of four epochs of three steps, with validation, a test set, images and every checkpoint."""
     folder = tmp_path_factory.mktemp("rich")
     base = public_config(folder, batch_size=6, max_epochs=9)
     base["data"]["params"]["train"] = digits(folder, "MNISTTrain")
@@ -169,7 +169,7 @@ def test_checkpoints(rich: SimpleNamespace) -> None:
     assert not list(rich.run.rglob("*.tmp*"))
 
 
-def test_pictures(rich: SimpleNamespace) -> None:
+def test_images(rich: SimpleNamespace) -> None:
     names = {path.name for path in (rich.run / "images" / "train").iterdir()}
     assert names == {
         f"{key}_gs-{step}_e-{epoch}_b-{batch}.png"
@@ -318,7 +318,7 @@ def test_own_data_sets_need_to_be_allowed(commands: Commands, monkeypatch: pytes
     assert "is not allowed" not in commands.refused(main.main, *words, "--allow-target", "fid")
 
 
-def test_an_autoencoder_is_trained_pictured_and_tested(commands: Commands) -> None:
+def test_an_autoencoder_is_trained_imaged_and_tested(commands: Commands) -> None:
     config = public_config(commands.folder, max_steps=1)
     params = {**tiny.AUTOENCODER["params"], "monitor": "val/rec_loss"}
     params["lossconfig"] = {"target": "ldm.modules.losses.reconstruction.ReconstructionKL"}
@@ -328,8 +328,8 @@ def test_an_autoencoder_is_trained_pictured_and_tested(commands: Commands) -> No
     path = write_yaml(commands.folder / "a.yaml", config)
     assert commands.train("--base", path, "-t", "--val_check_interval", 1) == 0, commands.err
     (run,) = commands.runs()
-    pictures = {path.name.partition("_")[0] for path in (run / "images" / "train").iterdir()}
-    assert pictures == {"inputs", "reconstructions", "samples"}
+    images = {path.name.partition("_")[0] for path in (run / "images" / "train").iterdir()}
+    assert images == {"inputs", "reconstructions", "samples"}
     assert len(metrics(run, "test/rec_loss")) == len(metrics(run, "val/rec_loss")) == 1
 
 
@@ -472,8 +472,8 @@ def test_default_callbacks(tmp_path: Path) -> None:
         "RescueCallback",
         "ModelCheckpoint",
     }
-    (pictures,), (kept,) = found["ImageLogger"], found["ModelCheckpoint"]
-    assert (pictures.batch_frequency, pictures.max_images, pictures.clamp) == (750, 4, True)
+    (images,), (kept,) = found["ImageLogger"], found["ModelCheckpoint"]
+    assert (images.batch_frequency, images.max_images, images.clamp) == (750, 4, True)
     assert kept.dirpath == str(tmp_path / "checkpoints") and kept.filename == "{epoch:06}" and kept.save_last
     assert kept.monitor is None and kept.save_top_k == 1
 

@@ -24,10 +24,12 @@ from ldm.config import load_config
 from ldm.data.module import DataModuleFromConfig
 from ldm.errors import UserError
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.sampling import PoissonBatchSampler
 from ldm.training import private_run, train
 from ldm.training.run_directory import RunDirectory
+from ldm.training.unprotected_run import warn_unprotected
 from tests import tiny
 
 RATE = 0.25  # 24 records in batches of 6
@@ -103,13 +105,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def finished(place: Path) -> RunDirectory:
-    """Two epochs at epsilon 2, with pictures, a validation set and a metric to monitor."""
+    """Two epochs at epsilon 2, with images, a validation set and a metric to monitor."""
     config = config_of(place, dp={"noise_multiplier": None, "epsilon": 2, "public_data": ["random dots"]}, max_epochs=2)
     config["model"]["params"]["monitor"] = "val/loss"
     config["data"]["params"]["validation"] = config["data"]["params"]["train"]
     config["data"]["params"]["test"] = config["data"]["params"]["train"]
-    pictures = {"disabled": False, "batch_frequency": 3, "log_first_step": True, "max_images": 4, "steps": 2}
-    config["lightning"]["callbacks"]["image_logger"]["params"] = pictures
+    images = {"disabled": False, "batch_frequency": 3, "log_first_step": True, "max_images": 4, "steps": 2}
+    config["lightning"]["callbacks"]["image_logger"]["params"] = images
     return train(tiny.options(place / "finished", config))
 
 
@@ -163,9 +165,9 @@ def test_tensorboard_says_no_more_than_that(finished: RunDirectory) -> None:
     assert set(tags["scalars"]) == {"epoch", "privacy/epsilon", "lr-AdamW"}
 
 
-def test_pictures_are_samples_of_the_model_only(finished: RunDirectory) -> None:
-    pictures = sorted(path.name for path in finished.path.rglob("*.png"))
-    assert [name.split("_e-")[0] for name in pictures] == [f"samples_gs-{step:06d}" for step in (1, 3, 6)]
+def test_images_are_samples_of_the_model_only(finished: RunDirectory) -> None:
+    images = sorted(path.name for path in finished.path.rglob("*.png"))
+    assert [name.split("_e-")[0] for name in images] == [f"samples_gs-{step:06d}" for step in (1, 3, 6)]
 
 
 def test_nothing_else_is_written(finished: RunDirectory) -> None:
@@ -234,10 +236,10 @@ def test_wrong_per_record_gradients_end_a_run_before_its_first_step(
 ) -> None:
     def leaky(self: LatentDiffusion, rows: Mapping[str, torch.Tensor]) -> torch.Tensor:
         weight = next(parameter for parameter in self.parameters() if parameter.requires_grad)
-        return row_losses(self, rows) + weight.square().sum()
+        return per_example_losses(self, rows) + weight.square().sum()
 
-    row_losses = LatentDiffusion.row_losses
-    monkeypatch.setattr(LatentDiffusion, "row_losses", leaky)
+    per_example_losses = LatentDiffusion.per_example_losses
+    monkeypatch.setattr(LatentDiffusion, "per_example_losses", leaky)
     with pytest.raises(UserError, match="do not add up to its ordinary gradient"):
         train(tiny.options(tmp_path, config_of(place, "attention", max_steps=1)))
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("privacy.json"))
@@ -336,9 +338,9 @@ def data(place: Path) -> DataModuleFromConfig:
 
 def prepared(model: Any, data: Any, dp: Mapping[str, Any] | None = None, **settings: Any) -> private_run.PrivateSession:
     """What the driver does before it builds a Trainer."""
-    model.dp_config = tiny.dp(**(dp or {}))
+    model.dp_config = read_dp_config(tiny.dp(**(dp or {})))
     given = {"max_epochs": 2, "devices": 1, **settings}
-    return private_run.prepare(model, data, given, RunDirectory(Path("nowhere"), "now"))
+    return private_run.build_session(model, data, given, RunDirectory(Path("nowhere"), "now"))
 
 
 def test_a_sound_configuration_is_accepted(model: Any, data: Any) -> None:
@@ -354,8 +356,9 @@ def test_a_sound_configuration_is_accepted(model: Any, data: Any) -> None:
 def test_settings_that_yaml_reads_as_text_or_nothing_are_understood(model: Any, data: Any) -> None:
     session = prepared(model, data, {"delta": "1e-3", "max_grad_norm": "0.1", "public_data": "dots"})
     assert (session.plan.delta, session.plan.max_grad_norm, session.public_data) == (1e-3, 0.1, ("dots",))
-    model.dp_config = {**tiny.dp(), "epsilon": None, "noise_multiplicity": None, "engine": None, "clipping": None}
-    again = private_run.prepare(model, data, {"max_epochs": 2}, RunDirectory(Path("nowhere"), "now"))
+    nulls = {"epsilon": None, "noise_multiplicity": None, "engine": None, "clipping": None}
+    model.dp_config = read_dp_config({**tiny.dp(), **nulls})
+    again = private_run.build_session(model, data, {"max_epochs": 2}, RunDirectory(Path("nowhere"), "now"))
     assert again.plan == prepared(model, data).plan
 
 
@@ -436,10 +439,11 @@ def test_a_batch_norm_is_refused(place: Path, data: Any) -> None:
 
 
 @pytest.mark.parametrize("latent_cache", [True, False])
-def test_the_latent_scale_is_never_taken_from_private_pictures(latent_cache: bool, place: Path) -> None:
+def test_the_latent_scale_is_never_taken_from_private_images(latent_cache: bool, place: Path) -> None:
     config = config_of(place, max_steps=1)
     config["model"]["params"]["scale_by_std"] = True
     config["data"]["params"]["latent_cache"] = latent_cache
+    config["model"]["params"]["ckpt_path"] = None
     with pytest.raises(UserError, match="scale_by_std: the checkpoint holds no scale_factor"):
         train(tiny.options(place / "scale", config))
 
@@ -482,13 +486,13 @@ def test_a_misspelt_switch_is_no_silent_run_without_privacy(place: Path, tmp_pat
 
 
 def test_a_switch_that_is_off_is_said(caplog: pytest.LogCaptureFixture, model: Any) -> None:
-    model.dp_config = tiny.dp(enabled=False)
-    with caplog.at_level(logging.WARNING):
-        assert private_run.wanted(model) is False
-    assert "this run is NOT private" in caplog.text
-    model.dp_config = {}
-    caplog.clear()
-    assert private_run.wanted(model) is False and caplog.text == ""
+    for off in (tiny.dp(enabled=False), {}, None):
+        model.dp_config = read_dp_config(off)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            warn_unprotected(model)
+        assert not private_run.is_private(model)
+        assert len(caplog.records) == 1 and "this run is NOT private" in caplog.text
 
 
 def test_a_run_without_a_training_set_is_refused(model: Any, place: Path) -> None:
@@ -517,7 +521,7 @@ def test_shipped_private_configurations_state_the_number_of_records() -> None:
         dp = load_config([path]).get("model", {}).get("params", {}).get("dp_config") or {}
         if dp.get("enabled"):
             found[path.name] = dp.get("dataset_size")
-    assert found["finetune-dp-eps10.yaml"] == 4000
+    assert found["finetune-dp-eps10.yaml"] == 4096
     assert [name for name, size in found.items() if size is None] == []
 
 
@@ -541,8 +545,8 @@ def test_the_sampler_draws_at_the_rate_that_is_charged(model: Any, data: Any) ->
     assert drawn == pytest.approx(12, abs=0.6)
 
 
-def test_pictures_of_private_runs_hold_no_training_picture(finished: RunDirectory, place: Path) -> None:
-    """The grids are made of four samples each; a training picture would appear in them as it is."""
+def test_images_of_private_runs_hold_no_training_image(finished: RunDirectory, place: Path) -> None:
+    """The grids are made of four samples each; a training image would appear in them as it is."""
     raw = (place / "digits" / "train-images-idx3-ubyte").read_bytes()[16:]
     records = np.frombuffer(raw, dtype=np.uint8).reshape(tiny.RECORDS, -1).astype(float)
     for path in finished.path.rglob("*.png"):

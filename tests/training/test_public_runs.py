@@ -1,6 +1,6 @@
 """Every file that trains on public data runs: autoencoders with their discriminator, latent diffusion of each kind.
 
-The files are given to `main.py` as they are; settings behind them make networks narrow and pictures small, and put
+The files are given to `main.py` as they are; settings behind them make networks narrow and images small, and put
 made-up records in the place of the data set. Two steps each.
 """
 
@@ -29,7 +29,7 @@ ROOT = shipped.CONFIGS.parent
 STUDY = ROOT / "dp_lora" / "reproducibility_experiments"
 RECORDS, VALIDATION = 8, 4
 STEPS, DISCRIMINATOR_STEPS = 2, 1  # the discriminator starts with the second
-DISC_SIDE = 32  # pixels; a smaller picture shrinks to nothing in three layers of the discriminator
+DISC_SIDE = 32  # pixels; a smaller image shrinks to nothing in three layers of the discriminator
 SIX_LEVELS = 64  # pixels; and what six levels of halving leave of 32 is a single number a channel
 WIDTH = 8  # of a condition's tokens
 AUTOENCODERS = [
@@ -61,7 +61,7 @@ def each(paths: Iterable[Path]) -> list[Any]:
 
 
 def small_autoencoder(prefix: str, params: DictConfig, side: int) -> list[str]:
-    """Settings for pictures of ``side``; attention stays at the level where the file has it."""
+    """Settings for images of ``side``; attention stays at the level where the file has it."""
     dd = params.ddconfig
     attention = [max(1, each * side // dd.resolution) for each in dd.attn_resolutions]
     settings = {"ch": 16, "num_res_blocks": 1, "resolution": side, "attn_resolutions": attention}
@@ -70,7 +70,7 @@ def small_autoencoder(prefix: str, params: DictConfig, side: int) -> list[str]:
 
 
 def small_diffusion(config: DictConfig, folder: Path) -> tuple[list[str], int]:
-    """Settings of a narrow network on small latents, and the side of its pictures."""
+    """Settings of a narrow network on small latents, and the side of its images."""
     params = config.model.params
     factor = 2 ** (len(params.first_stage_config.params.ddconfig.ch_mult) - 1)
     latent = max(4, 2 ** (len(params.unet_config.params.channel_mult) - 1))
@@ -167,7 +167,7 @@ class Run:
         return found
 
     def check(self, monitor: str, loss: str) -> None:
-        """Two steps, finite numbers and weights, validated, a checkpoint chosen by its number, and pictures."""
+        """Two steps, finite numbers and weights, validated, a checkpoint chosen by its number, and images."""
         assert self.content["global_step"] == STEPS
         numbers = self.numbers()
         assert len(numbers[loss]) >= STEPS and monitor in numbers

@@ -241,11 +241,11 @@ def test_what_a_run_has_said_is_not_covered_stays_said(place: Path, at_step: Any
         start(place, "said")
     folder = run_folder(place, "said")
     card = card_of(folder)
-    card["not_covered"] = ["a picture of a record was published"]
+    card["not_covered"] = ["an image of a record was published"]
     (folder / "privacy.json").write_text(json.dumps(card))
     at_step(-1, fail)
     resume(folder / "checkpoints" / "on_exception.ckpt")
-    assert card_of(folder)["not_covered"] == ["a picture of a record was published"]
+    assert card_of(folder)["not_covered"] == ["an image of a record was published"]
     assert card_of(folder)["private"] is False and card_of(folder)["steps"]["taken"] == STEPS
 
 

@@ -10,7 +10,14 @@ import pytest
 from ldm.cli import ArgumentParser
 from ldm.errors import UserError
 from ldm.training import trainer_flags
-from ldm.training.trainer_flags import add_trainer_flags, device_count, override, parse_gpus, parse_value, today
+from ldm.training.trainer_flags import (
+    add_trainer_flags,
+    device_count,
+    merge_flags,
+    parse_gpus,
+    parse_value,
+    translate_legacy_arguments,
+)
 
 # the arguments of Lightning 1.4.2's Trainer
 # fmt: off
@@ -53,7 +60,7 @@ def parser() -> ArgumentParser:
 def test_every_old_argument_is_a_flag_and_is_translated(parser: ArgumentParser, gpus: Any, name: str) -> None:
     gpus(0)
     given = vars(parser.parse_args([f"--{name}", "cpu" if name == "accelerator" else "0"]))[name]
-    result = today({name: given})
+    result = translate_legacy_arguments({name: given})
     assert set(result) <= {*trainer_flags.trainer_arguments(), "ckpt_path"}
 
 
@@ -129,7 +136,7 @@ def test_gpus_that_are_none(value: Any) -> None:
 def test_a_gpu_where_there_is_none_names_the_way_out(gpus: Any, settings: dict[str, Any]) -> None:
     gpus(0)
     with pytest.raises(UserError, match="no GPU is visible on this machine; type --accelerator cpu"):
-        today(settings)
+        translate_legacy_arguments(settings)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +157,7 @@ def test_a_gpu_where_there_is_none_names_the_way_out(gpus: Any, settings: dict[s
 )
 def test_devices_with_two_gpus(gpus: Any, settings: dict[str, Any], accelerator: str, devices: Any) -> None:
     gpus(2)
-    result = today(settings)
+    result = translate_legacy_arguments(settings)
     assert (result["accelerator"], result["devices"]) == (accelerator, devices)
     assert result.get("strategy") == ("ddp" if devices == [0, 1] else None)
 
@@ -160,7 +167,7 @@ def test_devices_with_two_gpus(gpus: Any, settings: dict[str, Any], accelerator:
 )
 def test_devices_without_a_gpu(gpus: Any, settings: dict[str, Any]) -> None:
     gpus(0)
-    result = today(settings)
+    result = translate_legacy_arguments(settings)
     assert result["accelerator"] in ("auto", "cpu") and result["devices"] == 1
     assert "strategy" not in result
 
@@ -176,7 +183,7 @@ def test_devices_without_a_gpu(gpus: Any, settings: dict[str, Any]) -> None:
     ],
 )
 def test_typed_devices_replace_configured_ones(earlier: dict, flags: dict, merged: dict) -> None:
-    assert override(earlier, flags) == merged
+    assert merge_flags(earlier, flags) == merged
 
 
 @pytest.mark.parametrize(
@@ -200,7 +207,7 @@ def test_old_keys_of_yaml_files(gpus: Any, caplog: pytest.LogCaptureFixture) -> 
         "benchmark": True,
     }
     with caplog.at_level(logging.WARNING):
-        result = today(old)
+        result = translate_legacy_arguments(old)
     assert result == {
         "accelerator": "auto",
         "devices": 1,
@@ -212,8 +219,8 @@ def test_old_keys_of_yaml_files(gpus: Any, caplog: pytest.LogCaptureFixture) -> 
     }
     assert "terminate_on_nan has no counterpart today and is ignored" in caplog.text
     assert "logger is ignored; what counts is lightning.logger" in caplog.text
-    assert today({"weights_summary": None})["enable_model_summary"] is False
-    assert today({"progress_bar_refresh_rate": 20})["enable_progress_bar"] is True
+    assert translate_legacy_arguments({"weights_summary": None})["enable_model_summary"] is False
+    assert translate_legacy_arguments({"progress_bar_refresh_rate": 20})["enable_progress_bar"] is True
 
 
 @pytest.mark.parametrize(
@@ -223,7 +230,7 @@ def test_unknown_arguments_name_the_nearest(
     parser: ArgumentParser, capsys: pytest.CaptureFixture[str], name: str, meant: str
 ) -> None:
     with pytest.raises(UserError, match=f"lightning.trainer.{name}: .*did you mean '{meant}'"):
-        today({name: 1})
+        translate_legacy_arguments({name: 1})
     with pytest.raises(SystemExit) as stop:
         parser.parse_args([f"--{name}", "1"])
     assert stop.value.code == 2

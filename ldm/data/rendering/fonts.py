@@ -7,13 +7,13 @@ import importlib.util
 import logging
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from ldm.data.base import data_root
 from ldm.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ def builtin_fonts() -> list[Path]:
 def font_files(fonts: str | Sequence[str | os.PathLike]) -> list[Path]:
     """Return font files: ``"builtin"``, a file, a folder of fonts, or a list of these; sorted, without doubles.
 
+    A relative path that does not exist here is looked up below the data root.
+
     Raises:
         UserError: when a path is missing or a folder has no font file.
     """
@@ -53,6 +55,7 @@ def font_files(fonts: str | Sequence[str | os.PathLike]) -> list[Path]:
             found = builtin_fonts()
         else:
             path = Path(os.path.expandvars(entry)).expanduser()
+            path = path if path.is_absolute() or path.exists() else data_root() / path
             found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
             if not found:
                 raise UserError(f"glyphs: no font file (.ttf, .otf) at {path}; run scripts/fetch_fonts.sh {path}")
@@ -62,7 +65,6 @@ def font_files(fonts: str | Sequence[str | os.PathLike]) -> list[Path]:
     return list(files)
 
 
-@lru_cache(maxsize=4096)
 def file_sha(path: Path) -> str:
     """Return the SHA-256 of a font file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -94,10 +96,10 @@ def font_bitmaps(path: Path) -> dict[str, np.ndarray]:
     missing = [bitmap(font, character) for character in "\ufffe\U0010fffe"]
     drawn: dict[str, np.ndarray] = {}
     for character in CHARACTERS:
-        picture = bitmap(font, character)
-        if picture is not None and not any(m is not None and np.array_equal(m, picture) for m in missing):
-            drawn[character] = picture
-    distinct = {picture.tobytes() for picture in drawn.values()}
+        image = bitmap(font, character)
+        if image is not None and not any(m is not None and np.array_equal(m, image) for m in missing):
+            drawn[character] = image
+    distinct = {image.tobytes() for image in drawn.values()}
     return drawn if len(distinct) >= len(drawn) - 3 else {}  # 0/O, 1/I and the like may coincide
 
 
@@ -115,13 +117,13 @@ def _removable() -> np.ndarray:
     return tables
 
 
-def skeleton(picture: np.ndarray) -> np.ndarray:
-    """Return the one-pixel-wide skeleton of a bool picture (H, W) by the parallel thinning of Zhang and Suen (1984).
+def skeleton(image: np.ndarray) -> np.ndarray:
+    """Return the one-pixel-wide skeleton of a bool image (H, W) by the parallel thinning of Zhang and Suen (1984).
 
-    Every connected part of the picture keeps at least one pixel, which the original algorithm does not promise.
+    Every connected part of the image keeps at least one pixel, which the original algorithm does not promise.
     """
     tables = _removable()
-    padded = np.pad(picture, 1)
+    padded = np.pad(image, 1)
     width = padded.shape[1]
     flat = padded.ravel().astype(np.uint8)
     steps = np.array([-width, -width + 1, 1, width + 1, width, width - 1, -1, -width - 1])
@@ -136,29 +138,29 @@ def skeleton(picture: np.ndarray) -> np.ndarray:
             active = active[~gone]
         if len(active) == before:
             line = flat.reshape(padded.shape)[1:-1, 1:-1].astype(bool)
-            return line | vanished(picture, line)
+            return line | vanished(image, line)
 
 
-def vanished(picture: np.ndarray, line: np.ndarray) -> np.ndarray:
-    """Return the deepest pixel of each part of a picture that thinning has deleted altogether (dots do that)."""
-    parts, count = ndimage.label(picture, np.ones((3, 3)))
+def vanished(image: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """Return the deepest pixel of each part of an image that thinning has deleted altogether (dots do that)."""
+    parts, count = ndimage.label(image, np.ones((3, 3)))
     lost = np.setdiff1d(np.arange(1, count + 1), parts[line])
     out = np.zeros_like(line)
     if len(lost):
-        depth = ndimage.distance_transform_edt(picture)
+        depth = ndimage.distance_transform_edt(image)
         for place in ndimage.maximum_position(depth, parts, lost):
             out[place] = True
     return out
 
 
-def distance_fields(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (filled, stroke) fields, float32 (FIELD, FIELD), in units of the half picture side.
+def distance_fields(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (filled, stroke) fields, float32 (FIELD, FIELD), in units of the half image side.
 
     ``filled`` is the signed distance to the outline, negative inside; ``stroke`` the distance to the skeleton.
     """
-    smooth = ndimage.gaussian_filter(picture.astype(np.float32), 1.5) > 0.5  # rough outlines give hairy skeletons
-    line = skeleton(smooth if smooth.any() else picture)
-    filled = ndimage.distance_transform_edt(~picture) - ndimage.distance_transform_edt(picture)
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), 1.5) > 0.5  # rough outlines give hairy skeletons
+    line = skeleton(smooth if smooth.any() else image)
+    filled = ndimage.distance_transform_edt(~image) - ndimage.distance_transform_edt(image)
     stroke = ndimage.distance_transform_edt(~line)
     half = RASTER // FIELD
     scale = np.float32(2.0 / RASTER)

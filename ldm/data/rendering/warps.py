@@ -1,4 +1,4 @@
-"""Turning distance fields into pictures that are framed as MNIST's are: warps, pen widths, box, centre of mass."""
+"""Turning distance fields into images that are framed as MNIST's are: warps, pen widths, box, centre of mass."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SCALARS = 16
 
 @dataclass(frozen=True)
 class WarpRange:
-    """Public knobs of the distortion; angles in radians, lengths in halves of the picture's side.
+    """Public knobs of the distortion; angles in radians, lengths in halves of the image's side.
 
-    ``filled`` is the share of pictures drawn as filled type; the others are pen strokes along the skeleton.
+    ``filled`` is the share of images drawn as filled type; the others are pen strokes along the skeleton.
     """
 
     filled: float = 0.3
@@ -23,7 +23,7 @@ class WarpRange:
     shear: float = 0.35
     stretch: tuple[float, float] = (0.75, 1.15)
     elastic: tuple[float, float] = (0.05, 0.28)
-    pen: tuple[float, float] = (1.4, 3.8)  # full width of a stroke in pixels of the 28x28 picture
+    pen: tuple[float, float] = (1.4, 3.8)  # full width of a stroke in pixels of the 28x28 image
     embolden: tuple[float, float] = (-0.4, 0.8)  # growth of a filled outline in the same pixels
 
 
@@ -50,13 +50,13 @@ def spline_weights(position: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Warp:
-    """Inverse maps of a batch: picture position (x, y) in [-1.x, 1.x] to field position, affine then elastic."""
+    """Inverse maps of a batch: image position (x, y) in [-1.x, 1.x] to field position, affine then elastic."""
 
     matrix: np.ndarray  # (N, 2, 2)
     knots: np.ndarray  # (N, 2, KNOTS, KNOTS), already scaled by the amplitude
 
     def field_positions(self, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return field x and y, (N, H, W), of picture columns ``xs`` (N, W) and rows ``ys`` (N, H)."""
+        """Return field x and y, (N, H, W), of image columns ``xs`` (N, W) and rows ``ys`` (N, H)."""
         across = spline_weights(np.clip(xs, -1.0, 1.0)).transpose(0, 2, 1)  # (N, KNOTS, W)
         down = spline_weights(np.clip(ys, -1.0, 1.0))  # (N, H, KNOTS)
         shift = down[:, None] @ self.knots @ across[:, None]  # (N, 2, H, W)
@@ -74,7 +74,7 @@ def draw_warp(uniform: np.ndarray, normal: np.ndarray, knobs: WarpRange) -> Warp
     shear = spread(uniform[:, 1], -knobs.shear, knobs.shear)
     stretch = spread(uniform[:, 2], *knobs.stretch)
     cos, sin = np.cos(angle), np.sin(angle)
-    # forward map: rotation @ shear @ stretch; the inverse is applied to picture positions
+    # forward map: rotation @ shear @ stretch; the inverse is applied to image positions
     forward = np.empty((len(uniform), 2, 2), dtype=np.float32)
     forward[:, 0, 0], forward[:, 0, 1] = cos * stretch, cos * shear - sin
     forward[:, 1, 0], forward[:, 1, 1] = sin * stretch, sin * shear + cos
@@ -105,7 +105,7 @@ def sample_fields(fields: np.ndarray, which: np.ndarray, x: np.ndarray, y: np.nd
 
 
 def ink_box(ink: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return (left, right, top, bottom), each (N,), of bool pictures (N, P, P) whose samples lie at ``places`` (P,)."""
+    """Return (left, right, top, bottom), each (N,), of bool images (N, P, P) whose samples lie at ``places`` (P,)."""
     step = places[1] - places[0]
     edges = []
     for axis in (1, 2):  # over rows: columns with ink; over columns: rows with ink
@@ -117,7 +117,7 @@ def ink_box(ink: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def centred(box: np.ndarray, frame: int) -> np.ndarray:
-    """Return pictures (N, B, B) in frames (N, frame, frame), their centre of mass at the middle (whole pixels)."""
+    """Return images (N, B, B) in frames (N, frame, frame), their centre of mass at the middle (whole pixels)."""
     count, side = box.shape[:2]
     mass = box.sum((1, 2)) + 1e-6
     places = np.arange(side, dtype=np.float32) + 0.5
@@ -130,7 +130,7 @@ def centred(box: np.ndarray, frame: int) -> np.ndarray:
     return out
 
 
-def draw_pictures(
+def draw_images(
     fields: np.ndarray,
     which: np.ndarray,
     uniform: np.ndarray,
@@ -139,11 +139,11 @@ def draw_pictures(
     box: int = 20,
     frame: int = 28,
 ) -> np.ndarray:
-    """Return pictures uint8 (N, frame, frame): ink fits a ``box`` square, centre of mass in the middle (MNIST).
+    """Return images uint8 (N, frame, frame): ink fits a ``box`` square, centre of mass in the middle (MNIST).
 
     Args:
         fields: float32 (F, 2, S, S), the filled and the stroke field of each glyph.
-        which: (N,) the glyph of each picture.
+        which: (N,) the glyph of each image.
         uniform, normal: the random numbers of `random_block` for these items.
     """
     filled = uniform[:, 4] < knobs.filled

@@ -1,4 +1,4 @@
-"""Downstream accuracy from files on disk to a printed table: what the accuracy verbs have in common."""
+"""Downstream accuracy from files on disk to a printed table: what the accuracy commands have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ldm.evaluation.classifiers.downstream import (
     DownstreamResult,
     SeedSummary,
     downstream_accuracy,
-    format_scores,
+    format_accuracies,
     hold_out,
 )
 from ldm.evaluation.classifiers.protocols import HELD_OUT, SELECTIONS, ClassifierProtocol
@@ -61,13 +61,13 @@ def score_files(
     )
     if output is not None:
         write_scores(scores, output)
-    return f"{headline(len(real), protocol, chosen_on)}\n{format_scores(scores)}"
+    return f"{headline(len(real), protocol, chosen_on)}\n{format_accuracies(scores)}"
 
 
 def headline(real: int, protocol: ClassifierProtocol, chosen_on: SampleSet | None) -> str:
-    """What the figures below it are: on how many real pictures, and how the epoch was chosen."""
+    """What the figures below it are: on how many real images, and how the epoch was chosen."""
     chosen = protocol.note if chosen_on is None else f"epoch chosen on {len(chosen_on)} held-out samples"
-    return f"accuracy on {real} real pictures, {chosen}"
+    return f"accuracy on {real} real images, {chosen}"
 
 
 def write_scores(scores: Sequence[SeedSummary], path: str | Path) -> None:
@@ -79,7 +79,7 @@ def write_scores(scores: Sequence[SeedSummary], path: str | Path) -> None:
 def write_curves(result: DownstreamResult, path: str | Path) -> None:
     """One training as `accuracy/train_classifier.py` of DP-LDM wrote it, and how its epoch was chosen.
 
-    train_losses (epochs, steps); val_epochs from 0, with val_accuracies and ema_val_accuracies (0-1) on the pictures
+    train_losses (epochs, steps); val_epochs from 0, with val_accuracies and ema_val_accuracies (0-1) on the images
     that choose the epoch; test_accuracy and ema_test_accuracy on the real ones; selection; note.
     """
     scored = [(epoch, score) for epoch, score in enumerate(result.curve) if score.validation_accuracy is not None]

@@ -1,4 +1,4 @@
-"""The classifiers of the downstream accuracy by name, and the one way pictures reach them."""
+"""The classifiers of the downstream accuracy by name, and the one way images reach them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ INPUT_SIZE = 32
 
 
 def prepare(images: Tensor, size: int = INPUT_SIZE, channels: int = 1) -> Tensor:
-    """Pictures (N, 1 or 3, H, W) in [-1, 1] -> classifier input (N, channels, size, size) float32 in [-1, 1].
+    """Images (N, 1 or 3, H, W) in [-1, 1] -> classifier input (N, channels, size, size) float32 in [-1, 1].
 
-    Generated and real pictures both go through here, so that neither side is normalised differently.
+    Generated and real images both go through here, so that neither side is normalised differently.
     """
     images = to_grey(images.float()) if channels == 1 else to_rgb(images.float())
     return resize(images, size).clamp(-1, 1)
@@ -27,10 +27,10 @@ def prepare(images: Tensor, size: int = INPUT_SIZE, channels: int = 1) -> Tensor
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a trained classifier wants its pictures: side, channels, and the mean training picture if it is taken away.
+    """How a trained classifier wants its images: side, channels, and the mean training image if it is taken away.
 
     With a ``mean`` (channels, size, size) the input is half the difference from it, in [-1, 1]: the difference of
-    pictures in [0, 1], as accuracy/train_classifier.py of the original has it.
+    images in [0, 1], as accuracy/train_classifier.py of the original has it.
     """
 
     size: int = INPUT_SIZE
@@ -81,7 +81,7 @@ class CNN(nn.Module):
         super().__init__()
         side = ((size - 2) // 2 - 2) // 2 - 2
         if side < 1:
-            raise UserError(f"the CNN needs pictures of at least 18x18 pixels, not {size}x{size}")
+            raise UserError(f"the CNN needs images of at least 18x18 pixels, not {size}x{size}")
         self.conv1 = nn.Conv2d(in_channels, 32, 3)
         self.conv2 = nn.Conv2d(32, 64, 3)
         self.conv3 = nn.Conv2d(64, 128, 3)

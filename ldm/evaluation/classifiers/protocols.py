@@ -13,19 +13,19 @@ HELD_OUT, LAST, BEST_TEST = "held-out", "last", "best-test-epoch"
 SELECTIONS = {
     HELD_OUT: "epoch chosen on held-out samples",
     LAST: "last epoch, nothing chosen",
-    BEST_TEST: "epoch chosen on the real test pictures: not an accuracy on unseen pictures",
+    BEST_TEST: "epoch chosen on the real test images: not an accuracy on unseen images",
 }
 
 
 @dataclass(frozen=True)
 class ClassifierProtocol:
-    """Everything that is fixed before a classifier sees a picture.
+    """Everything that is fixed before a classifier sees an image.
 
     selection: `held-out` (best epoch on samples that were not trained on), `last`, or `best-test-epoch` (best epoch on
-    the real test pictures, as some published figures were made). optimizer: adam, or sgd with momentum 0.9.
+    the real test images, as some published figures were made). optimizer: adam, or sgd with momentum 0.9.
     anneal_period: epochs of the first cosine cycle of SGDR (Loshchilov and Hutter 2017), 0 for a constant rate;
     anneal_mult: growth of the cycles. augment: names of `AUGMENTATIONS`, in order. augmult: how many times an epoch
-    shows every picture. subtract_mean: take away the mean training picture. ema_decay: of averaged weights, which are
+    shows every image. subtract_mean: take away the mean training image. ema_decay: of averaged weights, which are
     scored beside the trained ones, 0 for none; report_average: they are the figure. wrn_dropout, drop_maps: see
     `build_classifier`. validation_period: epochs between two scores. Raises UserError for values out of range.
     """
@@ -75,9 +75,9 @@ class ClassifierProtocol:
             raise UserError("averaged weights are to be reported but ema_decay is 0; set it, such as 0.9999")
 
     @property
-    def honest(self) -> bool:
-        """Whether the real test pictures had no part in choosing what is scored on them."""
-        return self.selection != BEST_TEST
+    def uses_test_for_selection(self) -> bool:
+        """Whether the real test images take part in choosing the weights that are scored on them."""
+        return self.selection == BEST_TEST
 
     @property
     def note(self) -> str:
@@ -97,11 +97,12 @@ class ClassifierProtocol:
         return replace(self, **{"name": name, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with the selection rule in words."""
-        return {**asdict(self), "augment": list(self.augment), "honest": self.honest, "note": self.note}
+        """Plain values for JSON, with the selection rule in words; `honest` is the opposite of the property above."""
+        honest = not self.uses_test_for_selection
+        return {**asdict(self), "augment": list(self.augment), "honest": honest, "note": self.note}
 
 
-# logistic regression, MLP and CNN; the epoch that is best on further generated pictures is scored on real ones
+# logistic regression, MLP and CNN; the epoch that is best on further generated images is scored on real ones
 _DPDM = ClassifierProtocol("dpdm", "DPDM, arXiv 2210.09929", grey=True, size=28, drop_maps=True)
 
 PROTOCOLS: dict[str, ClassifierProtocol] = {
@@ -112,7 +113,7 @@ PROTOCOLS: dict[str, ClassifierProtocol] = {
         replace(_DPDM, name="dp-ldm", source="DP-LDM, scripts/mnist_sampling_and_acc.py", size=32),
         ClassifierProtocol(
             "wrn40-4",
-            "DP-LDM, scripts/acc_wrn40_4.py (which normalised real pictures and not samples; here both alike)",
+            "DP-LDM, scripts/acc_wrn40_4.py (which normalised real images and not samples; here both alike)",
             LAST,
             epochs=10,
             batch_size=1000,

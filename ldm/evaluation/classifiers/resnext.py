@@ -1,4 +1,4 @@
-"""ResNeXt-29 for small pictures (Xie et al. 2017, arXiv 1611.05431, section 5.4)."""
+"""ResNeXt-29 for small images (Xie et al. 2017, arXiv 1611.05431, section 5.4)."""
 
 from __future__ import annotations
 

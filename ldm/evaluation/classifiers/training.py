@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ldm.errors import UserError
@@ -27,7 +27,7 @@ MEAN_CHUNK = 4096
 
 @dataclass(frozen=True)
 class EpochScore:
-    """One epoch: mean training loss (nats); accuracy (0-1) and mean loss on the pictures that choose the epoch, of the
+    """One epoch: mean training loss (nats); accuracy (0-1) and mean loss on the images that choose the epoch, of the
     trained and of the averaged weights. None where nothing was scored."""
 
     loss: float
@@ -38,7 +38,7 @@ class EpochScore:
 
 
 class ClassifierTrainer:
-    """A classifier, its prepared pictures and its optimizer; one call of `run` trains it epoch by epoch.
+    """A classifier, its prepared images and its optimizer; one call of `run` trains it epoch by epoch.
 
     validation: what every epoch is scored on, or None. The same seed gives the same weights on the same machine.
     """
@@ -61,13 +61,13 @@ class ClassifierTrainer:
         labels = labels_of(train, "the training samples")
         channels = 1 if protocol.grey else train.images.shape[1]
         self.preparation = Preparation(protocol.size, channels)
-        # on the device and in classifier form once; 60,000 colour pictures of 32x32 take 0.7 GB
+        # on the device and in classifier form once; 60,000 colour images of 32x32 take 0.7 GB
         self.images = self.preparation(train.images.to(self.device))
         if protocol.subtract_mean:
             parts = [part.sum(dim=0, dtype=torch.float64) for part in self.images.split(MEAN_CHUNK)]
             mean = (torch.stack(parts).sum(dim=0) / len(labels)).float()
             self.preparation = Preparation(protocol.size, channels, mean)
-            self.images = (self.images - mean) / 2  # what the preparation does to pictures from outside
+            self.images = (self.images - mean) / 2  # what the preparation does to images from outside
         self.labels = labels.to(self.device)
         with seeded(seed, self.device):
             network = build_classifier(
@@ -80,18 +80,18 @@ class ClassifierTrainer:
             )
         # channels-last is up to twice as fast for these small convolutions and changes no number beyond rounding
         self.network = network.to(memory_format=torch.channels_last).to(self.device)
-        self.average = Average(self.network, protocol.ema_decay) if protocol.ema_decay else None
+        self.average = averaged(self.network, protocol.ema_decay) if protocol.ema_decay else None
         self.optimizer = self._optimizer()
         self._losses: list[Tensor] = []
 
     def _classes(self, labels: Tensor, validation: SampleSet | None, num_classes: int | None, train: SampleSet) -> int:
         found = int(labels.max()) + 1
-        if validation is not None and self.protocol.honest:
+        if validation is not None and not self.protocol.uses_test_for_selection:
             found = max(found, int(labels_of(validation, "the held-out samples").max()) + 1)
             if train.images.shape[-2:] != validation.images.shape[-2:]:
                 raise UserError(
                     f"training samples are {tuple(train.images.shape[-2:])} and held-out samples "
-                    f"{tuple(validation.images.shape[-2:])} pixels; use pictures of one size"
+                    f"{tuple(validation.images.shape[-2:])} pixels; use images of one size"
                 )
         if num_classes is not None and num_classes < found:
             raise UserError(f"the training samples have class {found - 1}; {num_classes} classes are too few")
@@ -158,7 +158,7 @@ class ClassifierTrainer:
             if schedule is not None:
                 schedule.step(epoch + step / self.steps)  # the unit is epochs
             if self.average is not None:
-                self.average.update(self.network)
+                self.average.update_parameters(self.network)
             losses.append(loss.detach())
             total += losses[-1] * len(index)
             bar.update(1)
@@ -177,28 +177,24 @@ class ClassifierTrainer:
                 device=self.device,
                 batch_size=self.protocol.scoring_batch,
             )
-            for network in (self.network, *([self.average.network] if self.average is not None else []))
+            for network in (self.network, *([self.average.module] if self.average is not None else []))
         ]
         return EpochScore(loss, *scored[0], *(scored[1] if len(scored) > 1 else ()))
 
 
-class Average:
-    """Exponential moving average of a network, updated every step; the first steps count more (decay (1+n)/(10+n)).
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a network; update n has the decay min(decay, (1+n) / (10+n)).
 
     Running statistics of batch norms are copied, not averaged.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        self.decay, self.updates = decay, 0
+    def mix(average: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+        n = int(updates)
+        torch._foreach_lerp_(average, current, 1 - min(decay, (1 + n) / (10 + n)))
 
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        self.updates += 1
-        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), weight)
-        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
-            mine.copy_(theirs)
+    average = AveragedModel(network, multi_avg_fn=mix).requires_grad_(False)
+    average.n_averaged.fill_(1)  # the initial weights count as the first model, so that no update copies
+    return average
 
 
 def score_classifier(
@@ -209,7 +205,7 @@ def score_classifier(
     device: torch.device | str = "cpu",
     batch_size: int = 1000,
 ) -> tuple[float, float]:
-    """Accuracy (0-1) and mean cross-entropy (nats) of a classifier on labelled pictures.
+    """Accuracy (0-1) and mean cross-entropy (nats) of a classifier on labelled images.
 
     preparation: the one of its training; one grey channel of 32x32 when None. Labels the classifier has no output for
     count as wrong and are left out of the loss.
@@ -228,7 +224,7 @@ def score_classifier(
             counted += int(known.sum())
     if counted < len(labels):
         logger.warning(
-            "%d of %d pictures have a class that the training set lacks; they count as wrong",
+            "%d of %d images have a class that the training set lacks; they count as wrong",
             len(labels) - counted,
             len(labels),
         )

@@ -1,4 +1,4 @@
-"""Wide residual network WRN-d-k for small pictures (Zagoruyko and Komodakis 2016, arXiv 1605.07146)."""
+"""Wide residual network WRN-d-k for small images (Zagoruyko and Komodakis 2016, arXiv 1605.07146)."""
 
 from __future__ import annotations
 

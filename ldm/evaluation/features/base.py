@@ -1,4 +1,4 @@
-"""Picture features for Fréchet distances: the standard Inception ones, and stand-ins that are never called FID."""
+"""Image features for Fréchet distances: the standard Inception ones, and stand-ins that are never called FID."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EXTRACTORS = ("inception", "efficientnet-lite0", "digits-cnn", "pixels")
 
 
 class FeatureExtractor(Protocol):
-    """Maps pictures (N, 1 or 3, H, W) in [-1, 1], on any device, to features (N, dim) float32.
+    """Maps images (N, 1 or 3, H, W) in [-1, 1], on any device, to features (N, dim) float32.
 
-    name, resize (how pictures reach the network's size) and weights (a digest, "" without weights) are stored with
+    name, resize (how images reach the network's size) and weights (a digest, "" without weights) are stored with
     the statistics, so that only like is compared with like.
     """
 
@@ -39,7 +39,7 @@ class Classifying(Protocol):
 
 
 class PixelFeatures:
-    """The grey picture averaged over an 8x8 grid of areas, 64 values in [-1, 1]: needs no weights, sees layout only."""
+    """The grey image averaged over an 8x8 grid of areas, 64 values in [-1, 1]: needs no weights, sees layout only."""
 
     name, dim, resize, weights = "pixels", 64, "area 8", ""
 

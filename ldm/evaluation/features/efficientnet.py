@@ -95,7 +95,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class EfficientNetFeatures:
-    """Average-pooled features before the classifier; pictures reach 224x224 by the bilinear rule of `resize`.
+    """Average-pooled features before the classifier; images reach 224x224 by the bilinear rule of `resize`.
 
     Distances in this space are not FID. Raises UserError when the weights cannot be had or are of another network.
     """

@@ -24,7 +24,7 @@ _STAND_INS = (
 class InceptionFeatures:
     """Final average-pool features of the FID Inception.
 
-    Pictures are resized to 299x299 as floats by torch's bilinear rule, as pytorch-fid does; with quantised pictures
+    Images are resized to 299x299 as floats by torch's bilinear rule, as pytorch-fid does; with quantised images
     the numbers are those that pytorch-fid prints for PNG files. Heusel et al. 2017, section 3.
     Raises UserError when torch-fidelity or the weights cannot be had.
     """
@@ -44,7 +44,7 @@ class InceptionFeatures:
         images = to_rgb(images.to(self.device, torch.float32))
         if images.shape[-2:] != (299, 299):
             images = F.interpolate(images, size=(299, 299), mode="bilinear", align_corners=False)
-        # relu writes in place inside the network, so it must not see a view of the caller's pictures
+        # relu writes in place inside the network, so it must not see a view of the caller's images
         return self.layers(images.contiguous()).flatten(1)
 
     def logits(self, features: Tensor) -> Tensor:

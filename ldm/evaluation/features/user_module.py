@@ -14,9 +14,9 @@ from ldm.evaluation.features.base import weights_digest
 
 
 class ModuleFeatures:
-    """A torch module class that takes no arguments and maps pictures (N, 1 or 3, H, W) in [-1, 1] to rows (N, D).
+    """A torch module class that takes no arguments and maps images (N, 1 or 3, H, W) in [-1, 1] to rows (N, D).
 
-    Its attribute `resize` (a few words on how it brings pictures to its size) goes into the statistics file.
+    Its attribute `resize` (a few words on how it brings images to its size) goes into the statistics file.
     weights: a checkpoint with the module's state dict, or None for a module that brings its own.
     Raises UserError for a name that is no such class, and for weights that do not fit.
     """
@@ -33,7 +33,7 @@ class ModuleFeatures:
                 raise UserError(f"{weights}: these weights do not fit {target}") from error
         self.name = target
         self.resize = str(getattr(network, "resize", "") or "by the module")
-        self.dim = int(getattr(network, "dim", 0) or 0)  # 0: known after the first pictures
+        self.dim = int(getattr(network, "dim", 0) or 0)  # 0: known after the first images
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         self.weights = weights_digest(network.state_dict()) if network.state_dict() else ""
@@ -42,6 +42,6 @@ class ModuleFeatures:
         features = self.network(images.to(self.device, torch.float32))
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
             found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise UserError(f"--extractor {self.name} gave {found} for {len(images)} pictures; expected one row each")
+            raise UserError(f"--extractor {self.name} gave {found} for {len(images)} images; expected one row each")
         self.dim = features.shape[1]
         return features.float()

@@ -1,4 +1,4 @@
-"""The few picture conversions that all evaluation shares; images are (N, C, H, W) floats in [-1, 1]."""
+"""The few image conversions that all evaluation shares; images are (N, C, H, W) floats in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 from ldm.errors import UserError
 
-# ITU-R BT.601 luma, the weights PIL uses for convert("L"); a grey picture stored in three channels stays as it is.
+# ITU-R BT.601 luma, the weights PIL uses for convert("L"); a grey image stored in three channels stays as it is.
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def _channels(images: Tensor) -> int:
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UserError(f"pictures have shape {tuple(images.shape)}; expected (N, 1 or 3, height, width)")
+        raise UserError(f"images have shape {tuple(images.shape)}; expected (N, 1 or 3, height, width)")
     return images.shape[1]
 
 
@@ -30,7 +30,7 @@ def to_grey(images: Tensor) -> Tensor:
 
 
 def quantize(images: Tensor) -> Tensor:
-    """Round to the 256 grey levels that an 8-bit picture file can hold; the result stays float in [-1, 1]."""
+    """Round to the 256 grey levels that an 8-bit image file can hold; the result stays float in [-1, 1]."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 

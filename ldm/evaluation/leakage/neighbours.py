@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ldm.errors import UserError
+from ldm.evaluation.inputs.image_source import ImageSource
 from ldm.evaluation.inputs.images import resize, to_grey, to_rgb
-from ldm.evaluation.inputs.pictures import PictureSource
 from ldm.evaluation.metrics.subset import SeededSubset
 from ldm.files import write_atomic
 from ldm.samples import grid
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 PRIVATE = "PRIVATE"
 NOT_COVERED = "computed from private images; not covered by any (epsilon, delta)"
 QUERY_CHUNK = 256
-TILE = 64  # pixels a picture takes on the sheet at least, so that its caption fits
-FEWEST_BELOW = 20  # held-out pictures that should lie below the threshold for a share to mean something
+TILE = 64  # pixels an image takes on the sheet at least, so that its caption fits
+FEWEST_BELOW = 20  # held-out images that should lie below the threshold for a share to mean something
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Neighbours:
 
 
 def raw_pixels(size: int, channels: int) -> Callable[[Tensor], Tensor]:
-    """Pictures (N, 1 or 3, H, W) in [-1, 1] -> rows whose Euclidean distance is the root mean square difference of
+    """Images (N, 1 or 3, H, W) in [-1, 1] -> rows whose Euclidean distance is the root mean square difference of
     their pixels, in [0, 2], at side ``size`` and with ``channels`` 1 or 3."""
 
     def rows(images: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def raw_pixels(size: int, channels: int) -> Callable[[Tensor], Tensor]:
     return rows
 
 
-def nearest(queries: Tensor, references: Iterable[Tensor], k: int = 1) -> Neighbours:
+def nearest_neighbours(queries: Tensor, references: Iterable[Tensor], k: int = 1) -> Neighbours:
     """The k nearest of all ``references``, rows (M, D) in batches, of each of the ``queries`` (N, D), Euclidean.
 
     Memory does not grow with the number of references. Results are on the CPU.
@@ -81,7 +81,7 @@ def nearest(queries: Tensor, references: Iterable[Tensor], k: int = 1) -> Neighb
             places[part] = torch.cat([places[part], index.cpu() + seen], dim=1).gather(1, order)
         seen += len(rows)
     if seen < k:
-        raise UserError(f"{seen} reference pictures have no {k} nearest; at least {k} are needed")
+        raise UserError(f"{seen} reference images have no {k} nearest; at least {k} are needed")
     return Neighbours(best, places, seen)
 
 
@@ -96,11 +96,11 @@ def _nearest_in(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class NearCopies:
-    """How many samples lie suspiciously near a private image, beside how many held-out pictures do.
+    """How many samples lie suspiciously near a private image, beside how many held-out images do.
 
-    threshold: the ``quantile`` of distances from held-out pictures to their nearest private image, from the half of
+    threshold: the ``quantile`` of distances from held-out images to their nearest private image, from the half of
     them that ``held_out`` does not count. share, held_out_share: of samples and of the other half below it, with
-    exact 95 % intervals (Clopper and Pearson). A held-out picture was never trained on, so its share is what chance
+    exact 95 % intervals (Clopper and Pearson). A held-out image was never trained on, so its share is what chance
     gives. copying: the samples' interval lies above the held-out one. space names the distance.
     """
 
@@ -128,30 +128,30 @@ class NearCopies:
         verdict = "samples copy private images" if self.copying else "no more than chance gives"
         return (
             f"{self.space}: {100 * self.share:.2f} % of {self.samples} samples are near-copies, "
-            f"{100 * self.held_out_share:.2f} % of {self.held_out} held-out pictures ({verdict})"
+            f"{100 * self.held_out_share:.2f} % of {self.held_out} held-out images ({verdict})"
         )
 
 
 def near_copies(
     samples: Neighbours, held_out: Neighbours, *, space: str, quantile: float = 0.05, seed: int = 0
 ) -> NearCopies:
-    """Compare distances to the nearest private image of samples and of held-out pictures, both (N, k) by `nearest`.
+    """Compare distances to the nearest private image of samples and of held-out images, each from `nearest_neighbours`.
 
-    Half of the held-out pictures, chosen by ``seed``, set the threshold and the others are counted, so that their
-    share is an honest reference and not ``quantile`` by construction. Raises UserError below two held-out pictures.
+    Half of the held-out images, chosen by ``seed``, set the threshold and the others are counted, so that their
+    share is an honest reference and not ``quantile`` by construction. Raises UserError below two held-out images.
     """
     if not 0 < quantile < 1:
         raise UserError(f"quantile {quantile} is outside (0, 1); 0.05 is customary")
     if samples.references != held_out.references:
         raise UserError(
-            f"samples were compared with {samples.references} private images and held-out pictures with "
+            f"samples were compared with {samples.references} private images and held-out images with "
             f"{held_out.references}; use the same ones"
         )
     far, near = held_out.distances[:, 0], samples.distances[:, 0]
     if len(far) < 2:
-        raise UserError(f"{len(far)} held-out pictures are too few; at least 2 are needed, some hundreds are better")
+        raise UserError(f"{len(far)} held-out images are too few; at least 2 are needed, some hundreds are better")
     if len(far) * quantile < 2 * FEWEST_BELOW:
-        logger.warning("%d held-out pictures are few for the quantile %g; the shares are coarse", len(far), quantile)
+        logger.warning("%d held-out images are few for the quantile %g; the shares are coarse", len(far), quantile)
     order = torch.randperm(len(far), generator=torch.Generator().manual_seed(seed))
     threshold = float(far[order[: len(far) // 2]].quantile(quantile))
     counted = far[order[len(far) // 2 :]]
@@ -185,8 +185,8 @@ def _share_interval(hits: int, count: int) -> tuple[float, float]:
 @torch.no_grad()
 def look_for_copies(
     samples: Tensor,
-    private: PictureSource,
-    held_out: PictureSource,
+    private: ImageSource,
+    held_out: ImageSource,
     rows: Callable[[Tensor], Tensor],
     *,
     space: str,
@@ -196,13 +196,13 @@ def look_for_copies(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> tuple[NearCopies, Neighbours]:
-    """Nearest private image of every sample (N, C, H, W), and the verdict beside ``count`` held-out pictures at most.
+    """Nearest private image of every sample (N, C, H, W), and the verdict beside ``count`` held-out images at most.
 
-    rows: pictures -> (B, D), such as `raw_pixels` or a feature extractor. Private pictures are gone through once, a
+    rows: images -> (B, D), such as `raw_pixels` or a feature extractor. Private images are gone through once, a
     batch at a time. Also returns the samples' neighbours.
     """
 
-    def stream(source: PictureSource) -> Iterator[Tensor]:
+    def stream(source: ImageSource) -> Iterator[Tensor]:
         for images, _ in source.batches(batch_size):
             yield rows(images.to(device)).flatten(1).float()
 
@@ -211,14 +211,14 @@ def look_for_copies(
     for part in stream(held_out):
         chosen.update(part)
     theirs = torch.from_numpy(chosen.rows).to(device)
-    both = nearest(torch.cat([mine, theirs]), stream(private))
+    both = nearest_neighbours(torch.cat([mine, theirs]), stream(private))
     found = Neighbours(both.distances[: len(mine)], both.indices[: len(mine)], both.references)
     reference = Neighbours(both.distances[len(mine) :], both.indices[len(mine) :], both.references)
     return near_copies(found, reference, space=space, quantile=quantile, seed=seed), found
 
 
-def take(source: PictureSource, indices: Tensor, batch_size: int = 500) -> Tensor:
-    """The pictures of a source at ``indices`` (N,), in that order, by one pass through it."""
+def take(source: ImageSource, indices: Tensor, batch_size: int = 500) -> Tensor:
+    """The images of a source at ``indices`` (N,), in that order, by one pass through it."""
     wanted, kept, seen = indices.unique(), [], 0
     for images, _ in source.batches(batch_size):
         here = wanted[(wanted >= seen) & (wanted < seen + len(images))] - seen
@@ -228,7 +228,7 @@ def take(source: PictureSource, indices: Tensor, batch_size: int = 500) -> Tenso
 
 
 def private_path(path: str | Path) -> Path:
-    """The name under which a picture of private images may lie: with PRIVATE in it."""
+    """The name under which an image of private images may lie: with PRIVATE in it."""
     path = Path(path)
     return path if PRIVATE in path.name else path.with_name(f"{path.stem}.{PRIVATE}{path.suffix or '.png'}")
 
@@ -236,15 +236,13 @@ def private_path(path: str | Path) -> Path:
 def require_holder(holds_private_data: bool) -> None:
     """Raise UserError unless whoever runs this says that the private images are theirs to see."""
     if not holds_private_data:
-        raise UserError(
-            "the picture would show private images; type --i-hold-the-private-data if they are yours to see"
-        )
+        raise UserError("the image would show private images; type --i-hold-the-private-data if they are yours to see")
 
 
 def some(images: Tensor, count: int, seed: int = 0) -> Tensor:
-    """``count`` of the pictures (N, ...) at random, or all of them."""
+    """``count`` of the images (N, ...) at random, or all of them."""
     if count < 1:
-        raise UserError(f"{count} pictures asked for; at least 1 is needed")
+        raise UserError(f"{count} images asked for; at least 1 is needed")
     return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]]
 
 
@@ -253,8 +251,8 @@ def save_pairs(
 ) -> Path:
     """Draw each sample (N, C, H, W) with its nearest private image (N, C, H, W) right of it, nearest pair first.
 
-    Marked PRIVATE across the picture and in the file name, which is returned. Raises UserError unless the caller
-    says that whoever runs this holds the private data: the picture shows private images as they are.
+    Marked PRIVATE across the image and in the file name, which is returned. Raises UserError unless the caller
+    says that whoever runs this holds the private data: the image shows private images as they are.
     """
     require_holder(holds_private_data)
     if not len(samples) == len(private) == len(distances) or not len(samples):
@@ -269,12 +267,12 @@ def save_pairs(
     marked = Image.new("RGB", (sheet.width, sheet.height + 2 * 16), "darkred")
     marked.paste(sheet, (0, 16))
     draw = ImageDraw.Draw(marked)
-    text = f"{PRIVATE}: every second picture is a private image"
+    text = f"{PRIVATE}: every second image is a private image"
     for top in (2, sheet.height + 16 + 2):
         draw.text((4, top), text, fill="white")
     target = private_path(path)
     known = Image.registered_extensions()
     if target.suffix.lower() not in known:
-        raise UserError(f"{target}: cannot tell a picture format from the name; end it in .png")
+        raise UserError(f"{target}: cannot tell an image format from the name; end it in .png")
     write_atomic(target, lambda temporary: marked.save(temporary, format=known[target.suffix.lower()]))
     return target

@@ -27,7 +27,7 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
     if sigma1.shape != expected or sigma2.shape != expected:
         raise UserError(f"covariances have shapes {sigma1.shape} and {sigma2.shape}; expected {expected}")
     if not all(np.isfinite(array).all() for array in (mu1, mu2, sigma1, sigma2)):
-        raise UserError("the statistics hold NaN or infinite values; compute them again from valid pictures")
+        raise UserError("the statistics hold NaN or infinite values; compute them again from valid images")
     root_trace = np.linalg.svd(_symmetric_root(sigma1) @ _symmetric_root(sigma2), compute_uv=False).sum()
     distance = np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root_trace
     return float(max(distance, 0.0))

@@ -1,4 +1,4 @@
-"""The Inception score: how sure a classifier is of each picture, and how many classes it sees over all of them."""
+"""The Inception score: how sure a classifier is of each image, and how many classes it sees over all of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class InceptionScore:
 
 
 class RunningInceptionScore:
-    """exp E[KL(p(y|x) || p(y))] from batches of logits; holds one row of class sums a split, never the pictures.
+    """exp E[KL(p(y|x) || p(y))] from batches of logits; holds one row of class sums a split, never the images.
 
-    Picture i belongs to split i mod `splits`, so that a file sorted by class does not give splits of one class.
+    Image i belongs to split i mod `splits`, so that a file sorted by class does not give splits of one class.
     Salimans et al. 2016, section 4.
     """
 
@@ -50,10 +50,10 @@ class RunningInceptionScore:
         self.count += len(logs)
 
     def result(self) -> InceptionScore:
-        """The score so far. Raises UserError when a split has fewer than two pictures."""
+        """The score so far. Raises UserError when a split has fewer than two images."""
         if self._sums is None or float(self._counts.min()) < 2:
             raise UserError(
-                f"{self.count} pictures do not fill {self.splits} splits of the Inception score; "
+                f"{self.count} images do not fill {self.splits} splits of the Inception score; "
                 f"at least {2 * self.splits} needed"
             )
         marginal = self._sums / self._counts[:, None]

@@ -1,9 +1,8 @@
-"""Mean and covariance of picture features, gathered batch by batch, and their `.npz` file."""
+"""Mean and covariance of image features, gathered batch by batch, and their `.npz` file."""
 
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +18,22 @@ from ldm.evaluation.features import FeatureExtractor
 from ldm.evaluation.inputs.images import quantize as quantize_images
 from ldm.evaluation.metrics.frechet import frechet_distance
 from ldm.files import write_atomic
+from ldm.samples.array_files import NpzArchive
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 INCEPTION_DIM = 2048
+ROUNDING = 1e-5  # of a covariance that was kept in float32
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Gaussian summary of one picture set and how it was made.
+    """Gaussian summary of one image set and how it was made.
 
     mu (D,) and sigma (D, D, unbiased) are float64. count 0 and extractor "unknown" mark files of other programs, which
     store only mu and sigma. weights is a digest of the extractor's weights ("" when it has none), quantize says
-    whether pixels were rounded to 8 bits first, size is the pictures' "HEIGHTxWIDTH" as they came (before the
+    whether pixels were rounded to 8 bits first, size is the images' "HEIGHTxWIDTH" as they came (before the
     extractor's own resize, which `resize` describes; "mixed" when they differ), source is words for a reader.
     """
 
@@ -61,38 +62,73 @@ class FeatureStatistics:
         """Read an `.npz` with at least `mu` and `sigma`. Raises UserError, one line, when it is not one."""
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as content:
-                arrays = {name: content[name] for name in content.files}
+            archive = NpzArchive(path)
+            arrays = {name: archive.array(name) for name in cls.__dataclass_fields__ if name in archive.headers}
         except FileNotFoundError:
             raise UserError(
                 f"{path}: no such file; write it with fid/compute_dataset_stats.py or fid/compute_samples_stats.py"
             ) from None
-        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: not a readable .npz statistics file") from error
+        except UserError as error:
+            raise UserError(f"{path}: not a readable .npz statistics file ({error})") from error
         missing = {"mu", "sigma"} - arrays.keys()
         if missing:
-            raise UserError(f"{path}: no {sorted(missing)} in this file (it holds {sorted(arrays)})")
-        mu, sigma = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
-        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-            raise UserError(f"{path}: mu has shape {mu.shape} and sigma {sigma.shape}; expected (D,) and (D, D)")
+            raise UserError(f"{path}: no {sorted(missing)} in this file (it holds {sorted(archive.headers)})")
+        mu, sigma = checked_moments(arrays["mu"], arrays["sigma"], path)
+        texts = {name: _text(arrays, name, path) for name in ("weights", "resize", "source", "size")}
         return cls(
             mu,
             sigma,
-            count=int(arrays.get("count", 0)),
-            extractor=str(arrays.get("extractor", UNKNOWN)),
-            weights=str(arrays.get("weights", "")),
-            quantize=bool(arrays.get("quantize", False)),
-            resize=str(arrays.get("resize", "")),
-            source=str(arrays.get("source", "")),
-            size=str(arrays.get("size", "")),
+            count=_count(arrays, path),
+            extractor=_text(arrays, "extractor", path) or UNKNOWN,
+            quantize=bool(_scalar(arrays, "quantize", path, "b", False)),
+            **texts,
         )
 
     def policy(self) -> str:
-        """How pixels became features, in words: rounding, the pictures' size, the extractor and its resize."""
+        """How pixels became features, in words: rounding, the images' size, the extractor and its resize."""
         rounding = "rounded to 8 bits" if self.quantize else "floats, not rounded to 8 bits"
         size = f"{self.size} pixels, " if self.size else ""
         weights = f" (weights {self.weights})" if self.weights else ""
         return f"{size}clamped to [-1, 1], {rounding}, resized: {self.resize or 'unknown'}, {self.extractor}{weights}"
+
+
+def checked_moments(mu: NDArray[Any], sigma: NDArray[Any], where: Path) -> tuple[Any, Any]:
+    """Mean (D,) and covariance (D, D) as float64. Raises UserError when they are no mean and no covariance."""
+    for name, array in (("mu", mu), ("sigma", sigma)):
+        if array.dtype.kind not in "fiu":
+            raise UserError(f"{where}: {name} has type {array.dtype}; expected real numbers")
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not len(mu):
+        raise UserError(f"{where}: mu has shape {mu.shape} and sigma {sigma.shape}; expected (D,) and (D, D)")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise UserError(f"{where}: mu or sigma hold NaN or infinite values; compute the statistics again")
+    scale = float(np.abs(sigma).max())
+    if float(np.abs(sigma - sigma.T).max()) > ROUNDING * scale:
+        raise UserError(f"{where}: sigma is not symmetric, so it is no covariance; compute the statistics again")
+    if float(np.linalg.eigvalsh(sigma)[0]) < -ROUNDING * scale * len(mu):
+        raise UserError(f"{where}: sigma has negative eigenvalues; compute the statistics again")
+    return mu, sigma
+
+
+def _scalar(arrays: dict[str, NDArray[Any]], name: str, where: Path, kinds: str, default: Any) -> Any:
+    """One value of a file, or the default where it has none. Raises UserError for another type or an array."""
+    value = arrays.get(name)
+    if value is None:
+        return default
+    if value.ndim != 0 or value.dtype.kind not in kinds:
+        raise UserError(f"{where}: {name} is {value.dtype} of shape {value.shape}; compute the statistics again")
+    return value.item()
+
+
+def _text(arrays: dict[str, NDArray[Any]], name: str, where: Path) -> str:
+    return str(_scalar(arrays, name, where, "US", ""))
+
+
+def _count(arrays: dict[str, NDArray[Any]], where: Path) -> int:
+    count = int(_scalar(arrays, "count", where, "iu", 0))
+    if count < 0 or ("count" in arrays and count == 1):
+        raise UserError(f"{where}: count is {count}; a covariance takes at least 2 images")
+    return count
 
 
 class RunningStatistics:
@@ -113,7 +149,7 @@ class RunningStatistics:
         if rows.ndim != 2 or rows.shape[1] != len(self.mean):
             raise ValueError(f"features have shape {rows.shape}; expected (B, {len(self.mean)})")
         if not np.isfinite(rows).all():
-            raise UserError("the features hold NaN or infinite values; check the pictures and the extractor's weights")
+            raise UserError("the features hold NaN or infinite values; check the images and the extractor's weights")
         if not len(rows):
             return
         mean = rows.mean(axis=0)
@@ -128,15 +164,15 @@ class RunningStatistics:
     def covariance(self) -> NDArray[np.float64]:
         """(D, D), divided by count - 1 as np.cov does. Raises UserError below two rows."""
         if self.count < 2:
-            raise UserError(f"{self.count} pictures have no covariance; at least 2 are needed")
+            raise UserError(f"{self.count} images have no covariance; at least 2 are needed")
         return self._scatter / (self.count - 1)
 
 
 class FeatureStream:
-    """Pictures in, features out, statistics kept: the one way that every metric gets its features.
+    """Images in, features out, statistics kept: the one way that every metric gets its features.
 
-    quantize rounds to 8 bits first, which is what reading the pictures back from PNG files would give. Values outside
-    of [-1, 1] are clamped, as pictures would be.
+    quantize rounds to 8 bits first, which is what reading the images back from PNG files would give. Values outside
+    of [-1, 1] are clamped, as images would be.
     """
 
     def __init__(self, extractor: FeatureExtractor, *, quantize: bool = False, source: str = "") -> None:
@@ -145,7 +181,7 @@ class FeatureStream:
         self._running: RunningStatistics | None = None
 
     def update(self, images: Tensor) -> Tensor:
-        """Take pictures (B, 1 or 3, H, W) in [-1, 1]; returns their features (B, D)."""
+        """Take images (B, 1 or 3, H, W) in [-1, 1]; returns their features (B, D)."""
         size = f"{images.shape[-2]}x{images.shape[-1]}"
         self.size = size if self.size in ("", size) else "mixed"
         images = images.float().clamp(-1, 1)
@@ -157,13 +193,13 @@ class FeatureStream:
         return features
 
     def result(self) -> FeatureStatistics:
-        """The statistics so far. Raises UserError below two pictures; warns when the covariance is singular."""
+        """The statistics so far. Raises UserError below two images; warns when the covariance is singular."""
         running = self._running or RunningStatistics(self.extractor.dim)
         dim = len(running.mean)
         if 1 < running.count <= dim:
             logger.warning(
-                "%s: %d pictures for %d features: the covariance is singular and the distance is biased upwards; "
-                "use more than %d pictures (10,000 or more for a number to publish)",
+                "%s: %d images for %d features: the covariance is singular and the distance is biased upwards; "
+                "use more than %d images (10,000 or more for a number to publish)",
                 self.source or "this set",
                 running.count,
                 dim,
@@ -189,7 +225,7 @@ class FeatureStream:
 def compute_statistics(
     batches: Iterable[Tensor], extractor: FeatureExtractor, *, quantize: bool = False, source: str = ""
 ) -> FeatureStatistics:
-    """Statistics of picture batches (B, C, H, W) in [-1, 1]; see `FeatureStream`."""
+    """Statistics of image batches (B, C, H, W) in [-1, 1]; see `FeatureStream`."""
     stream = FeatureStream(extractor, quantize=quantize, source=source)
     for images in batches:
         stream.update(images)
@@ -199,14 +235,14 @@ def compute_statistics(
 def compare(first: FeatureStatistics, second: FeatureStatistics, *, force: bool = False) -> float:
     """Fréchet distance between two summaries.
 
-    Raises UserError when they were made differently (other extractor or weights, other rounding, pictures of another
+    Raises UserError when they were made differently (other extractor or weights, other rounding, images of another
     size), because the number would mean something else; `force` turns that into a warning where the features are
     equally many.
     """
     require_alike(first, second, force=force)
     counts = sorted(count for count in (first.count, second.count) if count)
     if counts and counts[-1] > 2 * counts[0]:
-        logger.warning("the sets have %d and %d pictures; the distance depends on the smaller", counts[0], counts[-1])
+        logger.warning("the sets have %d and %d images; the distance depends on the smaller", counts[0], counts[-1])
     return frechet_distance(first.mu, first.sigma, second.mu, second.sigma)
 
 
@@ -215,7 +251,7 @@ def require_alike(first: FeatureStatistics, second: FeatureStatistics, *, force:
     problem = mismatch(first, second)
     if problem and not force:
         raise UserError(
-            f"{problem}; make both with the same --extractor, --weights and --quantize from pictures of one size, "
+            f"{problem}; make both with the same --extractor, --weights and --quantize from images of one size, "
             "or pass --force"
         )
     if problem:
@@ -234,11 +270,11 @@ def mismatch(first: FeatureStatistics, second: FeatureStatistics) -> str:
     if first.weights and second.weights and first.weights != second.weights:
         return f"the statistics come from {first.extractor} extractors with different weights"
     if first.resize != second.resize and first.resize and second.resize:
-        return f"the pictures were resized differently ({first.resize}; {second.resize})"
+        return f"the images were resized differently ({first.resize}; {second.resize})"
     if first.quantize != second.quantize:
         return "one set was rounded to 8 bits (--quantize) and the other was not"
     if first.size != second.size and first.size and second.size:
-        return f"the pictures have different sizes ({first.size} and {second.size} pixels)"
+        return f"the images have different sizes ({first.size} and {second.size} pixels)"
     return ""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ldm.evaluation.features import make_extractor
-from ldm.evaluation.inputs.pictures import is_statistics_file, open_pictures
+from ldm.evaluation.inputs.image_source import is_statistics_file, open_images
 from ldm.evaluation.metrics.statistics import FeatureStatistics, compute_statistics
 
 
@@ -22,16 +22,16 @@ def statistics_of(
     batch_size: int = 500,
     device: torch.device | str = "cpu",
 ) -> FeatureStatistics:
-    """The statistics in a file, or those of pictures by `extractor`; `settings` are for a dataset class or a folder.
+    """The statistics in a file, or those of images by `extractor`; `settings` are for a dataset class or a folder.
 
-    Raises UserError as `open_pictures`, `make_extractor` and `FeatureStatistics.load` do.
+    Raises UserError as `open_images`, `make_extractor` and `FeatureStatistics.load` do.
     """
     path = Path(name)
     if is_statistics_file(path):
         return FeatureStatistics.load(path)
     if path.suffix == ".npz" and not path.exists():
-        return FeatureStatistics.load(path)  # says which verbs write one
-    source = open_pictures(name, () if path.is_file() else settings)
+        return FeatureStatistics.load(path)  # says which commands write one
+    source = open_images(name, () if path.is_file() else settings)
     network = make_extractor(extractor, weights=weights, device=device)
     images = (images for images, _ in source.batches(batch_size))
     return compute_statistics(images, network, quantize=quantize, source=source.name)

@@ -1,4 +1,4 @@
-"""A bounded random choice from a stream of feature rows, for the metrics that compare pictures pair by pair."""
+"""A bounded random choice from a stream of feature rows, for the metrics that compare images pair by pair."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SeededSubset:
 
     def __init__(self, limit: int, seed: int = 0) -> None:
         if limit < 1:
-            raise UserError(f"a subset of {limit} pictures was asked for; at least 1 is needed")
+            raise UserError(f"a subset of {limit} images was asked for; at least 1 is needed")
         self.limit = limit
         self.seen = 0
         self._random = np.random.default_rng(seed)
@@ -47,5 +47,5 @@ class SeededSubset:
     def rows(self) -> NDArray[np.float32]:
         """The chosen rows (n, D), n = min(limit, length of the stream). Raises UserError for an empty stream."""
         if self._rows is None:
-            raise UserError("there are no pictures to choose from")
+            raise UserError("there are no images to choose from")
         return self._rows

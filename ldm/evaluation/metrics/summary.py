@@ -1,4 +1,4 @@
-"""One pass over a picture set that keeps all that the metrics need, however many pictures there are."""
+"""One pass over an image set that keeps all that the metrics need, however many images there are."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SummaryOptions:
 
 @dataclass(frozen=True)
 class SetSummary:
-    """What is left of a picture set: statistics of all, of each class, and the features of a seeded subset (n, D).
+    """What is left of an image set: statistics of all, of each class, and the features of a seeded subset (n, D).
 
     classes counts the labels. missing says, by metric, why something could not be kept.
     """
@@ -56,10 +56,10 @@ def summarise(
     *,
     source: str = "",
 ) -> SetSummary:
-    """Go once through batches of pictures (B, C, H, W) in [-1, 1] and labels (B,) or None.
+    """Go once through batches of images (B, C, H, W) in [-1, 1] and labels (B,) or None.
 
-    Memory: (D, D) in all and per class, and `options.subset` rows; it does not grow with the number of pictures.
-    Raises UserError below two pictures or for features that are not finite.
+    Memory: (D, D) in all and per class, and `options.subset` rows; it does not grow with the number of images.
+    Raises UserError below two images or for features that are not finite.
     """
     options = options or SummaryOptions()
     stream = FeatureStream(extractor, quantize=options.quantize, source=source)
@@ -109,7 +109,7 @@ class _ByClass:
         if self.problem:
             return
         if labels is None:
-            self.problem = "the pictures have no labels"
+            self.problem = "the images have no labels"
             return
         width = features.shape[1]
         for label in labels.unique().tolist():

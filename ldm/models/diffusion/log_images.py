@@ -1,4 +1,4 @@
-"""What a training run shows of its model: samples, and inputs and reconstructions when these are public."""
+"""Images of a latent diffusion model for the image logger: samples, and inputs and reconstructions of public data."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ import torch
 from torch import Tensor
 
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.ddpm_base import DDPM, batch_rows
+from ldm.models.diffusion.ddpm_base import DDPM, count_records
 
 
 @torch.no_grad()
 def log_images(
-    model: Any, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
+    model: Any,
+    batch: Mapping[str, Any],
+    count: int = 8,
+    steps: int = 50,
+    private: bool = False,
+    samples: bool = True,
+    eta: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Pictures of a `LatentDiffusion` for the image logger, each (n, C, H, W).
+    """Images of a `LatentDiffusion` for the image logger, each (n, C, H, W) nominally in [-1, 1].
 
-    A private run gets samples of the model only: inputs and reconstructions would leave outside the mechanism.
+    With ``private`` only samples of the model: inputs and reconstructions would be released without noise.
     """
-    count = min(count, batch_rows(batch)) if not private else count
-    pictures: dict[str, Tensor] = {}
+    count = min(count, count_records(batch)) if not private else count
+    images: dict[str, Tensor] = {}
     condition = None
     if not private:
         small = {key: value[:count] for key, value in batch.items()}
         z = model.latents(small)
         if "moments" not in small:
-            pictures["inputs"] = DDPM.get_input(model, small, model.first_stage_key)
-        pictures["reconstruction"] = model.decode_first_stage(z)
+            images["inputs"] = DDPM.get_input(model, small, model.first_stage_key)
+        images["reconstruction"] = model.decode_first_stage(z)
         if model.cond_stage_model is not None:
             condition = model.get_learned_conditioning(model.raw_condition(small))
     elif model.cond_stage_model is not None:
@@ -36,8 +42,10 @@ def log_images(
             return {}
         classes = torch.arange(count, device=model.device) % model.cond_stage_model.n_classes
         condition = model.get_learned_conditioning({"class_label": classes})
+    if not samples:
+        return images
     shape = (model.channels, model.image_size, model.image_size)
     with model.ema_scope():
-        samples, _ = DDIMSampler(model).sample(S=steps, batch_size=count, shape=shape, conditioning=condition, eta=1.0)
-    pictures["samples"] = model.decode_first_stage(samples)
-    return pictures
+        latents, _ = DDIMSampler(model).sample(S=steps, batch_size=count, shape=shape, conditioning=condition, eta=eta)
+    images["samples"] = model.decode_first_stage(latents)
+    return images

@@ -11,6 +11,10 @@ from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.modules.losses.adversarial import AdversarialLoss, Logged, named
 
 
+class DummyLoss(nn.Identity):
+    """No loss: for an autoencoder that only encodes and decodes, under the name that old configurations give it."""
+
+
 class LPIPSWithDiscriminator(AdversarialLoss):
     """Absolute pixel error and LPIPS with scale exp(logvar), KL, and a patch discriminator's verdict.
 
@@ -69,7 +73,7 @@ class LPIPSWithDiscriminator(AdversarialLoss):
     ) -> Logged:
         """Loss (scalar) and numbers to log as "split/name": generator's (optimizer_idx 0) or discriminator's (1).
 
-        Pictures (B,C,H,W) in [-1,1]. `last_layer` is the decoder's last weight, `weights` broadcasts against the
+        Images (B,C,H,W) in [-1,1]. `last_layer` is the decoder's last weight, `weights` broadcasts against the
         pixel errors.
         """
         factor = self.factor_at(global_step)

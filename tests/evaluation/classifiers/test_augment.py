@@ -1,4 +1,4 @@
-"""Augmentations move pictures by the stated amounts, each on its own, and keep their values."""
+"""Augmentations move images by the stated amounts, each on its own, and keep their values."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def test_flip_mirrors_about_half() -> None:
     assert (same ^ mirrored).all() and 150 < int(mirrored.sum()) < 250
 
 
-def test_crop_is_a_window_of_the_reflected_picture() -> None:
+def test_crop_is_a_window_of_the_reflected_image() -> None:
     torch.manual_seed(0)
     images = torch.rand(60, 2, 8, 8)
     padded = F.pad(images, [4] * 4, mode="reflect")
     places = set()
-    for picture, moved in zip(padded, crop(images), strict=True):
+    for image, moved in zip(padded, crop(images), strict=True):
         found = [
             (top, left)
             for top in range(9)
             for left in range(9)
-            if torch.equal(picture[:, top : top + 8, left : left + 8], moved)
+            if torch.equal(image[:, top : top + 8, left : left + 8], moved)
         ]
         places.update(found[:1])
         assert found

@@ -48,7 +48,7 @@ QUICK = ["--models", "logreg", "mlp", "--epochs", "8", "--lr", "3e-3", "--device
 def test_readme_spelling(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verb.main(["--train", str(files / "train.pt"), "--test", str(files / "test.pt"), *QUICK])
     first, logreg, mlp = capsys.readouterr().out.splitlines()
-    assert first == "accuracy on 300 real pictures, epoch chosen on 150 held-out samples"
+    assert first == "accuracy on 300 real images, epoch chosen on 150 held-out samples"
     assert float(logreg.removeprefix("Logistic regression: ").removesuffix(" %")) > 80
     assert float(mlp.removeprefix("MLP: ").removesuffix(" %")) > 80
 
@@ -62,13 +62,13 @@ def test_held_out_file_dataset_class_seeds_and_json(files: Path, capsys: pytest.
     assert len(scores["logreg"]["results"][0]["curve"]) == 8
 
 
-def test_a_protocol_that_looks_at_the_test_pictures_says_so(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_protocol_that_looks_at_the_test_images_says_so(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--train", str(files / "train.pt"), "--test", str(files / "test.pt"), "--protocol", "dp-lora"]
     verb.main(
         [*words, "--models", "logreg", "--epochs", "2", "--output", str(files / "marked.json"), "--device", "cpu"]
     )
     first, score = capsys.readouterr().out.splitlines()
-    assert "not an accuracy on unseen pictures" in first and "not an accuracy on unseen pictures" in score
+    assert "not an accuracy on unseen images" in first and "not an accuracy on unseen images" in score
     marked = json.loads((files / "marked.json").read_text())["logreg"]
     assert marked["protocol"] == "dp-lora, changed" and marked["honest"] is False
 

@@ -30,9 +30,9 @@ def test_grey_and_colour_conversions() -> None:
 def test_quantize_and_resize() -> None:
     assert torch.equal(quantize(quantize(noise(2, 3, 4, 4))), quantize(noise(2, 3, 4, 4)))
     assert (quantize(noise(2, 3, 4, 4)) - noise(2, 3, 4, 4)).abs().max() <= 1 / 255 + 1e-6
-    picture = noise(1, 1, 8, 8)
-    assert resize(picture, 8) is picture
-    assert resize(picture, 4).shape == (1, 1, 4, 4)
+    image = noise(1, 1, 8, 8)
+    assert resize(image, 8) is image
+    assert resize(image, 4).shape == (1, 1, 4, 4)
     checker = torch.ones(1, 1, 16, 16)
     checker[..., ::2, 1::2] = checker[..., 1::2, ::2] = -1
     assert resize(checker, 4)[..., 1:-1, 1:-1].abs().max() < 0.1  # anti-aliased: averages, does not pick
@@ -126,7 +126,7 @@ def test_inception_equals_torch_fidelity_where_no_resize_is_needed(random_incept
 
 
 @pytest.mark.slow
-def test_inception_takes_small_grey_pictures_and_finds_cached_weights(
+def test_inception_takes_small_grey_images_and_finds_cached_weights(
     random_inception: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoints").mkdir()

@@ -1,4 +1,4 @@
-"""Pictures from files and from dataset classes named on a command line."""
+"""Images from files and from dataset classes named on a command line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ldm.errors import UserError
+from ldm.evaluation.inputs.image_source import open_images
 from ldm.evaluation.inputs.sources import (
     collect,
     dataset_batches,
@@ -19,10 +21,11 @@ from ldm.evaluation.inputs.sources import (
 )
 from ldm.files import require_writable
 from ldm.samples import SampleSet
+from tests.data.files import write_digits
 
 
 class BySize:
-    """Ten grey pictures whose pixel value tells their number."""
+    """Ten grey images whose pixel value tells their number."""
 
     def __init__(self, size: int = 4, labelled: bool = True) -> None:
         self.size, self.labelled = size, labelled
@@ -51,7 +54,7 @@ class Broken(BySize):
             "range": {"image": item["image"] * 255},
             "layout": {"image": item["image"].transpose(2, 0, 1).repeat(2, axis=0)},
             "ragged": {"image": item["image"][: 1 + index % 2]},
-            "key": {"picture": item["image"]},
+            "key": {"photo": item["image"]},
             "tuple": (item["image"], 0),
         }[self.fault]
 
@@ -136,7 +139,7 @@ def test_sample_batches_cover_the_set() -> None:
     assert torch.equal(torch.cat(list(sample_batches(samples, 2, progress=False))), samples.images)
 
 
-def test_labelled_pictures_from_class_and_file(tmp_path: Path) -> None:
+def test_labelled_images_from_class_and_file(tmp_path: Path) -> None:
     from_class = load_labelled(f"{HERE}.BySize", ["size:5"], size=7)
     assert from_class.images.shape == (10, 1, 5, 5) and from_class.labels.tolist() == [i % 3 for i in range(10)]
     assert load_labelled(f"{HERE}.ByConfig", size=7).images.shape == (10, 1, 7, 7)
@@ -144,7 +147,7 @@ def test_labelled_pictures_from_class_and_file(tmp_path: Path) -> None:
     assert torch.equal(load_labelled(str(tmp_path / "a.pt"), size=7).images, from_class.images)
 
 
-def test_labelled_pictures_mistakes(tmp_path: Path) -> None:
+def test_labelled_images_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no labels"):
         load_labelled(f"{HERE}.BySize", ["labelled:false"])
     with pytest.raises(UserError, match="no such file"):
@@ -163,3 +166,40 @@ def test_unwritable_outputs_fail_before_the_work(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "file" / "a.npz"):
         with pytest.raises(UserError, match="cannot write"):
             require_writable(path)
+
+
+@pytest.mark.parametrize("name", ["2024", "007", "1_000"])
+def test_a_folder_that_is_called_like_a_number_is_a_folder(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name / "a").mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name / "a" / "0.png")
+    assert len(open_dataset("ldm.data.folder.ImageFolder", parse_settings([f"root:{name}"]))) == 1
+    with pytest.raises(UserError, match="root=1e5|root=100000.0"):
+        open_dataset("ldm.data.folder.ImageFolder", parse_settings(["root:1e5"]))
+
+
+def test_scores_on_training_files_are_marked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_digits(tmp_path)
+    words = [f"root:{tmp_path}"]
+    assert "from_training_files" not in load_labelled("ldm.data.mnist.MNISTVal", words).meta and not caplog.text
+    for name, more in (("MNISTVal", ["holdout:10"]), ("MNISTVal", ["split:train"]), ("MNISTTrain", [])):
+        caplog.clear()
+        found = load_labelled(f"ldm.data.mnist.{name}", [*words, *more])
+        assert found.meta["from_training_files"] and "this is no test score" in caplog.text
+        assert open_images(f"ldm.data.mnist.{name}", [*words, *more]).from_training_files
+
+
+class Growing(BySize):
+    """Item 5 is larger than the others."""
+
+    def __getitem__(self, index: int) -> dict:
+        self.size = 5 if index == 5 else 4
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 10])
+def test_several_sizes_are_refused_whatever_the_batch(batch_size: int) -> None:
+    with pytest.raises(UserError, match="different shapes"):
+        list(dataset_batches(Growing(), batch_size=batch_size, progress=False))

@@ -1,4 +1,4 @@
-"""Nearest private images: planted copies are found, chance is not called copying, and pictures are marked."""
+"""Nearest private images: planted copies are found, chance is not called copying, and images are marked."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from ldm.errors import UserError
-from ldm.evaluation.inputs.pictures import PictureSource
+from ldm.evaluation.inputs.image_source import ImageSource
 from ldm.evaluation.leakage.neighbours import (
     Neighbours,
     look_for_copies,
     near_copies,
-    nearest,
+    nearest_neighbours,
     private_path,
     raw_pixels,
     save_pairs,
@@ -25,14 +25,14 @@ from ldm.evaluation.leakage.neighbours import (
 )
 
 
-def pictures(count: int, seed: int, channels: int = 1) -> torch.Tensor:
+def images(count: int, seed: int, channels: int = 1) -> torch.Tensor:
     """Blurred noise of 8x8 pixels: draws from one distribution, no two of them near each other."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.randn(count, channels, 8, 8, generator=generator) / 2).clamp(-1, 1)
 
 
-def source(images: torch.Tensor) -> PictureSource:
-    return PictureSource("these", lambda size: ((part, None) for part in images.split(size)))
+def source(images: torch.Tensor) -> ImageSource:
+    return ImageSource("these", lambda size: ((part, None) for part in images.split(size)))
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -40,7 +40,7 @@ def source(images: torch.Tensor) -> PictureSource:
 def test_nearest_equals_the_loop(k: int, batch: int) -> None:
     generator = torch.Generator().manual_seed(0)
     queries, references = torch.randn(300, 5, generator=generator), torch.randn(40, 5, generator=generator)
-    found = nearest(queries, references.split(batch), k)
+    found = nearest_neighbours(queries, references.split(batch), k)
     distances = (queries[:, None].double() - references[None].double()).square().sum(dim=2).sqrt()
     expected = distances.sort(dim=1, stable=True)
     assert found.references == 40
@@ -50,12 +50,12 @@ def test_nearest_equals_the_loop(k: int, batch: int) -> None:
 
 def test_a_copy_is_at_distance_zero_even_where_products_round() -> None:
     references = torch.randn(50, 3000, generator=torch.Generator().manual_seed(0)) + 100
-    found = nearest(references[[17, 4]], references.split(20))
+    found = nearest_neighbours(references[[17, 4]], references.split(20))
     assert found.distances.tolist() == [[0.0], [0.0]] and found.indices.tolist() == [[17], [4]]
 
 
 def test_pixel_distance_is_the_root_mean_square_difference() -> None:
-    first, second = pictures(1, 0, 3), pictures(1, 1, 3)
+    first, second = images(1, 0, 3), images(1, 1, 3)
     rows = raw_pixels(8, 3)
     distance = (rows(first) - rows(second)).norm()
     assert float(distance) == pytest.approx(float((first - second).square().mean().sqrt()), rel=1e-6)
@@ -65,7 +65,7 @@ def test_pixel_distance_is_the_root_mean_square_difference() -> None:
 
 
 def test_planted_copies_are_found() -> None:
-    private, held_out, honest = pictures(300, 0), pictures(400, 1), pictures(200, 2)
+    private, held_out, honest = images(300, 0), images(400, 1), images(200, 2)
     copies = (private[100:150] + 0.01 * torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(3))).clamp(
         -1, 1
     )
@@ -86,9 +86,9 @@ def test_samples_of_the_same_distribution_are_not_called_copies() -> None:
     verdicts = []
     for seed in range(5):
         result, _ = look_for_copies(
-            pictures(400, 10 + seed),
-            source(pictures(300, 20 + seed)),
-            source(pictures(800, 30 + seed)),
+            images(400, 10 + seed),
+            source(images(300, 20 + seed)),
+            source(images(800, 30 + seed)),
             raw_pixels(8, 1),
             space="pixels",
         )
@@ -119,8 +119,8 @@ def test_exact_intervals() -> None:
     assert result.share_interval[1] == pytest.approx(1 - 0.025 ** (1 / 100))
 
 
-def test_pictures_are_marked_and_refused_without_the_word(tmp_path: Path) -> None:
-    samples, private = pictures(6, 0), pictures(6, 1, 3)
+def test_images_are_marked_and_refused_without_the_word(tmp_path: Path) -> None:
+    samples, private = images(6, 0), images(6, 1, 3)
     distances = torch.tensor([0.6, 0.1, 0.5, 0.2, 0.4, 0.3])
     with pytest.raises(UserError, match="--i-hold-the-private-data"):
         save_pairs(samples, private, distances, tmp_path / "pairs.png", holds_private_data=False)
@@ -148,10 +148,10 @@ def test_some_are_chosen_by_the_seed() -> None:
 
 def test_mistakes_are_named(caplog: pytest.LogCaptureFixture) -> None:
     rows = torch.zeros(3, 4)
-    with pytest.raises(UserError, match="2 reference pictures have no 3 nearest"):
-        nearest(rows, [torch.zeros(2, 4)], 3)
+    with pytest.raises(UserError, match="2 reference images have no 3 nearest"):
+        nearest_neighbours(rows, [torch.zeros(2, 4)], 3)
     with pytest.raises(UserError, match="make both alike"):
-        nearest(rows, [torch.zeros(2, 5)])
+        nearest_neighbours(rows, [torch.zeros(2, 5)])
     one = Neighbours(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64), 5)
     with pytest.raises(UserError, match="too few"):
         near_copies(one, one, space="x")
@@ -159,9 +159,9 @@ def test_mistakes_are_named(caplog: pytest.LogCaptureFixture) -> None:
         near_copies(one, Neighbours(one.distances, one.indices, 6), space="x")
     with pytest.raises(UserError, match="outside \\(0, 1\\)"):
         near_copies(one, one, space="x", quantile=1.0)
-    with pytest.raises(UserError, match="0 pictures"):
+    with pytest.raises(UserError, match="0 images"):
         some(rows, 0)
     with caplog.at_level(logging.WARNING):
         few = Neighbours(torch.rand(20, 1), torch.zeros(20, 1, dtype=torch.int64), 5)
         near_copies(few, few, space="x")
-    assert "20 held-out pictures are few" in caplog.text
+    assert "20 held-out images are few" in caplog.text

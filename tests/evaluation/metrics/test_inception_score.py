@@ -41,8 +41,8 @@ def test_logits_of_any_size_give_a_number() -> None:
     assert math.isfinite(found.value) and found.value == pytest.approx(2)
 
 
-def test_too_few_pictures_are_refused() -> None:
-    with pytest.raises(UserError, match="19 pictures do not fill 10 splits.*20 needed"):
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(UserError, match="19 images do not fill 10 splits.*20 needed"):
         score(torch.zeros(19, 3), 10)
-    with pytest.raises(UserError, match="0 pictures"):
+    with pytest.raises(UserError, match="0 images"):
         RunningInceptionScore().result()

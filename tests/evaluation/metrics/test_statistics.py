@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -86,14 +87,14 @@ def test_bad_files_are_one_line(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_same_pictures_are_at_distance_zero_and_noise_is_not() -> None:
+def test_same_images_are_at_distance_zero_and_noise_is_not() -> None:
     images = torch.rand(200, 1, 16, 16) * 2 - 1
     first = compute_statistics([images], PixelFeatures())
     assert compare(first, compute_statistics(images.split(7), PixelFeatures())) < 1e-9
     assert compare(first, compute_statistics([images * 0.5], PixelFeatures())) > 0.1
 
 
-def test_quantize_rounds_to_picture_file_levels() -> None:
+def test_quantize_rounds_to_image_file_levels() -> None:
     images = torch.rand(50, 1, 8, 8) * 2 - 1
     levels = ((images + 1) * 127.5).round().to(torch.uint8)
     from_bytes = compute_statistics([levels.float() / 127.5 - 1], PixelFeatures())
@@ -109,10 +110,10 @@ def test_overshooting_samples_are_clamped() -> None:
     assert np.array_equal(found.mu, compute_statistics([images.clamp(-1, 1)], PixelFeatures()).mu)
 
 
-def test_too_few_pictures_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_images_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         made(64)
-    assert "64 pictures for 64 features" in caplog.text
+    assert "64 images for 64 features" in caplog.text
     caplog.clear()
     made(65)
     assert not caplog.text
@@ -153,14 +154,14 @@ def test_policy_is_told_and_kept(tmp_path: Path) -> None:
     assert "floats" in made().policy()
 
 
-def test_pictures_of_several_sizes_are_recorded() -> None:
+def test_images_of_several_sizes_are_recorded() -> None:
     found = compute_statistics([torch.rand(9, 1, 16, 16), torch.rand(9, 1, 8, 8)], PixelFeatures())
     assert found.size == "mixed" and found.count == 18
 
 
 def test_count_differences_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     compare(made(100), made(201))
-    assert "100 and 201 pictures" in caplog.text
+    assert "100 and 201 images" in caplog.text
 
 
 def test_only_inception_numbers_are_called_fid() -> None:
@@ -170,3 +171,40 @@ def test_only_inception_numbers_are_called_fid() -> None:
     assert describe(made(), made()) == "Frechet distance (pixels)"
     assert describe(made(extractor="unknown"), made(extractor="unknown")) == "Frechet distance (unknown)"
     assert describe(made(), inception) == "Frechet distance (inception / pixels)"
+
+
+def _arrays(**changes: object) -> dict[str, object]:
+    return {"mu": np.zeros(3), "sigma": np.eye(3), "count": np.asarray(50), **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sigma": -np.eye(3)}, "negative eigenvalues"),
+        ({"sigma": np.triu(np.ones((3, 3)))}, "not symmetric"),
+        ({"mu": np.zeros(3, complex)}, "expected real numbers"),
+        ({"mu": np.array(["a", "b", "c"])}, "expected real numbers"),
+        ({"sigma": np.eye(3) * np.nan}, "NaN or infinite"),
+        ({"count": np.asarray(-5)}, "count is -5"),
+        ({"count": np.asarray(1)}, "count is 1"),
+        ({"count": np.arange(3)}, "count is int64 of shape"),
+        ({"count": np.asarray("many")}, "count is <U4"),
+        ({"extractor": np.arange(3)}, "extractor is int64"),
+        ({"mu": np.zeros((0,)), "sigma": np.zeros((0, 0))}, r"expected \(D,\) and \(D, D\)"),
+    ],
+)
+def test_only_a_mean_and_a_covariance_are_taken(tmp_path: Path, changes: dict, words: str) -> None:
+    np.savez(tmp_path / "good.npz", **_arrays())
+    assert FeatureStatistics.load(tmp_path / "good.npz").count == 50
+    np.savez(tmp_path / "bad.npz", **_arrays(**changes))
+    with pytest.raises(UserError, match=f"bad.npz: .*{words}") as caught:
+        FeatureStatistics.load(tmp_path / "bad.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_statistics_that_claim_more_than_they_hold(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", mu=np.zeros(4000), sigma=np.zeros((4000, 4000)))
+    os.mkfifo(tmp_path / "pipe.npz")
+    for name, words in (("bomb", "would unpack"), ("pipe", "a pipe or a device")):
+        with pytest.raises(UserError, match=f"{name}.npz.*{words}"):
+            FeatureStatistics.load(tmp_path / f"{name}.npz")

@@ -38,7 +38,7 @@ def test_every_row_is_equally_likely() -> None:
 
 def test_tensors_are_taken_and_mistakes_are_named() -> None:
     subset = SeededSubset(2)
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         _ = subset.rows
     subset.update(torch.ones(3, 4))
     assert subset.rows.shape == (2, 4) and subset.rows.dtype == np.float32 and subset.seen == 3

@@ -1,4 +1,4 @@
-"""The suites: every metric on Gaussian features and pictures, and a reason for each one that is missing."""
+"""The suites: every metric on Gaussian features and images, and a reason for each one that is missing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def summary(images: Tensor, labels: Tensor | None = None, extractor: PixelFeatur
 
 
 def blobs(count: int = 300, noise: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Pictures of a bright square whose place depends on the class, with noise."""
+    """Images of a bright square whose place depends on the class, with noise."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     images = torch.full((count, 1, 16, 16), -0.5) + 0.3 * torch.rand(count, 1, 1, 1, generator=generator)
@@ -63,14 +63,14 @@ def test_every_metric_gets_worse_with_noise() -> None:
 
 
 def test_gaussian_features_give_the_closed_form() -> None:
-    """Pictures whose pixels' area means are Gaussian: the distance is that of their means and deviations."""
+    """Images whose pixels' area means are Gaussian: the distance is that of their means and deviations."""
     generator = np.random.default_rng(0)
     first, second = (torch.from_numpy(0.05 * generator.normal(size=(4000, 1, 8, 8)) + mean) for mean in (0.0, 0.1))
     found = measure(summary(first), summary(second), SUITES["all"], OPTIONS)
     assert found.scores["frechet"].value == pytest.approx(64 * 0.1**2, rel=0.02)
 
 
-def test_few_pictures_give_numbers_or_reasons_never_nan() -> None:
+def test_few_images_give_numbers_or_reasons_never_nan() -> None:
     for count in (2, 4, 6, 20):
         found = measure(summary(*blobs(300)), summary(*blobs(count, seed=1)), SUITES["all"], OPTIONS)
         assert all(math.isfinite(score.value) for score in found.scores.values())
@@ -88,7 +88,7 @@ def test_reasons_are_named() -> None:
     suite = measure(summary(*blobs()), summary(*blobs()), SUITES["mnist"], OPTIONS)
     assert suite.skipped == {"inception_score": "not part of the suite mnist"}
     apart = measure(summary(*blobs()), summary(blobs()[0], blobs()[1] + 5), SUITES["all"], OPTIONS)
-    assert "no class has two pictures on both sides" in apart.skipped["per_class"]
+    assert "no class has two images on both sides" in apart.skipped["per_class"]
 
 
 def test_unlike_summaries_are_refused_unless_forced() -> None:

@@ -22,7 +22,7 @@ class WithClasses(PixelFeatures):
         return features[:, :4] * 5
 
 
-def pictures(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def random_images(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     images = torch.rand(count, 1, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return images, torch.arange(count) % 3
 
@@ -33,7 +33,7 @@ def batches(images: Tensor, labels: Tensor | None, size: int = 32) -> Iterator[t
 
 
 def test_everything_agrees_with_the_whole_set_at_once() -> None:
-    images, labels = pictures(200)
+    images, labels = random_images(200)
     found = summarise(batches(images, labels), WithClasses(), SummaryOptions(subset=50), source="toy")
     whole = compute_statistics([images], PixelFeatures())
     assert np.allclose(found.statistics.mu, whole.mu) and np.allclose(found.statistics.sigma, whole.sigma)
@@ -46,26 +46,26 @@ def test_everything_agrees_with_the_whole_set_at_once() -> None:
 
 
 def test_what_cannot_be_kept_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels = pictures(10)
+    images, labels = random_images(10)
     plain = summarise(batches(images, None), PixelFeatures())
-    assert plain.missing == {"inception_score": "pixels names no classes", "per_class": "the pictures have no labels"}
+    assert plain.missing == {"inception_score": "pixels names no classes", "per_class": "the images have no labels"}
     few = summarise(batches(images, labels), WithClasses())
     assert "splits" in few.missing["inception_score"]
     monkeypatch.setattr(module, "CLASS_MEMORY", 2 * 64**2 * 8)
     many = summarise(batches(images, labels), PixelFeatures())
     assert "more than 2 classes" in many.missing["per_class"] and many.by_class == {}
-    with pytest.raises(UserError, match="1 pictures have no covariance"):
+    with pytest.raises(UserError, match="1 images have no covariance"):
         summarise(batches(images[:1], None), PixelFeatures())
 
 
-def test_a_class_of_one_picture_has_no_statistics() -> None:
-    images, _ = pictures(10)
+def test_a_class_of_one_image_has_no_statistics() -> None:
+    images, _ = random_images(10)
     found = summarise([(images, torch.tensor([0] * 9 + [1]))], PixelFeatures())
     assert set(found.by_class) == {0} and found.classes == {0: 9, 1: 1}
 
 
 def peak_of(count: int) -> int:
-    """Most bytes that numpy held during a pass; the pictures themselves are made anew for every batch."""
+    """Most bytes that numpy held during a pass; the images themselves are made anew for every batch."""
 
     class NumpyFeatures(PixelFeatures):
         def __call__(self, images: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def peak_of(count: int) -> int:
 
     def stream() -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, count, 100):
-            yield pictures(100, start)
+            yield random_images(100, start)
 
     tracemalloc.start()
     summarise(stream(), NumpyFeatures(), SummaryOptions(subset=500))
@@ -82,6 +82,6 @@ def peak_of(count: int) -> int:
     return peak
 
 
-def test_memory_is_flat_for_ten_times_the_pictures() -> None:
+def test_memory_is_flat_for_ten_times_the_images() -> None:
     peak_of(200)  # first use of everything
     assert peak_of(10_000) < 1.1 * peak_of(1000) + 50_000

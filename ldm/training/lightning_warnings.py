@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-CHATTER = (
+IRRELEVANT_MESSAGES = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*module\(s\) in eval mode at the start of training.*",  # frozen stages are meant to be in that mode
     r".*Total length of `list` across ranks is zero.*",  # no validation set is a choice
@@ -15,17 +15,17 @@ CHATTER = (
 )
 
 
-class NoAdvertisements(logging.Filter):
+class WarningFilter(logging.Filter):
     """Drops the Trainer's tips about other products."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "Tip:" not in record.getMessage()
 
 
-def hush_trainer() -> None:
+def filter_lightning_warnings() -> None:
     """Silence the messages above; warnings about the run itself are left alone."""
-    for pattern in CHATTER:
+    for pattern in IRRELEVANT_MESSAGES:
         warnings.filterwarnings("ignore", message=pattern)
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    if not any(isinstance(known, NoAdvertisements) for known in logger.filters):
-        logger.addFilter(NoAdvertisements())
+    if not any(isinstance(known, WarningFilter) for known in logger.filters):
+        logger.addFilter(WarningFilter())

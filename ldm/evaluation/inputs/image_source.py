@@ -1,0 +1,156 @@
+"""Images of any kind under one name: sample files, folders of image files, and dataset classes."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.errors import UserError
+from ldm.evaluation.inputs.sources import (
+    SAMPLE_SUFFIXES,
+    dataset_batches,
+    from_training_files,
+    open_dataset,
+    parse_settings,
+    takes_size,
+)
+from ldm.samples import SampleFile, iter_batches
+from ldm.samples.framing import to_size
+from ldm.samples.image_files import all_problems, read_image
+from ldm.samples.image_folder import ImageFolderListing, list_images, read_headers, require_one_size
+from ldm.samples.pixel_range import BYTES
+
+Batches = Iterator[tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images that can be gone through more than once, a batch at a time, and never all held at once.
+
+    batches(batch_size) yields images (B, 1 or 3, H, W) float32 in [-1, 1] and labels (B,) int64 or None.
+    meta: what a sample file says about itself. class_names: names of the labels 0, 1, ... where the images give them.
+    from_training_files: whether these are images of a data set's training files, on which a score is no test score.
+    """
+
+    name: str
+    batches: Callable[[int], Batches]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    from_training_files: bool = False
+
+
+def open_images(
+    name: str, settings: Sequence[str] = (), *, size: int | None = None, num_workers: int = 0
+) -> ImageSource:
+    """The images called `name`.
+
+    A sample file (.pt, .npz), a folder (`folder_images`), or a dataset class by its dotted name with `settings`
+    (`key:value` words). A folder takes one setting, size:N. `size` goes to a dataset class that takes a size when
+    `settings` give none; nothing else is resized unasked.
+    Raises UserError for a name that is none of these, and for a statistics file, which holds no images.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return folder_images(path, _folder_size(parse_settings(settings), name))
+    if path.suffix in SAMPLE_SUFFIXES or os.sep in name or path.exists():
+        if settings:
+            raise UserError(f"{name} is a file; key:value settings only go with a dataset class")
+        if is_statistics_file(path):
+            raise UserError(f"{name} holds statistics, not images; name the images themselves")
+        return _sample_file(path)
+    params = parse_settings(settings)
+    if size is not None and "size" not in params and "config" not in params and takes_size(name):
+        params["size"] = size
+        settings = [*settings, f"size:{size}"]
+    dataset = open_dataset(name, params)
+    return ImageSource(
+        " ".join([name, *settings]),
+        lambda batch_size: dataset_batches(dataset, batch_size=batch_size, num_workers=num_workers),
+        class_names=tuple(getattr(dataset, "class_names", None) or ()),
+        from_training_files=from_training_files(dataset),
+    )
+
+
+def is_statistics_file(path: str | Path) -> bool:
+    """Whether `path` is an `.npz` with `mu` and `sigma`."""
+    if Path(path).suffix != ".npz" or not Path(path).is_file():
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile):
+        return False
+
+
+def _sample_file(path: Path) -> ImageSource:
+    file = SampleFile.open(path)
+
+    def batches(batch_size: int) -> Batches:
+        total = -(-file.count // _checked(batch_size))
+        yield from tqdm(iter_batches(path, batch_size), total=total, unit="batch", disable=None)
+
+    meta = file.meta or {}
+    return ImageSource(str(path), batches, meta, tuple(map(str, meta.get("class_names") or ())))
+
+
+def _folder_size(settings: Mapping[str, Any], name: str) -> int | None:
+    unknown = settings.keys() - {"size"}
+    size = settings.get("size")
+    if unknown or (size is not None and (not isinstance(size, int) or size < 1)):
+        raise UserError(f"{name} is a folder; it takes one setting, such as size:32")
+    return size
+
+
+def folder_images(folder: Path, size: int | None = None) -> ImageSource:
+    """Image files of a folder; subfolders, if there are any, are the classes. Training reads folders the same way.
+
+    `ldm.samples.image_folder` says which files count, `ldm.samples.image_files` how they are decoded. Grey files stay
+    grey when all are, else everything is colour. Images keep their size unless `size` asks for (size, size): the
+    shorter side is resized and the middle cut out, as a training set does it, and the name says so.
+    Raises UserError for a folder without images, for unreadable files, all of them in one list, and for images of
+    several sizes without `size`.
+    """
+    listing = list_images(folder)
+    headers = read_headers(listing.paths)
+    if size is None:
+        require_one_size(folder, headers, "give size:N")
+    grey = all(header.is_grey for header in headers)
+    labels = None if listing.labels is None else torch.from_numpy(listing.labels)
+
+    def batches(batch_size: int) -> Batches:
+        for start in tqdm(range(0, len(listing.paths), _checked(batch_size)), unit="batch", disable=None):
+            part = listing.paths[start : start + batch_size]
+            images = torch.stack([_to_tensor(to_size(_read(path, listing), size), grey) for path in part])
+            yield images, None if labels is None else labels[start : start + batch_size]
+
+    name = str(folder) if size is None else f"{folder} size:{size} (shorter side bicubic, middle cut out)"
+    return ImageSource(name, batches, {}, tuple(listing.class_names))
+
+
+def _read(path: Path, listing: ImageFolderListing) -> np.ndarray:
+    try:
+        return read_image(path)
+    except UserError as error:
+        raise all_problems(error, listing.paths) from None
+
+
+def _to_tensor(image: np.ndarray, grey: bool) -> Tensor:
+    """A uint8 image (H, W[, 3]) as float32 (1 or 3, H, W) in [-1, 1]."""
+    pixels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    pixels = np.repeat(pixels, 3, axis=0) if len(pixels) == 1 and not grey else pixels
+    return BYTES.to_signed(torch.from_numpy(np.array(pixels)))
+
+
+def _checked(batch_size: int) -> int:
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size} must be at least 1")
+    return batch_size
