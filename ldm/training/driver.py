@@ -218,7 +218,7 @@ def build_trainer(
         raise UserError(f"lightning.trainer: {one_line(error)}") from error
 
 
-def check_resumable(model: Any, content: dict[str, Any], path: Any) -> None:
+def check_resumable(model: Any, content: Mapping[str, Any], path: Any) -> None:
     """Raise UserError, before anything is written, for a checkpoint that ``model`` cannot go on from."""
     if hasattr(model, "unet_params"):  # an autoencoder has neither heads nor adapters
         check_metadata(model, content, path)
