@@ -51,6 +51,11 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
+def get_parser() -> ArgumentParser:
+    """`build_parser` under the lineage's name."""
+    return build_parser()
+
+
 def main() -> None:
     """Parse the command line and train."""
     parser = build_parser()

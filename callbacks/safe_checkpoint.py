@@ -34,4 +34,4 @@ class SafeCheckpointIO(TorchCheckpointIO):
             self.clock.set_file_time(path, int(checkpoint.get("global_step", 0)))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return read_checkpoint(path)
+        return dict(read_checkpoint(path))  # Lightning brings older files up to date in place
