@@ -63,7 +63,7 @@ def test_what_is_counted_is_the_model_s() -> None:
     noise = torch.zeros(1, 2, 4, 4)
     context = model.get_learned_conditioning({"class_label": torch.zeros(1, dtype=torch.long)})
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
-        model.row_terms(noise, torch.zeros(1, dtype=torch.long), noise, context)
+        model.loss_terms(noise, torch.zeros(1, dtype=torch.long), noise, context)
     assert needs.operations == counter.get_total_flops() > 0
     assert 0 < needs.activations < 50e6
     assert count_needs(tiny.AUTOENCODER) is None
