@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ldm.checkpoint.ema import COUNTERS, split_ema
 from ldm.checkpoint.io import read_checkpoint, save_safetensors
-from ldm.checkpoint.metadata import UNPROTECTED_DATA, checkpoint_metadata
+from ldm.checkpoint.metadata import MADE_FROM, UNPROTECTED_DATA, checkpoint_metadata, made_from, refuse_adapter
+from ldm.checkpoint.tensors import require_finite
 from ldm.errors import UserError
 
 TRAINING_ONLY = ("first_stage_model.loss.", "loss.")
@@ -38,7 +38,7 @@ def with_decoder(state: Mapping[str, Tensor], source: str | Path) -> dict[str, T
     Raises UserError when the two autoencoders encode differently: the latents would not be those it decodes.
     """
     prefix, own = "first_stage_model.", dict(state)
-    other = {f"{prefix}{name}": value for name, value in read_checkpoint(source)["state_dict"].items()}
+    other = {f"{prefix}{name}": value for name, value in read_checkpoint(source).state_dict.items()}
     other = {name: value for name, value in other.items() if not name.startswith(TRAINING_ONLY)}
     stored = {name for name in own if name.startswith(prefix)}
     if stored != set(other):
@@ -62,12 +62,16 @@ def export_checkpoint(
     """
     if Path(target).suffix != ".safetensors":
         raise UserError(f"{target}: exported weights are .safetensors; end the name in that")
-    content: dict[str, Any] = read_checkpoint(source)
-    state = sampling_state(content["state_dict"], ema)
+    content = read_checkpoint(source)
+    require_finite(content.state_dict, source)
+    refuse_adapter(content.state_dict, source)
+    state = sampling_state(content.state_dict, ema)
     state = state if decoder is None else with_decoder(state, decoder)
     carried = ("model_config", "privacy", "start_privacy", UNPROTECTED_DATA)
     memories = {key: checkpoint_metadata(content, key) for key in carried}
     metadata = {key: json.dumps(value) for key, value in memories.items() if value}
+    if "privacy" in metadata:  # a private run's card names its checkpoints
+        metadata[MADE_FROM] = json.dumps(made_from(content))
     if note:
         metadata["made_by"] = note
     save_safetensors(state, target, metadata)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,12 +16,12 @@ from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.config import DPConfig
-from ldm.privacy.distributed import Ranks, ShardedBatchSampler
 from ldm.privacy.event import POISSON
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.meter import EpsilonMeter
 from ldm.privacy.plan import PrivacyPlan, planned_steps
-from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
+from ldm.privacy.ranks import Ranks
+from ldm.privacy.sampling import sampler_from_plan
 from ldm.training.private_ddp import private_strategy, process_count
 from ldm.training.run_directory import RunDirectory
 from ldm.training.unprotected_run import source_of
@@ -45,6 +44,7 @@ class PrivateSession:
     public_data: tuple[str, ...] = ()
     not_covered: tuple[str, ...] = ()
     written: int | None = None  # steps that the card on disk charges
+    weights: dict[str, int] = field(default_factory=dict)  # digests of the checkpoints so far, and their steps
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -75,16 +75,23 @@ class PrivateSession:
         ranks = self.training.ranks = Ranks(trainer.global_rank, trainer.world_size)
         if ranks.size > 1:
             records = len(self.data.datasets["train"])
-            self.data.train_batch_sampler = batch_sampler(self.plan, records, self.training.ledger.steps, ranks)
+            taken = self.training.ledger.steps
+            self.data.train_batch_sampler = sampler_from_plan(self.plan, records, start=taken, ranks=ranks)
             logger.info("%d processes share each step: each draws and clips a part of the records", ranks.size)
         self.training.on_release = self.write_card if ranks.first else None
         self.model.private = self.training
         self.model.automatic_optimization = False  # the private step computes and applies its own gradients
 
-    def write_card(self) -> None:
-        """Write ``privacy.json`` of the run directory: what has been spent, by two accountants."""
+    def write_card(self, weights: str | None = None) -> None:
+        """Write ``privacy.json`` of the run directory: what has been spent, by two accountants.
+
+        ``weights`` is the digest of the checkpoint that is about to be written; the card names them all.
+        """
         taken = self.training.ledger.steps
-        if self.written == taken and self.run_dir.privacy_card.exists():
+        known = weights is None or weights in self.weights
+        if weights is not None:
+            self.weights.setdefault(weights, taken)
+        if self.written == taken and known and self.run_dir.privacy_card.exists():
             return  # several files are written after one step
         selection = self.training.selection
         card = ReleaseCard(
@@ -94,6 +101,7 @@ class PrivateSession:
             left_out=selection.dead,
             public_data=self.public_data,
             not_covered=self.not_covered,
+            weights=self.weights,
         )
         self.run_dir.path.mkdir(parents=True, exist_ok=True)
         card.write(self.run_dir.privacy_card)
@@ -115,11 +123,10 @@ def is_private(model: Any) -> bool:
     return config is not None and config.enabled
 
 
-def check_request(model: Any, settings: Mapping[str, Any]) -> None:
+def check_settings(config: DPConfig, settings: Mapping[str, Any]) -> None:
     """Refuse what can be refused before any data is read: missing settings, and a Trainer that breaks the guarantee."""
-    config: DPConfig = model.dp_config
     config.require_complete()
-    refuse_unsafe(settings, model)
+    refuse_unsafe_settings(settings)
     if not config.poisson_sampling and process_count(settings) > 1:
         raise UserError(
             "dp_config.poisson_sampling: false draws one batch for all and runs on one device; type --devices 1, or "
@@ -127,22 +134,36 @@ def check_request(model: Any, settings: Mapping[str, Any]) -> None:
         )
 
 
-def build_session(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> PrivateSession:
+def open_account(config: DPConfig, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> Account:
+    """Plan the account of a new run, or read it from the checkpoint of a resumed one. No model is needed.
+
+    Raises UserError for settings under which the guarantee would not hold, and for another plan than a resumed run's.
+    """
+    check_settings(config, settings)
+    records = count_training_records(data)
+    if run_dir.resume_from is None:
+        refuse_other_checkpoint(settings)
+        return Account(make_plan(config, records, data.batch_size, settings), Ledger())
+    account = resumed_account(run_dir, config)
+    require_same_length(account.plan, data.batch_size, settings)
+    return account
+
+
+def build_session(
+    model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory, account: Account | None = None
+) -> PrivateSession:
     """Bind a private run together: its account, its trained parameters, its sampler and its card.
 
-    The account is planned for a new run and read from the checkpoint of a resumed one. The model's parameters that are
+    The account is opened here if it is not given. The model's parameters that are
     not trained are frozen, and the data module is given the plan's sampler. Raises UserError for whatever would break
     the guarantee.
     """
     config: DPConfig = model.dp_config
-    check_request(model, settings)
-    records = count_training_records(data)
+    account = account or open_account(config, data, settings, run_dir)
+    refuse_unsafe_model(model)
     if run_dir.resume_from is None:
-        refuse_fresh(settings, model)
-        account = Account(make_plan(config, records, data.batch_size, settings), Ledger())
-    else:
-        account = resumed_account(run_dir, config)
-        require_same_length(account.plan, data.batch_size, settings)
+        refuse_fresh(model)
+    records = count_training_records(data)
     selection = model.select_trainable()
     require_same_selection(run_dir, selection)
     training = PrivateTraining(
@@ -154,7 +175,7 @@ def build_session(model: Any, data: Any, settings: Mapping[str, Any], run_dir: R
         engine=config.engine,
     )
     describe_session(account.plan, selection)
-    data.train_batch_sampler = batch_sampler(account.plan, records, account.ledger.steps)
+    data.train_batch_sampler = sampler_from_plan(account.plan, records, start=account.ledger.steps)
     exceptions = exceptions_of_start(model, data.datasets["train"])
     not_covered = tuple(dict.fromkeys((*account.not_covered, *exceptions)))
     meter = EpsilonMeter(account.plan)
@@ -204,26 +225,6 @@ def make_plan(config: DPConfig, records: int, batch_size: int, settings: Mapping
     epochs, steps = required_length(settings)
     config.check_records(records)
     return config.plan(num_records=records, batch_size=batch_size, epochs=epochs, steps=steps)
-
-
-def batch_sampler(plan: PrivacyPlan, records: int, taken: int, ranks: Ranks | None = None) -> Any:
-    """The draws of a plan, ``taken`` of which are done, in epochs in which a record is expected once.
-
-    With several ``ranks`` these are the parts of the draws that are this process's. Raises UserError when a batch of
-    fixed size would be a larger share of the records than the plan accounts for.
-    """
-    epoch = math.ceil(1.0 / plan.sample_rate - 1e-9)
-    if ranks is not None and ranks.size > 1:
-        return ShardedBatchSampler.from_plan(plan, records, epoch, ranks, start=taken)
-    if plan.sampling == POISSON:
-        return PoissonBatchSampler(records, plan.sample_rate, epoch, insecure_seed=plan.insecure_seed, start=taken)
-    size = int(plan.expected_batch_size)
-    if size > plan.sample_rate * records * (1 + 1e-9):
-        raise UserError(
-            f"the training set has {records} records, fewer than the run was planned for: batches of {size} would be a "
-            f"larger share of it than the {plan.sample_rate:.4g} that is accounted for"
-        )
-    return FixedSizeBatchSampler(records, size, epoch, insecure_seed=plan.insecure_seed, start=taken)
 
 
 def required_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -324,13 +325,17 @@ def require_same_selection(run_dir: RunDirectory, selection: Selection) -> None:
         )
 
 
-def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
-    """Refuse a new private run that would go on from a training state, or without a latent scale."""
+def refuse_other_checkpoint(settings: Mapping[str, Any]) -> None:
+    """Refuse a new private run that would go on from a training state, as only a resumed one may."""
     if settings.get("ckpt_path"):
         raise UserError(
             f"ckpt_path (resume_from_checkpoint): a private run goes on in its own directory, where its ledger is; "
             f"type --resume {settings['ckpt_path']}"
         )
+
+
+def refuse_fresh(model: Any) -> None:
+    """Refuse a new private run without a latent scale."""
     if not model.scale_is_known:
         raise UserError(
             "scale_by_std: the checkpoint holds no scale_factor, and taking it from private images is not covered by "
@@ -338,7 +343,7 @@ def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
         )
 
 
-def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
+def refuse_unsafe_settings(settings: Mapping[str, Any]) -> None:
     """Refuse Trainer settings under which the stated guarantee would not hold."""
     private_strategy(settings)
     if int(settings.get("accumulate_grad_batches") or 1) > 1:
@@ -350,10 +355,21 @@ def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
         raise UserError("gradient_clip_val: a private step clips every record; set dp_config.max_grad_norm")
     if str(settings.get("precision") or "32") not in ("32", "32-true", "bf16", "bf16-mixed"):
         raise UserError(f"precision {settings['precision']}: private training runs in 32-true or bf16-mixed")
-    if settings.get("overfit_batches") or settings.get("limit_train_batches") not in (None, 1.0):
+    limit = settings.get("limit_train_batches")
+    whole = limit is None or (isinstance(limit, float) and limit == 1.0)  # 1 is one batch, and equals 1.0 in Python
+    if settings.get("overfit_batches") or not whole:
         raise UserError(
             "overfit_batches and limit_train_batches change the sampling that the ledger accounts for; remove them"
         )
+    for name, what in (("profiler", "writes"), ("max_time", "ends the run by")):
+        if settings.get(name):
+            raise UserError(
+                f"{name}: it {what} the time that steps take, which tells how many records were drawn; remove it"
+            )
+
+
+def refuse_unsafe_model(model: Any) -> None:
+    """Refuse a network that mixes records."""
     batch_norm = [name for name, module in model.named_modules() if "BatchNorm" in type(module).__name__]
     trained = [name for name in batch_norm if not name.startswith("first_stage_model")]
     if trained:

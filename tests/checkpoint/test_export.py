@@ -76,7 +76,7 @@ def test_another_decoder(tmp_path: Path) -> None:
         other = {**parts, "decoder.w": torch.full((3,), 7.0), "loss.w": torch.ones(1), **changes}
         save_checkpoint({"state_dict": other}, tmp_path / "other.ckpt")
         export_checkpoint(tmp_path / "model.ckpt", target, decoder=tmp_path / "other.ckpt")
-        return read_checkpoint(target)["state_dict"]
+        return read_checkpoint(target).state_dict
 
     state = replaced()
     assert set(state) == set(model) and state["first_stage_model.decoder.w"].tolist() == [7, 7, 7]
