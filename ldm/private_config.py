@@ -23,6 +23,7 @@ DP_KEYS = (
     "noise_multiplier",
     "insecure_seed",
     "public_data",
+    "warm_up",
 )
 REAL = ("epsilon", "delta", "max_grad_norm", "sample_rate", "noise_multiplier")
 WHOLE = ("noise_multiplicity", "DPDM_k", "dataset_size", "insecure_seed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,13 @@ from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.accounting import EpsilonMeter
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.distributed import Ranks, ShardedBatchSampler
-from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT, History
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
 from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
+from ldm.privacy.statistics import Release
 from ldm.private_config import check_names, poisson, read_dp_config
+from ldm.private_statistics import StatisticsPlan, load_releases, prepare_model
 from ldm.private_strategy import private_strategy, process_count
 from ldm.run_directory import RunDirectory
 
@@ -43,6 +45,8 @@ class PrivateSession:
     public_data: tuple[str, ...] = ()
     not_covered: tuple[str, ...] = ()
     written: int | None = None  # steps that the card on disk charges
+    statistics: StatisticsPlan | None = None  # what is released of the records before the first step
+    releases: tuple[Release, ...] = ()
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -73,11 +77,30 @@ class PrivateSession:
         ranks = self.training.ranks = Ranks(trainer.global_rank, trainer.world_size)
         if ranks.size > 1:
             records = len(self.data.datasets["train"])
-            self.data.train_batch_sampler = batch_sampler(self.plan, records, self.training.ledger.steps, ranks)
+            self.data.train_batch_sampler = batch_sampler(self.plan, records, self.training.taken, ranks)
             logger.info("%d processes share each step: each draws and clips a part of the records", ranks.size)
         self.training.on_release = self.write_card if ranks.first else None
         self.model.private = self.training
         self.model.automatic_optimization = False  # the step cuts, clips and noises by itself
+
+    def warm_up(self, model_config: Mapping[str, Any]) -> None:
+        """Release the statistics that the config asks for, and train the model on what they say, before the first step.
+
+        What an earlier process of this run has released or trained is read back, and is not paid for again. Nothing is
+        done when the run is resumed from one of its checkpoints, whose weights are those of after the warm-up.
+        """
+        if self.statistics is None or self.run_dir.resume_from is not None:
+            return
+
+        def released(releases: Sequence[Release]) -> None:
+            self.releases = tuple(releases)
+            self.write_card()
+
+        plan, ledger, train = self.plan, self.training.ledger, self.data.datasets["train"]
+        prepare_model(
+            self.model, train, self.statistics, plan, ledger, self.run_dir, self.releases, released, model_config
+        )
+        self.model.select_trainable()
 
     def write_card(self) -> None:
         """Write ``privacy.json`` of the run directory: what has been spent, by two accountants."""
@@ -92,6 +115,7 @@ class PrivateSession:
             left_out=selection.dead,
             public_data=self.public_data,
             not_covered=self.not_covered,
+            statistics=tuple(release.summary() for release in self.releases),
         )
         self.run_dir.path.mkdir(parents=True, exist_ok=True)
         card.write(self.run_dir.privacy_card)
@@ -121,9 +145,13 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
         raise UserError("data.params has no train set; add train: {target: ..., params: ...}")
     records = len(data.datasets["train"])
     not_covered: tuple[str, ...] = ()
-    if run_dir.resume_from is None:
+    statistics = StatisticsPlan.read(config["warm_up"]) if config.get("warm_up") else None
+    releases: list[Release] = []
+    if run_dir.statistics.is_file():
+        _, releases = load_releases(run_dir.statistics)
+    if run_dir.resume_from is None and not releases:
         refuse_fresh(settings, model)
-        plan, ledger = make_plan(config, records, data.batch_size, settings), Ledger()
+        plan, ledger = make_plan(config, records, data.batch_size, settings, statistics), Ledger()
     else:
         plan, ledger, not_covered = resumed_ledger(run_dir, config)
         keep_length(plan, data.batch_size, settings)
@@ -151,17 +179,38 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
             plan.expected_batch_size,
             plan.relation,
         )
-    data.train_batch_sampler = batch_sampler(plan, records, ledger.steps)
+    data.train_batch_sampler = batch_sampler(plan, records, training.taken)
     if getattr(model, "start_privacy", None):
         not_covered = tuple(dict.fromkeys((*not_covered, PRIVATE_START)))
         logger.warning("%s: if both runs used the same records, their guarantees compose", PRIVATE_START)
     public = config.get("public_data", ())
     public = (public,) if isinstance(public, str) else tuple(str(name) for name in public)
-    return PrivateSession(model, data, run_dir, training, EpsilonMeter(plan), public, not_covered)
+    before = statistics.events(plan.relation) if statistics is not None else ()
+    meter = EpsilonMeter(plan, before) if before else EpsilonMeter(plan)
+    return PrivateSession(
+        model,
+        data,
+        run_dir,
+        training,
+        meter,
+        public,
+        not_covered,
+        statistics=statistics,
+        releases=tuple(releases),
+    )
 
 
-def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings: Mapping[str, Any]) -> PrivacyPlan:
-    """Calibrate the plan of a new run from ``dp_config``, the batch size and the Trainer's steps or epochs."""
+def make_plan(
+    config: Mapping[str, Any],
+    records: int,
+    batch_size: int,
+    settings: Mapping[str, Any],
+    statistics: StatisticsPlan | None = None,
+) -> PrivacyPlan:
+    """Calibrate the plan of a new run from ``dp_config``, the batch size and the Trainer's steps or epochs.
+
+    What the ``statistics`` will cost is charged first, so that the steps are calibrated with what they leave.
+    """
     epochs, steps = stated_length(settings)
     if epochs is None and steps is None:
         raise UserError(
@@ -187,6 +236,7 @@ def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings
         "relation": ADD_OR_REMOVE_ONE if poisson(config) else REPLACE_ONE,
     }
     rate = config.get("sample_rate") if poisson(config) else fixed_size_rate(config, records, batch_size)
+    history: History = statistics.events(common["relation"]) if statistics is not None else ()
     if config.get("noise_multiplier") is None:
         return PrivacyPlan.calibrate(
             target_epsilon=config["epsilon"],
@@ -194,16 +244,20 @@ def make_plan(config: Mapping[str, Any], records: int, batch_size: int, settings
             epochs=epochs,
             steps=steps,
             sample_rate=rate,
+            history=history,
             **common,
         )
     rate = rate if rate is not None else lineage_sample_rate(common["num_records"], batch_size)
-    return PrivacyPlan(
+    plan = PrivacyPlan(
         sample_rate=rate,
         steps=planned_steps(rate, epochs=epochs, steps=steps),
         noise_multiplier=config["noise_multiplier"],
         expected_batch_size=batch_size,
         **common,
     )
+    if any(event == plan.event() for event, _ in history):  # the ledger could not tell them apart
+        raise UserError("dp_config.warm_up: a round and a step are one event; change a noise_multiplier a little")
+    return plan
 
 
 def fixed_size_rate(config: Mapping[str, Any], records: int, batch_size: int) -> float:
@@ -258,7 +312,7 @@ def resumed_ledger(run_dir: RunDirectory, config: Mapping[str, Any]) -> tuple[Pr
     With them comes what the run has said, or must now say, that its guarantee does not cover. Raises UserError when the
     checkpoint carries no ledger, or the config now asks for another mechanism.
     """
-    path = run_dir.resume_from
+    path = run_dir.resume_from or run_dir.statistics  # before the first checkpoint, the account is with the statistics
     stored = read_checkpoint(path).get("privacy")
     if not stored:
         raise UserError(f"{path}: it carries no privacy ledger, so a private run cannot be resumed from it")
@@ -286,13 +340,15 @@ def resumed_ledger(run_dir: RunDirectory, config: Mapping[str, Any]) -> tuple[Pr
     if run_dir.privacy_card.exists():
         card = ReleaseCard.read(run_dir.privacy_card)
         ledger, not_covered = ledger.absorb(card.ledger), card.not_covered
+    elif run_dir.resume_from is None:
+        not_covered = ()  # stopped before the card of its statistics was there, so before its first step
     else:
         logger.warning("%s is missing: steps released after %s are not charged", run_dir.privacy_card, path)
         not_covered = (
-            f"what was released after step {ledger.steps}, before the run was resumed from there without its "
-            "privacy.json: those steps are not charged",
+            f"what was released after step {ledger.count(plan.event())}, before the run was resumed from there without "
+            "its privacy.json: those steps are not charged",
         )
-    logger.info("resumed: %d of %d steps are in the ledger", ledger.steps, plan.steps)
+    logger.info("resumed: %d of %d steps are in the ledger", ledger.count(plan.event()), plan.steps)
     return plan, ledger, not_covered
 
 

@@ -35,6 +35,20 @@ class RunDirectory:
     def privacy_card(self) -> Path:
         return self.path / "privacy.json"
 
+    @property
+    def statistics(self) -> Path:
+        """What a private run has released of its records before the first step, with its account."""
+        return self.path / "statistics.ckpt"
+
+    @property
+    def warmed_up(self) -> Path:
+        """The model that was trained on what the statistics say."""
+        return self.path / "warm_up.ckpt"
+
+    def trained(self) -> bool:
+        """Whether there is a checkpoint of a training step."""
+        return any(self.checkpoints.glob("*.ckpt"))
+
     def tell_children(self) -> None:
         """Let the processes that this one starts find the same folder: the time in its name is not theirs."""
         os.environ[VARIABLE] = str(self.path.absolute())
@@ -96,6 +110,10 @@ def resumed_run(resume: str, now: datetime.datetime | None = None) -> RunDirecto
         hint = nearest(target.name, (p.name for p in folder.iterdir())) if folder.is_dir() else ""
         raise UserError(f"--resume {resume}: there is no such run directory or checkpoint{hint}")
     run, checkpoint = (target.parent.parent, target) if target.is_file() else (target, target / "checkpoints/last.ckpt")
+    stopped_early = RunDirectory(run, stamp)
+    if target == run and stopped_early.statistics.is_file() and not stopped_early.trained():
+        check_writable(run, "--resume")
+        return stopped_early
     if not checkpoint.is_file():
         raise UserError(f"--resume {resume}: it holds no checkpoints/last.ckpt; name a checkpoint file instead")
     check_writable(run, "--resume")

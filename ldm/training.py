@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.safe_checkpoint import SafeCheckpointIO
+from callbacks.setup_callback import SetupCallback
 from ldm import private_run
 from ldm.adapter_files import keep_adapter
 from ldm.checkpoint import load_weights, read_checkpoint
@@ -112,6 +113,9 @@ def train(options: RunOptions) -> RunDirectory:
         check_resumable(model, resume)
     try:
         if options.train:
+            if session is not None and session.statistics is not None:
+                keep_config(trainer)  # a run that stops in its warm-up is resumed from it
+                session.warm_up(to_plain(config.model))
             fit(trainer, model, data, resume, options)
             if trainer.is_global_zero and getattr(model, "adapter_plan", None):
                 keep_adapter(run_dir.checkpoints / "last.ckpt")
@@ -276,6 +280,13 @@ def build_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"lightning.trainer: {one_line(error)}") from error
+
+
+def keep_config(trainer: pl.Trainer) -> None:
+    """Write the run's configuration now rather than when training starts."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, SetupCallback) and trainer.is_global_zero:
+            callback.write()
 
 
 def check_resumable(model: Any, path: Any) -> None:

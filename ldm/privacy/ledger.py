@@ -43,7 +43,7 @@ class Ledger:
         return sum(count for runs in self._sessions.values() for _, count in runs)
 
     def count(self, event: SamplingEvent) -> int:
-        """How often ``event`` happened, in all sessions: the steps of one plan among those of others and of statistics."""
+        """How often ``event`` happened, in all sessions: the steps of one plan, without those of others."""
         return sum(count for runs in self._sessions.values() for other, count in runs if other == event)
 
     @property

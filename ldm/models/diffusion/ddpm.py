@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ldm.config import instantiate_from_config
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 from ldm.models.diffusion.adapters import AdapterPlan, own_state, with_copies
 from ldm.models.diffusion.ddpm_base import DDPM, DiffusionWrapper
 from ldm.models.diffusion.finetuning import FineTuning, Selection
 from ldm.models.diffusion.pictures import log_images
 from ldm.models.diffusion.private_training import PrivateTraining
+from ldm.models.diffusion.timesteps import TimestepRule
+from ldm.modules.adam_bc import AdamBC
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 
 __all__ = ["DDPM", "DiffusionWrapper", "LatentDiffusion"]
@@ -94,6 +96,9 @@ class LatentDiffusion(DDPM):
         logvar_init: float = 0.0,
         ema_decay: float = 0.9999,
         start_from_ema: bool = True,
+        ema_power: float | None = None,
+        timestep_weights: Mapping[str, Sequence[float]] | None = None,
+        timestep_sampling: Mapping[str, Sequence[float]] | None = None,
     ):
         if num_timesteps_cond not in (None, 1):
             raise UserError(f"num_timesteps_cond: only 1 is supported, not {num_timesteps_cond}")
@@ -142,7 +147,9 @@ class LatentDiffusion(DDPM):
             logvar_init=logvar_init,
             ema_decay=ema_decay,
             start_from_ema=start_from_ema,
+            ema_power=ema_power,
         )
+        self.timesteps = TimestepRule(self.num_timesteps, timestep_weights, timestep_sampling)
         self.cond_stage_key = cond_stage_key
         self.cond_stage_trainable = cond_stage_trainable or train_condition_only or use_cond_lora
         self.cond_stage_forward = cond_stage_forward
@@ -314,6 +321,13 @@ class LatentDiffusion(DDPM):
         noise = torch.randn_like(x_start) if noise is None else noise
         return self._summarise(self.row_terms(x_start, t, noise, cond))
 
+    def draw_timesteps(self, rows: int) -> Tensor:
+        return self.timesteps.draw(rows, self.device)
+
+    def row_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
+        terms = super().row_terms(x_start, t, noise, cond)
+        return {**terms, "loss": self.timesteps.weighted(terms["loss"], t)}
+
     def shared_step(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         z, cond = self.get_input(batch, self.first_stage_key)
         if cond is not None and self.cond_stage_trainable:
@@ -371,6 +385,16 @@ class LatentDiffusion(DDPM):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return dict(self.select_trainable().parameters)
+
+    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        options = dict(self.optimizer_options())
+        name = options.pop("name", "adamw")
+        if name == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.learning_rate, **options)
+        if name != "adam_bc":
+            raise UserError(f"optimizer_config.name: {name!r} is unknown{nearest(str(name), ('adamw', 'adam_bc'))}")
+        variance = 0.0 if self.private is None else self.private.plan.step_noise_variance
+        return AdamBC(parameters, lr=self.learning_rate, noise_variance=variance, **options)
 
     def optimizer_options(self) -> dict[str, Any]:
         return self.optimizer_config

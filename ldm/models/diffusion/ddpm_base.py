@@ -102,6 +102,7 @@ class DDPM(pl.LightningModule):
         logvar_init: float = 0.0,
         ema_decay: float = 0.9999,
         start_from_ema: bool = True,
+        ema_power: float | None = None,
     ):
         super().__init__()
         if parameterization not in ("eps", "x0"):
@@ -129,7 +130,7 @@ class DDPM(pl.LightningModule):
         self.start_privacy: Any = None  # what the checkpoint we start from says about its own private training
         self.use_ema = use_ema
         if use_ema:
-            self.model_ema = LitEma(self.model, decay=ema_decay)
+            self.model_ema = LitEma(self.model, decay=ema_decay, power=ema_power)
         self._register_schedule(beta_schedule, timesteps, linear_start, linear_end, cosine_s, given_betas)
         self.learn_logvar = learn_logvar
         logvar = torch.full((self.num_timesteps,), float(logvar_init))
@@ -382,13 +383,17 @@ class DDPM(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         parameters = list(self.trainable().values())
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, **self.optimizer_options())
+        optimizer = self.build_optimizer(parameters)
         if self.scheduler_config is None:
             return optimizer
         scheduler = instantiate_from_config(self.scheduler_config)
         return [optimizer], [
             {"scheduler": LambdaLR(optimizer, lr_lambda=scheduler.schedule), "interval": "step", "frequency": 1}
         ]
+
+    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """What moves the parameters."""
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, **self.optimizer_options())
 
     def optimizer_options(self) -> dict[str, Any]:
         return {}  # further arguments of AdamW
