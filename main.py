@@ -15,8 +15,8 @@ from callbacks.image_logger import ImageLogger
 from callbacks.setup_callback import SetupCallback
 from ldm.cli import ArgumentParser, run, str2bool
 from ldm.data.module import DataModuleFromConfig
-from ldm.trainer_flags import add_trainer_flags
 from ldm.training import RunOptions, train
+from ldm.training.trainer_flags import add_trainer_flags
 
 # the names that YAML files of the lineage look for here
 __all__ = ["CUDACallback", "DataModuleFromConfig", "ImageLogger", "SetupCallback", "main"]

@@ -48,8 +48,7 @@ def main() -> None:
         parser.error("--prompt and --prompts were both given; give one of them")
 
     from ldm.errors import UserError
-    from ldm.inference import SamplingOptions, check_output, write_samples
-    from ldm.prompts import cycled, read_prompts
+    from ldm.inference import SamplingOptions, check_output, cycled, read_prompts, write_samples
     from ldm.samples import first_images, save_grid
 
     output = check_output(Path(args.outdir) / args.outname, (".pt",))

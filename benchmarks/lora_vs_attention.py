@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ldm.checkpoint import write_atomic
 from ldm.cli import ArgumentParser, pick_device, run
 from ldm.data.glyphs import GlyphsTrain
 from ldm.data.mnist import MNIST5kTrain, MNIST5kVal
 from ldm.errors import UserError
-from ldm.evaluation.sources import collect
+from ldm.evaluation.inputs.sources import collect
+from ldm.files import write_atomic
 from ldm.privacy.card import ReleaseCard
-from ldm.quickstart import Protocol, Scorer, last_checkpoint, model_samples
+from ldm.reports.quickstart import Protocol, Scorer, last_checkpoint, model_samples
 
 logger = logging.getLogger(__name__)
 

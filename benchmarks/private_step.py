@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 from benchmarks.engines import ENGINES, Engine, record_gradients
 from benchmarks.workloads import SELECTIONS, SIZES, build, make_rows
-from ldm.checkpoint import write_atomic
 from ldm.cli import ArgumentParser, pick_device, run
 from ldm.errors import UserError
+from ldm.files import write_atomic
 from ldm.privacy.noise import GaussianNoise
 
 logger = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""Lightning callbacks: picture grids, run set-up, device statistics. YAML files name them by dotted path."""
+"""Lightning callbacks: image grids, run set-up, device statistics. YAML files name them by dotted path."""

@@ -1,4 +1,4 @@
-"""Pictures of what the model makes while it trains."""
+"""Images of what the model makes while it trains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class ImageLogger(Callback):
     """Saves PNG grids every ``batch_frequency`` steps to ``images/train/{key}_gs-..._e-..._b-....png``.
 
-    A private run pictures samples of the model only, and charges the steps they depend on before it writes them.
+    In a private run the images are samples of the model; the steps they depend on are charged before they are written.
     ``steps`` is the number of sampling steps of latent models.
     """
 
@@ -34,7 +34,7 @@ class ImageLogger(Callback):
     ):
         for name, value in (("batch_frequency", batch_frequency), ("max_images", max_images), ("steps", steps)):
             if value < 1:
-                raise UserError(f"image_logger {name}: {value} is below 1; set disabled: true for no pictures")
+                raise UserError(f"image_logger {name}: {value} is below 1; set disabled: true for no images")
         self.batch_frequency = batch_frequency
         self.max_images = max_images
         self.clamp = clamp
@@ -52,30 +52,30 @@ class ImageLogger(Callback):
             return
         if due or (self.log_first_step and step == 1):
             self._last = step
-            self.picture(trainer, pl_module, batch, batch_idx)
+            self.log(trainer, pl_module, batch, batch_idx)
 
     @torch.no_grad()
-    def picture(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Make the pictures in evaluation mode and write them."""
+    def log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Draw the images in evaluation mode and write them."""
         if not hasattr(pl_module, "log_images"):
             return
         training = getattr(pl_module, "private", None)
         was_training = pl_module.training
         pl_module.eval()
-        # its own generator state: picturing must not change what training draws next
+        # its own generator state: drawing images must not change what training draws next
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             options: dict[str, Any] = {}
             if hasattr(pl_module, "num_timesteps"):  # a diffusion model, not an autoencoder with an average
                 steps = min(self.steps, pl_module.num_timesteps)
                 options = {"steps": steps, "private": training is not None}
-            pictures = pl_module.log_images(batch, count=self.max_images, **options)
+            logged = pl_module.log_images(batch, count=self.max_images, **options)
         pl_module.train(was_training)
         if training is not None:
             training.release()
         folder = Path(trainer.default_root_dir) / "images" / "train"
         folder.mkdir(parents=True, exist_ok=True)
-        for key, images in pictures.items():
+        for key, images in logged.items():
             images = images[: self.max_images].float().cpu()
             name = f"{key}_gs-{trainer.global_step:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}.png"
             save_grid(images.clamp(-1, 1) if self.clamp else images, folder / name, columns=4)

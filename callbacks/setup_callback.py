@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 
-from ldm.checkpoint import write_atomic
+from ldm.files import write_atomic
 
 
 class SetupCallback(Callback):

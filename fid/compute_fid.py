@@ -1,4 +1,4 @@
-"""Frechet distance between two picture sets or their statistics files; called FID only for Inception features.
+"""Frechet distance between two image sets or their statistics files; called FID only for Inception features.
 
 python fid/compute_fid.py --path1 celeba32_train.npz --path2 celeba32_samples.npz
 python fid/compute_fid.py --path1 celeba32_train.npz --path2 celeba32_samples.pt
@@ -14,22 +14,20 @@ from ldm.cli import ArgumentParser, pick_device, run
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    kinds = "a statistics .npz, or pictures: .pt, .npz, a folder, a dotted dataset class"
-    add("--path1", required=True, metavar="REAL", help=f"real pictures: {kinds}")
-    add("--path2", required=True, metavar="SAMPLES", help="generated pictures: any of the same")
+    kinds = "a statistics .npz, or images: .pt, .npz, a folder, a dotted dataset class"
+    add("--path1", required=True, metavar="REAL", help=f"real images: {kinds}")
+    add("--path2", required=True, metavar="SAMPLES", help="generated images: any of the same")
     add("--args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of a dataset class, such as size:32")
-    add(
-        "--extractor", default="inception", help="for pictures: inception (FID), efficientnet-lite0, digits-cnn, pixels"
-    )
+    add("--extractor", default="inception", help="for images: inception (FID), efficientnet-lite0, digits-cnn, pixels")
     add("--weights", metavar="FILE", help="weights of the extractor; inception downloads its own without it")
-    add("--quantize", action="store_true", help="round pixels to 8 bits first, as picture files do")
-    add("--batch_size", type=int, default=500, help="pictures a batch")
+    add("--quantize", action="store_true", help="round pixels to 8 bits first, as image files do")
+    add("--batch_size", type=int, default=500, help="images a batch")
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     add("--force", action="store_true", help="compare although the features were made differently")
     args = parser.parse_args(argv)
 
-    from ldm.evaluation.pictures import statistics_of
-    from ldm.evaluation.statistics import compare, describe
+    from ldm.evaluation.metrics.statistics import compare, describe
+    from ldm.evaluation.metrics.statistics_files import statistics_of
 
     options = {"extractor": args.extractor, "weights": args.weights, "quantize": args.quantize}
     options |= {"batch_size": args.batch_size, "device": pick_device(args.device)}

@@ -1,4 +1,4 @@
-"""Feature statistics of a sample file or a folder of pictures, for fid/compute_fid.py.
+"""Feature statistics of a sample file or a folder of images, for fid/compute_fid.py.
 
 python fid/compute_samples_stats.py --samples celeba32_samples.pt --output celeba32_samples.npz
 """
@@ -13,31 +13,31 @@ from ldm.cli import ArgumentParser, pick_device, run
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--samples", required=True, metavar="FILE|FOLDER", help=".pt with `image`, .npz with `x`, or picture files")
+    add("--samples", required=True, metavar="FILE|FOLDER", help=".pt with `image`, .npz with `x`, or image files")
     add("--output", required=True, metavar="FILE.npz", help="statistics file to write")
-    add("--batch_size", type=int, default=500, help="pictures a batch")
+    add("--batch_size", type=int, default=500, help="images a batch")
     add(
         "--extractor",
         default="inception",
         help="inception (FID), efficientnet-lite0, digits-cnn, pixels, or a dotted class",
     )
     add("--weights", metavar="FILE", help="weights of the extractor; inception downloads its own without it")
-    add("--quantize", action="store_true", help="round pixels to 8 bits first, as picture files do")
+    add("--quantize", action="store_true", help="round pixels to 8 bits first, as image files do")
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
     from ldm.evaluation.features import make_extractor
-    from ldm.evaluation.pictures import open_pictures
-    from ldm.evaluation.sources import require_writable
-    from ldm.evaluation.statistics import compute_statistics
+    from ldm.evaluation.inputs.image_source import open_images
+    from ldm.evaluation.metrics.statistics import compute_statistics
+    from ldm.files import require_writable
 
     require_writable(args.output)
-    samples = open_pictures(args.samples)
+    samples = open_images(args.samples)
     extractor = make_extractor(args.extractor, weights=args.weights, device=pick_device(args.device))
     images = (images for images, _ in samples.batches(args.batch_size))
     statistics = compute_statistics(images, extractor, quantize=args.quantize, source=samples.name)
     statistics.save(args.output)
-    print(f"{args.output}: {statistics.count} pictures, {len(statistics.mu)} {extractor.name} features")
+    print(f"{args.output}: {statistics.count} images, {len(statistics.mu)} {extractor.name} features")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the digits-cnn feature extractor on public labelled pictures, for --extractor digits-cnn --weights FILE.
+"""Train the digits-cnn feature extractor on public labelled images, for --extractor digits-cnn --weights FILE.
 
 python fid/train_digits_cnn.py --dataset ldm.data.glyphs.GlyphsTrain --args size:32 --output digits_cnn.safetensors
 """
@@ -13,24 +13,25 @@ from ldm.cli import ArgumentParser, pick_device, run
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--dataset", required=True, help="public pictures: dotted name of a dataset class, or a labelled sample file")
+    add("--dataset", required=True, help="public images: dotted name of a dataset class, or a labelled sample file")
     add("--args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of the dataset class, such as size:32")
     add("--output", required=True, metavar="FILE.safetensors", help="weight file to write")
-    add("--epochs", type=int, default=10, help="passes through the pictures")
+    add("--epochs", type=int, default=10, help="passes through the images")
     add("--lr", type=float, default=1e-3, help="learning rate of Adam")
     add("--seed", type=int, default=0, help="initial weights, order and augmentation")
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.evaluation.digits import DigitFeatures
-    from ldm.evaluation.sources import load_labelled, require_writable
+    from ldm.evaluation.features.digits import DigitFeatures
+    from ldm.evaluation.inputs.sources import load_labelled
+    from ldm.files import require_writable
 
     require_writable(args.output)
     public = load_labelled(args.dataset, args.args)
     device = pick_device(args.device)
     extractor = DigitFeatures.fit(public, epochs=args.epochs, lr=args.lr, seed=args.seed, device=device)
     extractor.save(args.output)
-    print(f"{args.output}: digits-cnn {extractor.weights} trained on {len(public)} pictures")
+    print(f"{args.output}: digits-cnn {extractor.weights} trained on {len(public)} images")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every verb shares: one-line argument errors, exit codes, logging and the choice of a device."""
+"""What every command shares: one-line argument errors, exit codes, logging and the choice of a device."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def pick_device(name: str | None = None) -> torch.device:
     Raises:
         UserError: for a name that is no device, or a GPU that this machine does not have.
     """
-    import torch  # here, so that --help of a verb answers at once
+    import torch  # here, so that --help of a command answers at once
 
     if name is None or name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,7 +103,7 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a verb: log to standard error, and turn a :class:`UserError` into ``error: ...`` and exit code 2.
+    """Run a command: log to standard error, and turn a :class:`UserError` into ``error: ...`` and exit code 2.
 
     Other exceptions keep their traceback, since they are faults of the program; Ctrl-C exits with 130.
     """

@@ -51,9 +51,9 @@ RETIRED: dict[str, dict[str, str]] = {
     "ldm.models.diffusion.ddpm.LatentDiffusion": {"condition_mask": _NEVER_USED, "diffusion_mask": _NEVER_USED},
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": {"use_fp16": "the Trainer's precision decides"},
     "callbacks.image_logger.ImageLogger": {
-        "increase_log_steps": "pictures are made every batch_frequency steps",
-        "log_on_batch_idx": "pictures are counted by logical steps",
-        "rescale": "pictures are always scaled from [-1, 1]",
+        "increase_log_steps": "images are made every batch_frequency steps",
+        "log_on_batch_idx": "images are counted by logical steps",
+        "rescale": "images are always scaled from [-1, 1]",
         "log_images_kwargs": "set 'steps' for the number of sampling steps",
     },
 }

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake a person can correct.
 
-    The text is one line: what was wrong, where, and what to type instead. Verbs print it without a traceback
+    The text is one line: what was wrong, where, and what to type instead. Commands print it without a traceback
     and exit with code 2 (see :func:`ldm.cli.run`).
     """
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ldm.cli import ArgumentParser, pick_device, run
-from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
-from ldm.prompts import read_prompts
+from ldm.inference import SamplingOptions, check_output, read_prompts, sample_set, write_samples
 from ldm.samples import save_grid
 
 

@@ -29,7 +29,7 @@ def main() -> None:
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
     output = check_output(args.output, (".pt",))
-    picture = check_output(args.picture, (".jpg", ".jpeg", ".png"))
+    image = check_output(args.picture, (".jpg", ".jpeg", ".png"))
     options = SamplingOptions(
         steps=args.ddim_step,
         eta=args.eta,
@@ -41,7 +41,7 @@ def main() -> None:
     device = pick_device(args.device)
     files, count = (args.yaml, args.ckpt_path), args.num_samples
     write_samples(output, *files, count, options, classes=args.classes, device=device, ema=args.ema)
-    save_grid(first_images(output, 100), picture, columns=10)
+    save_grid(first_images(output, 100), image, columns=10)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Accuracy on real CIFAR-10 pictures of a WRN-40-4 trained on samples (.npz with x (N, H, W, C) and y, or .pt).
+"""Accuracy on real CIFAR-10 images of a WRN-40-4 trained on samples (.npz with x (N, H, W, C) and y, or .pt).
 
 python scripts/acc_wrn40_4.py samples.npz
 python scripts/acc_wrn40_4.py samples.npz --test real_test.pt --seeds 3 --output wrn.json
@@ -14,12 +14,12 @@ from ldm.cli import ArgumentParser, pick_device, run
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("data", nargs="?", default="samples.npz", metavar="FILE", help="generated pictures with labels")
-    add("--test", default="ldm.data.cifar10.CIFAR10Val", metavar="FILE|CLASS", help="real pictures with labels")
+    add("data", nargs="?", default="samples.npz", metavar="FILE", help="generated images with labels")
+    add("--test", default="ldm.data.cifar10.CIFAR10Val", metavar="FILE|CLASS", help="real images with labels")
     add("--test_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of the dataset class")
     add("--selection", default="last", help="epoch that counts: last as published, held-out, best-test-epoch")
     add("--epochs", type=int, default=10, help="passes through the samples")
-    add("--batch_size", type=int, default=1000, help="pictures a step")
+    add("--batch_size", type=int, default=1000, help="images a step")
     add("--lr", type=float, default=0.1, help="learning rate of SGD with Nesterov momentum")
     add("--seeds", type=int, default=1, help="how many times to repeat, with seeds 0, 1, ...")
     add("--amp", action="store_true", help="compute in bfloat16 where that is safe")
@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.evaluation.downstream_files import score_files
-    from ldm.evaluation.protocols import protocol_named
+    from ldm.evaluation.classifiers.downstream_files import score_files
+    from ldm.evaluation.classifiers.protocols import protocol_named
 
     protocol = protocol_named("wrn40-4").changed(
         selection=args.selection, epochs=args.epochs, batch_size=args.batch_size, lr=args.lr

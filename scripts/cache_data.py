@@ -19,11 +19,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--batch_size", type=int, default=256, help="items that a loader process hands over at a time")
     add("--num_workers", type=int, default=0, help="loader processes; 0 reads in this one")
     add("--output", "-o", required=True, metavar="FILE.pt", help="file to write: the stacked fields of the items")
-    add("--uint8", action="store_true", help="store pictures as 8-bit levels: a quarter of the room, the same items")
+    add("--uint8", action="store_true", help="store images as 8-bit levels: a quarter of the room, the same items")
     args = parser.parse_args(argv)
 
     from ldm.data.in_memory_dataset import cache_dataset
-    from ldm.evaluation.sources import open_dataset, parse_settings
+    from ldm.evaluation.inputs.sources import open_dataset, parse_settings
     from ldm.inference import check_output
 
     output = check_output(args.output, (".pt",))

@@ -18,8 +18,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--output", default="outputs/comparison", metavar="FOLDER", help="where comparison.json and .html go")
     args = parser.parse_args(argv)
 
-    from ldm.evaluation_compare import compare_evaluations, format_comparison
-    from ldm.evaluation_report import check_output_folder
+    from ldm.reports.comparison import compare_evaluations, format_comparison
+    from ldm.reports.evaluation import check_output_folder
 
     check_output_folder(args.output)
     comparison = compare_evaluations(args.runs, args.names, args.output)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.adapter_files import convert_checkpoint, export_adapter
-from ldm.checkpoint_lora import STYLES
+from ldm.checkpoint.adapters import convert_checkpoint, export_adapter
+from ldm.checkpoint.lora_names import STYLES
 from ldm.cli import ArgumentParser, run
 
 

@@ -19,10 +19,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument("--ckpt", required=True, metavar="FILE", help="checkpoint to count")
     arguments = flags.parse_args(argv)
 
-    from ldm.parameter_counts import count_checkpoint, study_lines
+    from ldm.reports.parameter_counts import count_checkpoint, format_for_study
 
     counts = count_checkpoint(arguments.ckpt)
-    print(study_lines(counts))
+    print(format_for_study(counts))
     print(counts)
 
 

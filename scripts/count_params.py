@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
 
     from ldm.errors import UserError
-    from ldm.parameter_counts import count_checkpoint, count_config
+    from ldm.reports.parameter_counts import count_checkpoint, count_config
 
     if not arguments.configs and not arguments.ckpt:
         raise UserError("nothing to count: name configurations, or checkpoints after --ckpt")

@@ -1,4 +1,4 @@
-"""Measure generated pictures against real ones: every score that applies, one JSON file, one page to look at.
+"""Measure generated images against real ones: every score that applies, one JSON file, one page to look at.
 
 python scripts/evaluate.py --samples samples.pt --real ldm.data.mnist.MNISTTrain --suite mnist --output report
 """
@@ -15,8 +15,8 @@ from ldm.cli import ArgumentParser, pick_device, run
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--samples", required=True, metavar="FILE|FOLDER", help="generated pictures: .pt, .npz or a picture folder")
-    add("--real", required=True, metavar="CLASS|FILE|FOLDER", help="real pictures; a dotted class gets their size")
+    add("--samples", required=True, metavar="FILE|FOLDER", help="generated images: .pt, .npz or an image folder")
+    add("--real", required=True, metavar="CLASS|FILE|FOLDER", help="real images; a dotted class gets their size")
     add("--real_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --real, such as size:32")
     add("--suite", default="all", help="mnist, cifar10, celeba or all: scores, classifiers and class names")
     add("--output", metavar="FOLDER", help="where the results go; outputs/evaluation/NAME without it")
@@ -27,36 +27,36 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--quantize",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="round pixels to 8 bits first, as picture files do",
+        help="round pixels to 8 bits first, as image files do",
     )
-    add("--test", metavar="CLASS|FILE", help="held-out real pictures: they score classifiers, and stand beside copies")
+    add("--test", metavar="CLASS|FILE", help="held-out real images: they score classifiers, and stand beside copies")
     add("--test_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --test, such as split:test")
     add("--classifiers", nargs="+", help="classifiers to train, such as cnn wrn-40-4; the suite's without it")
     add("--protocol", default="held-out", help="how they are trained and which epoch counts")
     add("--epochs", type=int, help="epochs of every classifier; the protocol's without it")
     add("--seeds", type=int, default=1, help="how many times to train every classifier")
     add("--privacy", metavar="RUN|FILE", help="run directory with a privacy.json, or that file")
-    add("--show_real", action="store_true", help="put real pictures on the page; then keep it as private as they are")
+    add("--show_real", action="store_true", help="put real images on the page; then keep it as private as they are")
     add(
         "--memorisation",
         nargs="*",
         metavar="JSON",
-        help="look for copies of real pictures (private); files of scripts/membership.py are shown too",
+        help="look for copies of real images (private); files of scripts/membership.py are shown too",
     )
-    add("--subset", type=int, default=10_000, help="pictures a side for KID, precision, recall, density and coverage")
-    add("--kid_subset_size", type=int, default=1000, help="pictures of each of the 100 draws of KID")
+    add("--subset", type=int, default=10_000, help="images a side for KID, precision, recall, density and coverage")
+    add("--kid_subset_size", type=int, default=1000, help="images of each of the 100 draws of KID")
     add("--neighbours", type=int, default=3, help="of precision and recall")
     add("--density_neighbours", type=int, default=5, help="of density and coverage")
-    add("--seed", type=int, default=0, help="which pictures the subsets hold")
-    add("--batch_size", type=int, default=250, help="pictures a batch")
+    add("--seed", type=int, default=0, help="which images the subsets hold")
+    add("--batch_size", type=int, default=250, help="images a batch")
     add("--num_workers", type=int, default=0, help="loader processes for --real")
     add("--force", action="store_true", help="compare although the two sides were made differently")
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.evaluation.suite import MeasureOptions
-    from ldm.evaluation.summary import SummaryOptions
-    from ldm.evaluation_report import EvaluationRequest, check_output_folder, evaluate, format_scores, write_evaluation
+    from ldm.evaluation.metrics.suite import MeasureOptions
+    from ldm.evaluation.metrics.summary import SummaryOptions
+    from ldm.reports.evaluation import EvaluationRequest, check_output_folder, evaluate, format_scores, write_evaluation
 
     folder = Path(args.output or Path("outputs") / "evaluation" / Path(args.samples).stem)
     check_output_folder(folder)

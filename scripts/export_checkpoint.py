@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ldm.checkpoint import export_checkpoint
 from ldm.cli import ArgumentParser, run
-from ldm.export import export_checkpoint
 
 
 def main() -> None:

@@ -20,12 +20,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--root", help="folder to write to; default CelebAHQ in $LDM_DATA_ROOT or in the cache folder (~/.cache)")
     add("--from", dest="source", metavar="DIR", help="folder with the Parquet files; nothing is downloaded then")
     add("--male", type=int, choices=(0, 1), help="the label that means a man; default what the files say, else 1")
-    add("--overwrite", action="store_true", help="delete pictures in the folder that come from other files")
+    add("--overwrite", action="store_true", help="delete images in the folder that come from other files")
     args = parser.parse_args(argv)
 
     from ldm.data.base import data_root
     from ldm.data.celebahq_files import REPOSITORY, extract, parquet_files
-    from ldm.data.hub_download import fetch_parquet
+    from ldm.data.formats.hub_download import fetch_parquet
 
     root = data_root(args.root) if args.root else data_root() / "CelebAHQ"
     if args.source:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         files = fetch_parquet(REPOSITORY, root / "dataset")
     counts = extract(files, root, male=args.male, overwrite=args.overwrite)
-    print(f"{root}: {counts['train']:,} train and {counts['test']:,} test pictures")
+    print(f"{root}: {counts['train']:,} train and {counts['test']:,} test images")
 
 
 if __name__ == "__main__":

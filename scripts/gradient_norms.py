@@ -18,8 +18,8 @@ def main() -> None:
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     args = parser.parse_args()
 
-    from ldm.evaluation.sources import open_dataset, parse_settings
-    from ldm.gradient_norms import record_norms, starting_model
+    from ldm.evaluation.inputs.sources import open_dataset, parse_settings
+    from ldm.reports.gradient_norms import record_norms, starting_model
 
     model = starting_model(args.yaml, args.ckpt, pick_device(args.device))
     norms = record_norms(model, open_dataset(args.dataset, parse_settings(args.args)), args.records, args.copies)

@@ -38,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.checkpoint import write_atomic
     from ldm.errors import UserError
-    from ldm.evaluation.membership import draw_roc
+    from ldm.evaluation.leakage.membership import draw_roc
+    from ldm.files import write_atomic
     from ldm.inference import check_output
-    from ldm.membership_run import LossOptions, budget_of, infer_membership, open_records
+    from ldm.reports.membership import LossOptions, budget_of, infer_membership, open_records
 
     for path, suffix in ((args.plot, ".png"), (args.output, ".json")):
         if path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.adapter_files import merge_checkpoint
+from ldm.checkpoint.adapters import merge_checkpoint
 from ldm.cli import ArgumentParser, run
 
 

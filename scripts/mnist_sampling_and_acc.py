@@ -15,7 +15,7 @@ REAL = "ldm.data.mnist.MNISTVal"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, sample a training and a held-out set, train, and score on real pictures."""
+    """Parse the command line, sample a training and a held-out set, train, and score on real images."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--yaml", "-y", required=True, help="configuration the model was trained with")
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--num_train", type=int, default=50000, help="samples that train the classifiers, class by class")
     add("--num_eval", type=int, default=10000, help="further samples, which choose the epoch")
     add("--classes", "-c", nargs="+", type=int, default=list(range(10)), help="classes to sample")
-    add("--test", default=REAL, metavar="FILE|CLASS", help="real pictures: a labelled file or a dotted dataset class")
+    add("--test", default=REAL, metavar="FILE|CLASS", help="real images: a labelled file or a dotted dataset class")
     add("--test_args", nargs="*", metavar="KEY:VALUE", help=f"its arguments; {REAL} gets split:test without them")
     add("--ddim_step", "-step", "--ddim_steps", type=int, default=200)
     add("--eta", "-eta", type=float, default=1.0, help="0 deterministic, 1 ancestral noise")
@@ -41,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from ldm.errors import UserError
-    from ldm.evaluation.classifiers import classifier_name
-    from ldm.evaluation.downstream import downstream_accuracy, format_scores
-    from ldm.evaluation.downstream_files import headline, write_scores
-    from ldm.evaluation.protocols import HELD_OUT, protocol_named
-    from ldm.evaluation.sources import load_labelled
+    from ldm.evaluation.classifiers.downstream import downstream_accuracy, format_scores
+    from ldm.evaluation.classifiers.downstream_files import headline, write_scores
+    from ldm.evaluation.classifiers.networks import classifier_name
+    from ldm.evaluation.classifiers.protocols import HELD_OUT, protocol_named
+    from ldm.evaluation.inputs.sources import load_labelled
     from ldm.inference import SamplingOptions, check_output, draw_samples, image_side, load_model
 
     # everything that may fail is tried before the hours of sampling

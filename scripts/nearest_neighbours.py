@@ -16,7 +16,7 @@ from ldm.cli import ArgumentParser, pick_device, run
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--samples", required=True, metavar="FILE", help="generated pictures (.pt or .npz)")
+    add("--samples", required=True, metavar="FILE", help="generated images (.pt or .npz)")
     add("--private", required=True, metavar="CLASS|FILE|FOLDER", help="private images the model was fine-tuned on")
     add("--private_args", nargs="*", default=[], metavar="KEY:VALUE", help="their arguments, such as size:32")
     add("--held_out", required=True, metavar="CLASS|FILE|FOLDER", help="images of the same kind that it never saw")
@@ -24,24 +24,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--extractor", help="look in this feature space too: inception, digits-cnn ...")
     add("--weights", metavar="FILE", help="weights of the extractor")
     add("--quantile", type=float, default=0.05, help="of held-out distances, below which a sample is a near-copy")
-    add("--count", type=int, default=2000, help="samples and held-out pictures looked at, chosen at random")
-    add("--batch_size", "-bs", type=int, default=500, help="pictures at a time")
-    add("--seed", type=int, default=0, help="choice of pictures")
-    add("--picture", metavar="FILE.png", help="draw the nearest pairs; PRIVATE goes into the name and the picture")
-    add("--pairs", type=int, default=40, help="pairs in the picture")
+    add("--count", type=int, default=2000, help="samples and held-out images looked at, chosen at random")
+    add("--batch_size", "-bs", type=int, default=500, help="images at a time")
+    add("--seed", type=int, default=0, help="choice of images")
+    add("--picture", metavar="FILE.png", help="draw the nearest pairs; PRIVATE goes into the name and the image")
+    add("--pairs", type=int, default=40, help="pairs in the image")
     add(
         "--i-hold-the-private-data",
         "--i_hold_the_private_data",
         action="store_true",
-        help="the private images are yours to see, and the picture goes nowhere else",
+        help="the private images are yours to see, and the image goes nowhere else",
     )
     add("--output", metavar="FILE.json", help="write all numbers")
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 
-    from ldm.checkpoint import write_atomic
     from ldm.evaluation.features import make_extractor
-    from ldm.evaluation.neighbours import (
+    from ldm.evaluation.inputs.image_source import open_images
+    from ldm.evaluation.leakage.neighbours import (
         NOT_COVERED,
         look_for_copies,
         raw_pixels,
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         some,
         take,
     )
-    from ldm.evaluation.pictures import open_pictures
+    from ldm.files import write_atomic
     from ldm.inference import check_output
     from ldm.samples import SampleSet
 
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     spaces = {"pixels, root mean square": raw_pixels(samples.shape[-1], samples.shape[1])}
     if args.extractor:
         spaces[args.extractor] = make_extractor(args.extractor, weights=args.weights, device=device)
-    private = open_pictures(args.private, args.private_args)
-    held_out = open_pictures(args.held_out, args.held_out_args)
+    private = open_images(args.private, args.private_args)
+    held_out = open_images(args.held_out, args.held_out_args)
     sizes = {"count": args.count, "batch_size": args.batch_size, "seed": args.seed, "device": device}
     results = []
     print(NOT_COVERED)

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(ReleaseCard.read(arguments.card).statement())
         return
     if arguments.yaml:
-        from ldm.config_budget import config_budget
+        from ldm.reports.budget import config_budget
 
         print(table([config_budget(path, arguments.set) for path in arguments.yaml]))
         return
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name in accountants_for(row.events()):
                 print(f"batch {row.batch_size}: epsilon by {name} {epsilon(row.events(), row.delta, name):.4f}")
     if arguments.plot:
-        from ldm.budget_plot import draw_budgets
+        from ldm.reports.budget_plot import draw_budgets
 
         draw_budgets(rows, arguments.plot)
 

@@ -47,6 +47,6 @@ do_it scripts/quickstart_report.py --yaml configs/quickstart/finetune-dp-eps10.y
 
 echo
 echo "privacy card: $(latest "$runs/private")privacy.json"
-echo "pictures (two lines each: real, public model, private model): $runs/report/samples.png"
+echo "images (two lines each: real, public model, private model): $runs/report/samples.png"
 echo "curves: $runs/report/curves.png    numbers: $runs/report/results.json"
 echo "finished in $(($(date +%s) - started)) s"

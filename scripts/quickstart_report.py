@@ -1,4 +1,4 @@
-"""Score the quickstart's private model beside its baselines; write a table, a picture grid and curves."""
+"""Score the quickstart's private model beside its baselines; write a table, an image grid and curves."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def main() -> None:
     add("--seeds", type=int, default=3, help="how often every row is measured")
     add("--ddim_steps", type=int, default=20)
     add("--scale", type=float, default=2.0, help="guidance scale")
-    add("--public_count", type=int, default=6000, help="public pictures")
+    add("--public_count", type=int, default=6000, help="public images")
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     args = parser.parse_args()
 
     from ldm.data.glyphs import GlyphsTrain
     from ldm.data.mnist import MNIST5kTrain, MNIST5kVal
     from ldm.inference import SamplingOptions
-    from ldm.quickstart import Protocol, report
+    from ldm.reports.quickstart import Protocol, report
 
     protocol = Protocol(
         samples=args.num_samples,

@@ -1,4 +1,4 @@
-"""Train one classifier on samples and score it on real pictures: the options of DP-LDM's accuracy/train_classifier.py.
+"""Train one classifier on samples and score it on real images: the options of DP-LDM's accuracy/train_classifier.py.
 
 python scripts/train_classifier.py --train_data samples.pt --val_data ldm.data.cifar10.CIFAR10Val --model wrn_40_4
 The epoch is chosen on held-out samples; --selection best-test-epoch chooses it on --val_data, as published.
@@ -17,8 +17,8 @@ from ldm.cli import ArgumentParser, pick_device, run
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--train_data", required=True, metavar="FILE", help="generated pictures with labels (.pt)")
-    add("--val_data", required=True, metavar="CLASS|FILE", help="real pictures: a dotted dataset class, or a file")
+    add("--train_data", required=True, metavar="FILE", help="generated images with labels (.pt)")
+    add("--val_data", required=True, metavar="CLASS|FILE", help="real images: a dotted dataset class, or a file")
     add("--val_data_args", default="{}", metavar="DICT", help="arguments of the class, such as \"{'size': 32}\"")
     add("--held_out", metavar="FILE", help="samples that choose the epoch; else one sixth of --train_data")
     add("--selection", default="held-out", help="epoch that counts: held-out, last, best-test-epoch as published")
@@ -26,8 +26,8 @@ def _parser() -> ArgumentParser:
     add("--num_classes", type=int, default=10, help="outputs of the classifier")
     add("--image_channels", type=int, default=3, choices=(1, 3), help="channels the classifier sees")
     add("--num_epochs", type=int, default=200, help="passes through the samples")
-    add("--batch_size", "--bs", type=int, default=128, help="pictures a step")
-    add("--val_batch_size", "--val_bs", type=int, help="pictures scored at a time; as --batch_size")
+    add("--batch_size", "--bs", type=int, default=128, help="images a step")
+    add("--val_batch_size", "--val_bs", type=int, help="images scored at a time; as --batch_size")
     add("--learning_rate", "--lr", type=float, default=0.1, help="first learning rate of SGD with momentum")
     add("--lr_anneal_period", "--T_0", type=int, default=10, help="epochs of the first cosine cycle; 0 for none")
     add("--lr_anneal_mult", "--T_mult", type=int, default=2, help="growth of the cycles")
@@ -42,7 +42,7 @@ def _parser() -> ArgumentParser:
 
 
 def _words(text: str) -> list[str]:
-    """The published dict as the `key:value` words that the other verbs take."""
+    """The published dict as the `key:value` words that the other commands take."""
     from ldm.errors import UserError
 
     try:
@@ -65,11 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, train, print the chosen epochs and write the curves."""
     args = _parser().parse_args(argv)
 
-    from ldm.evaluation.downstream import hold_out, train_classifier
-    from ldm.evaluation.downstream_files import write_curves
-    from ldm.evaluation.images import to_rgb
-    from ldm.evaluation.protocols import HELD_OUT, protocol_named
-    from ldm.evaluation.sources import load_labelled, require_writable
+    from ldm.evaluation.classifiers.downstream import hold_out, train_classifier
+    from ldm.evaluation.classifiers.downstream_files import write_curves
+    from ldm.evaluation.classifiers.protocols import HELD_OUT, protocol_named
+    from ldm.evaluation.inputs.images import to_rgb
+    from ldm.evaluation.inputs.sources import load_labelled
+    from ldm.files import require_writable
     from ldm.samples import SampleSet
 
     if args.quiet:
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_classes=args.num_classes,
         progress=not args.quiet,
     )
-    print(f"accuracy on {len(real)} real pictures, {protocol.note}")
+    print(f"accuracy on {len(real)} real images, {protocol.note}")
     print(f"Model: epoch {result.best_epoch - 1:03}: {result.accuracy:.3f}")  # epochs from 0, as in the file
     if result.average_accuracy is not None and result.average_epoch is not None:
         print(f"EMA  : epoch {result.average_epoch - 1:03}: {result.average_accuracy:.3f}")

@@ -26,13 +26,13 @@ BROWSERS = (
 
 
 class Page(HTMLParser):
-    """A page taken apart: texts, pictures, and what is wrong with its structure."""
+    """A page taken apart: texts, images, and what is wrong with its structure."""
 
     def __init__(self, markup: str) -> None:
         super().__init__(convert_charrefs=True)
         self.open: list[str] = []
         self.faults: list[str] = []
-        self.pictures: list[Image.Image] = []
+        self.images: list[Image.Image] = []
         self.words: list[str] = []
         self.tags: list[str] = []
         self.feed(markup)
@@ -53,7 +53,7 @@ class Page(HTMLParser):
         if tag in ("script", "iframe", "object", "embed"):
             self.faults.append(f"<{tag}> has no place in a report")
         if tag == "img":
-            self._picture(values)
+            self._image(values)
         if tag == "svg" and (values.get("role") != "img" or not values.get("aria-label")):
             self.faults.append("a chart without a description")
 
@@ -70,18 +70,18 @@ class Page(HTMLParser):
         if self.open and self.open[-1] != "style" and data.strip():
             self.words.append(data.strip())
 
-    def _picture(self, values: dict[str, str | None]) -> None:
+    def _image(self, values: dict[str, str | None]) -> None:
         if not values.get("alt"):
-            self.faults.append("a picture without alt text")
+            self.faults.append("an image without alt text")
         kind, _, data = str(values.get("src")).partition(",")
         if kind != "data:image/png;base64":
-            self.faults.append(f"a picture is {kind}")
+            self.faults.append(f"an image is {kind}")
             return
         image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
         image.load()
         if image.format != "PNG":
-            self.faults.append(f"a picture is {image.format}")
-        self.pictures.append(image)
+            self.faults.append(f"an image is {image.format}")
+        self.images.append(image)
 
     @property
     def text(self) -> str:
@@ -97,14 +97,14 @@ PROBE = """<script>
 window.faults=[];window.addEventListener("error",e=>window.faults.push(String(e.message||e.target.src).slice(0,80)),true);
 window.addEventListener("load",()=>{const images=[...document.images];
 const wide=document.documentElement.scrollWidth>document.documentElement.clientWidth;
-document.title=JSON.stringify({faults:window.faults,pictures:images.length,wide:wide,
+document.title=JSON.stringify({faults:window.faults,images:images.length,wide:wide,
 broken:images.filter(i=>!i.complete||!i.naturalWidth).length,
 loaded:performance.getEntriesByType("resource").filter(e=>!e.name.startsWith("data:")).map(e=>e.name)});});
 </script>"""
 
 
 def rendered(page: Path, folder: Path, width: int = 1000) -> dict:
-    """What a browser says of a page: faults, pictures, broken ones, resources it asked for, and whether it is wider
+    """What a browser says of a page: faults, images, broken ones, resources it asked for, and whether it is wider
     than the window."""
     program = browser()
     assert program is not None

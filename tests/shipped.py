@@ -10,7 +10,7 @@ import yaml
 from omegaconf import DictConfig
 
 from ldm.config import load_config
-from ldm.parameter_counts import build_unallocated
+from ldm.reports.parameter_counts import build_unallocated
 from tests import tiny_records
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -57,7 +57,7 @@ def unallocated(path: Path, *dotlist: str) -> Any:
 
 
 def shrunk(path: Path, folder: Path, records: Mapping[str, Any] | None = None, **dp: Any) -> DictConfig:
-    """A shipped configuration with narrow networks, small pictures and, with ``records``, made-up ones.
+    """A shipped configuration with narrow networks, small images and, with ``records``, made-up ones.
 
     Only sizes change: every switch, rule, schedule and head setting is the file's. ``dp`` are further values of
     ``dp_config``.

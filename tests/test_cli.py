@@ -1,4 +1,4 @@
-"""What verbs share: messages, exit codes, devices."""
+"""What commands share: messages, exit codes, devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm.errors import UserError
 @pytest.fixture
 def parser():
     parser = ArgumentParser(prog="verb")
-    parser.add_argument("-n", "--num_samples", type=int, default=20, help="how many pictures")
+    parser.add_argument("-n", "--num_samples", type=int, default=20, help="how many images")
     parser.add_argument("--quiet", action="store_true", help="say less")
     parser.add_argument("--output", help="where to")
     return parser
@@ -45,7 +45,7 @@ def test_flags_are_not_abbreviated(parser):
 
 def test_help_shows_defaults_only_where_there_are_any(parser):
     text = parser.format_help()
-    assert "how many pictures (default: 20)" in text
+    assert "how many images (default: 20)" in text
     assert "None" not in text and "False" not in text
 
 

@@ -255,7 +255,7 @@ def test_other_names_of_taming_stay_refused(target):
         get_obj_from_str(target)
 
 
-@pytest.mark.parametrize("target", ["ldm.checkpoint.os", "ldm.checkpoint.Path", "ldm.config.ALLOWED_PREFIXES"])
+@pytest.mark.parametrize("target", ["ldm.checkpoint.io.os", "ldm.checkpoint.io.Path", "ldm.config.ALLOWED_PREFIXES"])
 def test_what_a_module_merely_imports_is_no_target(target):
     with pytest.raises(UserError, match="not something a configuration may build"):
         get_obj_from_str(target)

@@ -122,7 +122,7 @@ def public_checkpoint(path: Path, kind: str = "spatial", ema_offset: float = 0.0
 
 
 def write_digits(folder: Path, count: int = RECORDS, seed: int = 0) -> Path:
-    """MNIST's training files with ``count`` random pictures of 8x8; the labels go round."""
+    """MNIST's training files with ``count`` random images of 8x8; the labels go round."""
     folder.mkdir(parents=True, exist_ok=True)
     images = np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE), dtype=np.uint8)
     labels = (np.arange(count) % CLASSES).astype(np.uint8)
@@ -133,7 +133,7 @@ def write_digits(folder: Path, count: int = RECORDS, seed: int = 0) -> Path:
 
 
 def batch(count: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A collated batch of pictures and labels, as the data module gives it."""
+    """A collated batch of images and labels, as the data module gives it."""
     generator = torch.Generator().manual_seed(seed)
     return {
         "image": torch.rand(count, SIDE, SIDE, 1, generator=generator) * 2 - 1,

@@ -12,7 +12,7 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "smiling", "woman", "man", "wi
 
 
 class Records(ArrayDataset):
-    """``count`` noisy pictures in colour whose labels go round; with ``captions`` a text each instead of a label."""
+    """``count`` noisy images in colour whose labels go round; with ``captions`` a text each instead of a label."""
 
     def __init__(self, size: int, classes: int = 2, count: int = 24, captions: bool = False):
         images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)

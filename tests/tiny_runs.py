@@ -1,4 +1,4 @@
-"""Whole commands on tiny models: `main.py` and the sampling verbs, in this process, as a person types them."""
+"""Whole commands on tiny models: `main.py` and the sampling commands, in this process, as a person types them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def small_checkpoint(path: Path, section: Mapping[str, Any]) -> Path:
 
 
 def public_config(folder: Path, kind: str = "spatial", *, batch_size: int = 12, **trainer: Any) -> dict[str, Any]:
-    """Configuration of a run without privacy: 24 pictures, two steps an epoch, one epoch unless ``trainer`` differs."""
+    """Configuration of a run without privacy: 24 images, two steps an epoch, one epoch unless ``trainer`` differs."""
     digits = tiny.write_digits(folder / "digits")
     given = {"max_epochs": 1, **trainer}
     return tiny.run_config(small_ldm(kind), digits, batch_size, **given)
@@ -64,7 +64,7 @@ class Commands:
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
 
     def type(self, verb: Any, *words: object) -> int:
-        """Run a verb (its main function, or the path of its script) and return the exit code."""
+        """Run a command (its main function, or the path of its script) and return the exit code."""
         self.monkeypatch.setattr(sys, "argv", ["verb", *map(str, words)])
         if self.capsys is not None:
             self.capsys.readouterr()
@@ -85,7 +85,7 @@ class Commands:
         return self.type(main.main, *words)
 
     def refused(self, verb: Any, *words: object) -> str:
-        """The one line on stderr with which a verb refuses these words, exit code 2; it must leave no new file."""
+        """The one line on stderr with which a command refuses these words, exit code 2; it must leave no new file."""
         before = self.files()
         code = self.type(verb, *words)
         assert code == 2, (code, self.err)

@@ -83,7 +83,7 @@ class RecordDataset(Dataset):
     something else than a class overrides ``annotations`` (and ``labels``, with None when there are no classes).
 
     Args:
-        size: side of the square picture in pixels; None is the set's ``default_size`` (None again: as stored).
+        size: side of the square image in pixels; None is the set's ``default_size`` (None again: as stored).
         flip_p: probability of a random mirror image; a set of digits or letters, and every evaluation set, refuses
             a value above 0 because the label would no longer fit or the measurement would no longer repeat.
         channels: 1 (luminance) or 3.
@@ -126,7 +126,7 @@ class RecordDataset(Dataset):
         if not 0.0 <= flip_p <= 1.0:
             raise UserError(f"{name}: flip_p={flip_p} is not a probability; give a number from 0 to 1")
         if flip_p > 0 and not self.mirrorable:
-            raise UserError(f"{name}: flip_p={flip_p}, but a mirrored picture of this set is wrong; give flip_p=0")
+            raise UserError(f"{name}: flip_p={flip_p}, but a mirrored image of this set is wrong; give flip_p=0")
         self.size = None if size is None else int(size)
         self.flip_p = float(flip_p)
         self.channels = channels
@@ -143,7 +143,7 @@ class RecordDataset(Dataset):
         raise NotImplementedError
 
     def pixels(self, index: int) -> np.ndarray:
-        """Return the stored picture of record ``index``: uint8, (H, W) or (H, W, 3)."""
+        """Return the stored image of record ``index``: uint8, (H, W) or (H, W, 3)."""
         raise NotImplementedError
 
     def source_digest(self) -> str:
@@ -156,12 +156,12 @@ class RecordDataset(Dataset):
         return self.flip_p == 0.0
 
     def annotations(self, index: int) -> dict:
-        """Return what item ``index`` holds beside its picture; the latent cache reads captions by it."""
+        """Return what item ``index`` holds beside its image; the latent cache reads captions by it."""
         return {"class_label": int(self.label(index))}
 
     @property
     def labels(self) -> np.ndarray | None:
-        """All labels, int64 (N,), without decoding a picture where the subclass can tell; None without classes."""
+        """All labels, int64 (N,), without decoding an image where the subclass can tell; None without classes."""
         return np.fromiter((self.label(i) for i in range(len(self))), dtype=np.int64, count=len(self))
 
     def fingerprint(self) -> str:
@@ -211,7 +211,7 @@ class ArrayDataset(RecordDataset):
     ):
         super().__init__(size, flip_p, channels=channels, framing=framing, interpolation=interpolation, config=config)
         if len(images) != len(labels):
-            raise UserError(f"{type(self).__name__}: {len(images)} pictures but {len(labels)} labels; check the files")
+            raise UserError(f"{type(self).__name__}: {len(images)} images but {len(labels)} labels; check the files")
         self._images = images
         self._labels = np.asarray(labels, dtype=np.int64)
         self.source = source
@@ -256,7 +256,7 @@ def check_choice(name: str, option: str, value: object, known: Iterable[str]) ->
 
 
 def to_size(image: np.ndarray, size: int | None, framing: str = "resize", interpolation: str = "bicubic") -> np.ndarray:
-    """Return a uint8 picture (H, W[, 3]) as (size, size[, 3]): resized and cropped, padded with black, or cropped.
+    """Return a uint8 image (H, W[, 3]) as (size, size[, 3]): resized and cropped, padded with black, or cropped.
 
     "resize" rounds as torchvision's ``Resize(size)`` and ``CenterCrop(size)`` do, on whose pixels published
     statistics rest.
@@ -266,13 +266,13 @@ def to_size(image: np.ndarray, size: int | None, framing: str = "resize", interp
         return image
     if framing == "pad":
         if height > size or width > size:
-            raise UserError(f"a {height}x{width} picture does not fit size={size} by padding; use framing='resize'")
+            raise UserError(f"a {height}x{width} image does not fit size={size} by padding; use framing='resize'")
         top, left = (size - height) // 2, (size - width) // 2
         border = [(top, size - height - top), (left, size - width - left)]
         return np.pad(image, border + [(0, 0)] * (image.ndim - 2))
     if framing == "crop":
         if height < size or width < size:
-            raise UserError(f"size={size} cannot be cut from a {height}x{width} picture; use framing='resize'")
+            raise UserError(f"size={size} cannot be cut from a {height}x{width} image; use framing='resize'")
         return centre(image, size)
     shorter = min(height, width)
     if shorter != size:
@@ -282,13 +282,13 @@ def to_size(image: np.ndarray, size: int | None, framing: str = "resize", interp
 
 
 def centre(image: np.ndarray, size: int) -> np.ndarray:
-    """Return the (size, size) middle of a picture; of two middles, the one that torchvision's CenterCrop takes."""
+    """Return the (size, size) middle of an image; of two middles, the one that torchvision's CenterCrop takes."""
     top, left = (round((side - size) / 2.0) for side in image.shape[:2])
     return image[top : top + size, left : left + size]
 
 
 def to_item(image: np.ndarray, channels: int) -> np.ndarray:
-    """Return a uint8 picture (H, W[, 3]) as float32 (H, W, channels) in [-1, 1]."""
+    """Return a uint8 image (H, W[, 3]) as float32 (H, W, channels) in [-1, 1]."""
     if image.ndim == 2:
         image = image[:, :, None]
     if image.shape[2] != channels:

@@ -15,7 +15,7 @@ from ldm.errors import UserError
 
 PARTS = {"train": 0, "validation": 1, "valid": 1, "test": 2, "all": None}
 FOLDERS = ("", "celeba", "CelebA/celeba", "CelebA", "CelebA_Train/celeba")
-PICTURES = ("img_align_celeba", "img_align_celeba/img_align_celeba")  # the second as Kaggle packs it
+IMAGES = ("img_align_celeba", "img_align_celeba/img_align_celeba")  # the second as Kaggle packs it
 PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
 ATTRIBUTES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
 
@@ -29,7 +29,7 @@ class CelebATrain(AttributedFiles):
         root: folder with img_align_celeba and list_eval_partition.txt, or a parent of it; default
             ``$LDM_DATA_ROOT`` or the user's cache folder.
         split: "train", "validation" (19,867 faces), "test" (19,962) or "all".
-        target_type: None (pictures only), "attr" (``attr``: 0 or 1 for each of the 40) or "class" (``class_label``
+        target_type: None (images only), "attr" (``attr``: 0 or 1 for each of the 40) or "class" (``class_label``
             made of ``class_attrs``), see `ldm.data.celeba_attributes.AttributedFiles`.
         class_attrs: such as [Male], which gives the classes 0 and 1.
         download: fetch missing files by torchvision (Google Drive, whose quota is often used up).
@@ -64,14 +64,14 @@ class CelebATrain(AttributedFiles):
         check_targets(name, target_type, class_attrs)
         if split != "train" and flip_p > 0:
             raise UserError(f"{name}: flip_p={flip_p} in an evaluation set; give flip_p=0")
-        lists, pictures = find(name, root, download)
+        lists, images = find(name, root, download)
         files = partition(lists, PARTS[split])
         attributes = None
         if target_type is not None:
             table = AttributeTable.read(first(lists, ATTRIBUTES) or missing(name, lists, ATTRIBUTES[0]))
             attributes = (table.names, table.of(files))
         super().__init__(
-            pictures,
+            images,
             files,
             target_type,
             class_attrs,
@@ -99,32 +99,32 @@ class CelebATest(CelebATrain):
 
 
 def find(name: str, root: str | os.PathLike | None, download: bool) -> tuple[Path, Path]:
-    """Return the folder with the lists and the folder with the pictures."""
+    """Return the folder with the lists and the folder with the images."""
     base = data_root(root)
     found = located(base)
     if None in found and download:
         fetch(name, base)
         found = located(base)
-    lists, pictures = found
+    lists, images = found
     if lists is None:
         missing(name, base, f"img_align_celeba/ and {PARTITION[0]}")
-    if pictures is None:
-        missing(name, lists, "img_align_celeba/ with the pictures (unpack img_align_celeba.zip)")
-    return lists, pictures
+    if images is None:
+        missing(name, lists, "img_align_celeba/ with the images (unpack img_align_celeba.zip)")
+    return lists, images
 
 
 def located(base: Path) -> tuple[Path | None, Path | None]:
-    """Return the folders of the lists and of the pictures below ``base``, None for what is not there."""
+    """Return the folders of the lists and of the images below ``base``, None for what is not there."""
     lists = next((base / inner for inner in FOLDERS if first(base / inner, PARTITION) is not None), None)
     if lists is None:
         return None, None
-    return lists, next((lists / inner for inner in reversed(PICTURES) if (lists / inner).is_dir()), None)
+    return lists, next((lists / inner for inner in reversed(IMAGES) if (lists / inner).is_dir()), None)
 
 
 def missing(name: str, folder: Path, what: str) -> NoReturn:
     """Raise the UserError that says what is missing, where to put it and how to get it."""
     raise UserError(
-        f"{name}: no {what} in {folder} or its CelebA folder; unpack the aligned pictures and lists of the CelebA site "
+        f"{name}: no {what} in {folder} or its CelebA folder; unpack the aligned images and lists of the CelebA site "
         f"there, or pass download=true (needs `pip install gdown`), then set root (or {DATA_ROOT_VARIABLE}) to it"
     )
 
@@ -148,7 +148,7 @@ def first(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def partition(lists: Path, part: int | None) -> list[str]:
-    """Return the picture names of part 0 (train), 1 (validation) or 2 (test), None for all, in the list's order."""
+    """Return the image names of part 0 (train), 1 (validation) or 2 (test), None for all, in the list's order."""
     path = first(lists, PARTITION)
     files = []
     for line in path.read_text().splitlines():
@@ -156,15 +156,15 @@ def partition(lists: Path, part: int | None) -> list[str]:
         if not words or words[0] == "image_id":
             continue
         if len(words) != 2 or words[1] not in ("0", "1", "2"):
-            raise UserError(f"{path}: {line!r} is not a picture and a part 0, 1 or 2; fetch the file again")
+            raise UserError(f"{path}: {line!r} is not an image and a part 0, 1 or 2; fetch the file again")
         if part is None or int(words[1]) == part:
             files.append(words[0])
     return files
 
 
 def number_of(file: str) -> int:
-    """Return the number in a picture's name, 1 for 000001.jpg."""
+    """Return the number in an image's name, 1 for 000001.jpg."""
     digits = "".join(c for c in file.rsplit(".", 1)[0] if c.isdigit())
     if not digits:
-        raise UserError(f"CelebA: the picture name {file!r} has no number; fetch the lists again")
+        raise UserError(f"CelebA: the image name {file!r} has no number; fetch the lists again")
     return int(digits)

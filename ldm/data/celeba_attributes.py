@@ -1,4 +1,4 @@
-"""Attributes of faces: CelebA's list, and sets of picture files with attributes, classes made of them, or captions."""
+"""Attributes of faces: CelebA's list, and sets of image files with attributes, classes made of them, or captions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SIGNS = {"1": 1, "-1": 0, "0": 0}
 
 
 class AttributeTable:
-    """Which pictures have which attributes.
+    """Which images have which attributes.
 
     Args:
-        names: attributes (A,). files: names of the pictures (N,). values: 0 or 1, uint8 (N, A).
+        names: attributes (A,). files: names of the images (N,). values: 0 or 1, uint8 (N, A).
     """
 
     def __init__(self, names: Sequence[str], files: Sequence[str], values: np.ndarray):
@@ -27,10 +27,10 @@ class AttributeTable:
         self.row = {file: number for number, file in enumerate(files)}
 
     def of(self, files: Sequence[str]) -> np.ndarray:
-        """Return the attributes of pictures, uint8 (len(files), A). Raises UserError for one that is not listed."""
+        """Return the attributes of images, uint8 (len(files), A). Raises UserError for one that is not listed."""
         missing = [file for file in files if file not in self.row]
         if missing:
-            raise UserError(f"the attribute list has no picture {missing[0]} ({len(missing)} missing); fetch it again")
+            raise UserError(f"the attribute list has no image {missing[0]} ({len(missing)} missing); fetch it again")
         return self.values[[self.row[file] for file in files]]
 
     @classmethod
@@ -65,13 +65,13 @@ class AttributeTable:
 
 
 class AttributedFiles(FileDataset):
-    """Picture files whose items carry nothing else, all attributes, a class made of some, or a caption.
+    """Image files whose items carry nothing else, all attributes, a class made of some, or a caption.
 
     Items: ``image`` and, by ``target_type``, ``attr`` (0 or 1, int64 (A,)), ``class_label`` (the sum of attr_j 2^j
-    over ``class_attrs``, so that one attribute gives 0 or 1) or ``caption`` (the first line of the picture's file).
+    over ``class_attrs``, so that one attribute gives 0 or 1) or ``caption`` (the first line of the image's file).
 
     Args:
-        folder, files: the pictures, see `ldm.data.folder.FileDataset`.
+        folder, files: the images, see `ldm.data.folder.FileDataset`.
         target_type: None, "attr", "class" or "caption".
         class_attrs: names of the attributes that make the class.
         attributes: names (A,) and values uint8 (N, A), for "attr" and "class".

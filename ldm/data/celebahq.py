@@ -1,7 +1,7 @@
 """CelebA-HQ: 30,000 photographs of faces as PNG files, with attributes or captions (Karras et al., 2018).
 
 The folder, as `scripts/extract_celeba_hq.py` makes it: ``images/img%08d.png``, ``train_filenames.pickle`` and
-``test_filenames.pickle`` (lists of numbers or names), ``image_list.txt`` (number, name, the picture of CelebA it was
+``test_filenames.pickle`` (lists of numbers or names), ``image_list.txt`` (number, name, the image of CelebA it was
 made of), ``list_attr_celeba.txt``, and for captions ``celeba-caption/NUMBER.txt``.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from ldm.data.base import DATA_ROOT_VARIABLE, check_choice, data_root, root_or_datadir
 from ldm.data.celeba_attributes import AttributedFiles, AttributeTable, check_targets
-from ldm.data.plain_pickle import read_pickle
+from ldm.data.formats.plain_pickle import read_pickle
 from ldm.errors import UserError
 
 SPLITS = ("train", "test", "all")
@@ -27,20 +27,20 @@ EXTRACT = "python scripts/extract_celeba_hq.py"
 
 
 class CelebAHQ(AttributedFiles):
-    """The faces of CelebA-HQ, each picture with its own attributes, class or caption.
+    """The faces of CelebA-HQ, each image with its own attributes, class or caption.
 
     Args:
         datadir, root: folder with the files, or a parent of it; default ``$LDM_DATA_ROOT`` or the user's cache folder.
-        split: "train", "test" (the numbers in the two pickles) or "all" (every picture of the folder, sorted).
-        target_type: None (pictures only), "attr" (``attr``: 0 or 1 for each attribute of the list), "class"
+        split: "train", "test" (the numbers in the two pickles) or "all" (every image of the folder, sorted).
+        target_type: None (images only), "attr" (``attr``: 0 or 1 for each attribute of the list), "class"
             (``class_label`` made of ``class_attrs``) or "caption" (``caption``: the first line of its file).
-        size: side of the picture in pixels, 256 unless said otherwise.
+        size: side of the image in pixels, 256 unless said otherwise.
         class_attrs: such as [Male], which gives the classes 0 and 1.
         flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
 
     Raises:
         UserError: on a value outside these, when files are not there, and when the attributes or captions there are
-            belong to other pictures.
+            belong to other images.
     """
 
     default_size = 256
@@ -71,7 +71,7 @@ class CelebAHQ(AttributedFiles):
         captions = captions_of(folder, numbers) if target_type == "caption" else None
         super().__init__(
             folder / "images",
-            [picture_name(number) for number in numbers],
+            [image_name(number) for number in numbers],
             target_type,
             class_attrs,
             attributes,
@@ -86,8 +86,8 @@ class CelebAHQ(AttributedFiles):
         self.source, self.rows = "CelebA-HQ", np.array(numbers, dtype=np.int64)
 
 
-def picture_name(number: int) -> str:
-    """Return the file name of picture ``number`` (0 to 29,999)."""
+def image_name(number: int) -> str:
+    """Return the file name of image ``number`` (0 to 29,999)."""
     return f"img{number:08d}.png"
 
 
@@ -98,21 +98,21 @@ def find(name: str, root: str | os.PathLike | None) -> Path:
         if (folder / "images").is_dir():
             return folder
     raise UserError(
-        f"{name}: no images/{picture_name(0)} in {base} or its CelebAHQ folder; type: {EXTRACT} --root "
+        f"{name}: no images/{image_name(0)} in {base} or its CelebAHQ folder; type: {EXTRACT} --root "
         f"{base if root is not None else base / 'CelebAHQ'}, or set root (or {DATA_ROOT_VARIABLE}) to where it is"
     )
 
 
 def number_of(entry: object) -> int:
-    """Return the picture's number of an entry of a split list: 7, "7", "7.jpg" or "img00000007.png"."""
+    """Return the image's number of an entry of a split list: 7, "7", "7.jpg" or "img00000007.png"."""
     match = re.fullmatch(r"(?:img)?(\d+)(?:\.(?:png|jpg))?", str(entry))
     if match is None or isinstance(entry, float):
-        raise UserError(f"CelebAHQ: {entry!r} in a split list is neither a number nor a picture's name")
+        raise UserError(f"CelebAHQ: {entry!r} in a split list is neither a number nor an image's name")
     return int(match[1])
 
 
 def split_numbers(folder: Path, split: str) -> list[int]:
-    """Return the numbers of a split's pictures, in the order of its list ("all": ascending), all of them there."""
+    """Return the numbers of a split's images, in the order of its list ("all": ascending), all of them there."""
     present = {entry for entry in os.listdir(folder / "images") if re.fullmatch(r"img\d{8}\.png", entry)}
     if split == "all":
         return sorted(number_of(entry) for entry in present)
@@ -121,15 +121,15 @@ def split_numbers(folder: Path, split: str) -> list[int]:
         raise UserError(f"CelebAHQ: no {path.name} in {folder}; type: {EXTRACT}, or give split=all")
     entries = read_pickle(path)
     if not isinstance(entries, list | tuple | np.ndarray):
-        raise UserError(f"{path} is not a list of pictures; type: {EXTRACT}")
+        raise UserError(f"{path} is not a list of images; type: {EXTRACT}")
     numbers = [number_of(entry) for entry in entries]
     if len(set(numbers)) != len(numbers):
-        raise UserError(f"{path} names a picture twice; a person would be two records, so make the list again")
-    absent = [number for number in numbers if picture_name(number) not in present]
+        raise UserError(f"{path} names an image twice; a person would be two records, so make the list again")
+    absent = [number for number in numbers if image_name(number) not in present]
     if absent:
         raise UserError(
-            f"CelebAHQ: {len(absent)} pictures of {path.name} are not in {folder / 'images'}, such as "
-            f"{picture_name(absent[0])}; type: {EXTRACT} again, which goes on where it stopped"
+            f"CelebAHQ: {len(absent)} images of {path.name} are not in {folder / 'images'}, such as "
+            f"{image_name(absent[0])}; type: {EXTRACT} again, which goes on where it stopped"
         )
     return numbers
 
@@ -137,7 +137,7 @@ def split_numbers(folder: Path, split: str) -> list[int]:
 def original_names(folder: Path) -> dict[int, str] | None:
     """Return number -> name in CelebA ("119614.jpg"), or None when there is no such list or none is known.
 
-    The list that comes from an extraction maps every picture to itself: its order is that of the upload.
+    The list that comes from an extraction maps every image to itself: its order is that of the upload.
     """
     path = next((folder / name for name in IMAGE_LIST if (folder / name).is_file()), None)
     if path is None:
@@ -148,7 +148,7 @@ def original_names(folder: Path) -> dict[int, str] | None:
         if not words or not words[0].isdigit():
             continue
         if len(words) < 3:
-            raise UserError(f"{path}: {line!r} has no third column with the picture of CelebA; fetch the list again")
+            raise UserError(f"{path}: {line!r} has no third column with the image of CelebA; fetch the list again")
         number = int(words[0])
         own &= words[2] == words[0]
         # a bare number counts from 0, names from 000001.jpg
@@ -157,28 +157,28 @@ def original_names(folder: Path) -> dict[int, str] | None:
 
 
 def attributes_of(folder: Path, numbers: Sequence[int]) -> tuple[list[str], np.ndarray]:
-    """Return attribute names (A,) and the values of pictures, uint8 (N, A)."""
+    """Return attribute names (A,) and the values of images, uint8 (N, A)."""
     path = folder / ATTRIBUTES
     if not path.is_file():
         raise UserError(f"CelebAHQ: no {ATTRIBUTES} in {folder}; type: {EXTRACT}, or put CelebA's list there")
     table = AttributeTable.read(path)
-    own = [picture_name(number) for number in numbers]
-    if any(name in table.row for name in own):  # a list of these very pictures
+    own = [image_name(number) for number in numbers]
+    if any(name in table.row for name in own):  # a list of these very images
         return table.names, table.of(own)
     names = original_names(folder)
     if names is None:
         raise UserError(
-            f"CelebAHQ: {path} is about CelebA's pictures, but image_list.txt does not say which of them these are; "
+            f"CelebAHQ: {path} is about CelebA's images, but image_list.txt does not say which of them these are; "
             f"type: {EXTRACT} to make both anew, or put the image_list.txt of CelebA-HQ there"
         )
     absent = [number for number in numbers if number not in names]
     if absent:
-        raise UserError(f"CelebAHQ: image_list.txt in {folder} has no line for picture {absent[0]}; fetch it again")
+        raise UserError(f"CelebAHQ: image_list.txt in {folder} has no line for image {absent[0]}; fetch it again")
     return table.names, table.of([names[number] for number in numbers])
 
 
 def captions_of(folder: Path, numbers: Iterable[int]) -> list[Path]:
-    """Return the caption files of pictures, all of them there."""
+    """Return the caption files of images, all of them there."""
     captions = folder / "celeba-caption"
     if not captions.is_dir():
         raise UserError(
@@ -186,8 +186,8 @@ def captions_of(folder: Path, numbers: Iterable[int]) -> list[Path]:
         )
     if any((folder / name).is_file() for name in IMAGE_LIST) and original_names(folder) is None:
         raise UserError(
-            f"CelebAHQ: the pictures in {folder} are numbered as they were uploaded, captions as CelebA-HQ numbers its "
-            "own; use the pictures of CelebA-HQ with their image_list.txt"
+            f"CelebAHQ: the images in {folder} are numbered as they were uploaded, captions as CelebA-HQ numbers its "
+            "own; use the images of CelebA-HQ with their image_list.txt"
         )
     present = set(os.listdir(captions))
     files = [f"{number}.txt" for number in numbers]

@@ -1,4 +1,4 @@
-"""Making the folder that `ldm.data.celebahq.CelebAHQ` reads out of Parquet files with pictures and labels."""
+"""Making the folder that `ldm.data.celebahq.CelebAHQ` reads out of Parquet files with images and labels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from ldm.checkpoint import write_atomic
-from ldm.data import parquet_rows
-from ldm.data.celebahq import ATTRIBUTES, picture_name
+from ldm.data.celebahq import ATTRIBUTES, image_name
+from ldm.data.formats import parquet_rows
 from ldm.errors import UserError
+from ldm.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +38,20 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def extract(files: Sequence[Path], root: Path, *, male: int | None = None, overwrite: bool = False) -> dict[str, int]:
-    """Write pictures, split lists and the labels that the files have; return the number of pictures a split.
+    """Write images, split lists and the labels that the files have; return the number of images a split.
 
-    Files whose names begin with "train" are the train split, others the test split; pictures are numbered through in
+    Files whose names begin with "train" are the train split, others the test split; images are numbered through in
     the files' order. A second call goes on where the first stopped. The labels become a list of one attribute,
-    "Male", about these very pictures.
+    "Male", about these very images.
 
     Args:
         files: Parquet files with a column ``image`` (a struct with ``bytes``) and, for labels, ``label``.
         root: folder to write to.
         male: the label that means a man; default what the files say of their classes, else 1.
-        overwrite: delete pictures and lists that came from other files.
+        overwrite: delete images and lists that came from other files.
 
     Raises:
-        UserError: when ``root`` has pictures from other files, and for rows that are not pictures.
+        UserError: when ``root`` has images from other files, and for rows that are not images.
     """
     counts = [parquet_rows.row_count(path) for path in files]
     has_labels = all("label" in parquet_rows.column_names(path) for path in files)
@@ -61,11 +61,11 @@ def extract(files: Sequence[Path], root: Path, *, male: int | None = None, overw
     labels: list[int] = []
     columns = ["image", "label"] if has_labels else ["image"]
     number = 0
-    with tqdm(total=sum(counts), desc="writing pictures", unit="picture", disable=None) as bar:
+    with tqdm(total=sum(counts), desc="writing images", unit="image", disable=None) as bar:
         for path in files:
             members = splits["train" if path.name.startswith("train") else "test"]
             for row in parquet_rows.rows([path], columns):
-                _write_picture(root / "images" / picture_name(number), _picture_bytes(row, path, number))
+                _write_image(root / "images" / image_name(number), _image_bytes(row, path, number))
                 members.append(number)
                 if has_labels:
                     labels.append(_is_male(row["label"], value, path))
@@ -75,7 +75,7 @@ def extract(files: Sequence[Path], root: Path, *, male: int | None = None, overw
     if has_labels:
         _write_attributes(root / ATTRIBUTES, labels)
     else:
-        log.warning("the files have no column 'label', so that pictures have no classes; there is no %s", ATTRIBUTES)
+        log.warning("the files have no column 'label', so that images have no classes; there is no %s", ATTRIBUTES)
     return _verified(root, splits, counts)
 
 
@@ -99,7 +99,7 @@ def _is_male(label: Any, male: int, path: Path) -> int:
 
 
 def _begin(root: Path, files: Sequence[Path], counts: Sequence[int], overwrite: bool) -> None:
-    """Make the folder, and note which files its pictures come from."""
+    """Make the folder, and note which files its images come from."""
     images, note = root / "images", root / SOURCE
     source = [[path.name, path.stat().st_size, count] for path, count in zip(files, counts, strict=True)]
     images.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def _begin(root: Path, files: Sequence[Path], counts: Sequence[int], overwrite: 
     if present and not same:
         if not overwrite:
             raise UserError(
-                f"{images} has {len(present)} pictures that come from other files; give another --root, or --overwrite "
+                f"{images} has {len(present)} images that come from other files; give another --root, or --overwrite "
                 "to delete them"
             )
         for entry in present:
@@ -122,29 +122,29 @@ def _begin(root: Path, files: Sequence[Path], counts: Sequence[int], overwrite: 
         _write(note, json.dumps(source, indent=1).encode())
 
 
-def _picture_bytes(row: Mapping[str, Any], path: Path, number: int) -> bytes:
+def _image_bytes(row: Mapping[str, Any], path: Path, number: int) -> bytes:
     data = row["image"].get("bytes") if isinstance(row["image"], Mapping) else row["image"]
     if not isinstance(data, bytes) or not data:
-        raise UserError(f"{path}: the picture numbered {number} has no bytes; fetch the file again")
+        raise UserError(f"{path}: the image numbered {number} has no bytes; fetch the file again")
     return data
 
 
-def _write_picture(target: Path, data: bytes) -> None:
+def _write_image(target: Path, data: bytes) -> None:
     """Write encoded bytes as a PNG file: as they are when they are one, else encoded anew. A whole file is kept."""
     is_png = data.startswith(b"\x89PNG\r\n\x1a\n")
     if target.is_file() and (target.stat().st_size == len(data) if is_png else target.stat().st_size > 0):
         return
     temporary = target.with_name(f".{target.name}.tmp")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if is_png and picture.mode == "RGB":
-                picture.verify()
+        with Image.open(io.BytesIO(data)) as image:
+            if is_png and image.mode == "RGB":
+                image.verify()
                 temporary.write_bytes(data)
             else:
-                picture.convert("RGB").save(temporary, format="PNG")
+                image.convert("RGB").save(temporary, format="PNG")
         temporary.replace(target)
     except (SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise UserError(f"{target.name}: its bytes are not a picture ({error}); fetch the files again") from None
+        raise UserError(f"{target.name}: its bytes are not an image ({error}); fetch the files again") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -153,13 +153,13 @@ def _write_lists(root: Path, splits: Mapping[str, Sequence[int]]) -> None:
     for name, numbers in splits.items():
         _write(root / f"{name}_filenames.pickle", pickle.dumps(list(numbers)))
     everything = sorted(number for numbers in splits.values() for number in numbers)
-    # the third column maps a picture to itself: which picture of CelebA it was made of is not known
-    lines = ["idx celebA_idx split", *(f"{number} {picture_name(number)} {number}" for number in everything)]
+    # the third column maps an image to itself: which image of CelebA it was made of is not known
+    lines = ["idx celebA_idx split", *(f"{number} {image_name(number)} {number}" for number in everything)]
     _write(root / "image_list.txt", ("\n".join(lines) + "\n").encode())
 
 
 def _write_attributes(path: Path, labels: Iterable[int]) -> None:
-    rows = [f"{picture_name(number)} {1 if label else -1}" for number, label in enumerate(labels)]
+    rows = [f"{image_name(number)} {1 if label else -1}" for number, label in enumerate(labels)]
     _write(path, ("\n".join([str(len(rows)), ATTRIBUTE, *rows]) + "\n").encode())
 
 
@@ -171,18 +171,18 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _verified(root: Path, splits: Mapping[str, Sequence[int]], counts: Sequence[int]) -> dict[str, int]:
-    """Compare pictures on disk, rows and lists; return the number of pictures a split."""
+    """Compare images on disk, rows and lists; return the number of images a split."""
     present = {entry for entry in os.listdir(root / "images") if entry.endswith(".png") and not entry.startswith(".")}
-    wanted = {picture_name(number) for numbers in splits.values() for number in numbers}
+    wanted = {image_name(number) for numbers in splits.values() for number in numbers}
     if len(wanted) != sum(counts) or present != wanted:
         raise UserError(
-            f"{root / 'images'} has {len(present)} pictures and the files {sum(counts)} rows; type the same with "
+            f"{root / 'images'} has {len(present)} images and the files {sum(counts)} rows; type the same with "
             "--overwrite, or give another --root"
         )
     found = {name: len(numbers) for name, numbers in splits.items()}
     if found != EXPECTED:
-        log.warning("%s pictures, where %s has %s", found, REPOSITORY, EXPECTED)
-    with Image.open(root / "images" / picture_name(0)) as picture:
-        if picture.size != (SIDE, SIDE):
-            log.warning("pictures are %dx%d, not %dx%d", *picture.size, SIDE, SIDE)
+        log.warning("%s images, where %s has %s", found, REPOSITORY, EXPECTED)
+    with Image.open(root / "images" / image_name(0)) as image:
+        if image.size != (SIDE, SIDE):
+            log.warning("images are %dx%d, not %dx%d", *image.size, SIDE, SIDE)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ldm.data.base import find_files
-from ldm.data.plain_pickle import read_pickle
+from ldm.data.formats.plain_pickle import read_pickle
 from ldm.data.splits import SplitDataset
 from ldm.errors import UserError
 
@@ -43,7 +43,7 @@ class CifarDataset(SplitDataset):
 
 
 class CIFAR10Train(CifarDataset):
-    """The 50,000 training pictures of CIFAR-10 (less ``holdout``), 32x32; arguments as in `SplitDataset`."""
+    """The 50,000 training images of CIFAR-10 (less ``holdout``), 32x32; arguments as in `SplitDataset`."""
 
     num_classes = 10
     folder_names = ("CIFAR10", "cifar10")
@@ -55,7 +55,7 @@ class CIFAR10Train(CifarDataset):
 
 
 class CIFAR10Val(CIFAR10Train):
-    """A validation set: 5,000 stratified pictures of the training files; ``split="test"`` gives the 10,000 test ones.
+    """A validation set: 5,000 stratified images of the training files; ``split="test"`` gives the 10,000 test ones.
 
     To keep it out of training, give `CIFAR10Train` the same ``holdout``.
     """
@@ -72,8 +72,8 @@ def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     batch = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
     data, labels = batch.get("data"), batch.get(label_key)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3 * SIDE * SIDE,):
-        raise UserError(f"{path} has no 'data' of 3072 bytes a picture; fetch the file again")
+        raise UserError(f"{path} has no 'data' of 3072 bytes an image; fetch the file again")
     if labels is None or len(labels) != len(data):
-        raise UserError(f"{path} has no {label_key!r} for each of its {len(data)} pictures; fetch the file again")
+        raise UserError(f"{path} has no {label_key!r} for each of its {len(data)} images; fetch the file again")
     images = data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.asarray(labels, dtype=np.int64)

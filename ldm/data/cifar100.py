@@ -9,7 +9,7 @@ from ldm.data.cifar10 import CifarDataset
 
 
 class CIFAR100Train(CifarDataset):
-    """The 50,000 training pictures of CIFAR-100 (less ``holdout``), 32x32.
+    """The 50,000 training images of CIFAR-100 (less ``holdout``), 32x32.
 
     Args:
         coarse: labels are the 20 groups of five classes instead of the 100 classes.
@@ -57,7 +57,7 @@ class CIFAR100Train(CifarDataset):
 
 
 class CIFAR100Val(CIFAR100Train):
-    """A validation set: 5,000 stratified pictures of the training files; ``split="test"`` gives the 10,000 test ones.
+    """A validation set: 5,000 stratified images of the training files; ``split="test"`` gives the 10,000 test ones.
 
     To keep it out of training, give `CIFAR100Train` the same ``holdout``.
     """

@@ -1,6 +1,6 @@
 """EMNIST: handwritten letters and digits in MNIST's format (Cohen et al., 2017).
 
-The raw files hold every picture transposed (columns first). The pictures given here are upright unless ``upright``
+The raw files hold every image transposed (columns first). The images given here are upright unless ``upright``
 is False, which keeps the raw orientation for models that were trained on it.
 """
 
@@ -26,7 +26,7 @@ class EMNISTBase(IdxDataset):
     Args:
         arrangement: "letters" (26 classes, labels 0-25: the raw files' 1-26 less one), "digits", "mnist",
             "balanced", "bymerge" or "byclass".
-        upright: turn the pictures the right way up.
+        upright: turn the images the right way up.
         split: "train", "validation" (``holdout`` stratified records of the train files) or "test"; the name of an
             arrangement is taken too, as torchvision spells it (``split="letters"``).
         datadir: another name of ``root``.

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 pictures of clothes in MNIST's format (Xiao, Rasul and Vollgraf, 2017)."""
+"""Fashion-MNIST: 70,000 images of clothes in MNIST's format (Xiao, Rasul and Vollgraf, 2017)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ldm.data.idx import IdxDataset
 
 
 class FashionMNISTTrain(IdxDataset):
-    """The 60,000 training pictures of Fashion-MNIST (less ``holdout``), 28x28; arguments as in `SplitDataset`."""
+    """The 60,000 training images of Fashion-MNIST (less ``holdout``), 28x28; arguments as in `SplitDataset`."""
 
     folder_names = ("FashionMNIST", "fashion-mnist", "fashion_mnist")
     torchvision_name = "FashionMNIST"
@@ -14,7 +14,7 @@ class FashionMNISTTrain(IdxDataset):
 
 
 class FashionMNISTVal(FashionMNISTTrain):
-    """A validation set: 5,000 stratified pictures of the training files; ``split="test"`` gives the 10,000 test ones.
+    """A validation set: 5,000 stratified images of the training files; ``split="test"`` gives the 10,000 test ones.
 
     To keep it out of training, give `FashionMNISTTrain` the same ``holdout``.
     """

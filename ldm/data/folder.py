@@ -1,4 +1,4 @@
-"""Pictures that lie in files: a folder of one's own, with a subfolder for each class or without classes."""
+"""Images that lie in files: a folder of one's own, with a subfolder for each class or without classes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image
 from ldm.data.base import RecordDataset, digest, file_stamp
 from ldm.errors import UserError
 
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "F"})
 
 
 class FileDataset(RecordDataset):
-    """A record data set of picture files; a new one finds the files and hands them over.
+    """A record data set of image files; a new one finds the files and hands them over.
 
     Args:
         folder: where ``files``, relative paths, begin. labels: classes (N,), or None: items have no ``class_label``.
@@ -48,7 +48,7 @@ class FileDataset(RecordDataset):
 
     def label(self, index: int) -> int:
         if self._labels is None:
-            raise UserError(f"{self.folder}: these pictures have no classes; put each class into a subfolder")
+            raise UserError(f"{self.folder}: these images have no classes; put each class into a subfolder")
         return int(self._labels[index])
 
     def path(self, index: int) -> Path:
@@ -56,7 +56,7 @@ class FileDataset(RecordDataset):
         return self.folder / self.files[index]
 
     def pixels(self, index: int) -> np.ndarray:
-        return read_picture(self.path(index))
+        return read_image(self.path(index))
 
     def annotations(self, index: int) -> dict:
         return {} if self._labels is None else {"class_label": self.label(index)}
@@ -71,7 +71,7 @@ class FileDataset(RecordDataset):
 
 
 class ImageFolder(FileDataset):
-    """The pictures below a folder: in subfolders, whose sorted names are the classes 0, 1, ..., or without classes.
+    """The images below a folder: in subfolders, whose sorted names are the classes 0, 1, ..., or without classes.
 
     Args:
         root: the folder.
@@ -81,7 +81,7 @@ class ImageFolder(FileDataset):
         class_names: the subfolders' names, in the order of the labels; empty without classes.
 
     Raises:
-        UserError: for a folder that is missing, has no pictures, or has pictures both beside and in subfolders.
+        UserError: for a folder that is missing, has no images, or has images both beside and in subfolders.
     """
 
     def __init__(
@@ -97,18 +97,18 @@ class ImageFolder(FileDataset):
     ):
         folder = Path(os.path.expandvars(root)).expanduser()
         if not folder.is_dir():
-            raise UserError(f"ImageFolder: there is no folder {folder}; set root to the folder with your pictures")
-        flat = pictures_in(folder)
-        classes = {entry.name: pictures_in(entry, deep=True) for entry in sorted(folder.iterdir()) if entry.is_dir()}
+            raise UserError(f"ImageFolder: there is no folder {folder}; set root to the folder with your images")
+        flat = images_in(folder)
+        classes = {entry.name: images_in(entry, deep=True) for entry in sorted(folder.iterdir()) if entry.is_dir()}
         classes = {name: found for name, found in classes.items() if found}
         if flat and classes:
             raise UserError(
-                f"ImageFolder: {folder} has pictures both beside and in subfolders ({flat[0]}, {next(iter(classes))}); "
+                f"ImageFolder: {folder} has images both beside and in subfolders ({flat[0]}, {next(iter(classes))}); "
                 "put all of them into subfolders, one a class, or none"
             )
         if not flat and not classes:
-            known = " ".join(sorted(PICTURE_SUFFIXES))
-            raise UserError(f"ImageFolder: no pictures in {folder} or its subfolders; it looks for {known}")
+            known = " ".join(sorted(IMAGE_SUFFIXES))
+            raise UserError(f"ImageFolder: no images in {folder} or its subfolders; it looks for {known}")
         self.class_names = list(classes)
         files = flat or [f"{name}/{file}" for name, found in classes.items() for file in found]
         labels = np.repeat(np.arange(len(classes)), [len(found) for found in classes.values()]) if classes else None
@@ -126,31 +126,31 @@ class ImageFolder(FileDataset):
         self.num_classes = len(classes) or None
 
 
-def pictures_in(folder: Path, *, deep: bool = False) -> list[str]:
-    """Return the picture files of a folder, sorted, as relative paths with "/"; ``deep`` goes into its subfolders."""
+def images_in(folder: Path, *, deep: bool = False) -> list[str]:
+    """Return the image files of a folder, sorted, as relative paths with "/"; ``deep`` goes into its subfolders."""
     if not deep:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if _is_picture(entry.name) and entry.is_file())
+            return sorted(entry.name for entry in entries if _is_image(entry.name) and entry.is_file())
     found = folder.rglob("*")
-    return sorted(path.relative_to(folder).as_posix() for path in found if _is_picture(path.name) and path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in found if _is_image(path.name) and path.is_file())
 
 
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
-def read_picture(path: str | os.PathLike) -> np.ndarray:
-    """Return a picture file as uint8: (H, W) when it is grey, else (H, W, 3). Raises UserError, naming the file."""
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Return an image file as uint8: (H, W) when it is grey, else (H, W, 3). Raises UserError, naming the file."""
     try:
-        with Image.open(path) as picture:
-            return decoded(picture)
+        with Image.open(path) as image:
+            return decoded(image)
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such picture; check the folder") from None
+        raise UserError(f"{path}: there is no such image; check the folder") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as a picture ({reason}); remove it or fetch it again") from None
+        raise UserError(f"{path}: cannot be read as an image ({reason}); remove it or fetch it again") from None
 
 
-def decoded(picture: Image.Image) -> np.ndarray:
-    """Return an opened picture as uint8: (H, W) when it is grey, else (H, W, 3)."""
-    return np.asarray(picture.convert("L" if picture.mode in GREY_MODES else "RGB"))
+def decoded(image: Image.Image) -> np.ndarray:
+    """Return an opened image as uint8: (H, W) when it is grey, else (H, W, 3)."""
+    return np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB"))

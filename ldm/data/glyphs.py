@@ -1,4 +1,4 @@
-"""Public pictures of digits and capital letters, rendered from fonts and framed as MNIST is."""
+"""Public images of digits and capital letters, rendered from fonts and framed as MNIST is."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
-from ldm.data.glyph_fonts import CHARACTERS, FIELDS_VERSION, file_sha, font_fields, font_files
-from ldm.data.glyph_warps import BLOCK, WarpRange, draw_pictures, random_block
+from ldm.data.rendering.fonts import CHARACTERS, FIELDS_VERSION, file_sha, font_fields, font_files
+from ldm.data.rendering.warps import BLOCK, WarpRange, draw_images, random_block
 from ldm.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -23,20 +23,20 @@ CLASSES = {"all": CHARACTERS, "digits": CHARACTERS[:10], "letters": CHARACTERS[1
 
 
 class GlyphsTrain(RecordDataset):
-    """Pictures of 0-9 and A-Z (labels 0-9 and 10-35) rendered from fonts; nothing private is read.
+    """Images of 0-9 and A-Z (labels 0-9 and 10-35) rendered from fonts; nothing private is read.
 
-    Item i depends on (seed, fonts, classes, size, warp) and i only. Pictures are rendered once and kept as a
+    Item i depends on (seed, fonts, classes, size, warp) and i only. Images are rendered once and kept as a
     memory-mapped file in the user's cache folder.
 
     Args:
-        count: number of pictures; classes take turns, so they are balanced.
+        count: number of images; classes take turns, so they are balanced.
         size: 28 (MNIST's frame), or a multiple of 8 (32 = that frame with a border of 2, larger ones in proportion).
         seed: public constant, 0 or more.
         classes: "all", "digits", "letters", or the characters themselves, such as "0123456789X".
         fonts: "builtin" (matplotlib's), a font file, a folder of fonts, or a list of these.
         channels: 1 or 3.
-        warp: changes to `ldm.data.glyph_warps.WarpRange`, such as ``{"filled": 0.0}``.
-        cache: folder for rendered pictures; default ``<user cache>/ldm/glyphs``.
+        warp: changes to `ldm.data.rendering.warps.WarpRange`, such as ``{"filled": 0.0}``.
+        cache: folder for rendered images; default ``<user cache>/ldm/glyphs``.
 
     Raises:
         UserError: on arguments outside these, or when no font draws a wanted character.
@@ -64,7 +64,7 @@ class GlyphsTrain(RecordDataset):
         if self.size != 28 and (self.size % 8 or self.size < 8):
             raise UserError(f"glyphs: size={self.size}; give 28 or a multiple of 8")
         if count < 1:
-            raise UserError(f"glyphs: count={count}; give the number of pictures, 1 or more")
+            raise UserError(f"glyphs: count={count}; give the number of images, 1 or more")
         if not 0 <= int(seed) < 2**63:
             raise UserError(f"glyphs: seed={seed}; give a whole number from 0")
         self.characters = characters_of(classes)
@@ -102,7 +102,7 @@ class GlyphsTrain(RecordDataset):
         self._images = self._load()
 
     def _load(self) -> np.ndarray:
-        """Return the pictures, uint8 (count, size, size), memory-mapped; render them when there are none."""
+        """Return the images, uint8 (count, size, size), memory-mapped; render them when there are none."""
         path = self.cache / f"glyphs-{digest(self.source_digest(), self.count)}.npy"
         try:
             images = np.load(path, mmap_mode="r")
@@ -121,19 +121,19 @@ class GlyphsTrain(RecordDataset):
         return np.load(path, mmap_mode="r")
 
     def _render(self) -> np.ndarray:
-        """Return all pictures, uint8 (count, size, size)."""
+        """Return all images, uint8 (count, size, size)."""
         glyphs, offset, number = self._glyphs()
         images = np.zeros((self.count, self.size, self.size), dtype=np.uint8)
         box, frame = (20, 28) if self.size == 28 else (self.size * 5 // 8, self.size * 7 // 8)
         border = (self.size - frame) // 2
         blocks = range(-(-self.count // BLOCK))
-        for block in tqdm(blocks, desc="rendering glyphs", unit_scale=BLOCK, unit="picture", leave=False, disable=None):
+        for block in tqdm(blocks, desc="rendering glyphs", unit_scale=BLOCK, unit="image", leave=False, disable=None):
             start, stop = block * BLOCK, min((block + 1) * BLOCK, self.count)
             uniform, normal = (part[: stop - start] for part in random_block(self.seed, self.stream, block))
             turn = np.arange(start, stop) % len(self._classes)
             which = offset[turn] + (uniform[:, 6] * number[turn]).astype(np.int64)
-            pictures = draw_pictures(glyphs, which, uniform, normal, self.warp, box, frame)
-            images[start:stop, border : border + frame, border : border + frame] = pictures
+            drawn = draw_images(glyphs, which, uniform, normal, self.warp, box, frame)
+            images[start:stop, border : border + frame, border : border + frame] = drawn
         return images
 
     def _glyphs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -155,7 +155,7 @@ class GlyphsTrain(RecordDataset):
 
 
 class GlyphsVal(GlyphsTrain):
-    """Other pictures of the same kind (the same fonts, other warps), for validation on public data."""
+    """Other images of the same kind (the same fonts, other warps), for validation on public data."""
 
     stream = 1
 

@@ -65,9 +65,9 @@ def read_pair(prefix: str, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndar
         return None
     images, labels = read_idx(found[0]), read_idx(found[1])
     if images.ndim != 3 or images.dtype != np.uint8:
-        raise UserError(f"{found[0]} holds {images.dtype} {images.shape}, not uint8 pictures (N, H, W)")
+        raise UserError(f"{found[0]} holds {images.dtype} {images.shape}, not uint8 images (N, H, W)")
     if labels.shape != images.shape[:1]:
-        raise UserError(f"{found[1]} holds {labels.shape} labels for {len(images)} pictures; fetch both files again")
+        raise UserError(f"{found[1]} holds {labels.shape} labels for {len(images)} images; fetch both files again")
     return images, labels
 
 
@@ -82,7 +82,7 @@ class IdxDataset(SplitDataset):
         return "t10k" if test else "train"
 
     def orient(self, images: np.ndarray) -> np.ndarray:
-        """Return stored pictures the way round they are to be seen."""
+        """Return stored images the way round they are to be seen."""
         return images
 
     def wanted(self, test: bool) -> str:

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC2012) as a folder of synset folders: finding it, numbering its classes, cutting its pictures."""
+"""ImageNet (ILSVRC2012) as a folder of synset folders: finding it, numbering its classes, cutting its images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ldm.data.base import DATA_ROOT_VARIABLE, INTERPOLATIONS, data_root, to_item
-from ldm.data.folder import FileDataset, pictures_in
+from ldm.data.folder import FileDataset, images_in
 from ldm.errors import UserError, nearest
 
 SYNSET = re.compile(r"n\d{8}")
@@ -22,7 +22,7 @@ OPTIONS = ("size", "random_crop", "sub_indices", "keep_orig_class_label")
 
 
 class ImageNetFolder(FileDataset):
-    """The pictures below ``.../n01440764/*.JPEG``; classes are the sorted synsets, 0 to 999.
+    """The images below ``.../n01440764/*.JPEG``; classes are the sorted synsets, 0 to 999.
 
     Items: ``image``, ``class_label``, ``relpath`` (below the folder), ``synsets`` (the synset), ``human_label`` (its
     name, when synset_human.txt or LOC_synset_mapping.txt lies beside the data; else the synset), ``file_path_``.
@@ -78,11 +78,11 @@ class ImageNetFolder(FileDataset):
         if given["sub_indices"] is not None:
             chosen = {known[number] for number in class_numbers(name, given["sub_indices"], len(known))}
             used = [synset for synset in present if synset in chosen]
-        found = [[file for file in pictures_in(folder / synset) if file not in UNREADABLE] for synset in used]
+        found = [[file for file in images_in(folder / synset) if file not in UNREADABLE] for synset in used]
         numbering = known if given["keep_orig_class_label"] else used
         files = [f"{synset}/{file}" for synset, inside in zip(used, found, strict=True) for file in inside]
         if not files:
-            raise UserError(f"{name}: no pictures in the {len(used)} synset folders of {folder}; unpack them again")
+            raise UserError(f"{name}: no images in the {len(used)} synset folders of {folder}; unpack them again")
         labels = np.repeat([numbering.index(synset) for synset in used], [len(inside) for inside in found])
         super().__init__(folder, files, labels, given["size"], flip_p, channels=channels, interpolation=interpolation)
         self.num_classes = len(numbering)
@@ -190,7 +190,7 @@ def human_names(folder: Path) -> dict[str, str]:
 
 
 class ImageNetTrain(ImageNetFolder):
-    """The 1,281,167 training pictures of ImageNet, in folders named after their synsets."""
+    """The 1,281,167 training images of ImageNet, in folders named after their synsets."""
 
     folder_names = (
         "ImageNet/train",
@@ -204,7 +204,7 @@ class ImageNetTrain(ImageNetFolder):
 
 
 class ImageNetValidation(ImageNetFolder):
-    """The 50,000 validation pictures of ImageNet, sorted into folders named after their synsets."""
+    """The 50,000 validation images of ImageNet, sorted into folders named after their synsets."""
 
     is_evaluation = True
     folder_names = (
@@ -215,4 +215,4 @@ class ImageNetValidation(ImageNetFolder):
         "ILSVRC/Data/CLS-LOC/val",
         "val",
     )
-    how_to_fetch = "get ILSVRC2012_img_val.tar from image-net.org and sort the pictures into folders of their synsets"
+    how_to_fetch = "get ILSVRC2012_img_val.tar from image-net.org and sort the images into folders of their synsets"

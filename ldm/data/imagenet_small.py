@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ldm.data.base import DATA_ROOT_VARIABLE, RecordDataset, data_root, digest, file_stamp
-from ldm.data.plain_pickle import read_pickle
+from ldm.data.formats.plain_pickle import read_pickle
 from ldm.errors import UserError
 
 FORMS = ("", ".npz", ".pkl", ".pickle")
@@ -21,7 +21,7 @@ HOW_TO_FETCH = "download the 'Downsampled image data' of image-net.org (log in, 
 
 
 class SmallImageNet(RecordDataset):
-    """Pictures from batch files, which are kept as they are read: 3.9 GB of memory for 32x32, 16 GB for 64x64.
+    """Images from batch files, which are kept as they are read: 3.9 GB of memory for 32x32, 16 GB for 64x64.
 
     Args:
         size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
@@ -29,7 +29,7 @@ class SmallImageNet(RecordDataset):
         batches: numbers of the training files to use, such as [1, 2]; default all ten.
 
     Raises:
-        UserError: when files are missing, are of another form, or hold pictures of another size.
+        UserError: when files are missing, are of another form, or hold images of another size.
     """
 
     num_classes = CLASSES
@@ -108,26 +108,26 @@ class SmallImageNet(RecordDataset):
 
 
 class ImageNet32Train(SmallImageNet):
-    """The 1,281,167 training pictures at 32x32."""
+    """The 1,281,167 training images at 32x32."""
 
     side = 32
 
 
 class ImageNet32Validation(SmallImageNet):
-    """The 50,000 validation pictures at 32x32."""
+    """The 50,000 validation images at 32x32."""
 
     side = 32
     training = False
 
 
 class ImageNet64Train(SmallImageNet):
-    """The 1,281,167 training pictures at 64x64."""
+    """The 1,281,167 training images at 64x64."""
 
     side = 64
 
 
 class ImageNet64Validation(SmallImageNet):
-    """The 50,000 validation pictures at 64x64."""
+    """The 50,000 validation images at 64x64."""
 
     side = 64
     training = False

@@ -1,4 +1,4 @@
-"""ImageNet for super-resolution: every picture beside a degraded, smaller version of itself."""
+"""ImageNet for super-resolution: every image beside a degraded, smaller version of itself."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ldm.data.base import digest, size_from_config, to_item
+from ldm.data.formats.plain_pickle import read_pickle
 from ldm.data.imagenet_folder import ImageNetFolder, ImageNetTrain, ImageNetValidation, cut_square
-from ldm.data.plain_pickle import read_pickle
 from ldm.errors import UserError, nearest
 
 DEGRADATIONS = {f"pil_{kind.name.lower()}": kind for kind in Image.Resampling}
@@ -19,9 +19,9 @@ NEEDS_MORE = ("bsrgan", "bsrgan_light", "cv_nearest", "cv_bilinear", "cv_bicubic
 
 
 class ImageNetSR(ImageNetFolder):
-    """A square of every picture as ``image`` (size, size, 3), and as ``LR_image``, smaller by ``downscale_f``.
+    """A square of every image as ``image`` (size, size, 3), and as ``LR_image``, smaller by ``downscale_f``.
 
-    The square's side is a part, ``min_crop_f`` to ``max_crop_f``, of the picture's shorter side. With ``random_crop``
+    The square's side is a part, ``min_crop_f`` to ``max_crop_f``, of the image's shorter side. With ``random_crop``
     part and place are drawn; without, it is the largest part, in the middle.
 
     Args:
@@ -84,18 +84,18 @@ class ImageNetSR(ImageNetFolder):
         filter = Image.Resampling.BOX if shrinking else Image.Resampling.BICUBIC
         image = cut_square(image, side, down, right, self.size, filter)
         smaller = np.asarray(Image.fromarray(image).resize((self.smaller, self.smaller), self.filter))
-        pictures = {"image": to_item(image, self.channels), "LR_image": to_item(smaller, self.channels)}
-        return {**pictures, **self.annotations(index)}
+        images = {"image": to_item(image, self.channels), "LR_image": to_item(smaller, self.channels)}
+        return {**images, **self.annotations(index)}
 
 
 class ImageNetSRTrain(ImageNetSR):
-    """Random squares of ImageNet's training pictures."""
+    """Random squares of ImageNet's training images."""
 
     folder_names, how_to_fetch = ImageNetTrain.folder_names, ImageNetTrain.how_to_fetch
 
 
 class ImageNetSRValidation(ImageNetSR):
-    """The middles of ImageNet's validation pictures."""
+    """The middles of ImageNet's validation images."""
 
     is_evaluation = True
     folder_names, how_to_fetch = ImageNetValidation.folder_names, ImageNetValidation.how_to_fetch
@@ -104,13 +104,13 @@ class ImageNetSRValidation(ImageNetSR):
 def read_indices(path: str | os.PathLike, count: int) -> list[int]:
     """Return the pickled list of positions, 0 to ``count - 1``, in a file; nothing in it is run. Raises UserError."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such index file; leave index_file out to use all pictures")
+        raise UserError(f"{path}: no such index file; leave index_file out to use all images")
     content = read_pickle(Path(path))
     try:
         found = [int(position) for position in content]
     except (TypeError, ValueError):
-        raise UserError(f"{path}: holds no list of positions; leave index_file out to use all pictures") from None
+        raise UserError(f"{path}: holds no list of positions; leave index_file out to use all images") from None
     wrong = [position for position in found if not 0 <= position < count]
     if wrong or not found:
-        raise UserError(f"{path}: positions {wrong[:3] or 'none'} of {count} pictures; it belongs to another set")
+        raise UserError(f"{path}: positions {wrong[:3] or 'none'} of {count} images; it belongs to another set")
     return found

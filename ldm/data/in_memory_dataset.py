@@ -15,31 +15,31 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ldm.checkpoint import write_atomic
 from ldm.config import instantiate_from_config
 from ldm.data.base import RecordDataset, digest, file_stamp, to_item, to_size
 from ldm.errors import UserError
+from ldm.files import write_atomic
 
 IMAGE_KEY, LABEL_KEY, METADATA_KEY = "image", "class_label", "metadata"
 
 
 class InMemoryDataset(RecordDataset):
-    """Pictures and labels from a file that `cache_dataset` (scripts/cache_data.py) or a sampler has written.
+    """Images and labels from a file that `cache_dataset` (scripts/cache_data.py) or a sampler has written.
 
     ``.pt``: a dict of ``image`` (N, H, W, C), floats in [-1, 1] or uint8, optional ``class_label`` (N,) and any other
-    tensors (N, ...), which items carry too. Pictures of different sizes lie one after the other in a flat ``image``,
-    and row i of ``metadata``, (N, 2 + d), is the offset, the number of values and the shape of picture i. Sample files
+    tensors (N, ...), which items carry too. Images of different sizes lie one after the other in a flat ``image``,
+    and row i of ``metadata``, (N, 2 + d), is the offset, the number of values and the shape of image i. Sample files
     (N, C, H, W) are read as well. ``.npz``: ``x`` (N, H, W, C) and optional ``y``. Nothing in a file is run.
 
     Args:
         path: the file; a ``.pt`` is mapped, so that loader processes share it.
-        transform: a function of a picture (float32 (H, W, C) in [-1, 1]) that gives the item's picture, or its
+        transform: a function of an image (float32 (H, W, C) in [-1, 1]) that gives the item's image, or its
             ``{target, params}``; items then count as random.
         size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`; ``channels`` None
             keeps those of the file. Floats of another size are rounded to 8 bits before they are resized.
 
     Raises:
-        UserError: for a file that is missing or of another form, and (when it is read) a picture of another scale.
+        UserError: for a file that is missing or of another form, and (when it is read) an image of another scale.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class InMemoryDataset(RecordDataset):
         return int(self._labels[index])
 
     def _stored(self, index: int) -> np.ndarray:
-        """Picture ``index`` as it is stored: uint8 or floats, (H, W) or (H, W, C)."""
+        """Image ``index`` as it is stored: uint8 or floats, (H, W) or (H, W, C)."""
         if self._rows is not None:
             offset, numel, *shape = self._rows[index].tolist()
             image = self._image[offset : offset + numel].reshape(shape)
@@ -93,7 +93,7 @@ class InMemoryDataset(RecordDataset):
         return (image.permute(1, 2, 0) if self._channels_first else image).numpy()
 
     def pixels(self, index: int) -> np.ndarray:
-        """Return picture ``index`` as uint8; floats are rounded to the nearest of 256 levels."""
+        """Return image ``index`` as uint8; floats are rounded to the nearest of 256 levels."""
         image = self._stored(index)
         if image.dtype != np.uint8:
             image = np.clip(np.rint((self._checked_range(image, index) + 1) * 127.5), 0, 255).astype(np.uint8)
@@ -120,19 +120,19 @@ class InMemoryDataset(RecordDataset):
         image = image[:, :, None] if image.ndim == 2 else image
         fits = self.size is None or image.shape[:2] == (self.size, self.size)
         if image.dtype != np.uint8 and fits and image.shape[2] == self.channels:
-            picture = self._checked_range(image, index).astype(np.float32)
+            item = self._checked_range(image, index).astype(np.float32)
         else:
-            picture = to_item(to_size(self.pixels(index), self.size, self.framing, self.interpolation), self.channels)
+            item = to_item(to_size(self.pixels(index), self.size, self.framing, self.interpolation), self.channels)
         if self.flip_p > 0 and self._draws.uniform(index)[0] < self.flip_p:
-            picture = picture[:, ::-1].copy()
+            item = item[:, ::-1].copy()
         if self.transform is not None:
-            picture = self.transform(picture)
-        return {IMAGE_KEY: picture, **self.annotations(index)}
+            item = self.transform(item)
+        return {IMAGE_KEY: item, **self.annotations(index)}
 
     def _checked_range(self, image: np.ndarray, index: int) -> np.ndarray:
         if not np.abs(image).max() <= 1.001:  # NaN fails as well
             low, high = float(image.min()), float(image.max())
-            raise UserError(f"{self.path}: picture {index} has values from {low:.3g} to {high:.3g}; expected [-1, 1]")
+            raise UserError(f"{self.path}: image {index} has values from {low:.3g} to {high:.3g}; expected [-1, 1]")
         return image
 
 
@@ -166,17 +166,17 @@ def read_npz(path: Path) -> dict[str, Any]:
 
 
 def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return a file's content when its pictures have a known form. Raises UserError."""
+    """Return a file's content when its images have a known form. Raises UserError."""
     image, rows, labels = content[IMAGE_KEY], content.get(METADATA_KEY), content.get(LABEL_KEY)
     if image.dtype != torch.uint8 and not image.is_floating_point():
-        raise UserError(f"{path}: pictures have type {image.dtype}; expected floats in [-1, 1] or uint8")
+        raise UserError(f"{path}: images have type {image.dtype}; expected floats in [-1, 1] or uint8")
     if rows is not None:
         rows = content[METADATA_KEY] = torch.as_tensor(rows)
         whole = rows.ndim == 2 and rows.shape[1] in (4, 5) and not rows.is_floating_point() and image.ndim == 1
         if not whole or not all(0 <= o <= o + n <= len(image) and n == prod(s) for o, n, *s in rows.tolist()):
             raise UserError(f"{path}: {METADATA_KEY!r} does not fit; expected offset, numel, shape")
     elif image.ndim not in (3, 4) or not image.numel():
-        raise UserError(f"{path}: pictures have shape {tuple(image.shape)}; expected (N, height, width, 1 or 3)")
+        raise UserError(f"{path}: images have shape {tuple(image.shape)}; expected (N, height, width, 1 or 3)")
     if labels is not None and (not isinstance(labels, Tensor) or labels.is_floating_point() or not labels.numel()):
         raise UserError(f"{path}: {LABEL_KEY!r} holds no whole numbers; write class numbers from 0")
     if labels is not None and int(labels.min()) < 0:
@@ -185,12 +185,12 @@ def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def is_channels_first(image: Tensor, is_sample_file: bool) -> bool:
-    """Whether pictures are (N, C, H, W); a sample file's always are. Raises UserError when they are neither way."""
+    """Whether images are (N, C, H, W); a sample file's always are. Raises UserError when they are neither way."""
     if image.ndim == 3:
         return False
     first, last = image.shape[1] in (1, 3), image.shape[3] in (1, 3)
     if not first and not last:
-        raise UserError(f"pictures have shape {tuple(image.shape)}; expected (N, height, width, 1 or 3)")
+        raise UserError(f"images have shape {tuple(image.shape)}; expected (N, height, width, 1 or 3)")
     return first and (is_sample_file or not last)
 
 
@@ -205,7 +205,7 @@ def cache_dataset(
 ) -> int:
     """Write the items of a data set into one ``.pt`` file that `InMemoryDataset` reads; returns their number.
 
-    Number fields are stacked; text fields are left out. Pictures of different sizes are laid flat, with ``metadata``.
+    Number fields are stacked; text fields are left out. Images of different sizes are laid flat, with ``metadata``.
     ``as_bytes`` stores uint8 in a quarter of the room, when every value is one of the 256 levels.
     Raises UserError for an empty set, items without ``image``, and values between the levels with ``as_bytes``.
     """
@@ -219,7 +219,7 @@ def cache_dataset(
     for items in tqdm(loader, desc="caching", unit="batch", disable=not progress):
         for item in items:
             if not isinstance(item, Mapping) or IMAGE_KEY not in item:
-                raise UserError(f"item {len(images)} of the data set has no {IMAGE_KEY!r}; only pictures are cached")
+                raise UserError(f"item {len(images)} of the data set has no {IMAGE_KEY!r}; only images are cached")
             images.append(stored_form(torch.as_tensor(np.asarray(item[IMAGE_KEY])), as_bytes, len(images)))
             for name, value in item.items():
                 if name != IMAGE_KEY and not isinstance(value, str):
@@ -230,22 +230,22 @@ def cache_dataset(
 
 
 def stored_form(image: Tensor, as_bytes: bool, number: int) -> Tensor:
-    """A picture in [-1, 1] as it is, or as uint8 when that loses nothing. Raises UserError when it would."""
+    """An image in [-1, 1] as it is, or as uint8 when that loses nothing. Raises UserError when it would."""
     if not as_bytes or image.dtype == torch.uint8:
         return image
     levels = (image + 1) * 127.5
     if not torch.allclose(levels, levels.round(), rtol=0, atol=1e-3) or levels.min() < -0.5 or levels.max() > 255.5:
-        raise UserError(f"picture {number} has values between the 256 levels; store floats, without --uint8")
+        raise UserError(f"image {number} has values between the 256 levels; store floats, without --uint8")
     return levels.round().to(torch.uint8)
 
 
 def laid_out(images: list[Tensor]) -> dict[str, Tensor]:
-    """Pictures stacked, or one after the other with their offsets, lengths and shapes when these differ."""
+    """Images stacked, or one after the other with their offsets, lengths and shapes when these differ."""
     if len({image.shape for image in images}) == 1:
         whole = torch.empty(len(images), *images[0].shape, dtype=images[0].dtype)
         for number in range(len(images)):
             whole[number] = images[number]
-            images[number] = whole[number]  # the loose picture goes, so that all of them are never there twice
+            images[number] = whole[number]  # the loose image goes, so that all of them are never there twice
         return {IMAGE_KEY: whole}
     numels = [image.numel() for image in images]
     offsets = np.cumsum([0, *numels[:-1]]).tolist()

@@ -39,13 +39,13 @@ def why_not_cacheable(dataset: Dataset) -> str | None:
 
 
 class LatentCache(Dataset):
-    """A data set whose pictures have been replaced by their posterior moments.
+    """A data set whose images have been replaced by their posterior moments.
 
     Item i is ``{"moments": float32 (2z, h, w), ...}`` with the other fields of the data set's item i. Numbers and
     arrays of one shape are stored beside the moments; anything else (captions) is read from the data set again, by
-    its ``annotations(i)`` when it has that method, so that no picture is decoded.
+    its ``annotations(i)`` when it has that method, so that no image is decoded.
 
-    The moments of private pictures are as private as the pictures: they lie in a folder that only its owner may
+    The moments of private images are as private as the images: they lie in a folder that only its owner may
     enter (mode 0700, files 0600), and `drop` deletes them. A folder appears under its final name only when it is
     complete; one that is damaged is made again.
 
@@ -54,7 +54,7 @@ class LatentCache(Dataset):
         encode: (B, C, H, W) float32 on the CPU to moments (B, 2z, h, w); called under ``torch.no_grad``.
         key: digest of everything that ``encode`` depends on (the autoencoder's weights).
         root: parent folder; default ``<user cache>/ldm/latents``.
-        batch_size: pictures an ``encode`` call.
+        batch_size: images an ``encode`` call.
         dtype: how moments are stored, float32 or float16; items are float32 always.
 
     Raises:

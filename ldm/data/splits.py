@@ -106,7 +106,7 @@ class SplitDataset(ArrayDataset):
         return folders
 
     def _read(self, root: str | os.PathLike | None, test: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return all pictures and raw labels of the train or test files."""
+        """Return all images and raw labels of the train or test files."""
         name, folders = type(self).__name__, self.folders(root)
         found = self.load(folders, test)
         if found is None and download:

@@ -1,1 +1,1 @@
-"""How good generated pictures are: Fréchet distances and the accuracy of classifiers trained on them."""
+"""How good generated images are: Fréchet distances and the accuracy of classifiers trained on them."""

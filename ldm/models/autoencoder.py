@@ -90,14 +90,14 @@ class AutoencoderKL(FirstStage):
             inputs, reconstructions, posterior, optimizer_idx, self.global_step, last_layer=last_layer, split=split
         )
 
-    # --- pictures -----------------------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Tensor], count: int = 8) -> dict[str, Tensor]:
-        """Pictures to look at, (n,C,H,W) nominally in [-1,1]: inputs, reconstructions and decoded normal noise."""
+        """Images to look at, (n,C,H,W) nominally in [-1,1]: inputs, reconstructions and decoded normal noise."""
         x = self.get_input(batch, self.image_key)[:count].to(self.device)
         reconstructions, posterior = self(x)
         samples = self.decode(torch.randn_like(posterior.mean))
         if x.shape[1] > 3:
-            x, reconstructions, samples = (self.to_rgb(picture) for picture in (x, reconstructions, samples))
+            x, reconstructions, samples = (self.to_rgb(image) for image in (x, reconstructions, samples))
         return {"samples": samples, "reconstructions": reconstructions, "inputs": x}

@@ -242,12 +242,12 @@ class FirstStage(pl.LightningModule):
         lambdas = [torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=schedule) for optimizer in optimizers]
         return optimizers, [{"scheduler": scheduler, "interval": "step", "frequency": 1} for scheduler in lambdas]
 
-    # --- pictures -----------------------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------------------------
 
     def to_rgb(self, x: Tensor) -> Tensor:
         """Random colours in [-1,1] for maps of more than three classes (`colorize_nlabels`)."""
         if not hasattr(self, "colorize"):
-            raise UserError("pictures of more than 3 channels need colorize_nlabels: the number of channels")
+            raise UserError("images of more than 3 channels need colorize_nlabels: the number of channels")
         x = F.conv2d(x, self.colorize.to(x))
         return 2.0 * (x - x.min()) / (x.max() - x.min()) - 1.0
 

@@ -120,8 +120,8 @@ class VQModel(FirstStage):
         """Reconstructions and codebook loss of images, and the code numbers if asked for."""
         quantised: Quantised = self.quantize(self.encode_to_prequant(input))
         quant, loss, (_, _, indices) = quantised
-        pictures = VQModel.decode(self, quant)
-        return (pictures, loss, indices) if return_pred_indices else (pictures, loss)
+        images = VQModel.decode(self, quant)
+        return (images, loss, indices) if return_pred_indices else (images, loss)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -161,19 +161,19 @@ class VQModel(FirstStage):
                 scores |= super()._scores(inputs, f"{split}_ema")
         return scores
 
-    # --- pictures -----------------------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Tensor], count: int = 8, plot_ema: bool = False) -> dict[str, Tensor]:
-        """Pictures to look at, (n,C,H,W) nominally in [-1,1]: inputs and reconstructions."""
+        """Images to look at, (n,C,H,W) nominally in [-1,1]: inputs and reconstructions."""
         x = self.get_input(batch, self.image_key)[:count].to(self.device)
-        pictures = {"inputs": x, "reconstructions": self(x)[0]}
+        images = {"inputs": x, "reconstructions": self(x)[0]}
         if plot_ema and self.use_ema:
             with self.ema_scope():
-                pictures["reconstructions_ema"] = self(x)[0]
+                images["reconstructions_ema"] = self(x)[0]
         if x.shape[1] > 3:
-            pictures = {name: self.to_rgb(picture) for name, picture in pictures.items()}
-        return pictures
+            images = {name: self.to_rgb(image) for name, image in images.items()}
+        return images
 
 
 class VQModelInterface(VQModel):

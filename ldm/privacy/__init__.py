@@ -8,15 +8,16 @@ It knows no trainer, no diffusion and no configuration file, and can be reviewed
 * ``noise``: `GaussianNoise`
 * ``distributed``: several processes that take one step together, each on its own shard of the records
 * ``event``: `SamplingEvent`, one noised step; ``ledger``: `Ledger`, what was spent; ``accounting``: what that costs
+* ``statistics``: sums of all records with noise on them, before any training
 * ``card``: `ReleaseCard`, what is published
 """
 
 from __future__ import annotations
 
-from ldm.privacy.accounting import EpsilonMeter
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
+from ldm.privacy.meter import EpsilonMeter
 from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler

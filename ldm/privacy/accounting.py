@@ -19,7 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from dp_accounting import dp_event
@@ -28,20 +28,8 @@ from dp_accounting.privacy_accountant import NeighboringRelation
 from dp_accounting.rdp import rdp_privacy_accountant as rdp_library
 
 from ldm.errors import UserError
-from ldm.privacy.event import (
-    ADD_OR_REMOVE_ONE,
-    POISSON,
-    REPLACE_ONE,
-    WITHOUT_REPLACEMENT,
-    History,
-    SamplingEvent,
-    number,
-    one_of,
-    whole,
-)
-
-if TYPE_CHECKING:
-    from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT, History, SamplingEvent
+from ldm.privacy.validate import number, one_of, whole
 
 ACCOUNTANTS = ("pld", "prv", "rdp")
 
@@ -86,7 +74,7 @@ def epsilon(events: History, delta: float, accountant: str | None = None) -> flo
     number("delta", delta, above=0)
     if delta >= 1:
         raise UserError(f"delta is {delta!r}, it must be below 1, and far below 1 / number of records to mean anything")
-    history = _merged(events)
+    history = merge_history(events)
     if not history:
         return 0.0
     able = accountants_for(history)
@@ -101,7 +89,7 @@ def epsilon(events: History, delta: float, accountant: str | None = None) -> flo
     return max(0.0, float(compute(history, delta)))
 
 
-def _merged(events: History) -> list[tuple[SamplingEvent, int]]:
+def merge_history(events: History) -> list[tuple[SamplingEvent, int]]:
     """Equal events summed (composition does not care about order); relations checked."""
     counts: Counter[SamplingEvent] = Counter()
     for event, count in events:
@@ -174,12 +162,12 @@ def _pld(event: SamplingEvent, count: int, interval: float) -> Any:
 
 def _rdp_epsilon(history: History, delta: float) -> float:
     orders = np.array(rdp_library.DEFAULT_RDP_ORDERS)
-    total = sum((count * _rdp_vector(event) for event, count in history), np.zeros(len(orders)))
+    total = sum((count * rdp_vector(event) for event, count in history), np.zeros(len(orders)))
     return float(rdp_library.compute_epsilon(orders, total, delta)[0])
 
 
 @cache  # a third of a second, and every release of a run asks for the same event
-def _rdp_vector(event: SamplingEvent) -> np.ndarray[Any, np.dtype[np.float64]]:
+def rdp_vector(event: SamplingEvent) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Renyi divergence of one step at dp_accounting's default orders; noise is relative to the full sensitivity."""
     gaussian = dp_event.GaussianDpEvent(event.noise_multiplier)
     if event.sample_rate == 1 and event.sampling == POISSON:
@@ -301,57 +289,3 @@ def _refine(
 
 
 # --- a running number for a progress bar ---------------------------------------------------------------------------
-
-
-class EpsilonMeter:
-    """Epsilon spent after so many steps of a plan, cheap enough for a progress bar and never below the exact value.
-
-    The smaller of two upper bounds: the Renyi epsilon of the steps taken, and the PLD epsilon at the next of a few
-    milestones (eighths of the plan, computed when first needed), so the last step shows the plan's own epsilon.
-    ``history``: steps outside the plan that are charged as well.
-    """
-
-    def __init__(self, plan: PrivacyPlan, history: History = (), milestones: int = 8):
-        self.plan = plan
-        self._event = plan.event()
-        self._history = _merged(history)
-        able = accountants_for([*self._history, (self._event, 1)])
-        self._tight = able[0] if able else "pld"
-        self._stride = max(1, math.ceil(plan.steps / milestones))
-        self._at_milestone: dict[int, float] = {}
-        self._renyi = "rdp" in able
-        self._orders = np.array(rdp_library.DEFAULT_RDP_ORDERS)
-        self._step_rdp: np.ndarray[Any, np.dtype[np.float64]] | None = None
-        self._past_rdp = np.zeros(len(self._orders))
-
-    def __call__(self, steps: int) -> float:
-        """Upper bound on epsilon at the plan's delta after ``steps`` steps of the plan."""
-        whole("steps", steps, at_least=0)
-        if steps == 0 and not self._history:
-            return 0.0
-        milestone = min(math.ceil(steps / self._stride) * self._stride, max(steps, self.plan.steps))
-        if milestone not in self._at_milestone:
-            self._at_milestone[milestone] = epsilon(
-                [*self._history, (self._event, milestone)], self.plan.delta, self._tight
-            )
-        return min(self._at_milestone[milestone], self._renyi_bound(steps))
-
-    def _renyi_bound(self, steps: int) -> float:
-        if not self._renyi:
-            return math.inf
-        if self._step_rdp is None:
-            self._step_rdp = _rdp_vector(self._event)
-            self._past_rdp = sum((count * _rdp_vector(event) for event, count in self._history), self._past_rdp)
-        return _fast_epsilon(self._orders, self._past_rdp + steps * self._step_rdp, self.plan.delta)
-
-
-def _fast_epsilon(
-    orders: np.ndarray[Any, np.dtype[np.float64]], rdp: np.ndarray[Any, np.dtype[np.float64]], delta: float
-) -> float:
-    """Renyi divergences to epsilon, best order (Canonne, Kamath, Steinke 2020, arXiv 2004.00010, Proposition 12)."""
-    usable = (orders > 1) & np.isfinite(rdp)
-    if not usable.any():
-        return math.inf
-    order = orders[usable]
-    candidates = rdp[usable] + np.log1p(-1 / order) - np.log(delta * order) / (order - 1)
-    return max(0.0, float(candidates.min()))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ldm.errors import UserError
 from ldm.privacy.accounting import calibrate, epsilon
-from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, SamplingEvent, whole
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, SamplingEvent
 from ldm.privacy.plan import check_delta, lineage_sample_rate, planned_steps
+from ldm.privacy.validate import whole
 
 
 @dataclass(frozen=True)

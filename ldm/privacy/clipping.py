@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError, nearest
-from ldm.privacy.bookkeeping import BookkeepingEngine
-from ldm.privacy.capture import find_layers
-from ldm.privacy.engines import Engine, Groups, RowLoss, Rows
-from ldm.privacy.instantiate import InstantiateEngine
-from ldm.privacy.layers import DEFAULT_RULES, LayerRule
-from ldm.privacy.naive import NaiveEngine
+from ldm.privacy.engines.base import Engine, Groups, RowLoss, Rows
+from ldm.privacy.engines.bookkeeping import BookkeepingEngine
+from ldm.privacy.engines.capture import find_layers
+from ldm.privacy.engines.instantiate import InstantiateEngine
+from ldm.privacy.engines.layers import DEFAULT_RULES, LayerRule
+from ldm.privacy.engines.naive import NaiveEngine
 from ldm.privacy.ownership import Ownership
 from ldm.privacy.verification import check_rows, check_sums, off_zero
 

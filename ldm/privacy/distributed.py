@@ -18,9 +18,10 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import Sampler
 
 from ldm.errors import UserError
-from ldm.privacy.event import POISSON, whole
+from ldm.privacy.event import POISSON
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.sampling import PoissonBatchSampler
+from ldm.privacy.validate import whole
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from ldm.errors import UserError
 from ldm.privacy.accounting import epsilon
-from ldm.privacy.event import History, SamplingEvent, whole
+from ldm.privacy.event import History, SamplingEvent
+from ldm.privacy.validate import whole
 
 _VERSION = 1
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.privacy.event import number, whole
 from ldm.privacy.randomness import NOISE, NormalStream, device_generator, secret_generator, seeded_generator
+from ldm.privacy.validate import number, whole
 
 
 class GaussianNoise:

@@ -12,7 +12,8 @@ from typing import Any
 
 from ldm.errors import UserError, nearest
 from ldm.privacy.accounting import accountants_for, calibrate, epsilon
-from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, History, SamplingEvent, number, whole
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, History, SamplingEvent
+from ldm.privacy.validate import number, whole
 
 logger = logging.getLogger(__name__)
 

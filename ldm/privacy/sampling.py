@@ -8,9 +8,10 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from ldm.errors import UserError
-from ldm.privacy.event import POISSON, WITHOUT_REPLACEMENT, SamplingEvent, number, whole
+from ldm.privacy.event import POISSON, WITHOUT_REPLACEMENT, SamplingEvent
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.randomness import SAMPLING, secret_generator, seeded_generator
+from ldm.privacy.validate import number, whole
 
 
 class _Draws(Sampler[list[int]]):

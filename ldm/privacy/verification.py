@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.privacy.engines import Engine, Groups, RowLoss, Rows, row_losses
+from ldm.privacy.engines.base import Engine, Groups, RowLoss, Rows, row_losses
 
 _LARGEST_START = 0.1
 

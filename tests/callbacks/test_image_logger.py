@@ -1,4 +1,4 @@
-"""When pictures are made, what they are called, and that making them changes nothing else."""
+"""When images are made, what they are called, and that making them changes nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm.errors import UserError
 
 
 class Autoencoder(nn.Module):
-    """Has pictures to show, and no sampling."""
+    """Has images to show, and no sampling."""
 
     device = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def test_names_and_frequency(tmp_path: Path) -> None:
     assert names(tmp_path) == [f"images/train/{k}_gs-{s:06}_e-000002_b-{s - 1:06}.png" for k, s in wanted]
 
 
-def test_a_step_is_pictured_once_even_when_several_batches_make_it(tmp_path: Path) -> None:
+def test_a_step_is_imaged_once_even_when_several_batches_make_it(tmp_path: Path) -> None:
     logger, model = ImageLogger(batch_frequency=2), Autoencoder()
     for batch in range(6):  # three batches a step
         logger.on_train_batch_end(trainer(tmp_path, 2 + batch // 3), model, None, {}, batch)
@@ -84,19 +84,19 @@ def test_how_many_and_how_bright(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("logger", "changes"), [(ImageLogger(1, disabled=True), {}), (ImageLogger(1), {"is_global_zero": False})]
 )
-def test_no_pictures(tmp_path: Path, logger: ImageLogger, changes: dict[str, Any]) -> None:
+def test_no_images(tmp_path: Path, logger: ImageLogger, changes: dict[str, Any]) -> None:
     model = Autoencoder()
     run(logger, tmp_path, model, range(1, 3), **changes)
     assert model.asked == [] and names(tmp_path) == []
 
 
-def test_a_model_without_pictures(tmp_path: Path) -> None:
+def test_a_model_without_images(tmp_path: Path) -> None:
     run(ImageLogger(1), tmp_path, nn.Linear(1, 1), range(1, 3))
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_training_goes_on_as_if_nothing_had_been_pictured(tmp_path: Path, training: bool) -> None:
+def test_training_goes_on_as_if_nothing_had_been_imaged(tmp_path: Path, training: bool) -> None:
     model = Autoencoder().train(training)
     torch.manual_seed(0)
     wanted = torch.rand(3)

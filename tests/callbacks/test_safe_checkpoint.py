@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from callbacks.safe_checkpoint import SafeCheckpointIO
-from ldm import checkpoint as files
+from ldm.checkpoint import io as files
 from ldm.errors import UserError
 
 CONTENT = {"state_dict": {"w": torch.arange(3.0)}, "epoch": 2, "optimizer_states": [{"state": {}}]}

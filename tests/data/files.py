@@ -20,7 +20,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_digits(folder: Path, train: int = 40, test: int = 20, prefix: str = "", suffix: str = "") -> None:
-    """Write MNIST-shaped train and test files: every picture has its number in pixel (0, 0), labels take turns."""
+    """Write MNIST-shaped train and test files: every image has its number in pixel (0, 0), labels take turns."""
     names = {"train": train, "t10k": test} if not prefix else {f"{prefix}-train": train, f"{prefix}-test": test}
     for offset, (name, count) in enumerate(names.items()):
         images = np.zeros((count, 28, 28), np.uint8)
@@ -30,8 +30,8 @@ def write_digits(folder: Path, train: int = 40, test: int = 20, prefix: str = ""
         write_idx(folder / f"{name}-labels-idx1-ubyte{suffix}", np.arange(count) % 10)
 
 
-def numbered_pictures(count: int, side: int = 32, start: int = 0) -> np.ndarray:
-    """Colour pictures uint8 (N, side, side, 3): the number in red, a ramp down in green, a ramp across in blue."""
+def numbered_images(count: int, side: int = 32, start: int = 0) -> np.ndarray:
+    """Colour images uint8 (N, side, side, 3): the number in red, a ramp down in green, a ramp across in blue."""
     images = np.zeros((count, side, side, 3), np.uint8)
     images[..., 0] = (start + np.arange(count))[:, None, None]
     images[..., 1] = np.arange(side)[None, :, None]
@@ -50,16 +50,16 @@ def write_cifar(folder: Path, batches: dict[str, tuple[np.ndarray, dict]], proto
 
 
 def write_cifar10(folder: Path) -> None:
-    """Five train batches of 10 and a test batch of 10: pictures 0..49 and 50..59; label = number mod 10."""
+    """Five train batches of 10 and a test batch of 10: images 0..49 and 50..59; label = number mod 10."""
     names = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
-    batches = {name: (numbered_pictures(10, start=10 * n), {"labels": np.arange(10)}) for n, name in enumerate(names)}
+    batches = {name: (numbered_images(10, start=10 * n), {"labels": np.arange(10)}) for n, name in enumerate(names)}
     write_cifar(folder, batches)
 
 
 def write_cifar100(folder: Path) -> None:
     for name, count, start in (("train", 100, 0), ("test", 20, 100)):
         fine = np.arange(count) % 100
-        write_cifar(folder, {name: (numbered_pictures(count, start=start), {"fine_labels": fine,
+        write_cifar(folder, {name: (numbered_images(count, start=start), {"fine_labels": fine,
                                                                             "coarse_labels": fine // 5})})  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def write_svhn(folder: Path, name: str = "train", count: int = 40, start: int = 
     folder.mkdir(parents=True, exist_ok=True)
     digits = np.arange(count) % 10
     labels = np.where(digits == 0, 10, digits).astype(np.uint8)[:, None]
-    images = numbered_pictures(count, start=start).transpose(1, 2, 3, 0)
+    images = numbered_images(count, start=start).transpose(1, 2, 3, 0)
     savemat(folder / f"{name}_32x32.mat", {"X": images, "y": labels}, do_compression=True)
 
 

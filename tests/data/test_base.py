@@ -48,16 +48,16 @@ def test_resize_keeps_the_aspect_and_pad_keeps_the_pixels():
 @pytest.mark.parametrize("size", [32, 31])
 def test_resizing_rounds_as_torchvision_does(shape, size):
     transforms = pytest.importorskip("torchvision.transforms")
-    picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    wanted = transforms.CenterCrop(size)(transforms.Resize(size)(Image.fromarray(picture)))
-    assert np.array_equal(to_size(picture, size, "resize", "bilinear"), np.asarray(wanted))
+    image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    wanted = transforms.CenterCrop(size)(transforms.Resize(size)(Image.fromarray(image)))
+    assert np.array_equal(to_size(image, size, "resize", "bilinear"), np.asarray(wanted))
 
 
 def test_cropping_takes_the_centre_as_it_is():
-    picture = np.arange(96 * 96, dtype=np.uint16).astype(np.uint8).reshape(96, 96)
-    assert np.array_equal(to_size(picture, 32, "crop"), picture[32:64, 32:64])
+    image = np.arange(96 * 96, dtype=np.uint16).astype(np.uint8).reshape(96, 96)
+    assert np.array_equal(to_size(image, 32, "crop"), image[32:64, 32:64])
     with pytest.raises(UserError, match="size=97 cannot be cut"):
-        to_size(picture, 97, "crop")
+        to_size(image, 97, "crop")
 
 
 def test_interpolations_differ_and_have_names():

@@ -9,7 +9,7 @@ from ldm.data.celeba import CelebATest, CelebATrain, CelebAValidation
 from ldm.data.celeba_attributes import AttributeTable
 from ldm.data.latent_cache import why_not_cacheable
 from ldm.errors import UserError
-from tests.data.faces import picture, write_celeba
+from tests.data.faces import image, write_celeba
 
 
 def numbers(data) -> list[int]:
@@ -26,7 +26,7 @@ def test_the_parts_are_those_of_the_list(tmp_path, place):
     assert numbers(CelebATrain(root=tmp_path, split="all")) == list(range(1, 8))
 
 
-def test_items_are_pictures_alone_unless_asked(tmp_path):
+def test_items_are_images_alone_unless_asked(tmp_path):
     write_celeba(tmp_path)
     data = CelebATrain(size=32, root=tmp_path)
     assert set(data[0]) == {"image"} and data.labels is None and data.num_classes is None
@@ -40,7 +40,7 @@ def test_pixels_are_torchvisions_resize_and_centre_crop(tmp_path, size):
     transforms = pytest.importorskip("torchvision.transforms")
     write_celeba(tmp_path)
     reference = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor()])
-    wanted = reference(Image.fromarray(picture(3, 218, 178))) * 2 - 1
+    wanted = reference(Image.fromarray(image(3, 218, 178))) * 2 - 1
     got = torch.from_numpy(CelebATrain(config={"size": size}, root=tmp_path)[2]["image"]).permute(2, 0, 1)
     assert torch.allclose(got, wanted, atol=1e-6)
 

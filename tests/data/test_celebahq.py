@@ -13,11 +13,11 @@ from ldm.errors import UserError
 from tests.data.faces import attributes_of, write_attributes, write_celebahq
 
 TRAIN, TEST = [7, 2, 9, 0, 4, 3], [8, 1, 6, 5]
-ORIGINAL = [12, 3, 5, 14, 9, 1, 10, 7, 6, 2]  # number in CelebA, from 0, of each picture
+ORIGINAL = [12, 3, 5, 14, 9, 1, 10, 7, 6, 2]  # number in CelebA, from 0, of each image
 
 
 def write_lists(root, third=lambda number: f"{ORIGINAL[number] + 1:06d}.jpg", header="idx orig_idx orig_file md5"):
-    """CelebA's attributes by CelebA's names, and the list that says which picture is which."""
+    """CelebA's attributes by CelebA's names, and the list that says which image is which."""
     lines = [f"{n} {ORIGINAL[n]} {third(n)} 0" for n in range(10)]
     (root / "image_list.txt").write_text("\n".join([header, *lines]) + "\n")
     numbers = range(16)
@@ -38,7 +38,7 @@ def number(item) -> int:
 
 
 @pytest.mark.parametrize("split, numbers", [("train", TRAIN), ("test", TEST), ("all", list(range(10)))])
-def test_a_picture_comes_with_its_own_attributes_class_and_caption(root, split, numbers):
+def test_a_image_comes_with_its_own_attributes_class_and_caption(root, split, numbers):
     attr = CelebAHQ(root=root, split=split, size=8, target_type="attr")
     classes = CelebAHQ(root=root, split=split, size=8, target_type="class", class_attrs=["Male", "Bald"])
     captions = CelebAHQ(root=root, split=split, size=8, target_type="caption")
@@ -65,7 +65,7 @@ def test_the_third_column_may_be_a_number(root):
     assert data.labels.tolist() == [attributes_of(ORIGINAL[n])[2] for n in TRAIN]
 
 
-def test_a_list_of_the_pictures_themselves_needs_no_map(root):
+def test_a_list_of_the_images_themselves_needs_no_map(root):
     write_attributes(
         root / "list_attr_celeba.txt", [f"img{n:08d}.png" for n in range(10)], map(attributes_of, range(10))
     )
@@ -74,7 +74,7 @@ def test_a_list_of_the_pictures_themselves_needs_no_map(root):
     assert data.labels.tolist() == [n >> 1 & 1 for n in TRAIN]
 
 
-def test_labels_of_other_pictures_are_refused(root):
+def test_labels_of_other_images_are_refused(root):
     write_lists(root, third=lambda n: n, header="idx celebA_idx split")
     with pytest.raises(UserError, match="does not say which of them"):
         CelebAHQ(root=root, target_type="class", class_attrs=["Male"])
@@ -122,7 +122,7 @@ def test_wrong_options_are_named(root, options, message):
 
 def test_missing_parts_are_named(root):
     (root / "images" / "img00000009.png").unlink()
-    with pytest.raises(UserError, match="1 pictures of train_filenames.pickle .* img00000009.png"):
+    with pytest.raises(UserError, match="1 images of train_filenames.pickle .* img00000009.png"):
         CelebAHQ(root=root)
     assert len(CelebAHQ(root=root, split="test")) == 4 and len(CelebAHQ(root=root, split="all")) == 9
     (root / "celeba-caption" / "8.txt").unlink()
@@ -147,7 +147,7 @@ def test_captions_survive_the_latent_cache(root, tmp_path, monkeypatch):
     cache = LatentCache(
         data, lambda images: torch.nn.functional.avg_pool2d(images, 4)[:, :2], "k", tmp_path / "latents"
     )
-    monkeypatch.setattr(Image, "open", None)  # no picture is decoded for its caption
+    monkeypatch.setattr(Image, "open", None)  # no image is decoded for its caption
     assert [cache[i]["caption"] for i in range(6)] == [f"face {n}" for n in TRAIN]
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data import celebahq_files, parquet_rows
+from ldm.data import celebahq_files
 from ldm.data.celebahq import CelebAHQ
 from ldm.data.celebahq_files import extract, parquet_files
+from ldm.data.formats import parquet_rows
 from ldm.errors import UserError
-from tests.data.faces import picture
+from tests.data.faces import image
 
 FILES = ["test-00000-of-00001.parquet", "train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
 LABELS = {FILES[0]: [1, 0], FILES[1]: [0, 0, 1], FILES[2]: [1, 0, 1]}
@@ -21,12 +22,12 @@ LABELS = {FILES[0]: [1, 0], FILES[1]: [0, 0, 1], FILES[2]: [1, 0, 1]}
 
 def encoded(number: int, form: str = "PNG") -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture(number, 8, 8)).save(stream, format=form)
+    Image.fromarray(image(number, 8, 8)).save(stream, format=form)
     return stream.getvalue()
 
 
 def table(form: str = "PNG") -> dict[str, list[dict]]:
-    """Rows by file: pictures numbered through in the files' order, with their labels."""
+    """Rows by file: images numbered through in the files' order, with their labels."""
     content, number = {}, 0
     for name in FILES:
         content[name] = []
@@ -37,7 +38,7 @@ def table(form: str = "PNG") -> dict[str, list[dict]]:
 
 
 class Source:
-    """Stands in for `ldm.data.parquet_rows`: rows in memory, one file of any bytes for each."""
+    """Stands in for `ldm.data.formats.parquet_rows`: rows in memory, one file of any bytes for each."""
 
     def __init__(self, folder, content, names=None):
         self.content, self.names, self.read = content, names, []
@@ -117,7 +118,7 @@ def test_labels_that_are_not_understood(tmp_path, source):
         extract(files(tmp_path), tmp_path / "out")
 
 
-def test_files_without_labels_give_pictures_alone(tmp_path, source, caplog):
+def test_files_without_labels_give_images_alone(tmp_path, source, caplog):
     source({name: [{"image": row["image"]} for row in rows] for name, rows in table().items()})
     assert extract(files(tmp_path), tmp_path / "out") == {"train": 6, "test": 2}
     assert "no classes" in caplog.text and len(CelebAHQ(root=tmp_path / "out")) == 6
@@ -127,7 +128,7 @@ def test_files_without_labels_give_pictures_alone(tmp_path, source, caplog):
 
 def test_it_goes_on_where_it_stopped(tmp_path, source, monkeypatch):
     content = table()
-    content[FILES[2]][1]["image"] = {"bytes": b"no picture"}
+    content[FILES[2]][1]["image"] = {"bytes": b"no image"}
     source(content)
     out = tmp_path / "out"
     with pytest.raises(UserError, match="img00000006.png"):
@@ -141,17 +142,17 @@ def test_it_goes_on_where_it_stopped(tmp_path, source, monkeypatch):
     assert int(CelebAHQ(root=out, split="test", size=8).pixels(1)[0, 0, 0]) == 1
 
 
-def test_pictures_from_other_files_are_not_mixed(tmp_path, source):
+def test_images_from_other_files_are_not_mixed(tmp_path, source):
     out = tmp_path / "out"
     extract(files(tmp_path), out)
     (tmp_path / "parquet" / FILES[2]).unlink()
-    with pytest.raises(UserError, match="8 pictures that come from other files"):
+    with pytest.raises(UserError, match="8 images that come from other files"):
         extract(files(tmp_path), out)
     assert extract(files(tmp_path), out, overwrite=True) == {"train": 3, "test": 2}
     assert len(CelebAHQ(root=out, split="all")) == 5
 
 
-def test_jpeg_and_grey_pictures_become_png(tmp_path, source):
+def test_jpeg_and_grey_images_become_png(tmp_path, source):
     content = table("JPEG")
     stream = io.BytesIO()
     Image.fromarray(np.full((8, 8), 77, np.uint8)).save(stream, format="PNG")
@@ -166,17 +167,17 @@ def test_jpeg_and_grey_pictures_become_png(tmp_path, source):
 
 def test_other_numbers_than_expected_are_said(tmp_path, source, caplog, monkeypatch):
     extract(files(tmp_path), tmp_path / "out")
-    assert "'train': 28000" in caplog.text and "pictures are 8x8" in caplog.text
+    assert "'train': 28000" in caplog.text and "images are 8x8" in caplog.text
     caplog.clear()
     monkeypatch.setattr(celebahq_files, "EXPECTED", {"train": 6, "test": 2})
     extract(files(tmp_path), tmp_path / "out")
     assert "28000" not in caplog.text
 
 
-def test_a_picture_too_many_is_noticed(tmp_path, source):
+def test_a_image_too_many_is_noticed(tmp_path, source):
     extract(files(tmp_path), tmp_path / "out")
     (tmp_path / "out" / "images" / "img00000099.png").write_bytes(encoded(99))
-    with pytest.raises(UserError, match="9 pictures and the files 8 rows"):
+    with pytest.raises(UserError, match="9 images and the files 8 rows"):
         extract(files(tmp_path), tmp_path / "out")
 
 

@@ -9,11 +9,11 @@ import pytest
 from ldm.data.cifar10 import CIFAR10Train, CIFAR10Val
 from ldm.data.cifar100 import CIFAR100Train, CIFAR100Val
 from ldm.errors import UserError
-from tests.data.files import numbered_pictures, write_cifar, write_cifar10, write_cifar100
+from tests.data.files import numbered_images, write_cifar, write_cifar10, write_cifar100
 
 
 def numbers(data) -> list[int]:
-    """The number in the red plane of each picture."""
+    """The number in the red plane of each image."""
     return [int(data.pixels(i)[0, 0, 0]) for i in range(len(data))]
 
 
@@ -83,7 +83,7 @@ def test_downloading_goes_to_the_sets_own_folder(tmp_path, monkeypatch):
     "content, message",
     [
         ({b"data": np.zeros((3, 5), np.uint8), b"labels": [0] * 3}, "3072 bytes"),
-        ({b"data": np.zeros((3, 3072), np.uint8), b"labels": [0]}, "for each of its 3 pictures"),
+        ({b"data": np.zeros((3, 3072), np.uint8), b"labels": [0]}, "for each of its 3 images"),
         ({b"data": np.zeros((3, 3072), np.uint8), b"labels": [0, 1, 10]}, "0..10 are not 0..9"),
         ([1, 2], "not a CIFAR batch"),
         (Path("x"), "asks for pathlib"),
@@ -98,7 +98,7 @@ def test_broken_files_are_named(tmp_path, content, message):
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_pickles_of_any_age(tmp_path, protocol):
-    write_cifar(tmp_path, {"test_batch": (numbered_pictures(4), {"labels": range(4)})}, protocol)
+    write_cifar(tmp_path, {"test_batch": (numbered_images(4), {"labels": range(4)})}, protocol)
     assert numbers(CIFAR10Val(root=tmp_path, split="test")) == [0, 1, 2, 3]
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ldm.config import get_obj_from_str
 from ldm.data.latent_cache import why_not_cacheable
 from ldm.data.module import EmptyAwareCollate
-from ldm.evaluation.sources import dataset_batches, open_dataset, parse_settings
+from ldm.evaluation.inputs.sources import dataset_batches, open_dataset, parse_settings
 from tests.data.faces import write_celeba, write_celebahq
 from tests.data.files import write_camelyon, write_cifar10, write_cifar100, write_digits, write_idx, write_svhn
 

@@ -10,7 +10,7 @@ from tests.data.files import write_idx
 
 @pytest.fixture
 def root(tmp_path):
-    """Letters 1..26 twice (train) and once (test); the raw picture has a horizontal bar, so upright it stands."""
+    """Letters 1..26 twice (train) and once (test); the raw image has a horizontal bar, so upright it stands."""
     for name, count in (("letters-train", 52), ("letters-test", 26), ("digits-train", 20)):
         images = np.zeros((count, 28, 28), np.uint8)
         images[:, 14, 4:24] = 255
@@ -27,7 +27,7 @@ def test_letter_labels_start_at_zero(root):
     assert train[0]["image"].shape == (32, 32, 3)
 
 
-def test_pictures_are_upright_unless_the_raw_ones_are_wanted(root):
+def test_images_are_upright_unless_the_raw_ones_are_wanted(root):
     upright, raw = EMNISTTrain(root=root).pixels(0), EMNISTTrain(root=root, upright=False).pixels(0)
     assert upright[4:24, 14].min() == 255 and raw[14, 4:24].min() == 255
     assert np.array_equal(upright, raw.T)

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data.folder import ImageFolder, read_picture
+from ldm.data.folder import ImageFolder, read_image
 from ldm.errors import UserError
-from tests.data.pictures import picture, red, write_picture
+from tests.data.numbered_images import image, red, write_image
 
 
 @pytest.fixture
 def classes(tmp_path):
-    """Two classes of two pictures, one of them a level deeper."""
+    """Two classes of two images, one of them a level deeper."""
     for number, name in enumerate(["cat/a.png", "cat/deep/b.JPG", "dog/a.png", "dog/b.png"]):
-        write_picture(tmp_path / name, number)
+        write_image(tmp_path / name, number)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "cat" / "notes.txt").write_text("no picture")
-    (tmp_path / "cat" / ".hidden.png").write_text("no picture")
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "cat" / ".hidden.png").write_text("no image")
     return tmp_path
 
 
@@ -26,12 +26,12 @@ def test_subfolders_are_classes_in_the_order_of_their_names(classes):
     assert [red(data[i]) for i in range(4)] == [0, 1, 2, 3]
     assert data.labels.tolist() == [0, 0, 1, 1] == [data[i]["class_label"] for i in range(4)]
     assert data[2]["image"].shape == (12, 10, 3) and data[2]["image"].dtype == np.float32
-    assert np.allclose(data[2]["image"], picture(2) / 127.5 - 1, atol=1e-6)
+    assert np.allclose(data[2]["image"], image(2) / 127.5 - 1, atol=1e-6)
 
 
 def test_a_flat_folder_has_no_classes(tmp_path):
     for number in range(3):
-        write_picture(tmp_path / f"{number}.png", number)
+        write_image(tmp_path / f"{number}.png", number)
     data = ImageFolder(root=tmp_path, size=8)
     assert [red(data[i]) for i in range(3)] == [0, 1, 2] and data.labels is None and data.num_classes is None
     assert set(data[0]) == {"image"} and data[0]["image"].shape == (8, 8, 3)
@@ -45,28 +45,28 @@ def test_options_of_every_set(classes):
 def test_the_fingerprint_follows_the_files(classes):
     before = ImageFolder(classes).fingerprint()
     assert before == ImageFolder(classes).fingerprint() != ImageFolder(classes, 8).fingerprint()
-    write_picture(classes / "dog" / "c.png", 9)
+    write_image(classes / "dog" / "c.png", 9)
     assert ImageFolder(classes).fingerprint() != before
 
 
 def test_grey_and_transparent_files(tmp_path):
     Image.fromarray(np.full((4, 4), 7, np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.full((4, 4, 4), 9, np.uint8)).save(tmp_path / "b.png")
-    assert read_picture(tmp_path / "a.png").shape == (4, 4)
-    assert read_picture(tmp_path / "b.png").shape == (4, 4, 3)
+    assert read_image(tmp_path / "a.png").shape == (4, 4)
+    assert read_image(tmp_path / "b.png").shape == (4, 4, 3)
     assert ImageFolder(tmp_path)[0]["image"].shape == (4, 4, 3)
 
 
 def test_mistakes_are_named(classes, tmp_path):
     with pytest.raises(UserError, match="no folder .*none; set root"):
         ImageFolder(tmp_path / "none")
-    with pytest.raises(UserError, match="no pictures in .*it looks for .bmp"):
+    with pytest.raises(UserError, match="no images in .*it looks for .bmp"):
         ImageFolder(classes / "empty")
-    write_picture(classes / "stray.png", 5)
+    write_image(classes / "stray.png", 5)
     with pytest.raises(UserError, match="both beside and in subfolders"):
         ImageFolder(classes)
-    (classes / "dog" / "a.png").write_text("no picture")
+    (classes / "dog" / "a.png").write_text("no image")
     (classes / "stray.png").unlink()
-    with pytest.raises(UserError, match=r"a.png: cannot be read as a picture .*remove it") as caught:
+    with pytest.raises(UserError, match=r"a.png: cannot be read as an image .*remove it") as caught:
         ImageFolder(classes)[2]
     assert "\n" not in str(caught.value)

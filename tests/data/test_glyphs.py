@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from ldm.data import glyphs as module
-from ldm.data.glyph_fonts import builtin_fonts, distance_fields, font_bitmaps, font_files, skeleton
-from ldm.data.glyph_warps import BLOCK, centred, random_block, sample_fields, spline_weights
 from ldm.data.glyphs import GlyphsTrain, GlyphsVal
+from ldm.data.rendering.fonts import builtin_fonts, distance_fields, font_bitmaps, font_files, skeleton
+from ldm.data.rendering.warps import BLOCK, centred, random_block, sample_fields, spline_weights
 from ldm.errors import UserError
 
 FONTS = [str(path) for path in builtin_fonts() if path.name in ("DejaVuSans.ttf", "STIXGeneral.ttf")]
@@ -25,7 +25,7 @@ def make(cache: Path, kind: type = GlyphsTrain, **options) -> GlyphsTrain:
     return kind(**{"count": 72, "fonts": FONTS, "cache": cache, **options})
 
 
-def pictures(data: GlyphsTrain) -> np.ndarray:
+def images(data: GlyphsTrain) -> np.ndarray:
     return np.stack([data.pixels(i) for i in range(len(data))])
 
 
@@ -45,21 +45,21 @@ def test_classes_choose_labels(cache):
 
 
 def test_item_i_depends_on_the_seed_and_on_i_only(cache, tmp_path):
-    first = pictures(make(cache))
-    assert np.array_equal(first, pictures(make(tmp_path)))  # rendered again elsewhere
-    assert np.array_equal(first[:40], pictures(make(cache, count=40)))
-    assert not np.array_equal(first, pictures(make(cache, seed=1)))
-    assert not np.array_equal(first, pictures(make(cache, GlyphsVal)))
+    first = images(make(cache))
+    assert np.array_equal(first, images(make(tmp_path)))  # rendered again elsewhere
+    assert np.array_equal(first[:40], images(make(cache, count=40)))
+    assert not np.array_equal(first, images(make(cache, seed=1)))
+    assert not np.array_equal(first, images(make(cache, GlyphsVal)))
 
 
-def test_pictures_are_the_same_across_block_borders(cache):
+def test_images_are_the_same_across_block_borders(cache):
     longer = make(cache, count=BLOCK + 3)
-    assert np.array_equal(pictures(longer)[:72], pictures(make(cache)))
-    assert pictures(longer)[BLOCK:].max(axis=(1, 2)).min() > 200
+    assert np.array_equal(images(longer)[:72], images(make(cache)))
+    assert images(longer)[BLOCK:].max(axis=(1, 2)).min() > 200
 
 
 def test_framing_is_mnists(cache):
-    small = pictures(make(cache, size=28)).astype(float)
+    small = images(make(cache, size=28)).astype(float)
     ink = small > 0
     height = ink.any(2).sum(1)
     width = ink.any(1).sum(1)
@@ -68,14 +68,14 @@ def test_framing_is_mnists(cache):
     mass = small.sum((1, 2))
     for centre in ((small.sum(2) @ places) / mass, (small.sum(1) @ places) / mass):
         assert np.abs(centre - 14).max() <= 1.0 and np.abs(centre - 14).mean() < 0.4
-    assert np.array_equal(pictures(make(cache))[:, 2:30, 2:30], small)
+    assert np.array_equal(images(make(cache))[:, 2:30, 2:30], small)
 
 
-def test_a_legible_picture_is_nearest_to_its_own_glyph(cache):
-    """Undistorted digits of one font are told apart by the nearest picture of the same font with another pen."""
+def test_a_legible_image_is_nearest_to_its_own_glyph(cache):
+    """Undistorted digits of one font are told apart by the nearest image of the same font with another pen."""
     still = {"rotation": 0, "shear": 0, "stretch": (1, 1), "elastic": (0, 0), "filled": 0}
     thin, thick = (
-        pictures(make(cache, count=10, classes="digits", fonts=FONTS[:1], warp={**still, "pen": (pen, pen)}))
+        images(make(cache, count=10, classes="digits", fonts=FONTS[:1], warp={**still, "pen": (pen, pen)}))
         .reshape(10, -1)
         .astype(float)
         for pen in (2, 3)
@@ -111,15 +111,15 @@ def test_mistakes_are_user_errors(cache, wrong, message):
         make(cache, **wrong)
 
 
-def test_pictures_are_rendered_once_and_again_when_damaged(tmp_path, monkeypatch):
-    expected = pictures(make(tmp_path))
+def test_images_are_rendered_once_and_again_when_damaged(tmp_path, monkeypatch):
+    expected = images(make(tmp_path))
     (stored,) = tmp_path.glob("glyphs-*.npy")
-    monkeypatch.setattr(module, "draw_pictures", None)  # rendering again would fail
-    assert np.array_equal(pictures(make(tmp_path)), expected)
+    monkeypatch.setattr(module, "draw_images", None)  # rendering again would fail
+    assert np.array_equal(images(make(tmp_path)), expected)
     monkeypatch.undo()
     for damage in (b"", stored.read_bytes()[:1000], b"no array"):
         stored.write_bytes(damage)
-        assert np.array_equal(pictures(make(tmp_path)), expected)
+        assert np.array_equal(images(make(tmp_path)), expected)
     assert not list(tmp_path.glob("*.tmp*"))
 
 
@@ -127,7 +127,7 @@ def test_a_worker_process_maps_the_file_itself(cache):
     data = make(cache)
     packed = pickle.dumps(data)
     assert len(packed) < 10_000
-    assert np.array_equal(pictures(pickle.loads(packed)), pictures(data))
+    assert np.array_equal(images(pickle.loads(packed)), images(data))
 
 
 def test_the_fingerprint_tells_renderings_apart(cache):
@@ -154,10 +154,10 @@ def test_a_damaged_font_is_left_out_with_a_warning(tmp_path, caplog):
 
 
 def test_thinning_leaves_a_connected_line_one_pixel_wide():
-    picture = np.zeros((40, 40), bool)
-    picture[5:35, 8:14] = picture[28:35, 8:32] = True  # a thick L
-    line = skeleton(picture)
-    assert line.sum() < 60 and not (line & ~picture).any()
+    image = np.zeros((40, 40), bool)
+    image[5:35, 8:14] = image[28:35, 8:32] = True  # a thick L
+    line = skeleton(image)
+    assert line.sum() < 60 and not (line & ~image).any()
     two_by_two = line[:-1, :-1] & line[1:, :-1] & line[:-1, 1:] & line[1:, 1:]
     assert not two_by_two.any()
     from scipy import ndimage
@@ -211,6 +211,6 @@ def test_random_numbers_are_a_function_of_their_address():
         assert not np.array_equal(uniform, random_block(*address)[0])
 
 
-def test_a_picture_can_be_looked_at(cache, tmp_path):
+def test_a_image_can_be_looked_at(cache, tmp_path):
     Image.fromarray(np.asarray(make(cache).pixels(0))).save(tmp_path / "glyph.png")
     assert Image.open(tmp_path / "glyph.png").size == (32, 32)

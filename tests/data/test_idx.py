@@ -54,7 +54,7 @@ def test_a_pair_is_found_in_the_first_folder_that_has_both(tmp_path):
     assert read_pair("other", [tmp_path / "b"]) is None
 
 
-def test_pictures_and_labels_must_be_as_many(tmp_path):
+def test_images_and_labels_must_be_as_many(tmp_path):
     write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((2, 3, 3)))
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(3))
     with pytest.raises(UserError, match="labels"):

@@ -11,18 +11,19 @@ from torch.utils.data import default_collate
 
 from ldm.data.imagenet import ImageNetSRTrain, ImageNetSRValidation, ImageNetTrain, ImageNetValidation
 from ldm.errors import UserError
-from tests.data.pictures import picture, red, write_picture
+from tests.data.numbered_images import image as numbered_image
+from tests.data.numbered_images import red, write_image
 
 SYNSETS = ["n01440764", "n01443537", "n01484850", "n02123045"]
 
 
 @pytest.fixture
 def imagenet(tmp_path):
-    """Four synsets of two pictures in the usual layout, with their names beside."""
+    """Four synsets of two images in the usual layout, with their names beside."""
     for part in ("train", "val"):
         for number in range(8):
             path = tmp_path / "ImageNet" / part / SYNSETS[number // 2] / f"{SYNSETS[number // 2]}_{number}.JPEG"
-            write_picture(path, number + (100 if part == "val" else 0), 24, 20)
+            write_image(path, number + (100 if part == "val" else 0), 24, 20)
     names = ["tench, Tinca tinca", "goldfish", "great white shark", "tabby"]
     lines = [f"{synset} {name}\n" for synset, name in zip(SYNSETS, names, strict=True)]
     (tmp_path / "ImageNet" / "synset_human.txt").write_text("".join(lines))
@@ -48,7 +49,7 @@ def test_items_as_the_lineage_has_them(imagenet):
 
 @pytest.mark.parametrize("place", ["train", "ILSVRC2012_train/data", "autoencoders/data/ILSVRC2012_train/data", ""])
 def test_the_usual_layouts_are_found(tmp_path, place, monkeypatch):
-    write_picture(tmp_path / place / SYNSETS[0] / "a.JPEG", 5)
+    write_image(tmp_path / place / SYNSETS[0] / "a.JPEG", 5)
     assert numbers(ImageNetTrain(data_root=tmp_path)) == [5]
     if place:
         monkeypatch.setenv("LDM_DATA_ROOT", str(tmp_path))
@@ -79,7 +80,7 @@ def test_missing_folders_keep_their_numbers_when_asked(imagenet):
     assert ImageNetTrain(data_root=imagenet)[0]["human_label"] == SYNSETS[1]
 
 
-def test_pictures_are_read_once_an_item_and_not_without_processing(imagenet, monkeypatch):
+def test_images_are_read_once_an_item_and_not_without_processing(imagenet, monkeypatch):
     opened = []
     inner = Image.open
     monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or inner(path))
@@ -148,7 +149,7 @@ def test_low_resolution_is_made_from_the_square(imagenet, degradation):
 
 def test_the_square_of_an_evaluation_set_is_the_middle(imagenet):
     image = ImageNetSRValidation(size=20, degradation="pil_box", data_root=imagenet)[0]["image"]
-    assert np.array_equal(np.rint((image + 1) * 127.5), picture(100, 24, 20)[2:22])
+    assert np.array_equal(np.rint((image + 1) * 127.5), numbered_image(100, 24, 20)[2:22])
 
 
 def test_squares_of_a_training_set_are_random(imagenet):

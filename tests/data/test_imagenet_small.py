@@ -10,7 +10,7 @@ from ldm.errors import UserError
 
 
 def batch(side: int, first: int, count: int = 3, base: int = 1) -> dict:
-    """A batch in the public form: rows of three colour planes; red is the picture's number, labels begin at 1."""
+    """A batch in the public form: rows of three colour planes; red is the image's number, labels begin at 1."""
     planes = np.zeros((count, 3, side, side), np.uint8)
     planes[:, 0] = np.arange(first, first + count)[:, None, None]
     planes[:, 1, 1, 0], planes[:, 2, 0, 1] = 50, 60

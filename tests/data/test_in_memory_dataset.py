@@ -48,7 +48,7 @@ class Ragged(ArrayDataset):
         return {**super().annotations(index), "name": f"{index}.png", "weight": 0.5 * index}
 
 
-def test_pictures_of_different_sizes_and_other_fields(tmp_path):
+def test_images_of_different_sizes_and_other_fields(tmp_path):
     source = Ragged(BYTES[:4], LABELS[:4])
     cache_dataset(source, tmp_path / "a.pt", progress=False)
     content = torch.load(tmp_path / "a.pt", weights_only=True)
@@ -131,7 +131,7 @@ def test_another_scale_is_noticed(tmp_path):
     for values in (floats() * 2, floats() * float("nan")):
         data = InMemoryDataset(saved(tmp_path, {"image": values}))
         for options in ({}, {"size": 4}):
-            with pytest.raises(UserError, match="a.pt: picture 0 has values from"):
+            with pytest.raises(UserError, match="a.pt: image 0 has values from"):
                 InMemoryDataset(data.path, **options)[0]
 
 

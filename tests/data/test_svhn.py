@@ -15,7 +15,7 @@ def numbers(data) -> list[int]:
 
 
 @pytest.mark.parametrize("place", ["", "SVHN", "SVHN_Train"])
-def test_pictures_and_digits(tmp_path, place):
+def test_images_and_digits(tmp_path, place):
     write_svhn(tmp_path / place)
     data = SVHNTrain(root=tmp_path)
     assert numbers(data) == list(range(40)) and np.array_equal(data.labels, np.arange(40) % 10)

@@ -1,4 +1,4 @@
-"""The fid verbs from the command line to the printed number, in the spelling of the README."""
+"""The fid commands from the command line to the printed number, in the spelling of the README."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image
 
 from fid import compute_dataset_stats, compute_fid, compute_samples_stats, train_digits_cnn
 from ldm.errors import UserError
-from ldm.evaluation import statistics
-from ldm.evaluation.statistics import FeatureStatistics
+from ldm.evaluation.metrics import statistics
+from ldm.evaluation.metrics.statistics import FeatureStatistics
 from ldm.samples import SampleSet
 
 ROOT = Path(__file__).parents[2]
@@ -58,14 +58,14 @@ def test_a_set_against_its_own_file_is_zero(tmp_path: Path, capsys: pytest.Captu
     call(compute_fid, path1=real, path2=made)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        f"{real}: 80 pictures, 64 pixels features",
-        f"{made}: 80 pictures, 64 pixels features",
+        f"{real}: 80 images, 64 pixels features",
+        f"{made}: 80 images, 64 pixels features",
         "Frechet distance (pixels): 0.0000",
     ]
     assert FeatureStatistics.load(real).source == f"{DATASET} {size}"
 
 
-def test_pictures_of_any_kind_stand_on_either_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_any_kind_stand_on_either_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = toy_samples()
     samples.save(tmp_path / "a.pt")
     (tmp_path / "folder").mkdir()

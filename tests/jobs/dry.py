@@ -1,4 +1,4 @@
-"""Jobs with DRY_RUN=1: the commands they would run, and what the verbs' own parsers make of them."""
+"""Jobs with DRY_RUN=1: the commands they would run, and what the commands' own parsers make of them."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def dry_run_all(jobs: Sequence[str]) -> dict[str, list[list[str]]]:
 
 
 class Parsed(Exception):
-    """Carries what a verb's parser made of its command line."""
+    """Carries what a command's parser made of its command line."""
 
 
 @cache
 def verb(script: str) -> Any:
-    """The module of a verb such as sampling/conditional_sampling.py."""
+    """The module of a command such as sampling/conditional_sampling.py."""
     spec = importlib.util.spec_from_file_location("job_" + script.replace("/", "_")[:-3], ROOT / script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -77,7 +77,7 @@ def verb(script: str) -> Any:
 
 
 def parse(command: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
-    """The values that the verb of a command reads from it; exits with 2 as the verb does for what it does not know."""
+    """The values that a command line gives its script; exits with 2, as the script does, for an unknown flag."""
     script, *words = command
     read = ArgumentParser.parse_args
 

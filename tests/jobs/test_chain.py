@@ -27,7 +27,7 @@ from tests.tiny_runs import Commands, commands
 __all__ = ["commands"]
 
 EXPERIMENT = "celebahq_eps1"
-NETWORK = {  # a smaller network of the same make, and 32x32 pictures
+NETWORK = {  # a smaller network of the same make, and 32x32 images
     "image_size": 4,
     "unet_config.params.image_size": 4,
     "unet_config.params.model_channels": 32,

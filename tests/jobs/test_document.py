@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm.parameter_counts import count_config
+from ldm.reports.parameter_counts import count_config
 from scripts.published_epsilon import SETTINGS
 from tests.jobs.dry import ROOT, bash, parse
 from tests.scripts.test_published_epsilon import EXPECTED

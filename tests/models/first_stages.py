@@ -25,7 +25,7 @@ def tiny_config(**changes) -> dict:
 
 
 def fit(model: pl.LightningModule, images: int = 4, ckpt_path: str | None = None, **trainer_params) -> pl.Trainer:
-    """Train for one epoch on random grey pictures of 16x16, two a batch."""
+    """Train for one epoch on random grey images of 16x16, two a batch."""
     generator = torch.Generator().manual_seed(1)
     records = [{"image": 2 * torch.rand(16, 16, 1, generator=generator) - 1} for _ in range(images)]
     trainer = pl.Trainer(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ldm.checkpoint_lora import layers_of, to_plain
+from ldm.checkpoint.lora_names import layers_of, to_plain
 from ldm.errors import UserError
 from ldm.modules.lora import is_adapter_name
 from tests import state_dicts, tiny

@@ -257,7 +257,7 @@ def test_accumulates_gradients_in_manual_mode():
 
 def test_accumulation_equals_one_large_batch():
     class Plain(AutoencoderKL):
-        """Decodes the mean, so that both runs see the same pictures."""
+        """Decodes the mean, so that both runs see the same images."""
 
         def forward(self, input, sample_posterior=False, generator=None):
             return super().forward(input, sample_posterior)
@@ -330,19 +330,19 @@ def test_training_without_perceptual_weights_is_refused(monkeypatch, tmp_path):
         model.configure_optimizers()
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
 def test_log_images():
     model = tiny_model()
     batch = {"image": 2 * torch.rand(2, 16, 16, 1) - 1}
-    pictures = model.log_images(batch)
-    assert set(pictures) == {"inputs", "reconstructions", "samples"}
-    assert all(picture.shape == (2, 1, 16, 16) and not picture.requires_grad for picture in pictures.values())
+    images = model.log_images(batch)
+    assert set(images) == {"inputs", "reconstructions", "samples"}
+    assert all(image.shape == (2, 1, 16, 16) and not image.requires_grad for image in images.values())
     assert all(len(value) == 1 for value in model.log_images(batch, count=1).values())
 
 
 def test_many_channels_get_colours():
     model = AutoencoderKL(tiny_config(in_channels=5, out_ch=5), IDENTITY, embed_dim=2, colorize_nlabels=5)
-    pictures = model.log_images({"image": torch.rand(1, 16, 16, 5)})
-    assert all(p.shape == (1, 3, 16, 16) and p.min() == -1 and p.max() == 1 for p in pictures.values())
+    images = model.log_images({"image": torch.rand(1, 16, 16, 5)})
+    assert all(p.shape == (1, 3, 16, 16) and p.min() == -1 and p.max() == 1 for p in images.values())

@@ -26,7 +26,7 @@ def generators() -> Iterator[None]:
 
 
 def mirrored(insecure_seed: int | None) -> list[bool]:
-    """Which of 64 pictures are mirrored when a run that was started with the public seed 23 first reads them."""
+    """Which of 64 images are mirrored when a run that was started with the public seed 23 first reads them."""
     torch.manual_seed(23)
     model = tiny.build(tiny.ldm("attention", train_attention_only=True, dp_config={"enabled": True}))
     constants = {"sample_rate": 0.25, "steps": 4, "noise_multiplier": 1.0, "max_grad_norm": 0.1, "delta": 1e-3}

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from ldm.adapter_files import export_adapter, load_adapter, merge_checkpoint
-from ldm.checkpoint import save_checkpoint
-from ldm.export import export_checkpoint
+from ldm.checkpoint import export_checkpoint, save_checkpoint
+from ldm.checkpoint.adapters import export_adapter, load_adapter, merge_checkpoint
 from tests import tiny
 
 ACCOUNT = {"plan": {"steps": 3}, "ledger": {"steps": 3}}

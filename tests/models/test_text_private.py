@@ -164,13 +164,13 @@ def test_chunks_do_not_change_the_sum(vocabulary):
             torch.testing.assert_close(clipped[size][name], value, atol=1e-5 * total, rtol=1e-3)
 
 
-def test_loss_and_pictures_without_privacy(vocabulary):
+def test_loss_and_images_without_privacy(vocabulary):
     for trained in (False, True):
         model = text_model(vocabulary, cond_stage_trainable=trained, dp_config=None)
         loss, _ = model.shared_step(batch())
         assert loss.isfinite()
-        pictures = model.eval().log_images(batch(), count=2, steps=2)
-        assert pictures["samples"].shape == (2, 1, tiny.SIDE, tiny.SIDE)
+        images = model.eval().log_images(batch(), count=2, steps=2)
+        assert images["samples"].shape == (2, 1, tiny.SIDE, tiny.SIDE)
         assert model.log_images({}, count=2, steps=2, private=True) == {}  # there is no public caption to show
 
 

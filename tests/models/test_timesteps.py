@@ -49,10 +49,8 @@ def test_a_table_that_is_none_is_named(table: Any, words: str) -> None:
 
 
 def test_the_private_loss_of_a_row_carries_the_weight_of_its_timestep() -> None:
-    plain, weighted = (
-        tiny.build(tiny.ldm()),
-        tiny.build(tiny.ldm(timestep_weights={"steps": [0, 999], "values": [4, 1]})),
-    )
+    plain = tiny.build(tiny.ldm())
+    weighted = tiny.build(tiny.ldm(timestep_weights={"steps": [0, 999], "values": [4, 1]}))
     tiny.scatter(plain)
     weighted.load_state_dict(plain.state_dict())
     rows = {

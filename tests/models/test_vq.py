@@ -198,11 +198,11 @@ def test_vq_model_gives_codes_and_decodes_them():
     with torch.no_grad():
         quant, loss, (_, _, codes) = model.encode(x)
         torch.testing.assert_close(model.decode_code(codes), model.decode(quant))
-        pictures, same_loss, same_codes = model(x, return_pred_indices=True)
-        torch.testing.assert_close(pictures, model.decode(quant))
+        images, same_loss, same_codes = model(x, return_pred_indices=True)
+        torch.testing.assert_close(images, model.decode(quant))
         interface = tiny_model(IDENTITY, VQModelInterface).eval()
-        torch.testing.assert_close(interface.decode(interface.encode(x)), pictures)
-        torch.testing.assert_close(interface(x)[0], pictures)
+        torch.testing.assert_close(interface.decode(interface.encode(x)), images)
+        torch.testing.assert_close(interface(x)[0], images)
     assert codes.shape == (2, 8, 8)
     assert torch.equal(codes, same_codes)
     assert torch.equal(loss, same_loss)
@@ -291,9 +291,9 @@ def test_random_sizes():
 
 def test_log_images():
     model = tiny_model(use_ema=True)
-    pictures = model.log_images({"image": torch.rand(3, 16, 16, 1)}, count=2, plot_ema=True)
-    assert set(pictures) == {"inputs", "reconstructions", "reconstructions_ema"}
-    assert all(picture.shape == (2, 1, 16, 16) and not picture.requires_grad for picture in pictures.values())
+    images = model.log_images({"image": torch.rand(3, 16, 16, 1)}, count=2, plot_ema=True)
+    assert set(images) == {"inputs", "reconstructions", "reconstructions_ema"}
+    assert all(image.shape == (2, 1, 16, 16) and not image.requires_grad for image in images.values())
 
 
 # --- diffusion over its latents ---------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_latent_diffusion_has_latents_without_a_posterior(tmp_path):
     codes = model.first_stage_model.quantize(moments)[0]
     torch.testing.assert_close(model.decode_first_stage(z), model.decode_first_stage(0.5 * codes))
 
-    class Pictures(torch.utils.data.Dataset):
+    class Images(torch.utils.data.Dataset):
         deterministic = True
 
         def __len__(self):
@@ -330,9 +330,9 @@ def test_latent_diffusion_has_latents_without_a_posterior(tmp_path):
             return {"image": batch["image"][index].numpy(), "class_label": int(batch["class_label"][index])}
 
         def fingerprint(self):
-            return "three pictures"
+            return "three images"
 
-    cache = LatentCache(Pictures(), model.encode_moments, key="vq", root=tmp_path)
+    cache = LatentCache(Images(), model.encode_moments, key="vq", root=tmp_path)
     stored = torch.stack([cache[i]["moments"] for i in range(3)])
     torch.testing.assert_close(stored, moments)
     loss, _ = model.shared_step({"moments": stored, "class_label": batch["class_label"]})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoint_lora import style_of, to_plain, to_style
+from ldm.checkpoint.lora_names import style_of, to_plain, to_style
 from ldm.models.diffusion.ddpm_base import DiffusionWrapper
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.lora import LoRAConfig, insert_adapters, merge_adapters

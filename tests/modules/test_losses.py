@@ -17,7 +17,7 @@ from ldm.modules.losses.lpips import LPIPS, VGG_FILE, find_head_weights
 
 
 @pytest.fixture
-def pictures():
+def images():
     generator = torch.Generator().manual_seed(0)
     inputs, reconstructions = (2 * torch.rand(2, 3, 16, 16, generator=generator) - 1 for _ in range(2))
     return inputs, reconstructions, DiagonalGaussianDistribution(torch.randn(2, 4, 4, 4, generator=generator))
@@ -32,8 +32,8 @@ def adversarial(**changes) -> LPIPSWithDiscriminator:
 
 
 @pytest.mark.parametrize(("pixel", "power"), [("l2", 2), ("l1", 1)])
-def test_reconstruction_kl(pictures, pixel, power):
-    x, y, q = pictures
+def test_reconstruction_kl(images, pixel, power):
+    x, y, q = images
     loss, log = ReconstructionKL(pixel=pixel, kl_weight=0.5)(x, y, q, split="val")
     kl = 0.5 * (q.mean**2 + q.var - 1 - q.logvar).sum(dim=(1, 2, 3)).mean() / (3 * 16 * 16)
     error = ((x - y).abs() ** power).mean()
@@ -50,8 +50,8 @@ def test_reconstruction_kl_unknown_error():
 # --- the lineage's loss -----------------------------------------------------------------------------------------------
 
 
-def test_generator_before_the_start(pictures):
-    x, y, q = pictures
+def test_generator_before_the_start(images):
+    x, y, q = images
     loss, log = adversarial(disc_start=10, kl_weight=0.1, logvar_init=0.3)(x, y, q, 0, 9)
     nll = ((x - y).abs() / math.exp(0.3) + 0.3).sum() / 2
     torch.testing.assert_close(loss, nll + 0.1 * q.kl().mean())
@@ -62,16 +62,16 @@ def test_generator_before_the_start(pictures):
     }
 
 
-def test_weights_scale_the_pixels(pictures):
-    x, y, q = pictures
+def test_weights_scale_the_pixels(images):
+    x, y, q = images
     weights = torch.rand(2, 1, 16, 16)
     loss, log = adversarial(disc_start=10, kl_weight=0.0)(x, y, q, 0, 0, weights=weights)
     torch.testing.assert_close(loss, (weights * (x - y).abs()).sum() / 2)
     torch.testing.assert_close(log["train/nll_loss"], (x - y).abs().sum() / 2)
 
 
-def test_adaptive_weight_balances_the_gradients(pictures):
-    x, _, q = pictures
+def test_adaptive_weight_balances_the_gradients(images):
+    x, _, q = images
     last = nn.Conv2d(3, 3, 3, padding=1)
     loss = adversarial(kl_weight=0.0, disc_weight=0.7, disc_factor=0.9)
     y = last(x)
@@ -84,8 +84,8 @@ def test_adaptive_weight_balances_the_gradients(pictures):
     torch.testing.assert_close(total, (x - y).abs().sum() / 2 + weight * 0.9 * g_loss, rtol=1e-4, atol=1e-3)
 
 
-def test_adaptive_weight_is_zero_without_gradients(pictures):
-    x, y, q = pictures
+def test_adaptive_weight_is_zero_without_gradients(images):
+    x, y, q = images
     last = nn.Conv2d(3, 3, 3)
     with torch.no_grad():
         _, log = adversarial()(x, y, q, 0, 0, last_layer=last.weight, split="val")
@@ -93,8 +93,8 @@ def test_adaptive_weight_is_zero_without_gradients(pictures):
 
 
 @pytest.mark.parametrize(("name", "formula"), [("hinge", hinge_d_loss), ("vanilla", vanilla_d_loss)])
-def test_discriminator_loss(pictures, name, formula):
-    x, y, q = pictures
+def test_discriminator_loss(images, name, formula):
+    x, y, q = images
     y.requires_grad_()
     loss = adversarial(disc_loss=name, disc_factor=0.5).eval()
     total, log = loss(x, y, q, 1, 0)
@@ -116,8 +116,8 @@ def test_unknown_discriminator_loss():
         adversarial(disc_loss="hing")
 
 
-def test_conditional_discriminator(pictures):
-    x, y, q = pictures
+def test_conditional_discriminator(images):
+    x, y, q = images
     loss = adversarial(disc_conditional=True, disc_in_channels=5)
     with pytest.raises(UserError, match="disc_conditional"):
         loss(x, y, q, 1, 0)
@@ -133,7 +133,7 @@ def test_patch_map_size():
 
 
 @pytest.mark.parametrize(("layers", "smallest"), [(1, 6), (2, 12), (3, 24)])
-def test_too_small_pictures(layers, smallest):
+def test_too_small_images(layers, smallest):
     net = NLayerDiscriminator(1, ndf=4, n_layers=layers).eval()
     assert net(torch.zeros(1, 1, smallest, smallest)).numel() > 0
     with pytest.raises(UserError, match="too small"):
@@ -169,8 +169,8 @@ def no_cache(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_perceptual_loss_without_weights(no_cache, pictures):
-    x, y, _ = pictures
+def test_perceptual_loss_without_weights(no_cache, images):
+    x, y, _ = images
     net = LPIPS()
     with pytest.raises(UserError, match=f"{VGG_FILE}.*perceptual_weight: 0"):
         net(x, y)
@@ -205,8 +205,8 @@ def vgg_file(no_cache):
     return path
 
 
-def test_weights_from_the_cache(vgg_file, pictures):
-    x, y, _ = pictures
+def test_weights_from_the_cache(vgg_file, images):
+    x, y, _ = images
     net = LPIPS()
     net.train()
     state = torch.load(vgg_file, weights_only=True)
@@ -217,7 +217,7 @@ def test_weights_from_the_cache(vgg_file, pictures):
     assert distance.shape == (2, 1, 1, 1)
     assert (distance > 0).all()
     assert net(x, x).abs().max() == 0
-    # A picture without colour counts as three equal channels.
+    # An image without colour counts as three equal channels.
     torch.testing.assert_close(net(x[:, :1], y[:, :1]), net(x[:, :1].expand_as(x), y[:, :1].expand_as(y)))
 
 
@@ -227,13 +227,13 @@ def test_another_file_is_refused(vgg_file):
         LPIPS()
 
 
-def test_same_distance_as_the_lpips_package(vgg_file, pictures, monkeypatch):
+def test_same_distance_as_the_lpips_package(vgg_file, images, monkeypatch):
     lpips = pytest.importorskip("lpips")
     vgg = pytest.importorskip("torchvision.models.vgg")
     # Without the classifier, whose 120 million numbers take seconds to draw.
     convolutions = SimpleNamespace(features=vgg.make_layers(vgg.cfgs["D"]))
     monkeypatch.setattr(lpips.pretrained_networks.tv, "vgg16", lambda pretrained: convolutions)
-    x, y, _ = pictures
+    x, y, _ = images
     net = LPIPS()
     reference = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     ours = {name: value for name, value in net.state_dict().items() if not name.startswith("scaling")}
@@ -243,8 +243,8 @@ def test_same_distance_as_the_lpips_package(vgg_file, pictures, monkeypatch):
         torch.testing.assert_close(net(x, y), reference(x, y), rtol=1e-5, atol=1e-6)
 
 
-def test_weights_inside_a_checkpoint_are_enough(vgg_file, no_cache, pictures):
-    x, y, q = pictures
+def test_weights_inside_a_checkpoint_are_enough(vgg_file, no_cache, images):
+    x, y, q = images
     source = adversarial(perceptual_weight=1.0)
     vgg_file.unlink()
     target = adversarial(perceptual_weight=1.0)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ldm.privacy import capture
+from ldm.privacy.engines import capture
 
 
 @pytest.fixture(scope="module", params=["small", "large"])

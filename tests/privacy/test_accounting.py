@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldm.errors import UserError
-from ldm.privacy import accounting
-from ldm.privacy.accounting import EpsilonMeter, accountants_for, calibrate, epsilon
+from ldm.privacy import accounting, meter
+from ldm.privacy.accounting import accountants_for, calibrate, epsilon
 from ldm.privacy.event import SamplingEvent
+from ldm.privacy.meter import EpsilonMeter
 from ldm.privacy.plan import PrivacyPlan
 
 # sample rate, steps, delta, {epsilon: sigma}, computed with opacus' PRV accountant (tolerance 0.01 of epsilon)
@@ -313,7 +314,7 @@ def test_the_meters_fast_renyi_conversion_is_the_librarys():
     event = SamplingEvent(1 / 30, 1.472)
     orders = rdp_library.DEFAULT_RDP_ORDERS
     for steps in (1, 100, 6000):
-        mine = accounting._fast_epsilon(np.array(orders), steps * accounting._rdp_vector(event), 1e-5)
+        mine = meter._fast_epsilon(np.array(orders), steps * accounting.rdp_vector(event), 1e-5)
         assert mine == pytest.approx(epsilon([(event, steps)], 1e-5, "rdp"), rel=1e-9)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm.privacy.clipping import ENGINES, STYLES, Clipping, PerRecordClipper
-from ldm.privacy.layers import squares
-from ldm.privacy.layers.squares import SquaredNorms
+from ldm.privacy.engines.layers import squares
+from ldm.privacy.engines.layers.squares import SquaredNorms
 from tests.privacy.per_record import MixedNet, ProjectionsNet, Rows, flat, mixed_rows, squared_error, trainable
 
 pytestmark = pytest.mark.usefixtures("uses")

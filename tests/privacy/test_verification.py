@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.privacy.clipping import ENGINES, Clipping, PerRecordClipper
-from ldm.privacy.engines import Rows
+from ldm.privacy.engines.base import Rows
 
 ROWS = {"x": torch.linspace(-1, 1, 18).reshape(6, 3)}
 

@@ -12,8 +12,8 @@ from PIL import Image
 import txt2img
 from ldm.checkpoint import save_checkpoint
 from ldm.errors import UserError
-from ldm.inference import SamplingOptions, draw_samples, latent_shape, load_model
-from ldm.prompts import check_prompts, cycled, read_prompts
+from ldm.inference import SamplingOptions, cycled, draw_samples, latent_shape, load_model, read_prompts
+from ldm.inference.prompts import check_prompts
 from ldm.samples import SampleSet
 from sampling import caption_sampling, conditional_sampling
 from tests import tiny
@@ -89,8 +89,8 @@ def test_published_command_reads_its_prompt_file(commands: Commands, typed: tupl
     assert samples.images.shape == (5, 1, tiny.SIDE, tiny.SIDE) and samples.labels is None
     assert samples.meta["captions"] == ["a smiling woman", "a man with blond hair"] * 2 + ["a smiling woman"]
     assert (samples.meta["sampler"], samples.meta["scale"], samples.meta["eta"]) == ("ddim", 5.0, 0.0)
-    with Image.open("outputs/txt2img-samples/X.png") as picture:
-        assert picture.width > 5 * tiny.SIDE
+    with Image.open("outputs/txt2img-samples/X.png") as image:
+        assert image.width > 5 * tiny.SIDE
 
 
 def test_alias_rounds_plms_and_no_guidance(commands: Commands, typed: tuple[str, ...]) -> None:

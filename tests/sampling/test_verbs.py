@@ -1,4 +1,4 @@
-"""The sampling verbs as the README types them, on tiny models whose averaged weights differ from the trained ones."""
+"""The sampling commands as the README types them, on tiny models whose EMA weights differ."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from fid import compute_samples_stats
-from ldm import inference
-from ldm.evaluation.statistics import FeatureStatistics
+from ldm.evaluation.metrics.statistics import FeatureStatistics
+from ldm.inference import generate as inference
 from ldm.samples import SampleSet
 from sampling import cond_sampling_test, conditional_sampling, unconditional_sampling
 from scripts import export_checkpoint
@@ -94,7 +94,7 @@ def test_classes_as_numbers_and_as_a_list(conditional: Any) -> None:
     assert first.images.shape == (5, 1, 8, 8) and first.images.abs().max() <= 1
 
 
-def test_labels_condition_the_pictures(conditional: Any) -> None:
+def test_labels_condition_the_images(conditional: Any) -> None:
     one, two = conditional("-c", 1, "-n", 3), conditional("-c", 2, "-n", 3)
     assert not torch.allclose(one.images, two.images)
 
@@ -126,7 +126,7 @@ def test_a_stopped_command_goes_on_when_it_is_typed_again(
         assert commands.type(cond_sampling_test.main, *words, "-o", "a.pt") == 130
     assert not Path("a.pt").exists() and Path("a.pt.unfinished").is_dir()
     wrong = commands.refused(cond_sampling_test.main, *words, "-o", "a.pt", "--seed", 1)
-    assert "a.pt.unfinished: 2 of 5 pictures of a run with other settings (seed: 0 there, 1 here); remove it" in wrong
+    assert "a.pt.unfinished: 2 of 5 images of a run with other settings (seed: 0 there, 1 here); remove it" in wrong
     assert commands.type(cond_sampling_test.main, *words, "-o", "a.pt") == 0
     assert torch.equal(raw("a.pt")["image"], raw("whole.pt")["image"]) and not Path("a.pt.unfinished").exists()
 
@@ -201,7 +201,7 @@ def test_unconditional_models_and_the_published_spelling(commands: Commands, fil
     assert Path("plain.png").stat().st_size > 0 and not Path("plain_samples.pt").exists()
 
 
-def test_exported_weights_give_the_same_pictures(conditional: Any, commands: Commands, files: Path) -> None:
+def test_exported_weights_give_the_same_images(conditional: Any, commands: Commands, files: Path) -> None:
     for ema in ("--ema", "--no-ema"):
         out = f"small{ema}.safetensors"
         assert commands.type(export_checkpoint.main, "--ckpt", files / "class.ckpt", "-o", out, ema) == 0

@@ -10,8 +10,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from ldm.evaluation import classifier_training
-from ldm.evaluation.wide_resnet import WideResNet
+from ldm.evaluation.classifiers import training as classifier_training
+from ldm.evaluation.classifiers.wide_resnet import WideResNet
 from ldm.samples import SampleSet
 from scripts import acc_wrn40_4, cifar_downstream, train_classifier
 from tests.tiny_runs import ROOT, Commands, commands
@@ -62,10 +62,10 @@ def test_published_spelling_with_an_honest_choice(commands: Commands, files: Pat
     more = ["--val_bs", 64, "--T_mult", 1, "--ema_beta", 0.9, "--val_period", 2, "--seed", 3, "--quiet"]
     assert commands.type(train_classifier.main, *published(files, *more, "--output", "run.pt")) == 0, commands.err
     first, model, ema = commands.out.splitlines()
-    assert first == "accuracy on 200 real pictures, epoch chosen on held-out samples"
+    assert first == "accuracy on 200 real images, epoch chosen on held-out samples"
     assert model.startswith("Model: epoch 00") and ema.startswith("EMA  : epoch 00")
     content = torch.load("run.pt", weights_only=True)
-    assert content["train_losses"].shape == (4, 20)  # 500 pictures shown twice an epoch, 50 a step
+    assert content["train_losses"].shape == (4, 20)  # 500 images shown twice an epoch, 50 a step
     assert content["val_epochs"] == [1, 3]
     assert len(content["val_accuracies"]) == len(content["ema_val_accuracies"]) == 2
     assert content["selection"] == "held-out" and content["note"] == "epoch chosen on held-out samples"
@@ -77,7 +77,7 @@ def test_published_choice_is_marked(commands: Commands, files: Path) -> None:
     more = ["--selection", "best-test-epoch", "--ema_beta", 0, "--output", "run.pt"]
     assert commands.type(train_classifier.main, *published(files, *more)) == 0, commands.err
     first, model = commands.out.splitlines()
-    assert "not an accuracy on unseen pictures" in first
+    assert "not an accuracy on unseen images" in first
     content = torch.load("run.pt", weights_only=True)
     assert content["train_losses"].shape == (4, 24), "all 600 samples train"
     assert content["test_accuracy"] == max(content["val_accuracies"]) and content["ema_val_accuracies"] == []
@@ -91,7 +91,7 @@ def test_dataset_arguments_channels_and_held_out_file(commands: Commands, files:
     words = published(files, *more, "--held_out", files / "held.pt", "--T_0", 0)
     words[words.index("mlp")] = "logreg"
     assert commands.type(train_classifier.main, *words) == 0, commands.err
-    assert commands.out.startswith("accuracy on 400 real pictures")
+    assert commands.out.startswith("accuracy on 400 real images")
 
 
 def test_the_alias_is_the_same_command(commands: Commands, files: Path) -> None:
@@ -128,7 +128,7 @@ def test_wide_resnet_from_npz(commands: Commands, files: Path, monkeypatch: pyte
     words = [files / "samples.npz", "--test", files / "real.pt", "--epochs", 1, "--batch_size", 20, "--device", "cpu"]
     assert commands.type(acc_wrn40_4.main, *words, "--output", "wrn.json") == 0, commands.err
     first, score = commands.out.splitlines()
-    assert first == "accuracy on 200 real pictures, last epoch, nothing chosen" and score.startswith("WRN-40-4: ")
+    assert first == "accuracy on 200 real images, last epoch, nothing chosen" and score.startswith("WRN-40-4: ")
     assert asked == [("wrn-40-4", 0.3)]
     assert json.loads(Path("wrn.json").read_text())["wrn-40-4"]["protocol"] == "wrn40-4, changed"
     line = commands.refused(acc_wrn40_4.main)
@@ -138,7 +138,7 @@ def test_wide_resnet_from_npz(commands: Commands, files: Path, monkeypatch: pyte
 def test_cifar_downstream(commands: Commands, files: Path) -> None:
     words = ["--train", files / "samples.pt", "--test", REAL, "--models", "logreg", "--epochs", 3, "--device", "cpu"]
     assert commands.type(cifar_downstream.main, *words, "--lr", 0.01, "--batch_size", 60) == 0, commands.err
-    assert commands.out.startswith("accuracy on 200 real pictures, epoch chosen on 100 held-out samples")
+    assert commands.out.startswith("accuracy on 200 real images, epoch chosen on 100 held-out samples")
     assert commands.type(cifar_downstream.main, *words, "--selection", "best-test-epoch") == 0, commands.err
-    assert commands.out.count("not an accuracy on unseen pictures") == 2
+    assert commands.out.count("not an accuracy on unseen images") == 2
     assert commands.refused(cifar_downstream.main).startswith("samples.pt: no such file")

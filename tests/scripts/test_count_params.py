@@ -13,7 +13,14 @@ import torch
 from ldm.checkpoint import save_checkpoint
 from ldm.cli import run
 from ldm.errors import UserError
-from ldm.parameter_counts import ParameterCounts, count_checkpoint, count_config, count_parts, part_of, study_lines
+from ldm.reports.parameter_counts import (
+    ParameterCounts,
+    count_checkpoint,
+    count_config,
+    count_parts,
+    format_for_study,
+    part_of,
+)
 from scripts import count_parameters, count_params
 from tests import state_dicts, tiny
 from tests.shipped import CONFIGS, path_of
@@ -110,7 +117,7 @@ def test_the_studys_lines_of_the_published_mnist_model() -> None:
         "first stage": 102_553_535,
         "buffers": 12_000,
     }
-    lines = study_lines(ParameterCounts("", parts)).splitlines()
+    lines = format_for_study(ParameterCounts("", parts)).splitlines()
     assert lines[0] == lines[-1] and set(lines[0]) == {"-"}
     assert lines[1:4] == [
         "Total parameters: 107,285,894",

@@ -1,11 +1,12 @@
-"""The verb that makes the CelebA-HQ folder; what it does is tested in tests/data/test_celebahq_files.py."""
+"""The command that makes the CelebA-HQ folder; what it does is tested in tests/data/test_celebahq_files.py."""
 
 from __future__ import annotations
 
 import pytest
 
 from ldm.cli import run
-from ldm.data import celebahq_files, hub_download
+from ldm.data import celebahq_files
+from ldm.data.formats import hub_download
 from scripts import extract_celeba_hq
 
 
@@ -35,7 +36,7 @@ def test_it_downloads_into_the_folder_that_the_data_set_reads(calls, monkeypatch
         ("korexyz/celeba-hq-256x256", root / "dataset"),
         (["a.parquet"], root, None, False),
     ]
-    assert "28,000 train and 2,000 test pictures" in capsys.readouterr().out
+    assert "28,000 train and 2,000 test images" in capsys.readouterr().out
 
 
 def test_nothing_is_downloaded_with_a_folder_of_ones_own(calls, tmp_path):

@@ -16,7 +16,7 @@ from tests.tiny_runs import Commands, commands, small_checkpoint, small_ldm, wri
 __all__ = ["commands"]
 
 
-def pictures(count: int, seed: int) -> SampleSet:
+def images(count: int, seed: int) -> SampleSet:
     generator = torch.Generator().manual_seed(seed)
     images = (torch.randn(count, 1, 8, 8, generator=generator) / 2).clamp(-1, 1)
     return SampleSet(images, torch.arange(count) % 10)
@@ -24,11 +24,11 @@ def pictures(count: int, seed: int) -> SampleSet:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """private.pt, held_out.pt, copies.pt (of private pictures) and a tiny model."""
+    """private.pt, held_out.pt, copies.pt (of private images) and a tiny model."""
     folder = tmp_path_factory.mktemp("leakage")
-    private = pictures(80, 0)
+    private = images(80, 0)
     private.save(folder / "private.pt")
-    pictures(120, 1).save(folder / "held_out.pt")
+    images(120, 1).save(folder / "held_out.pt")
     private.subset(torch.arange(20, 50)).save(folder / "copies.pt")
     small_checkpoint(folder / "model.ckpt", small_ldm())
     write_yaml(folder / "model.yaml", {"model": small_ldm()})
@@ -53,11 +53,11 @@ def test_copies_are_reported_and_drawn(commands: Commands, files: Path) -> None:
     assert all("private images" in result["warning"] for result in content)
 
 
-def test_no_picture_without_the_word(commands: Commands, files: Path) -> None:
+def test_no_image_without_the_word(commands: Commands, files: Path) -> None:
     line = commands.refused(nearest_neighbours.main, *looking(files, "--picture", "pairs.png"))
     assert "--i-hold-the-private-data" in line
     assert commands.type(nearest_neighbours.main, *looking(files, "--count", 10)) == 0, commands.err
-    assert "of 10 samples" in commands.out and "of 5 held-out pictures" in commands.out
+    assert "of 10 samples" in commands.out and "of 5 held-out images" in commands.out
     assert not list(Path().glob("*.png"))
 
 

@@ -1,4 +1,4 @@
-"""The verbs on files with adapters: what a person types, and one line for a mistake."""
+"""The commands on files with adapters: what a person types, and one line for a mistake."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ldm.checkpoint import read_checkpoint
-from ldm.checkpoint_lora import layers_of, style_of
-from tests.test_adapter_files import trained
+from ldm.checkpoint.lora_names import layers_of, style_of
+from tests.checkpoint.test_adapters import trained
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

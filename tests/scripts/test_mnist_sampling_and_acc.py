@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ldm.inference
-from ldm.evaluation import downstream
+from ldm.evaluation.classifiers import downstream
 from ldm.samples import SampleSet
 from scripts import mnist_sampling_and_acc as verb
 from tests.tiny_runs import Commands, commands, small_checkpoint, small_ldm, write_yaml
@@ -20,7 +20,7 @@ QUICK = ["-step", 2, "--num_train", 23, "--num_eval", 7, "-bs", 9, "--epochs", 2
 
 
 class RealDigits:
-    """Twelve labelled pictures as a dataset class."""
+    """Twelve labelled images as a dataset class."""
 
     def __init__(self, size: int = 28, split: str = "validation") -> None:
         self.size, self.split = size, split
@@ -34,7 +34,7 @@ class RealDigits:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """model.yaml, model.ckpt and real.pt, with pictures of the same size."""
+    """model.yaml, model.ckpt and real.pt, with images of the same size."""
     folder = tmp_path_factory.mktemp("model")
     small_checkpoint(folder / "model.ckpt", small_ldm())
     write_yaml(folder / "model.yaml", {"model": small_ldm()})
@@ -60,7 +60,7 @@ def test_readme_command(commands: Commands, files: Path, monkeypatch: pytest.Mon
     assert torch.bincount(train.labels).tolist() == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
     assert not torch.equal(train.images[:1], held_out.images[:1]), "held-out samples are others"
     lines = commands.out.splitlines()
-    assert lines[0] == "accuracy on 12 real pictures, epoch chosen on 7 held-out samples"
+    assert lines[0] == "accuracy on 12 real images, epoch chosen on 7 held-out samples"
     assert [line.split(":")[0] for line in lines[1:]] == ["Logistic regression", "MLP", "CNN"]
     assert all(" +- " in line and line.endswith(" %") for line in lines[1:])
     scores = json.loads(Path("scores.json").read_text())
@@ -71,9 +71,7 @@ def test_a_protocol_without_held_out_samples_draws_none(commands: Commands, file
     more = ["--protocol", "best-test-epoch", "--models", "logreg"]
     assert commands.type(verb.main, *words(files, *more)) == 0, commands.err
     first, score = commands.out.splitlines()
-    assert first.endswith("not an accuracy on unseen pictures") and score.endswith(
-        "not an accuracy on unseen pictures)"
-    )
+    assert first.endswith("not an accuracy on unseen images") and score.endswith("not an accuracy on unseen images)")
 
 
 def test_spellings_of_the_original_and_a_dataset_class(commands: Commands, files: Path) -> None:
@@ -83,7 +81,7 @@ def test_spellings_of_the_original_and_a_dataset_class(commands: Commands, files
     assert "Logistic regression: " in commands.out and "CNN" not in commands.out
 
 
-def test_the_real_test_pictures_are_mnist_s_unless_said_otherwise(
+def test_the_real_test_images_are_mnist_s_unless_said_otherwise(
     commands: Commands, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -92,7 +90,7 @@ def test_the_real_test_pictures_are_mnist_s_unless_said_otherwise(
         asked.append((name, settings, size))
         return SampleSet.load(files / "real.pt")
 
-    from ldm.evaluation import sources
+    from ldm.evaluation.inputs import sources
 
     monkeypatch.setattr(sources, "load_labelled", load)
     given = ["--yaml", files / "model.yaml", "--ckpt_path", files / "model.ckpt", *QUICK, "--models", "logreg"]
@@ -126,6 +124,6 @@ def test_the_real_test_pictures_are_mnist_s_unless_said_otherwise(
 )
 def test_mistakes(commands: Commands, files: Path, monkeypatch: pytest.MonkeyPatch, more: str, line: str) -> None:
     drawn = []
-    monkeypatch.setattr(ldm.inference.DDIMSampler, "sample", lambda *args, **kwargs: drawn.append(args))
+    monkeypatch.setattr(ldm.inference.generate.DDIMSampler, "sample", lambda *args, **kwargs: drawn.append(args))
     assert line in commands.refused(verb.main, *words(files, *more.split()))
     assert drawn == [], "before the first sample"

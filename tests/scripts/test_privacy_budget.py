@@ -1,4 +1,4 @@
-"""The budget verb: sigma for epsilon, epsilon for sigma, a table, a picture, a card; exit code 2 for nonsense."""
+"""The budget command: sigma for epsilon, epsilon for sigma, a table, an image, a card; exit code 2 for nonsense."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_noise_for_an_epsilon_and_back(capsys):
     assert back["epsilon"] == pytest.approx(10, rel=0.005)
 
 
-def test_a_table_and_a_picture_over_batch_sizes(capsys, tmp_path):
+def test_a_table_and_a_image_over_batch_sizes(capsys, tmp_path):
     target = tmp_path / "budget.png"
     arguments = ["--epsilon", "5", "--delta", "1e-5", "--num_records", "4000", "--batch_size", "100", "200", "400"]
     call(*arguments, "--epochs", "5", "--plot", str(target))
@@ -101,7 +101,7 @@ def test_the_card_of_a_run_is_computed_anew(capsys, tmp_path):
         (["--epsilon", "1", *SETTING, "--runs", "0"], "runs"),
         (["--epsilon", "1", *SETTING, "--relation", "replace"], "did you mean 'replace_one'"),
         (["--epsilon", "1", *SETTING, "--sampling", "without_replacement"], "replace_one"),
-        (["--epsilon", "1", *SETTING, "--plot", "budget.txt"], "picture|png"),
+        (["--epsilon", "1", *SETTING, "--plot", "budget.txt"], "image|png"),
         (["--card", "absent.json"], "no privacy card"),
         (["--yaml", "absent.yaml"], "does not exist"),
         (["--yaml", str(CONFIGS / "latent-diffusion" / "emnist32-conditional.yaml")], "dp_config.enabled is not set"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ldm.checkpoint_lora import PARTS, default_scale, layers_of, rescaled, style_of, to_plain
+from ldm.checkpoint.lora_names import PARTS, default_scale, layers_of, rescaled, style_of, to_plain
 from ldm.errors import UserError
 from ldm.modules.ema import LitEma
 from ldm.modules.lora import LoRAConfig, RankSchedule, adapters, insert_adapters, is_adapter_name
@@ -107,7 +107,7 @@ def freeze_base(module: nn.Module) -> None:
         parameter.requires_grad_(is_adapter_name(name))
 
 
-def own_state(model: Any, state: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def to_model_names(model: Any, state: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """A state dict of any adapter style under this model's names, and the adapter tensors that it does not bring.
 
     A state dict without adapters is the plain network's: the adapters of a model that is being built keep their start.
@@ -142,7 +142,7 @@ def own_state(model: Any, state: Mapping[str, Tensor], source: str) -> tuple[dic
     return plain, ()
 
 
-def with_copies(dp_config: Mapping[str, Any] | None, copies: int) -> dict[str, Any]:
+def merge_dpdm_k(dp_config: Mapping[str, Any] | None, copies: int) -> dict[str, Any]:
     """A ``dp_config`` with DP-LoRA's spelling ``DPDM_k`` of the noise multiplicity in it.
 
     Raises UserError when it states another number itself.

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError, nearest
-from ldm.models.diffusion.adapters import AdapterPlan, own_state, with_copies
+from ldm.models.diffusion.adapters import AdapterPlan, merge_dpdm_k, to_model_names
 from ldm.models.diffusion.ddpm_base import DDPM, DiffusionWrapper
 from ldm.models.diffusion.finetuning import FineTuning, Selection
-from ldm.models.diffusion.pictures import log_images
+from ldm.models.diffusion.log_images import log_images
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.models.diffusion.timesteps import TimestepRule
 from ldm.modules.adam_bc import AdamBC
@@ -170,7 +170,7 @@ class LatentDiffusion(DDPM):
             adapters=adapters.on_network,
             condition_adapters=adapters.condition is not None,
         )
-        self.dp_config = with_copies(dp_config, DPDM_k)
+        self.dp_config = merge_dpdm_k(dp_config, DPDM_k)
         self.optimizer_config = dict(optimizer_config or {})
         self.private: PrivateTraining | None = None
         self._first_stage_from(first_stage_config)
@@ -224,7 +224,7 @@ class LatentDiffusion(DDPM):
     def load_lineage_state(
         self, state: Mapping[str, Tensor], ignore: Sequence[str] = (), source: str = "", absent: Sequence[str] = ()
     ) -> None:
-        state, fresh = own_state(self, state, source)
+        state, fresh = to_model_names(self, state, source)
         super().load_lineage_state(state, ignore, source, (*absent, *fresh))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -432,5 +432,5 @@ class LatentDiffusion(DDPM):
     def log_images(
         self, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
     ) -> dict[str, Tensor]:
-        """Pictures for the image logger; see `ldm.models.diffusion.pictures.log_images`."""
+        """Images for the image logger; see `ldm.models.diffusion.log_images.log_images`."""
         return log_images(self, batch, count, steps, private)

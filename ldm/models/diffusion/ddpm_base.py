@@ -15,12 +15,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ldm.checkpoint import load_weights, read_checkpoint
-from ldm.checkpoint_ema import ema_to_parameters
+from ldm.checkpoint import check_metadata, ema_to_parameters, inherited_privacy, load_weights, read_checkpoint
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
-from ldm.models.diffusion.compatibility import check_stated, inherited_privacy
 from ldm.models.diffusion.schedule import BUFFERS, diffusion_constants, elbo_weights
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
 from ldm.modules.ema import LitEma
@@ -172,7 +170,7 @@ class DDPM(pl.LightningModule):
         """
         checkpoint = read_checkpoint(path)
         state = dict(checkpoint["state_dict"])
-        check_stated(self, checkpoint, path)
+        check_metadata(self, checkpoint, path)
         self.start_privacy = inherited_privacy(checkpoint)
         absent: tuple[str, ...] = ()
         if only_model:
@@ -365,7 +363,7 @@ class DDPM(pl.LightningModule):
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch_rows(batch))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # a tick belongs to its step: at the end of the batch, callbacks would have saved and pictured an older average
+        # a tick belongs to its step: at the end of the batch, callbacks would have saved and drawn an older average
         super().optimizer_step(*args, **kwargs)
         self.average_weights()
 

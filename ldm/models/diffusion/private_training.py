@@ -144,5 +144,5 @@ def made_up_batch(model: Any, records: int) -> dict[str, Any] | None:
     if model.cond_stage_key == "class_label":
         return {**batch, "class_label": torch.zeros(records, dtype=torch.long, device=model.device)}
     if model.cond_stage_key == "caption":
-        return {**batch, "caption": ["picture"] * records}
+        return {**batch, "caption": ["image"] * records}
     return None

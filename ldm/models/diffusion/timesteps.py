@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ class TimestepRule:
 
     A table is ``{steps: [0, 500, 999], values: [1, 2, 4]}``: positive values at some timesteps, between which the
     logarithm runs linearly, constant beyond the ends. ``weights`` are brought to a mean of 1 under the ``sampling``
-    distribution, so that the size of the loss does not change with them; None means equal for all. The gradient norms of
-    public records by timestep are what such tables may be made of (scripts/gradient_norms.py); those of private records
-    would be a query of their own. Raises UserError for a table that is none.
+    distribution, so that the size of the loss does not change with them; None means equal for all. Such tables may be
+    made of the gradient norms of public records by timestep (scripts/gradient_norms.py); those of private records would
+    be a query of their own. Raises UserError for a table that is none.
     """
 
     def __init__(self, count: int, weights: Table | None = None, sampling: Table | None = None):
@@ -60,7 +61,7 @@ def read_table(name: str, table: Table, count: int) -> Tensor:
     steps, values = list(table.get("steps", ())), list(table.get("values", ()))
     if not steps or len(steps) != len(values):
         raise UserError(f"{name}: {len(steps)} steps and {len(values)} values; give as many of each, one at least")
-    if any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(steps)):
         raise UserError(f"{name}.steps must rise: {steps}")
     if any(not (isinstance(value, int | float) and 0 < value < math.inf) for value in values):
         raise UserError(f"{name}.values must be positive numbers: {values}")

@@ -23,7 +23,7 @@ class AdversarialLoss(nn.Module):
     the ratio of the two gradients' norms at the decoder's last layer (at most 1e4).
 
     `disc_factor: 0` trains without the discriminator (its tensors stay, for the checkpoint's sake).
-    `disc_conditional` joins `cond` to the pictures' channels, which `disc_in_channels` must count. `vgg_weights` names
+    `disc_conditional` joins `cond` to the images' channels, which `disc_in_channels` must count. `vgg_weights` names
     torchvision's VGG16 file when it is not in the usual place (see `ldm.modules.losses.lpips`). Raises UserError for
     an unknown `disc_loss`.
     """

@@ -69,7 +69,7 @@ class LPIPSWithDiscriminator(AdversarialLoss):
     ) -> Logged:
         """Loss (scalar) and numbers to log as "split/name": generator's (optimizer_idx 0) or discriminator's (1).
 
-        Pictures (B,C,H,W) in [-1,1]. `last_layer` is the decoder's last weight, `weights` broadcasts against the
+        Images (B,C,H,W) in [-1,1]. `last_layer` is the decoder's last weight, `weights` broadcasts against the
         pixel errors.
         """
         factor = self.factor_at(global_step)

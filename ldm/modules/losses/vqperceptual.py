@@ -79,7 +79,7 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
     ) -> Logged:
         """Loss (scalar) and numbers to log as "split/name": generator's (optimizer_idx 0) or discriminator's (1).
 
-        Pictures (B,C,H,W) in [-1,1]. `codebook_loss` comes from the quantiser, as do the codes `predicted_indices`
+        Images (B,C,H,W) in [-1,1]. `codebook_loss` comes from the quantiser, as do the codes `predicted_indices`
         (any shape). `last_layer` is the decoder's last weight.
         """
         factor = self.factor_at(global_step)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.privacy.event import number, whole
 from ldm.privacy.statistics.query import Release, chunks, clipped
+from ldm.privacy.validate import number, whole
 
 
 @dataclass(frozen=True)

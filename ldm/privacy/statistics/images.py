@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.privacy.event import number, whole
 from ldm.privacy.statistics.query import Release, chunks, clipped
+from ldm.privacy.validate import number, whole
 
 
 @dataclass(frozen=True)

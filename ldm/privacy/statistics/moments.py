@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.privacy.event import number, whole
 from ldm.privacy.statistics.frame import Frame
 from ldm.privacy.statistics.query import chunks, clipped
+from ldm.privacy.validate import number, whole
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, RELATIONS, REPLACE_ONE, SamplingEvent, number, one_of
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, RELATIONS, REPLACE_ONE, SamplingEvent
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.randomness import STATISTICS
+from ldm.privacy.validate import number, one_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,420 @@
+"""The SLURM jobs of the DP-LoRA study, rendered from one table of experiments.
+
+Usage: python jobs/make_jobs.py --write
+
+A job is a short shell script: its limits, what it needs, and the commands that a person would type. File names, run
+folders, sample files and statistics all come from the experiment's row, so that fine-tuning, sampling and scoring of
+one experiment cannot disagree. Limits in hours are those of the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm.cli import ArgumentParser, run
+from ldm.errors import UserError
+
+CONFIGS = "dp_lora/reproducibility_experiments"
+HANDWRITTEN = ("common.sh", "make_jobs.py", "submit.sh")
+
+CIN256 = "dp_lora/models/ldm/cin256/model.ckpt"
+CIN256_V2 = "models/ldm/cin256-v2/model.ckpt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One script: its path below ``jobs/``, what it does, hours, shell lines; jobs it waits for; other names of it."""
+
+    path: str
+    about: str
+    hours: int
+    lines: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).stem
+
+    def text(self) -> str:
+        """The script, to be submitted from anywhere in the repository or run with bash."""
+        after = [f"# After: {' '.join(f'jobs/{path}' for path in self.after)}"] if self.after else []
+        head = (
+            "#!/bin/bash",
+            f"#SBATCH --job-name={self.name}",
+            "#SBATCH --partition=gpu_mig",
+            "#SBATCH --gpus=1",
+            "#SBATCH --cpus-per-task=8",
+            f"#SBATCH --time={self.hours}:00:00",
+            f"# {self.about}",
+            *after,
+            "# Written by jobs/make_jobs.py from the table in jobs/make_jobs.py; docs/dp-lora.md lists the variables.",
+            'cd "${REPOSITORY:-$(git rev-parse --show-toplevel)}"',
+            "source jobs/common.sh",
+        )
+        return "\n".join([*head, "", *self.lines, ""])
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """One fine-tuning experiment: YAML and run folder, the public model it starts from, and what to sample from it."""
+
+    config: str  # below CONFIGS, without .yaml
+    job: str  # below jobs/, without .job
+    logs: str  # below $LOGS
+    start: str
+    hours: int = 4
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def stem(self) -> str:
+        return self.config.rpartition("/")[2]
+
+    @property
+    def yaml(self) -> str:
+        return f"{CONFIGS}/{self.config}.yaml"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Samples of a fine-tuned model and their score: jobs ``sampling`` and ``fid``, file ``output`` below $OUTPUT."""
+
+    of: FineTune
+    sampling: str
+    fid: str
+    output: str
+    statistics: str  # of the real images, below $OUTPUT
+    statistics_job: str
+    count: int
+    classes: tuple[int, ...] = ()
+    hours: int = 8
+    sampling_aliases: tuple[str, ...] = ()
+    fid_aliases: tuple[str, ...] = ()
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+AUTOENCODERS = ("autoencoder_kl_emnist32_4x4x3", "autoencoder_kl_imagenet32", "autoencoder_kl_imagenet64_32x32x3")
+LATENT_DIFFUSION = {  # the autoencoder each is trained over
+    "emnist32-conditional": "autoencoder_kl_emnist32_4x4x3",
+    "imagenet32-conditional": "autoencoder_kl_imagenet32",
+    "imagenet32-unconditional": "autoencoder_kl_imagenet32",
+    "imagenet64-unconditional": "autoencoder_kl_imagenet64_32x32x3",
+}
+#: The study's own experiments on CelebA-HQ, over cin256. Two of them have a second name in the study.
+BACKUP = (
+    "celebahq_eps1", "celebahq_eps5", "celebahq_eps10",
+    "celebahq_eps10_C_big", "celebahq_eps10_C_small",
+    "celebahq_eps10_batch_4", "celebahq_eps10_batch_16", "celebahq_eps10_batch_32",
+    "celebahq_eps10_k1", "celebahq_eps10_k4", "celebahq_eps10_k8", "celebahq_eps10_r16", "celebahq_eps10_r32",
+    "celebahq_eps10_linear_rank", "celebahq_eps10_cosine_rank", "celebahq_no_dp_baseline",
+    "chq_eps10_qkvonly", "chq_eps10_projonly",
+)  # fmt: skip
+SECOND_NAMES = {
+    "celebahq_eps10_batch_4": "celebahq_eps10_batch_small",
+    "celebahq_eps10_batch_32": "celebahq_eps10_batch_big",
+}
+_CELEBA = ("eps1", "eps5", "{eps10}", "eps10-onlyproj", "eps10-onlyqkv", "eps10-rank8", "eps10-rank32", "eps10-rank64")
+#: Names of the middle experiment (epsilon 10, rank 16, both targets) of the two CelebA sizes.
+MIDDLE = {32: "eps10-k2", 64: "eps10"}
+
+
+def fine_tunes() -> dict[str, FineTune]:
+    """Every fine-tuning experiment by its config's name below CONFIGS."""
+    found = []
+    for size, public in ((32, "imagenet32-unconditional"), (64, "imagenet64-unconditional")):
+        for suffix in _CELEBA:
+            name = f"celeba{size}-dp-{suffix.format(eps10=MIDDLE[size])}"
+            found.append(FineTune(f"finetuning/{name}", f"finetuning/{name}", f"finetuning/celeba{size}", public))
+    for epsilon in (1, 5, 10):
+        for name, logs, public, hours in (
+            (f"celebahq_class_eps{epsilon}", "celebahq", CIN256_V2, 4),
+            (f"mnist32-class-dp-eps{epsilon}", "mnist", "emnist32-conditional", 12),
+            (f"cifar10-cond-dp-eps{epsilon}", "cifar10", "imagenet32-conditional", 4),
+        ):
+            found.append(FineTune(f"finetuning/{name}", f"finetuning/{name}", f"finetuning/{logs}", public, hours))
+    for name in BACKUP:
+        aliases = [f"backup/finetuning/{other}" for other in _names(name) if other != f"ft_{name}"]
+        config = f"backup/{name.replace('_', '-')}"
+        found.append(FineTune(config, f"backup/finetuning/ft_{name}", "backup/celebahq", CIN256, 12, tuple(aliases)))
+    return {one.config: one for one in found}
+
+
+def samplings() -> list[Sampling]:
+    """Every experiment that is sampled and scored: the study's own, then the tables of the paper."""
+    tuned = fine_tunes()
+    found = [
+        Sampling(
+            tuned[f"backup/{name.replace('_', '-')}"],
+            f"backup/sampling/{name}",
+            f"backup/fid/{name}",
+            f"backup/{name}",
+            "backup/celebahq_train_stats_256.npz",
+            "backup/fid/compute_celebahq_stats.job",
+            count=50_000,
+            classes=(0, 1),
+            sampling_aliases=tuple(f"backup/sampling/{other}" for other in _names(name) if other != name),
+            fid_aliases=tuple(f"backup/fid/{other}" for other in _names(name) if other != name),
+        )
+        for name in BACKUP
+    ]
+
+    def table(number: int, data: str, what: str, config: str, count: int, hours: int = 8) -> None:
+        hq = data == "celebahq"
+        statistics = "table6/celebahq_train_stats_256" if hq else f"celeba_train_stats_{data.removeprefix('celeba')}"
+        found.append(
+            Sampling(
+                tuned[f"finetuning/{config}"],
+                f"sampling/table{number}/{data}-{what}-sampling",
+                f"fid/table{number}/{data}-{what}-fid",
+                f"table{number}/{data}_{what.replace('-', '_')}",
+                f"{statistics}.npz",
+                "fid/table6/compute_celebahq_stats.job" if hq else "fid/table1/compute_celeba_stats.job",
+                count=count,
+                classes=(0, 1) if hq else (),
+                hours=hours,
+            )
+        )
+
+    for size, middle in MIDDLE.items():
+        data, dp = f"celeba{size}", f"celeba{size}-dp"
+        for what, suffix in (("onlyqkv", "eps10-onlyqkv"), ("onlyproj", "eps10-onlyproj"), ("qkv-proj", middle)):
+            table(1, data, what, f"{dp}-{suffix}", 60_000, hours=4)
+        for what, suffix in (("eps1", "eps1"), ("eps5", "eps5"), ("eps10", middle)):
+            table(9, data, what, f"{dp}-{suffix}", 60_000)
+        for rank, suffix in ((8, "eps10-rank8"), (16, middle), (32, "eps10-rank32"), (64, "eps10-rank64")):
+            table(12, data, f"r{rank}", f"{dp}-{suffix}", 60_000)
+    for epsilon in (1, 5, 10):
+        table(6, "celebahq", f"eps{epsilon}", f"celebahq_class_eps{epsilon}", 50_000)
+        table(9, "celebahq", f"eps{epsilon}", f"celebahq_class_eps{epsilon}", 60_000)
+    return found
+
+
+def _names(name: str) -> list[str]:
+    """All names of one of the study's own experiments, with and without the ``ft_`` of its fine-tuning job."""
+    plain = [name, SECOND_NAMES[name]] if name in SECOND_NAMES else [name]
+    return [prefix + one for one in plain for prefix in ("", "ft_")]
+
+
+# --- the scripts ----------------------------------------------------------------------------------------------------
+
+TRAIN = "-t --gpus 0,"
+
+
+def all_jobs() -> Iterator[Job]:
+    """Every script below ``jobs/``."""
+    yield from _setup_jobs()
+    for name in AUTOENCODERS:
+        train = f"run main.py --base {CONFIGS}/autoencoder/{name}.yaml {TRAIN} \\", '    -l "$LOGS/autoencoder" "$@"'
+        yield Job(f"autoencoder/{name}.job", "Pre-train a public autoencoder.", 4, train)
+    for name, autoencoder in LATENT_DIFFUSION.items():
+        yield Job(
+            f"latent-diffusion/{name}.job",
+            "Pre-train a public latent diffusion model. AUTOENCODER: checkpoint of the autoencoder.",
+            4,
+            (
+                _newest("AUTOENCODER", "autoencoder", autoencoder),
+                f"run main.py --base {CONFIGS}/latent-diffusion/{name}.yaml {TRAIN} \\",
+                '    -l "$LOGS/latent-diffusion" model.params.first_stage_config.params.ckpt_path="$AUTOENCODER" "$@"',
+            ),
+        )
+    for one in fine_tunes().values():
+        yield _fine_tuning_job(one)
+    for sampling in samplings():
+        yield _sampling_job(sampling)
+        yield _fid_job(sampling)
+    yield from _statistics_jobs()
+
+
+def _fine_tuning_job(one: FineTune) -> Job:
+    released = one.start.endswith(".ckpt")
+    start = (
+        (f"PRETRAINED=${{PRETRAINED:-{one.start}}}",)
+        if released
+        else (_newest("PRETRAINED", "latent-diffusion", one.start),)
+    )
+    fetch = ('need "$PRETRAINED" "docs/dp-lora.md says where it comes from"',) if released else ()
+    return Job(
+        f"{one.job}.job",
+        "Fine-tune on private images. PRETRAINED: the public checkpoint; YAML: the configuration.",
+        one.hours,
+        (
+            *start,
+            f"YAML=${{YAML:-{one.yaml}}}",
+            *fetch,
+            f'run main.py --base "$YAML" {TRAIN} --accelerator gpu -l "$LOGS/{one.logs}" \\',
+            '    model.params.ckpt_path="$PRETRAINED" "$@"',
+        ),
+        aliases=tuple(f"{alias}.job" for alias in one.aliases),
+    )
+
+
+def _sampling_job(one: Sampling) -> Job:
+    verb, batch = ("conditional_sampling.py", 200) if one.classes else ("unconditional_sampling.py", 300)
+    classes = f" --classes {' '.join(map(str, one.classes))} --decoder_batch_size 25" if one.classes else ""
+    return Job(
+        f"{one.sampling}.job",
+        "Sample a fine-tuned model. CKPT: its checkpoint; SAMPLES: how many; YAML: if not the run's own.",
+        one.hours,
+        (
+            _newest("CKPT", one.of.logs, one.of.stem),
+            f'YAML="${{YAML:-$(yaml_of "$CKPT" {one.of.yaml})}}"',
+            f'run sampling/{verb} --yaml "$YAML" --ckpt "$CKPT" \\',
+            f'    --output "$OUTPUT/{one.output}.pt" \\',
+            f'    --num_samples "${{SAMPLES:-{one.count}}}" --batch_size {batch}{classes} "$@"',
+        ),
+        after=(f"{one.of.job}.job",),
+        aliases=tuple(f"{alias}.job" for alias in one.sampling_aliases),
+    )
+
+
+def _fid_job(one: Sampling) -> Job:
+    return Job(
+        f"{one.fid}.job",
+        "Score samples against the real training images. Arguments go to fid/compute_samples_stats.py.",
+        1,
+        (
+            f'need "$OUTPUT/{one.output}.pt" "jobs/{one.sampling}.job writes it"',
+            f'need "$OUTPUT/{one.statistics}" "jobs/{one.statistics_job} writes it"',
+            f'run fid/compute_samples_stats.py --samples "$OUTPUT/{one.output}.pt" \\',
+            f'    --output "$OUTPUT/{one.output}_stats.npz" "$@"',
+            f'run fid/compute_fid.py --path1 "$OUTPUT/{one.statistics}" \\',
+            f'    --path2 "$OUTPUT/{one.output}_stats.npz"',
+        ),
+        after=(f"{one.sampling}.job", one.statistics_job),
+        aliases=tuple(f"{alias}.job" for alias in one.fid_aliases),
+    )
+
+
+def _statistics_jobs() -> Iterator[Job]:
+    celebahq = "ldm.data.celebahq.CelebAHQ", "split:train size:256"
+    for folder, output in (("backup/fid", "backup"), ("fid/table6", "table6")):
+        yield Job(
+            f"{folder}/compute_celebahq_stats.job",
+            "Statistics of the 256x256 CelebA-HQ training images; kept when they are there already.",
+            12,
+            _statistics(*celebahq, f"{output}/celebahq_train_stats_256.npz"),
+        )
+    lines = [
+        line
+        for size in (32, 64)
+        for line in _statistics("ldm.data.celeba.CelebATrain", f"size:{size}", f"celeba_train_stats_{size}.npz")
+    ]
+    about = "Statistics of the CelebA training images at both sizes; kept when they are there already."
+    yield Job("fid/table1/compute_celeba_stats.job", about, 12, tuple(lines))
+
+
+def _statistics(dataset: str, settings: str, output: str) -> tuple[str, ...]:
+    return (
+        f'[ -f "$OUTPUT/{output}" ] || run fid/compute_dataset_stats.py --dataset {dataset} \\',
+        f'    --args {settings} --num_workers 6 --output "$OUTPUT/{output}" "$@"',
+    )
+
+
+def _setup_jobs() -> Iterator[Job]:
+    yield Job("install_env.job", "Make the environment.", 4, ('[ -n "$DRY_RUN" ] || bash dp_lora/setup_env.sh',))
+    yield Job(
+        "extract_celeba_hq.job",
+        "Fetch and unpack CelebA-HQ into ~/.cache/CelebAHQ; --root FOLDER chooses another place.",
+        12,
+        ('run scripts/extract_celeba_hq.py "$@"',),
+    )
+    models = ["latent-diffusion emnist32-conditional"]
+    models += [f"finetuning/mnist mnist32-class-dp-eps{epsilon}" for epsilon in (1, 5, 10)]
+    yield Job(
+        "count_params_mnist.job",
+        "Count the parameters of the EMNIST model and of what was fine-tuned from it; absent ones are left out.",
+        1,
+        (
+            *(f"models[{index}]='{model}'" for index, model in enumerate(models)),
+            'for model in "${models[@]}"; do',
+            '    if checkpoint=$(newest_run "$LOGS/${model% *}" "${model#* }" 2> /dev/null); then',
+            '        run scripts/count_parameters.py --ckpt "$checkpoint"',
+            "    else",
+            '        echo "left out: there is no run of ${model#* }"',
+            "    fi",
+            "done",
+        ),
+    )
+
+
+def _newest(variable: str, folder: str, name: str) -> str:
+    return f'{variable}="${{{variable}:-$(newest_run "$LOGS/{folder}" {name} {variable})}}"'
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def files() -> dict[str, str | Path]:
+    """What belongs below ``jobs/``: path to the text of a script, or to the `Path` that a link of it points to."""
+    found: dict[str, str | Path] = {}
+    for job in all_jobs():
+        for path in (job.path, *job.aliases):
+            if path in found:
+                raise ValueError(f"two jobs are called {path}")
+        found[job.path] = job.text()
+        for alias in job.aliases:  # an alias stands in the same folder
+            found[alias] = Path(Path(job.path).name)
+    return found
+
+
+def differences(folder: Path, wanted: Mapping[str, str | Path] | None = None) -> list[str]:
+    """One line for every file below ``folder`` that is missing, superfluous or not as the table has it."""
+    expected = dict(files() if wanted is None else wanted)
+    found = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    present = {str(path.relative_to(folder)) for path in found if "__pycache__" not in path.parts}
+    lines = [f"{path}: is not in the table" for path in sorted(present - set(expected) - set(HANDWRITTEN))]
+    for path, content in expected.items():
+        if path not in present:
+            lines.append(f"{path}: is missing")
+        elif _read(folder / path) != content:
+            lines.append(f"{path}: differs from the table")
+    return lines
+
+
+def write(folder: Path) -> int:
+    """Make ``folder`` hold exactly the table's files and the handwritten ones; returns how many changed."""
+    wanted = files()
+    changed = 0
+    for line in differences(folder, wanted):
+        path = folder / line.partition(":")[0]
+        path.unlink(missing_ok=True)
+        changed += 1
+        content = wanted.get(str(path.relative_to(folder)))
+        if content is None:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            path.symlink_to(content)
+        else:
+            path.write_text(content)
+            path.chmod(0o755)
+    return changed
+
+
+def _read(path: Path) -> str | Path:
+    return path.readlink() if path.is_symlink() else path.read_text()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the files, or check them. Raises UserError when a file differs from the table."""
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--write", action="store_true", help="write what differs, remove what is not in the table")
+    what.add_argument("--check", action="store_true", help="change nothing; exit code 2 when a file differs")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
+    args = parser.parse_args(argv)
+    if args.write:
+        print(f"{args.folder}: {write(args.folder)} of {len(files())} files changed")
+        return
+    lines = differences(args.folder)
+    if lines:
+        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+        raise UserError(f"{args.folder}/{lines[0]}{more}; type python jobs/make_jobs.py --write")
+    print(f"{args.folder}: {len(files())} files as the table has them")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,30 @@
+"""Checkpoint files: read without running them, loaded strictly, written as a whole."""
+
+from __future__ import annotations
+
+from ldm.checkpoint.ema import ema_to_parameters, split_ema
+from ldm.checkpoint.export import export_checkpoint
+from ldm.checkpoint.io import (
+    PICKLED_SUFFIXES,
+    SUFFIXES,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+    save_safetensors,
+)
+from ldm.checkpoint.metadata import check_metadata, checkpoint_metadata, inherited_privacy
+
+__all__ = [
+    "PICKLED_SUFFIXES",
+    "SUFFIXES",
+    "check_metadata",
+    "checkpoint_metadata",
+    "ema_to_parameters",
+    "export_checkpoint",
+    "inherited_privacy",
+    "load_weights",
+    "read_checkpoint",
+    "save_checkpoint",
+    "save_safetensors",
+    "split_ema",
+]

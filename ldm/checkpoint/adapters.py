@@ -1,0 +1,282 @@
+"""Files with adapters: small ones that hold nothing else, merged ones without any, and other naming styles."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoint.export import sampling_state
+from ldm.checkpoint.io import load_weights, read_checkpoint, save_checkpoint, save_safetensors
+from ldm.checkpoint.lora_names import (
+    DOWN,
+    Scale,
+    default_scale,
+    layers_of,
+    merged,
+    rescaled,
+    stated_scale,
+    style_of,
+    to_plain,
+    to_style,
+    with_rank,
+)
+from ldm.checkpoint.metadata import checkpoint_metadata
+from ldm.errors import UserError
+from ldm.modules.lora import LoRAConfig, adapters, is_adapter_name
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "adapter.safetensors"
+CARRIED_METADATA = ("model_config", "privacy", "start_privacy")
+OPTIONS = ("use_lora", "use_model_lora", "use_cond_lora")
+
+
+@dataclass(frozen=True)
+class AdaptedFile:
+    """A checkpoint with adapters under plain names: its tensors, the scaling of its adapters, what else it says."""
+
+    path: str
+    state: dict[str, Tensor]
+    style: str | None
+    scale: Scale
+    memory: dict[str, Any]
+    base: str | None = None  # fingerprint of the weights that the adapters stand beside, in a file of adapters only
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The model's parameters as the file states them; empty when it does not."""
+        return dict((self.memory.get("model_config") or {}).get("params") or {})
+
+    def require_adapters(self) -> dict[str, int]:
+        """Rank by layer. Raises UserError when there are none."""
+        layers = layers_of(self.state)
+        if not layers:
+            raise UserError(f"{self.path}: has no adapters")
+        return layers
+
+
+def read_adapted(path: str | Path, alpha: float | None = None) -> AdaptedFile:
+    """Read a checkpoint of any naming style.
+
+    The scaling is ``alpha`` / r when alpha is given; otherwise what the file states, else DP-LoRA's 1 or, under
+    loralib's names, 1 / r. Raises UserError for a file in plain names that states none.
+    """
+    content = read_checkpoint(path)
+    style = style_of(content["state_dict"])
+    state = to_plain(content["state_dict"])
+    memory = {key: checkpoint_metadata(content, key) for key in CARRIED_METADATA}
+    memory = {key: value for key, value in memory.items() if value}
+    facts = checkpoint_metadata(content, "lora") or {}
+    params = (memory.get("model_config") or {}).get("params") or {}
+    stated = None if style == "loralib" or (style == "peft" and params.get("use_lora")) else stated_scale(params)
+    scale: Scale
+    if alpha is not None:
+        scale = lambda layer, rank: LoRAConfig(alpha=alpha).scale(rank)  # noqa: E731
+    elif facts:
+        scale = lambda layer, rank: float(facts["scaling"][layer])  # noqa: E731
+    elif stated is not None:
+        scale = stated
+    elif style == "plain":
+        raise UserError(
+            f"{path}: does not say how its adapters are scaled; type --alpha (the rank, for a scaling of 1)"
+        )
+    else:
+        scale = default_scale(style)
+    return AdaptedFile(str(path), state, style, scale, memory, facts.get("base"))
+
+
+def export_adapter(source: str | Path, target: str | Path, ema: bool = True, alpha: float | None = None) -> int:
+    """Write what a LoRA run trained, and nothing else, as ``.safetensors``; returns the number of values.
+
+    Averages stand in for raw values unless ``ema`` is off. The metadata hold the model's configuration, plan and
+    ledger of a private run, scaling of each adapter, and a fingerprint of the weights that it belongs beside.
+    """
+    file = read_adapted(source, alpha)
+    layers = file.require_adapters()
+    state = sampling_state(file.state, ema)
+    kept = {key: value for key, value in state.items() if is_adapter_name(key)}
+    if _trains_condition(file.params):
+        kept.update({key: value for key, value in state.items() if key.startswith("cond_stage_model.")})
+    if _says(file.params, "learn_logvar") and "logvar" in state:
+        kept["logvar"] = state["logvar"]
+    facts = {"scaling": {layer: file.scale(layer, rank) for layer, rank in layers.items()}}
+    return _write(kept, target, file.memory, {**facts, "base": fingerprint(state, layers)})
+
+
+def export_adapter_next_to(checkpoint: Path) -> None:
+    """Write what a LoRA run trained beside its last checkpoint, if it got as far as writing one."""
+    if checkpoint.exists():
+        count = export_adapter(checkpoint, checkpoint.with_name(FILE_NAME))
+        logger.info("%s: %s trained values", checkpoint.with_name(FILE_NAME), f"{count:,}")
+
+
+def merge_checkpoint(
+    source: str | Path,
+    target: str | Path,
+    base: str | Path | None = None,
+    ema: bool = True,
+    alpha: float | None = None,
+) -> int:
+    """Write a plain network that computes what the adapted one does; returns the number of values.
+
+    ``base`` is the model that a file of adapters alone belongs to; of its raw and averaged weights those are taken
+    that the adapters were trained beside. Raises UserError for another base.
+    """
+    file = read_adapted(source, alpha)
+    layers = file.require_adapters()
+    state = sampling_state(file.state, ema)
+    if base is not None:
+        state = {**_base_state(base, file, layers), **state}
+    elif f"{next(iter(layers))}.weight" not in state:
+        raise UserError(f"{source}: holds adapters only; type --base and the checkpoint that they were trained from")
+    memory = {**file.memory}
+    if "model_config" in memory:
+        memory["model_config"] = _without_adapters(memory["model_config"])
+    return _write(merged(state, file.scale), target, memory)
+
+
+def convert_checkpoint(
+    source: str | Path,
+    target: str | Path,
+    style: str,
+    adapt_rank: int | None = None,
+    alpha: float | None = None,
+) -> int:
+    """Write the same network under the names of another style; returns the number of values.
+
+    Values follow the style's scaling: 1 for ``peft``, 1 / r for ``loralib``, what the configuration states for
+    ``plain``. ``adapt_rank`` adds zeros to the adapters or, which changes the network, cuts their last directions off.
+    Without adapters, plain weights get the names that the style's networks look for.
+    """
+    file = read_adapted(source, alpha)
+    layers = layers_of(file.state)
+    if adapt_rank is not None and adapt_rank < 1:
+        raise UserError(f"--adapt-rank {adapt_rank}: give a whole number of at least 1")
+    config = copy.deepcopy(file.memory.get("model_config"))
+    if config and style == "peft":  # readers of such files take the scaling from the configuration
+        for option in ("model_lora_alpha", "model_lora_scaling"):
+            config["params"].pop(option, None)
+    wanted = default_scale(style) if style != "plain" else stated_scale(file.params) or default_scale(None)
+    new = {layer: adapt_rank or rank for layer, rank in layers.items()}
+    scaling = {layer: wanted(layer, rank) for layer, rank in new.items()}
+    state = rescaled(file.state, lambda layer, rank: file.scale(layer, rank) / scaling[layer])
+    if adapt_rank is not None:
+        file.require_adapters()
+        state = with_rank(state, adapt_rank)
+        _state_rank(config, adapt_rank)
+    memory = {**file.memory, **({"model_config": config} if config else {})}
+    facts = {"scaling": scaling, "base": file.base} if layers else None
+    return _write(to_style(state, style), target, memory, facts)
+
+
+@torch.no_grad()
+def load_adapter(model: Any, path: str | Path, adapt_rank: bool = False) -> None:
+    """Put the adapters of a file, and the condition stage if it has one, onto a model with such adapters.
+
+    Averages restart from what is loaded. Raises UserError for other layers, for another rank unless ``adapt_rank``
+    (fewer directions are added to by the model's own, more are cut), and for weights that they were not trained beside.
+    """
+    file = read_adapted(path)
+    theirs = file.require_adapters()
+    ours = dict(adapters(model))
+    if set(ours) != set(theirs):
+        odd = sorted(set(ours) ^ set(theirs))[0]
+        raise UserError(
+            f"{path}: has adapters on {len(theirs)} layers, the model on {len(ours)} ({odd} is in one only); give the "
+            "model the same targets"
+        )
+    if file.base not in (None, fingerprint(model.state_dict(), theirs)):
+        raise UserError(f"{path}: its adapters were trained beside other weights than the model has; load their base")
+    state = rescaled(file.state, lambda layer, rank: file.scale(layer, rank) / ours[layer].scaling)
+    different = [layer for layer, rank in theirs.items() if rank != ours[layer].rank]
+    if different and not adapt_rank:
+        raise UserError(
+            f"{path}: the adapter of {different[0]} has rank {theirs[different[0]]} in the file and "
+            f"{ours[different[0]].rank} in the model; set model_lora_r, or ask for the change (adapt_rank)"
+        )
+    state = with_rank(state, {layer: ours[layer].rank for layer in different})
+    for layer in different:  # a direction that is zero on both sides could never be trained
+        state[layer + DOWN][theirs[layer] :] = ours[layer].lora_A.weight[theirs[layer] :]
+    load_weights(model, state, allow_missing=("",), source=str(path))
+    model.start_privacy = file.memory.get("privacy") or file.memory.get("start_privacy") or model.start_privacy
+    if model.use_ema:
+        model.model_ema.reset(model.model)
+
+
+def fingerprint(state: Mapping[str, Tensor], layers: Iterable[str]) -> str:
+    """A digest of the base weights of adapted layers, by which adapters know where they belong."""
+    digest = hashlib.sha256()
+    for layer in sorted(layers):
+        weight = state.get(f"{layer}.weight")
+        if weight is None:
+            return ""
+        digest.update(f"{layer}{tuple(weight.shape)}".encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _base_state(base: str | Path, file: AdaptedFile, layers: Mapping[str, int]) -> dict[str, Tensor]:
+    content = to_plain(read_checkpoint(base)["state_dict"])
+    if layers_of(content):
+        raise UserError(f"{base}: has adapters itself; --base is the checkpoint that the adapters were trained from")
+    for averaged in (True, False):
+        state = sampling_state(content, averaged)
+        if file.base is None or fingerprint(state, layers) == file.base:
+            return state
+    raise UserError(f"{base}: is not the model that the adapters of {file.path} were trained from")
+
+
+def _write(
+    state: Mapping[str, Tensor], target: str | Path, memory: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+) -> int:
+    said = {**memory, **({"lora": dict(facts)} if facts else {})}
+    if Path(target).suffix == ".safetensors":
+        save_safetensors(state, target, {key: json.dumps(value) for key, value in said.items()})
+    else:
+        save_checkpoint({"state_dict": dict(state), **said}, target)
+    return sum(value.numel() for value in state.values())
+
+
+def _says(params: Mapping[str, Any], option: str) -> bool:
+    return bool(params.get(option, False))
+
+
+def _trains_condition(params: Mapping[str, Any]) -> bool:
+    """Whether a run with these parameters trains the whole condition stage; a file that says nothing may have."""
+    if not params:
+        return True
+    if _says(params, "use_cond_lora"):
+        return False
+    trainable = _says(params, "cond_stage_trainable") and not _says(params, "train_attention_only")
+    return _says(params, "train_condition_only") or trainable
+
+
+def _without_adapters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's configuration with its adapter options taken out."""
+    plain = copy.deepcopy(dict(config))
+    params = plain.get("params") or {}
+    for option in list(params):
+        if option in OPTIONS or option.startswith(("model_lora_", "cond_lora_")):
+            del params[option]
+    ((params.get("unet_config") or {}).get("params") or {}).pop("lora_rank", None)
+    return plain
+
+
+def _state_rank(config: dict[str, Any] | None, rank: int) -> None:
+    """Write another rank into a model's configuration."""
+    params = (config or {}).get("params") or {}
+    params.pop("model_lora_rank_schedule", None)
+    for switch, option in (("use_model_lora", "model_lora_r"), ("use_cond_lora", "cond_lora_r")):
+        if params.get(switch):
+            params[option] = rank
+    if params.get("use_lora"):
+        params["unet_config"]["params"]["lora_rank"] = rank

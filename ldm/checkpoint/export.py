@@ -1,0 +1,49 @@
+"""A trained run as one small file: averaged weights in place of the raw ones, and nothing that only training needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ldm.checkpoint.ema import COUNTERS, split_ema
+from ldm.checkpoint.io import read_checkpoint, save_safetensors
+from ldm.checkpoint.metadata import checkpoint_metadata
+from ldm.errors import UserError
+
+TRAINING_ONLY = ("first_stage_model.loss.", "loss.")
+
+
+def sampling_state(state: Mapping[str, Tensor], ema: bool = True) -> dict[str, Tensor]:
+    """The tensors that sampling needs, with the averaged network weights (if any) under the plain names."""
+    weights, averages = split_ema(state)
+    names = {name.removeprefix("model.").replace(".", ""): name for name in weights if name.startswith("model.")}
+    if ema:
+        for key, value in averages.items():
+            if key in COUNTERS:
+                continue
+            if key not in names:
+                raise UserError(f"the averaged weight {key!r} belongs to no network weight of this checkpoint")
+            weights[names[key]] = value
+    return {name: value.contiguous() for name, value in weights.items() if not name.startswith(TRAINING_ONLY)}
+
+
+def export_checkpoint(source: str | Path, target: str | Path, ema: bool = True, note: str = "") -> int:
+    """Write ``target`` (.safetensors) from a Lightning checkpoint; returns the number of values in it.
+
+    The model's configuration travels in the metadata, and the plan and ledger of a private run too, so that its
+    claim is not lost. Raises UserError for files that are no checkpoints.
+    """
+    if Path(target).suffix != ".safetensors":
+        raise UserError(f"{target}: exported weights are .safetensors; end the name in that")
+    content: dict[str, Any] = read_checkpoint(source)
+    state = sampling_state(content["state_dict"], ema)
+    memories = {key: checkpoint_metadata(content, key) for key in ("model_config", "privacy", "start_privacy")}
+    metadata = {key: json.dumps(value) for key, value in memories.items() if value}
+    if note:
+        metadata["made_by"] = note
+    save_safetensors(state, target, metadata)
+    return sum(value.numel() for value in state.values())

@@ -1,0 +1,62 @@
+"""What a checkpoint says about itself beside its weights, and whether that fits a configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ldm.checkpoint.lora_names import stated_scale, style_of
+from ldm.errors import UserError
+from ldm.modules.lora import adapters
+
+HEAD_KEYS = ("num_heads", "num_head_channels", "num_heads_upsample", "legacy", "use_new_attention_order")
+
+
+def checkpoint_metadata(checkpoint: Mapping[str, Any], key: str) -> Any:
+    """What a checkpoint carries beside its weights, from a Lightning file or from safetensors metadata; or None."""
+    if key in checkpoint:
+        return checkpoint[key]
+    text = checkpoint.get("metadata", {}).get(key)
+    return json.loads(text) if text else None
+
+
+def inherited_privacy(checkpoint: Mapping[str, Any]) -> Any:
+    """Plan and ledger of the private run that a checkpoint comes from, be it by way of public training; or None."""
+    return checkpoint_metadata(checkpoint, "privacy") or checkpoint_metadata(checkpoint, "start_privacy")
+
+
+def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:
+    """Refuse a head count other than the checkpoint's: tensor shapes would agree and the function would not.
+
+    ``ours`` are the network's parameters, ``stored`` the model configuration that the checkpoint carries, if any.
+    """
+    if not isinstance(stored, Mapping):
+        return
+    theirs = (stored.get("params", {}).get("unet_config") or {}).get("params")
+    if not isinstance(theirs, Mapping):
+        return
+    for key in HEAD_KEYS:
+        if ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"{source}: was trained with unet {key}={theirs.get(key)}, the config says {ours.get(key)}; "
+                "the shapes agree but the results would not: use the checkpoint's value"
+            )
+
+
+def check_metadata(model: Any, checkpoint: Mapping[str, Any], source: Any) -> None:
+    """Refuse a checkpoint whose own words contradict the model where shapes cannot: heads, and scaling of adapters."""
+    config = checkpoint_metadata(checkpoint, "model_config")
+    check_heads(model.unet_params, config, source)
+    facts = checkpoint_metadata(checkpoint, "lora") or {}
+    stated = stated_scale(config.get("params") or {}) if isinstance(config, Mapping) else None
+    if style_of(checkpoint["state_dict"]) != "plain" or not (facts or stated):
+        return  # the scaling of other styles goes by convention
+    scaling = facts.get("scaling") or {}
+    for name, layer in adapters(model):
+        theirs = scaling.get(name, layer.scaling) if scaling or stated is None else stated(name, layer.rank)
+        if abs(theirs - layer.scaling) > 1e-6 * abs(theirs):
+            raise UserError(
+                f"{source}: the adapter of {name} was trained with a scaling of {theirs:g}, the config gives "
+                f"{layer.scaling:g}; set model_lora_alpha and model_lora_scaling to those of the checkpoint"
+            )

@@ -1,0 +1,1 @@
+"""Rendering of public images: fonts and the warps that rendered glyphs go through."""

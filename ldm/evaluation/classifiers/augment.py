@@ -1,0 +1,47 @@
+"""Random changes of training images, each image of a batch on its own; (N, C, H, W) in, the same shape out.
+
+They draw from torch's global generator of the images' device; whoever trains fixes its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_SHIFT, MAX_ROTATION = 2 / 32, 0.17  # of the image's size, radians (about 10 degrees)
+CROP_PADDING = 4
+
+
+def jitter(images: Tensor) -> Tensor:
+    """Rotate by up to 10 degrees and shift by up to 1/16 of the image; what moves in is the image's edge value."""
+    count = len(images)
+    angle = (torch.rand(count, device=images.device) * 2 - 1) * MAX_ROTATION
+    shift = (torch.rand(count, 2, device=images.device) * 2 - 1) * 2 * MAX_SHIFT  # grid units: the image is 2 wide
+    cosine, sine = angle.cos(), angle.sin()
+    theta = torch.stack([cosine, -sine, shift[:, 0], sine, cosine, shift[:, 1]], dim=1).view(count, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def flip(images: Tensor) -> Tensor:
+    """Mirror half of the images left to right."""
+    mirrored = torch.rand(len(images), device=images.device) < 0.5
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def crop(images: Tensor, padding: int = CROP_PADDING) -> Tensor:
+    """Pad by reflection and cut the old size out at a random place."""
+    count, channels, height, width = images.shape
+    padded = F.pad(images, [padding] * 4, mode="reflect")
+    top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), device=images.device)
+    rows = (top + torch.arange(height, device=images.device)).view(count, 1, height, 1)
+    columns = (left + torch.arange(width, device=images.device)).view(count, 1, 1, width)
+    image = torch.arange(count, device=images.device).view(count, 1, 1, 1)
+    channel = torch.arange(channels, device=images.device).view(1, channels, 1, 1)
+    return padded[image, channel, rows, columns]
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"jitter": jitter, "flip": flip, "crop": crop}

@@ -1,0 +1,318 @@
+"""Downstream accuracy: train a classifier on generated images, choose its epoch on held-out generated images,
+and score it once on real ones. Published protocols that choose otherwise are there by name, and marked."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+from ldm.evaluation.classifiers.networks import DISPLAY_NAMES, Preparation, classifier_name
+from ldm.evaluation.classifiers.protocols import (
+    BEST_TEST,
+    HELD_OUT,
+    LAST,
+    SELECTIONS,
+    ClassifierProtocol,
+    protocol_named,
+)
+from ldm.evaluation.classifiers.training import ClassifierTrainer, EpochScore, labels_of, score_classifier
+from ldm.samples import SampleSet
+
+logger = logging.getLogger(__name__)
+
+Labelled = SampleSet | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class DownstreamResult:
+    """One trained classifier.
+
+    accuracy (real images, 0-1) is that of ``best_epoch`` (from 1), which ``selection`` chose; ``honest`` says that
+    real test images had no part in it. validation_accuracy is the one it was chosen by (None when nothing was).
+    average_accuracy and average_epoch are those of the averaged weights, where the protocol has them.
+    step_losses: the training loss of every step, (epochs, steps) nats; left out of `to_dict`.
+    """
+
+    model: str
+    accuracy: float
+    validation_accuracy: float | None
+    best_epoch: int
+    epochs: int
+    seed: int
+    curve: tuple[EpochScore, ...]
+    protocol: str = HELD_OUT
+    selection: str = HELD_OUT
+    honest: bool = True
+    average_accuracy: float | None = None
+    average_epoch: int | None = None
+    step_losses: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "step_losses"}
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """Accuracy of one classifier on real images over seeds: mean and sample standard deviation (0 for a single
+    seed), both 0-1; by which protocol, and whether it chose without looking at the real test images."""
+
+    model: str
+    mean: float
+    deviation: float
+    results: tuple[DownstreamResult, ...]
+    protocol: str = HELD_OUT
+    selection: str = HELD_OUT
+    honest: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``note`` is the selection rule in words."""
+        content = {name: value for name, value in vars(self).items() if name != "results"}
+        results = [result.to_dict() for result in self.results]
+        return {**content, "note": SELECTIONS[self.selection], "results": results}
+
+
+def downstream_accuracy(
+    train: Labelled,
+    test: Labelled,
+    *,
+    held_out: Labelled | None = None,
+    classifiers: Sequence[str] = ("logreg", "mlp", "cnn"),
+    protocol: str | ClassifierProtocol = HELD_OUT,
+    seeds: Sequence[int] = (0,),
+    device: torch.device | str = "cpu",
+    amp: bool = False,
+    num_classes: int | None = None,
+) -> list[SeedSummary]:
+    """Accuracy on ``test`` (real images) of classifiers trained on ``train`` (samples), one result a classifier.
+
+    Images are sample sets, or (images (N, 1 or 3, H, W) in [-1, 1], labels (N,)). A protocol that chooses the epoch
+    on held-out samples takes ``held_out``, or one sixth of ``train``; the others train on all of ``train``. Every seed
+    repeats initial weights, batch orders and augmentation anew. amp computes in bfloat16 where that is safe.
+    Raises UserError for unknown names, missing labels, images of two sizes, or a training that diverges.
+    """
+    chosen = protocol_named(protocol)
+    names = [classifier_name(name) for name in classifiers]
+    if not names or not seeds:
+        raise UserError(f"{len(names)} classifiers and {len(seeds)} seeds given; at least one of each is needed")
+    train, test = _sample_set(train), _sample_set(test)
+    validation = None if held_out is None else _sample_set(held_out)
+    if chosen.selection != HELD_OUT:
+        if validation is not None:
+            logger.warning("protocol %s does not use the held-out samples", chosen.name)
+        validation = None
+    elif validation is None:
+        train, validation = hold_out(train)
+    if not chosen.honest:
+        logger.warning("protocol %s: %s (%s)", chosen.name, chosen.note, chosen.source)
+    summaries = []
+    for name in names:
+        results = []
+        for seed in seeds:
+            result = train_classifier(
+                name,
+                train,
+                validation,
+                test,
+                protocol=chosen,
+                seed=seed,
+                device=device,
+                amp=amp,
+                num_classes=num_classes,
+            )
+            logger.info(
+                "%s, seed %d: %.2f %% on real images (epoch %d of %d; %s)",
+                DISPLAY_NAMES[name],
+                seed,
+                100 * result.accuracy,
+                result.best_epoch,
+                result.epochs,
+                chosen.note,
+            )
+            results.append(result)
+        summaries.append(_summary(results))
+    return summaries
+
+
+def _summary(results: Sequence[DownstreamResult]) -> SeedSummary:
+    accuracies = [result.accuracy for result in results]
+    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    first = results[0]
+    mean = statistics.fmean(accuracies)
+    return SeedSummary(first.model, mean, deviation, tuple(results), first.protocol, first.selection, first.honest)
+
+
+def train_classifier(
+    model_name: str,
+    train: SampleSet,
+    validation: SampleSet | None,
+    test: SampleSet,
+    *,
+    protocol: str | ClassifierProtocol = HELD_OUT,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    augment: bool | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    amp: bool = False,
+    num_classes: int | None = None,
+    progress: bool = True,
+) -> DownstreamResult:
+    """Train one classifier on ``train`` and score the epoch that the protocol chooses on ``test`` (real).
+
+    By default the choice is made on ``validation`` (held-out samples), and ``test`` is not looked at before it: an
+    accuracy that real test images picked is not an accuracy on unseen images. Best means highest accuracy, then
+    lowest loss. epochs, batch_size, lr replace the protocol's; augment shifts and rotates training images a little.
+    Raises UserError for missing labels, settings out of range, or a training that diverges.
+    """
+    chosen = _changed(protocol, epochs, batch_size, lr, augment)
+    if chosen.selection == HELD_OUT and validation is None:
+        raise UserError(f"protocol {chosen.name} chooses the epoch on held-out samples, and none were given")
+    watched = {HELD_OUT: validation, LAST: None, BEST_TEST: test}[chosen.selection]
+    trainer = ClassifierTrainer(
+        model_name,
+        train,
+        watched,
+        chosen,
+        seed=seed,
+        device=device,
+        amp=amp,
+        num_classes=num_classes,
+        progress=progress,
+    )
+    plain = _Choice(trainer.network)
+    averaged = _Choice(trainer.average.network) if trainer.average is not None else None
+    curve: list[EpochScore] = []
+    for score in trainer.run():
+        curve.append(score)
+        plain.consider(len(curve), score.validation_accuracy, score.validation_loss)
+        if averaged is not None:
+            averaged.consider(len(curve), score.average_accuracy, score.average_loss)
+    accuracy = plain.score(test, trainer.preparation, device)
+    average = None if averaged is None else averaged.score(test, trainer.preparation, device)
+    reported = averaged if chosen.report_average and averaged is not None else plain
+    return DownstreamResult(
+        trainer.name,
+        accuracy if reported is plain or average is None else average,
+        reported.accuracy,
+        reported.epoch,
+        chosen.epochs,
+        seed,
+        tuple(curve),
+        chosen.name,
+        chosen.selection,
+        chosen.honest,
+        average,
+        None if averaged is None else averaged.epoch,
+        trainer.step_losses(),
+    )
+
+
+def fit_classifier(
+    model_name: str,
+    train: SampleSet,
+    *,
+    protocol: str | ClassifierProtocol = HELD_OUT,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    augment: bool | None = None,
+    grey: bool | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    amp: bool = False,
+) -> nn.Module:
+    """Train for a fixed number of epochs with nothing held out; returns the network in eval mode."""
+    chosen = _changed(protocol, epochs, batch_size, lr, augment).changed(grey=grey)
+    trainer = ClassifierTrainer(model_name, train, None, chosen, seed=seed, device=device, amp=amp)
+    for _ in trainer.run():
+        pass
+    return trainer.network.eval()
+
+
+def _changed(
+    protocol: str | ClassifierProtocol,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    augment: bool | None,
+) -> ClassifierProtocol:
+    return protocol_named(protocol).changed(
+        epochs=epochs, batch_size=batch_size, lr=lr, augment=("jitter",) if augment else None
+    )
+
+
+def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tuple[SampleSet, SampleSet]:
+    """Split labelled samples at random into (training, held-out), class by class so that both have every class.
+
+    The default keeps the proportion 5,000 : 1,000 a class of the original evaluation. Raises UserError when a class is
+    too small to give one image to each side.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"the held-out share is {fraction}; expected a number between 0 and 1")
+    labels = labels_of(samples, "the training samples")
+    generator = torch.Generator().manual_seed(seed)
+    kept, held = [], []
+    for label in labels.unique():
+        members = torch.nonzero(labels == label).flatten()
+        if len(members) < 2:
+            raise UserError(
+                f"class {int(label)} has a single image, too few to hold one out; "
+                "make more samples or give held-out samples with --val"
+            )
+        members = members[torch.randperm(len(members), generator=generator)]
+        count = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        held.append(members[:count])
+        kept.append(members[count:])
+    return samples.subset(torch.cat(kept)), samples.subset(torch.cat(held))
+
+
+def format_scores(summaries: Sequence[SeedSummary]) -> str:
+    """A short table: accuracy on real images in percent, with several seeds its deviation, and a dishonest choice."""
+    lines = []
+    for summary in summaries:
+        spread = f" +- {100 * summary.deviation:.2f}" if len(summary.results) > 1 else ""
+        mark = "" if summary.honest else f" ({SELECTIONS[summary.selection]})"
+        lines.append(f"{DISPLAY_NAMES[summary.model]}: {100 * summary.mean:.2f}{spread} %{mark}")
+    return "\n".join(lines)
+
+
+class _Choice:
+    """The best weights so far of a network that goes on training; the last ones when nothing ranks them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.epoch = network, 0
+        self.accuracy: float | None = None
+        self._rank: tuple[float, float] | None = None
+        self._state: dict[str, Tensor] | None = None
+
+    def consider(self, epoch: int, accuracy: float | None, loss: float | None) -> None:
+        if accuracy is None or loss is None:
+            if self._rank is None:
+                self.epoch = epoch
+            return
+        rank = (accuracy, -loss)
+        if self._rank is None or rank > self._rank:
+            self._rank, self.epoch, self.accuracy = rank, epoch, accuracy
+            self._state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+
+    def score(self, test: SampleSet, preparation: Preparation, device: torch.device | str) -> float:
+        """Accuracy of the chosen weights on the real test images."""
+        if self._state is not None:
+            self.network.load_state_dict(self._state)
+        return score_classifier(self.network, test, preparation=preparation, device=device)[0]
+
+
+def _sample_set(labelled: Labelled) -> SampleSet:
+    if isinstance(labelled, tuple):
+        images, labels = labelled
+        return SampleSet(images, labels)
+    return labelled

@@ -1,0 +1,96 @@
+"""Downstream accuracy from files on disk to a printed table: what the accuracy commands have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ldm.evaluation.classifiers.downstream import (
+    DownstreamResult,
+    SeedSummary,
+    downstream_accuracy,
+    format_scores,
+    hold_out,
+)
+from ldm.evaluation.classifiers.protocols import HELD_OUT, SELECTIONS, ClassifierProtocol
+from ldm.evaluation.inputs.sources import load_labelled
+from ldm.files import require_writable, write_atomic
+from ldm.samples import SampleSet
+
+
+def score_files(
+    train: str | Path,
+    test: str,
+    protocol: ClassifierProtocol,
+    classifiers: Sequence[str],
+    *,
+    test_args: Sequence[str] = (),
+    held_out: str | Path | None = None,
+    seeds: Sequence[int] = (0,),
+    device: torch.device | str = "cpu",
+    amp: bool = False,
+    output: str | Path | None = None,
+) -> str:
+    """Train on the sample file ``train``, score on ``test`` (a labelled file or a dotted dataset class with its
+    ``test_args``); returns the table, and writes all numbers as JSON by classifier to ``output``.
+
+    held_out: samples that choose the epoch, where the protocol chooses by samples; one sixth of ``train`` if None.
+    Raises UserError, and before any training when ``output`` cannot be written.
+    """
+    if output is not None:
+        require_writable(output)
+    samples, chosen_on = SampleSet.load(train, need_labels=True), None
+    if protocol.selection == HELD_OUT:
+        if held_out is None:
+            samples, chosen_on = hold_out(samples)
+        else:
+            chosen_on = SampleSet.load(held_out, need_labels=True)
+    real = load_labelled(test, test_args, size=samples.images.shape[-1])
+    scores = downstream_accuracy(
+        samples,
+        real,
+        held_out=chosen_on,
+        classifiers=classifiers,
+        protocol=protocol,
+        seeds=seeds,
+        device=device,
+        amp=amp,
+    )
+    if output is not None:
+        write_scores(scores, output)
+    return f"{headline(len(real), protocol, chosen_on)}\n{format_scores(scores)}"
+
+
+def headline(real: int, protocol: ClassifierProtocol, chosen_on: SampleSet | None) -> str:
+    """What the figures below it are: on how many real images, and how the epoch was chosen."""
+    chosen = protocol.note if chosen_on is None else f"epoch chosen on {len(chosen_on)} held-out samples"
+    return f"accuracy on {real} real images, {chosen}"
+
+
+def write_scores(scores: Sequence[SeedSummary], path: str | Path) -> None:
+    """All numbers as JSON, by classifier."""
+    text = json.dumps({summary.model: summary.to_dict() for summary in scores}, indent=2)
+    write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def write_curves(result: DownstreamResult, path: str | Path) -> None:
+    """One training as `accuracy/train_classifier.py` of DP-LDM wrote it, and how its epoch was chosen.
+
+    train_losses (epochs, steps); val_epochs from 0, with val_accuracies and ema_val_accuracies (0-1) on the images
+    that choose the epoch; test_accuracy and ema_test_accuracy on the real ones; selection; note.
+    """
+    scored = [(epoch, score) for epoch, score in enumerate(result.curve) if score.validation_accuracy is not None]
+    content = {
+        "train_losses": torch.tensor(result.step_losses),
+        "val_accuracies": [score.validation_accuracy for _, score in scored],
+        "ema_val_accuracies": [score.average_accuracy for _, score in scored if score.average_accuracy is not None],
+        "val_epochs": [epoch for epoch, _ in scored],
+        "test_accuracy": result.accuracy,
+        "ema_test_accuracy": result.average_accuracy,
+        "selection": result.selection,
+        "note": SELECTIONS[result.selection],
+    }
+    write_atomic(path, lambda temporary: torch.save(content, temporary))

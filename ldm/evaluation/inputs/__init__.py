@@ -1,0 +1,1 @@
+"""Where images to evaluate come from: sample files, folders and data sets."""

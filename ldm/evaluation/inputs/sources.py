@@ -1,0 +1,161 @@
+"""Where images to evaluate come from: sample files, and dataset classes named on the command line."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ldm.config import allow_target, get_obj_from_str, instantiate_from_config
+from ldm.errors import UserError
+from ldm.samples import SampleSet
+from ldm.samples.sample_set import IMAGE_KEY, LABEL_KEY
+
+SAMPLE_SUFFIXES = (".pt", ".pth", ".npz")
+_WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Read `key:value` words as a nested dict: dots in the key nest, numbers and true/false/none are converted.
+
+    ["size:32", "config.root:a:b"] -> {"size": 32, "config": {"root": "a:b"}}. Raises UserError naming the bad word.
+    """
+    result: dict[str, Any] = {}
+    for setting in settings:
+        key, separator, text = setting.partition(":")
+        *parents, last = key.split(".")
+        if not separator or not all([*parents, last]):
+            raise UserError(f"--args {setting!r} is not of the form key:value, for example size:32")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--args {setting!r}: {parent!r} already has a value")
+        if last in place:
+            raise UserError(f"--args {setting!r}: {key!r} is given twice")
+        place[last] = _scalar(text)
+    return result
+
+
+def _scalar(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            pass
+    return text
+
+
+def open_dataset(target: str, settings: Mapping[str, Any] | None = None) -> Any:
+    """Build the dataset class `target` (dotted name) with constructor arguments `settings`.
+
+    A class that takes only `config` gets a plain `size` as `config.size`, and the other way round, because both
+    spellings are in use. Raises UserError for a name that is not there or arguments the class does not take.
+    """
+    module = target.rpartition(".")[0]
+    if not module:
+        raise UserError(f"{target!r} is not a dotted class name such as ldm.data.mnist.MNISTTrain")
+    allow_target(module)  # the person at the keyboard named it; the list of allowed names guards config files
+    params = _respell_size(get_obj_from_str(target), dict(settings or {}))
+    dataset = instantiate_from_config({"target": target, "params": params})
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise UserError(f"{target} is not a dataset (no length and items)")
+    return dataset
+
+
+def _respell_size(factory: Any, params: dict[str, Any]) -> dict[str, Any]:
+    try:
+        accepted = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return params
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        return params
+    config = params.get("config")
+    if "config" in params and "config" not in accepted and "size" in accepted and isinstance(config, dict):
+        return {**{key: value for key, value in params.items() if key != "config"}, **config}
+    if "size" in params and "size" not in accepted and "config" in accepted:
+        rest = {key: value for key, value in params.items() if key != "size"}
+        return {**rest, "config": {"size": params["size"], **(config or {})}}
+    return params
+
+
+def dataset_batches(
+    dataset: Any, *, batch_size: int = 500, num_workers: int = 0, progress: bool = True
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Go once through a dataset of `{image: (H, W, C) in [-1, 1], class_label: int}` items, in order.
+
+    Yields images (B, C, H, W) float32 and labels (B,) int64, or None where items have none. Raises UserError when
+    items are of another form or scale.
+    """
+    if batch_size < 1 or num_workers < 0:
+        raise UserError(f"batch size {batch_size} must be at least 1 and workers {num_workers} at least 0")
+    if not len(dataset):
+        raise UserError("the dataset is empty")
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_stack)
+    yield from tqdm(loader, unit="batch", disable=None if progress else True)
+
+
+def _stack(items: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
+    if not isinstance(items[0], Mapping) or IMAGE_KEY not in items[0]:
+        raise UserError(f"dataset items have no {IMAGE_KEY!r}; expected dicts with {IMAGE_KEY!r} and {LABEL_KEY!r}")
+    shapes = {np.shape(item[IMAGE_KEY]) for item in items}
+    if len(shapes) > 1:
+        raise UserError(f"images have different shapes ({sorted(shapes)[:2]} ...); pass a size, such as size:32")
+    images = torch.stack([torch.as_tensor(np.asarray(item[IMAGE_KEY]), dtype=torch.float32) for item in items])
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise UserError(f"images have shape {tuple(images.shape[1:])}; expected (height, width, 1 or 3)")
+    if float(images.abs().max()) > 1.001:
+        raise UserError(f"pixels lie in [{float(images.min()):.3g}, {float(images.max()):.3g}]; expected [-1, 1]")
+    labels = torch.tensor([int(item[LABEL_KEY]) for item in items]) if LABEL_KEY in items[0] else None
+    return images.permute(0, 3, 1, 2), labels
+
+
+def sample_batches(samples: SampleSet, batch_size: int = 500, *, progress: bool = True) -> Iterator[Tensor]:
+    """The images of a sample set in batches (B, C, H, W)."""
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size} must be at least 1")
+    yield from tqdm(samples.images.split(batch_size), unit="batch", disable=None if progress else True)
+
+
+def collect(dataset: Any, *, num_workers: int = 0, progress: bool = True) -> SampleSet:
+    """A whole dataset as a sample set in memory."""
+    images, labels = [], []
+    for batch, batch_labels in dataset_batches(dataset, num_workers=num_workers, progress=progress):
+        images.append(batch)
+        if batch_labels is not None:
+            labels.append(batch_labels)
+    return SampleSet(torch.cat(images), torch.cat(labels) if labels else None)
+
+
+def load_labelled(name: str, settings: Sequence[str] = (), *, size: int | None = None) -> SampleSet:
+    """Labelled images from a sample file (.pt, .npz), or from a dataset class by its dotted name and `settings`.
+
+    size: passed to a dataset class that takes a size when `settings` give none. Raises UserError as the parts do.
+    """
+    if Path(name).suffix in SAMPLE_SUFFIXES or os.sep in name or Path(name).exists():
+        if settings:
+            raise UserError(f"{name} is a file; key:value settings only go with a dataset class")
+        return SampleSet.load(name, need_labels=True)
+    params = parse_settings(settings)
+    if size is not None and "size" not in params and "config" not in params and takes_size(name):
+        params["size"] = size
+    samples = collect(open_dataset(name, params))
+    if samples.labels is None:
+        raise UserError(f"{name} has no labels")
+    return samples
+
+
+def takes_size(target: str) -> bool:
+    """Whether the dataset class `target` has a constructor argument `size` or `config`. Raises UserError."""
+    allow_target(target.rpartition(".")[0])
+    return bool({"size", "config"} & inspect.signature(get_obj_from_str(target)).parameters.keys())

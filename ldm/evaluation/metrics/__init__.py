@@ -1,0 +1,1 @@
+"""Scores of generated images: Fréchet and kernel distances, precision and recall, Inception score."""

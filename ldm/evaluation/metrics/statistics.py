@@ -1,0 +1,249 @@
+"""Mean and covariance of image features, gathered batch by batch, and their `.npz` file."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.evaluation.features import FeatureExtractor
+from ldm.evaluation.inputs.images import quantize as quantize_images
+from ldm.evaluation.metrics.frechet import frechet_distance
+from ldm.files import write_atomic
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+INCEPTION_DIM = 2048
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Gaussian summary of one image set and how it was made.
+
+    mu (D,) and sigma (D, D, unbiased) are float64. count 0 and extractor "unknown" mark files of other programs, which
+    store only mu and sigma. weights is a digest of the extractor's weights ("" when it has none), quantize says
+    whether pixels were rounded to 8 bits first, size is the images' "HEIGHTxWIDTH" as they came (before the
+    extractor's own resize, which `resize` describes; "mixed" when they differ), source is words for a reader.
+    """
+
+    mu: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    count: int = 0
+    extractor: str = UNKNOWN
+    weights: str = ""
+    quantize: bool = False
+    resize: str = ""
+    source: str = ""
+    size: str = ""
+
+    def save(self, path: str | Path) -> None:
+        """Write an `.npz` with one array a field, atomically; `mu` and `sigma` are what other FID programs read."""
+        fields: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
+
+        def write(temporary: Path) -> None:
+            with open(temporary, "wb") as file:  # an open file, because savez appends .npz to bare names
+                np.savez(file, **fields)
+
+        write_atomic(Path(path), write)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureStatistics:
+        """Read an `.npz` with at least `mu` and `sigma`. Raises UserError, one line, when it is not one."""
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in content.files}
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: no such file; write it with fid/compute_dataset_stats.py or fid/compute_samples_stats.py"
+            ) from None
+        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not a readable .npz statistics file") from error
+        missing = {"mu", "sigma"} - arrays.keys()
+        if missing:
+            raise UserError(f"{path}: no {sorted(missing)} in this file (it holds {sorted(arrays)})")
+        mu, sigma = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
+        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise UserError(f"{path}: mu has shape {mu.shape} and sigma {sigma.shape}; expected (D,) and (D, D)")
+        return cls(
+            mu,
+            sigma,
+            count=int(arrays.get("count", 0)),
+            extractor=str(arrays.get("extractor", UNKNOWN)),
+            weights=str(arrays.get("weights", "")),
+            quantize=bool(arrays.get("quantize", False)),
+            resize=str(arrays.get("resize", "")),
+            source=str(arrays.get("source", "")),
+            size=str(arrays.get("size", "")),
+        )
+
+    def policy(self) -> str:
+        """How pixels became features, in words: rounding, the images' size, the extractor and its resize."""
+        rounding = "rounded to 8 bits" if self.quantize else "floats, not rounded to 8 bits"
+        size = f"{self.size} pixels, " if self.size else ""
+        weights = f" (weights {self.weights})" if self.weights else ""
+        return f"{size}clamped to [-1, 1], {rounding}, resized: {self.resize or 'unknown'}, {self.extractor}{weights}"
+
+
+class RunningStatistics:
+    """Mean and unbiased covariance of feature batches in float64; holds (D, D), never the features.
+
+    Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), eq. 1.5, extended to covariances; the
+    result equals np.cov of all rows at once.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(dim)
+        self._scatter = np.zeros((dim, dim))
+
+    def update(self, features: Tensor | NDArray[Any]) -> None:
+        """Add the rows of `features` (B, D). Raises UserError when a value is not finite."""
+        rows = np.asarray(features.detach().cpu() if isinstance(features, Tensor) else features, np.float64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.mean):
+            raise ValueError(f"features have shape {rows.shape}; expected (B, {len(self.mean)})")
+        if not np.isfinite(rows).all():
+            raise UserError("the features hold NaN or infinite values; check the images and the extractor's weights")
+        if not len(rows):
+            return
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        shift = mean - self.mean
+        total = self.count + len(rows)
+        self._scatter += centred.T @ centred + np.outer(shift, shift) * (self.count * len(rows) / total)
+        self.mean = self.mean + shift * (len(rows) / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """(D, D), divided by count - 1 as np.cov does. Raises UserError below two rows."""
+        if self.count < 2:
+            raise UserError(f"{self.count} images have no covariance; at least 2 are needed")
+        return self._scatter / (self.count - 1)
+
+
+class FeatureStream:
+    """Images in, features out, statistics kept: the one way that every metric gets its features.
+
+    quantize rounds to 8 bits first, which is what reading the images back from PNG files would give. Values outside
+    of [-1, 1] are clamped, as images would be.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, *, quantize: bool = False, source: str = "") -> None:
+        self.extractor, self.quantize, self.source = extractor, quantize, source
+        self.size = ""
+        self._running: RunningStatistics | None = None
+
+    def update(self, images: Tensor) -> Tensor:
+        """Take images (B, 1 or 3, H, W) in [-1, 1]; returns their features (B, D)."""
+        size = f"{images.shape[-2]}x{images.shape[-1]}"
+        self.size = size if self.size in ("", size) else "mixed"
+        images = images.float().clamp(-1, 1)
+        with torch.inference_mode():
+            features = self.extractor(quantize_images(images) if self.quantize else images)
+        if self._running is None:
+            self._running = RunningStatistics(features.shape[1])
+        self._running.update(features)
+        return features
+
+    def result(self) -> FeatureStatistics:
+        """The statistics so far. Raises UserError below two images; warns when the covariance is singular."""
+        running = self._running or RunningStatistics(self.extractor.dim)
+        dim = len(running.mean)
+        if 1 < running.count <= dim:
+            logger.warning(
+                "%s: %d images for %d features: the covariance is singular and the distance is biased upwards; "
+                "use more than %d images (10,000 or more for a number to publish)",
+                self.source or "this set",
+                running.count,
+                dim,
+                dim,
+            )
+        return self.describe(running)
+
+    def describe(self, running: RunningStatistics, source: str = "") -> FeatureStatistics:
+        """Statistics gathered elsewhere from this stream's features, such as those of one class."""
+        return FeatureStatistics(
+            running.mean,
+            running.covariance,
+            count=running.count,
+            extractor=self.extractor.name,
+            weights=self.extractor.weights,
+            quantize=self.quantize,
+            resize=self.extractor.resize,
+            source=source or self.source,
+            size=self.size,
+        )
+
+
+def compute_statistics(
+    batches: Iterable[Tensor], extractor: FeatureExtractor, *, quantize: bool = False, source: str = ""
+) -> FeatureStatistics:
+    """Statistics of image batches (B, C, H, W) in [-1, 1]; see `FeatureStream`."""
+    stream = FeatureStream(extractor, quantize=quantize, source=source)
+    for images in batches:
+        stream.update(images)
+    return stream.result()
+
+
+def compare(first: FeatureStatistics, second: FeatureStatistics, *, force: bool = False) -> float:
+    """Fréchet distance between two summaries.
+
+    Raises UserError when they were made differently (other extractor or weights, other rounding, images of another
+    size), because the number would mean something else; `force` turns that into a warning where the features are
+    equally many.
+    """
+    require_alike(first, second, force=force)
+    counts = sorted(count for count in (first.count, second.count) if count)
+    if counts and counts[-1] > 2 * counts[0]:
+        logger.warning("the sets have %d and %d images; the distance depends on the smaller", counts[0], counts[-1])
+    return frechet_distance(first.mu, first.sigma, second.mu, second.sigma)
+
+
+def require_alike(first: FeatureStatistics, second: FeatureStatistics, *, force: bool = False) -> None:
+    """Raise UserError, or with `force` warn, when two summaries were made differently."""
+    problem = mismatch(first, second)
+    if problem and not force:
+        raise UserError(
+            f"{problem}; make both with the same --extractor, --weights and --quantize from images of one size, "
+            "or pass --force"
+        )
+    if problem:
+        logger.warning("compared by force although %s", problem)
+
+
+def mismatch(first: FeatureStatistics, second: FeatureStatistics) -> str:
+    """What was done differently to the two sets, in words; "" when they may be compared."""
+    if UNKNOWN in (first.extractor, second.extractor):
+        names = {first.extractor, second.extractor}
+        if names <= {UNKNOWN, "inception"} and len(first.mu) == len(second.mu):
+            return ""  # files of other FID programs carry no name, and 2048 features say what they are
+        return f"the statistics come from different extractors ({first.extractor} and {second.extractor})"
+    if first.extractor != second.extractor:
+        return f"the statistics come from different extractors ({first.extractor} and {second.extractor})"
+    if first.weights and second.weights and first.weights != second.weights:
+        return f"the statistics come from {first.extractor} extractors with different weights"
+    if first.resize != second.resize and first.resize and second.resize:
+        return f"the images were resized differently ({first.resize}; {second.resize})"
+    if first.quantize != second.quantize:
+        return "one set was rounded to 8 bits (--quantize) and the other was not"
+    if first.size != second.size and first.size and second.size:
+        return f"the images have different sizes ({first.size} and {second.size} pixels)"
+    return ""
+
+
+def describe(first: FeatureStatistics, second: FeatureStatistics) -> str:
+    """What the distance may be called: "FID" for Inception features only, otherwise the stand-in is named."""
+    names = {first.extractor, second.extractor}
+    standard = names <= {"inception", UNKNOWN} and len(first.mu) == INCEPTION_DIM
+    return "FID" if standard else f"Frechet distance ({' / '.join(sorted(names))})"

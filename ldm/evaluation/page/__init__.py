@@ -1,0 +1,1 @@
+"""Evaluation results as self-contained HTML pages."""

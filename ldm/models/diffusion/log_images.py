@@ -1,0 +1,43 @@
+"""What a training run shows of its model: samples, and inputs and reconstructions when these are public."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.ddpm_base import DDPM, batch_rows
+
+
+@torch.no_grad()
+def log_images(
+    model: Any, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
+) -> dict[str, Tensor]:
+    """Images of a `LatentDiffusion` for the image logger, each (n, C, H, W).
+
+    A private run gets samples of the model only: inputs and reconstructions would leave outside the mechanism.
+    """
+    count = min(count, batch_rows(batch)) if not private else count
+    images: dict[str, Tensor] = {}
+    condition = None
+    if not private:
+        small = {key: value[:count] for key, value in batch.items()}
+        z = model.latents(small)
+        if "moments" not in small:
+            images["inputs"] = DDPM.get_input(model, small, model.first_stage_key)
+        images["reconstruction"] = model.decode_first_stage(z)
+        if model.cond_stage_model is not None:
+            condition = model.get_learned_conditioning(model.raw_condition(small))
+    elif model.cond_stage_model is not None:
+        if not hasattr(model.cond_stage_model, "n_classes"):
+            return {}
+        classes = torch.arange(count, device=model.device) % model.cond_stage_model.n_classes
+        condition = model.get_learned_conditioning({"class_label": classes})
+    shape = (model.channels, model.image_size, model.image_size)
+    with model.ema_scope():
+        samples, _ = DDIMSampler(model).sample(S=steps, batch_size=count, shape=shape, conditioning=condition, eta=1.0)
+    images["samples"] = model.decode_first_stage(samples)
+    return images

@@ -1,0 +1,178 @@
+"""The default engine: one forward, one backward, and one weighted product per layer (Bu et al. 2022, arXiv 2210.00038).
+
+The backward pass computes no weight gradients. As it passes a layer, or after it for small ones, the norms of that
+layer's per-record gradients are taken, and the layer's input and output gradient (or, when smaller, the gradients
+themselves) are kept. When all norms are known, each kept pair is multiplied once with the clip factors. Norm and sum
+come from the same numbers, so the bound holds whatever the precision of the forward pass.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.privacy.engines.base import ClippedSums, Factors, Groups, RowLoss, Rows, row_losses
+from ldm.privacy.engines.capture import Capture, Layer
+from ldm.privacy.engines.layers import Contribution, SquaredNorms, WrittenOut
+from ldm.privacy.engines.precision import FullPrecision
+
+Bundle = tuple[str, ...]
+
+_FEW_NUMBERS = 4096  # per record; gradients up to this size are handled together
+
+
+class BookkeepingEngine:
+    """Engine over ``layers`` (see :class:`ldm.privacy.engines.base.Engine`)."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = layers
+
+    def clipped_sums(
+        self, loss: RowLoss, rows: Rows, records: int, copies: int, groups: Groups, factors: Factors
+    ) -> ClippedSums:
+        device = next(iter(rows.values())).device
+        book = _Book(self, records, groups)
+        with Capture(self._layers, records * copies, book.enter, device) as capture:
+            with torch.enable_grad():
+                total = row_losses(loss, rows, records * copies).sum() / copies
+            book.expect(capture.uses, self._layers, FullPrecision(device.type))
+            # An autocast around this call is meant for the forward pass only.
+            with torch.autocast(device.type, enabled=False):
+                capture.backward(total)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), FullPrecision(device.type):
+            return book.settle(factors)
+
+    def form(self, contribution: Contribution) -> Contribution:
+        """The form in which a contribution is measured and kept."""
+        return contribution.cheapest()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A measured contribution to ``names``, parameters of clipping group ``group``."""
+
+    names: Bundle
+    contribution: Contribution
+    group: int
+
+
+class _Book:
+    """The entries of one pass."""
+
+    def __init__(self, engine: BookkeepingEngine, records: int, groups: Groups) -> None:
+        self._engine = engine
+        self._records = records
+        self._groups = groups
+        self._norms = [SquaredNorms() for _ in range(groups.count)]
+        self._exact: AbstractContextManager[None] = nullcontext()
+        self._expected: Counter[Bundle] = Counter()
+        self._pending: dict[Bundle, list[Contribution]] = {}
+        self._small: dict[Bundle, WrittenOut] = {}
+        self._entries: list[_Entry] = []
+
+    def expect(self, uses: Counter[str], layers: Sequence[Layer], exact: AbstractContextManager[None]) -> None:
+        """Note how many contributions each bundle will get, one per use of each layer it belongs to.
+
+        They will be measured inside the context ``exact``.
+        """
+        self._exact = exact
+        for layer in layers:
+            for names in layer.bundles.values():
+                self._expected[names] += uses[layer.path]
+
+    def enter(self, layer: Layer, inputs: Tensor, grad: Tensor) -> None:
+        """Take the contributions of one use of a layer; a bundle whose uses are complete is measured at once."""
+        with self._exact:
+            for own, names in layer.bundles.items():
+                part = layer.rule.contribution(layer.module, inputs, grad, self._records, own)
+                if self._expected[names] == 1:
+                    self._measure(names, part)
+                    continue
+                parts = self._pending.setdefault(names, [])
+                parts.append(part)
+                if len(parts) == self._expected[names]:
+                    self._measure_joined(names)
+
+    def settle(self, factors: Factors) -> ClippedSums:
+        """Clip and sum everything that was entered."""
+        for names in list(self._pending):  # some use of these did not reach the loss
+            self._measure_joined(names)
+        self._pack_small()
+        if not self._entries:
+            return ClippedSums({}, 0)
+        squares = self._group_squares()
+        weights = factors(squares)
+        finite = squares.isfinite().all(0)
+        if bool(finite.all()):
+            return ClippedSums(self._sums(weights, None), 0)
+        # A factor of zero would not do: zero times NaN is NaN.
+        index = finite.nonzero().squeeze(1)
+        return ClippedSums(self._sums(weights[:, index], index), self._records - len(index))
+
+    def _measure_joined(self, names: Bundle) -> None:
+        first, *others = self._pending.pop(names)
+        for other in others:
+            first = first.join(other)
+        self._measure(names, first)
+
+    def _measure(self, names: Bundle, contribution: Contribution) -> None:
+        kept = self._engine.form(contribution)
+        if isinstance(kept, WrittenOut) and sum(part[0].numel() for part in kept.gradients) <= _FEW_NUMBERS:
+            self._small[names] = kept
+        else:
+            self._enter(names, kept)
+
+    def _enter(self, names: Bundle, contribution: Contribution) -> None:
+        group = self._groups.index[names[0]]
+        contribution.measure(self._norms[group])
+        self._entries.append(_Entry(names, contribution, group))
+
+    def _pack_small(self) -> None:
+        """Biases, norm layers and the like: one norm and one product for all that are clipped together."""
+        for group in range(self._groups.count):
+            members = [names for names in self._small if self._groups.index[names[0]] == group]
+            if members:
+                parts = [part for names in members for part in self._small[names].gradients]
+                self._enter(sum(members, ()), _Packed.of(parts))
+        self._small.clear()
+
+    def _group_squares(self) -> Tensor:
+        """(groups, B) squared norms; those of a group that the loss did not reach are zero."""
+        totals = {group: self._norms[group].total() for group in {entry.group for entry in self._entries}}
+        none = torch.zeros_like(next(iter(totals.values())))
+        return torch.stack([totals.get(group, none) for group in range(self._groups.count)])
+
+    def _sums(self, weights: Tensor, index: Tensor | None) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        by_group = weights.unbind(0)
+        while self._entries:  # popped so that activations are freed as soon as they are used
+            entry = self._entries.pop()
+            contribution = entry.contribution if index is None else entry.contribution.select(index)
+            totals = contribution.weighted_sums(by_group[entry.group])
+            sums.update(zip(entry.names, totals, strict=True))
+        return sums
+
+
+@dataclass(frozen=True)
+class _Packed(WrittenOut):
+    """Small gradients side by side: ``gradients`` is one (B, n) tensor, ``shapes`` those of the parameters in it."""
+
+    shapes: Sequence[torch.Size]
+
+    @classmethod
+    def of(cls, parts: Sequence[Tensor]) -> _Packed:
+        """Pack gradients (B, *shape) of any shapes."""
+        return cls([torch.cat([part.flatten(1) for part in parts], 1)], [part.shape[1:] for part in parts])
+
+    def weighted_sums(self, weights: Tensor) -> list[Tensor]:
+        (total,) = super().weighted_sums(weights)
+        pieces = total.split([shape.numel() for shape in self.shapes])
+        return [piece.reshape(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def select(self, index: Tensor) -> _Packed:
+        return _Packed([self.gradients[0][index]], self.shapes)

@@ -1,0 +1,16 @@
+"""The plain hook engine: every per-record gradient is written out, then measured and summed.
+
+Memory is records x parameters. It shares the layer rules with the book-keeping engine but none of its norm formulas.
+"""
+
+from __future__ import annotations
+
+from ldm.privacy.engines.bookkeeping import BookkeepingEngine
+from ldm.privacy.engines.layers import Contribution, WrittenOut
+
+
+class InstantiateEngine(BookkeepingEngine):
+    """Engine that keeps gradients of shape (records, *parameter shape)."""
+
+    def form(self, contribution: Contribution) -> Contribution:
+        return WrittenOut(contribution.per_record())

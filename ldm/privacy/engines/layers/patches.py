@@ -1,0 +1,164 @@
+"""Per-record gradients of convolution kernels, without unfolding the input where the factored norm is used.
+
+The Gram matrix of the patches a convolution sees is a sum of shifted copies of the Gram matrix of the *pixels*, and the
+shifts separate into rows and columns. So the factored norm of a k x k kernel costs little more than that of a 1 x 1
+kernel, and the weighted sum is one ordinary convolution weight gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_weight
+
+from ldm.privacy.engines.layers.contributions import OPERATIONS_PER_NUMBER, Contribution, WrittenOut, block_records
+from ldm.privacy.engines.layers.squares import SquaredNorms, factored_squares, gram
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Shape and stepping of a 2-D convolution; ``padding`` is symmetric and filled with zeros."""
+
+    shape: torch.Size  # (p, d / groups, k_h, k_w)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class PatchProducts(Contribution):
+    """Kernel gradients: ``inputs`` (B * K, d, H, W), output gradients ``slopes`` (B * K, p, h, w), K copies a record.
+
+    ``weight`` is the shape of the parameter, which has one axis fewer than ``kernel.shape`` for a 1-D convolution.
+    ``bias`` says whether the bias is wanted too.
+    """
+
+    inputs: Tensor
+    slopes: Tensor
+    copies: int
+    kernel: Kernel
+    weight: torch.Size
+    bias: bool
+
+    @property
+    def records(self) -> int:
+        return self.inputs.shape[0] // self.copies
+
+    def measure(self, norms: SquaredNorms) -> None:
+        numbers = self.kernel.groups * (self.copies * self.inputs.shape[2] * self.inputs.shape[3]) ** 2
+        size = self.copies * block_records(numbers)
+        blocks = zip(self.inputs.split(size), self.slopes.split(size), strict=True)
+        norms.add(torch.cat([self._squares(inputs.float(), slopes.float()) for inputs, slopes in blocks]))
+
+    def weighted_sums(self, weights: Tensor) -> list[Tensor]:
+        slopes = self.slopes.float() * weights.repeat_interleave(self.copies).view(-1, 1, 1, 1)
+        product = _kernel_gradient(self.inputs.float(), slopes, self.kernel).reshape(self.weight)
+        return [product, slopes.sum((0, 2, 3))] if self.bias else [product]
+
+    def per_record(self) -> list[Tensor]:
+        write_out = by_groups if self.inputs.device.type == "cpu" else by_unfolding
+        gradients = [write_out(self.inputs, self.slopes, self.copies, self.kernel).reshape(self.records, *self.weight)]
+        if self.bias:
+            gradients.append(self.slopes.float().sum((2, 3)).unflatten(0, (self.records, -1)).sum(1))
+        return gradients
+
+    def select(self, index: Tensor) -> PatchProducts:
+        rows = (index[:, None] * self.copies + torch.arange(self.copies, device=index.device)).flatten()
+        return PatchProducts(self.inputs[rows], self.slopes[rows], self.copies, self.kernel, self.weight, self.bias)
+
+    def cheapest(self) -> Contribution:
+        pixels, positions = self.copies * self.inputs[0, 0].numel(), self.copies * self.slopes[0, 0].numel()
+        factored = pixels**2 * self.inputs.shape[1] + positions**2 * self.slopes.shape[1]
+        if factored <= OPERATIONS_PER_NUMBER * (self.kernel.shape.numel() + self._unfolded_numbers() * self.copies):
+            return self
+        return WrittenOut(self.per_record())
+
+    def _unfolded_numbers(self) -> int:
+        """Numbers in the unfolded input of one row."""
+        _, width, height, breadth = self.kernel.shape
+        return width * self.kernel.groups * height * breadth * self.slopes[0, 0].numel()
+
+    def _squares(self, inputs: Tensor, slopes: Tensor) -> Tensor:
+        pixels = gram(_positions_last(inputs, self.copies, self.kernel.groups).transpose(1, 2))
+        sizes = (self.copies, *inputs.shape[2:])
+        patches = self._patch_gram(pixels.unflatten(2, sizes).unflatten(1, sizes))
+        positions = gram(_positions_last(slopes, self.copies, self.kernel.groups).transpose(1, 2))
+        return factored_squares(patches, positions, self.bias).unflatten(0, (-1, self.kernel.groups)).sum(1)
+
+    def _patch_gram(self, pixels: Tensor) -> Tensor:
+        """Dot products of pixels (n, K, H, W, K, H, W) -> dot products of patches (n, K*h*w, K*h*w)."""
+        for axis in (0, 1):
+            pixels = self._sum_shifts(pixels, axis)
+        return pixels.flatten(4).flatten(1, 3)
+
+    def _sum_shifts(self, pixels: Tensor, axis: int) -> Tensor:
+        kernel = self.kernel
+        stride, padding, dilation = kernel.stride[axis], kernel.padding[axis], kernel.dilation[axis]
+        before, after = pixels.shape[2 + axis], self.slopes.shape[2 + axis]
+        if kernel.shape[2 + axis] == 1 and stride == 1 and padding == 0:
+            return pixels
+        sizes = list(pixels.shape)
+        sizes[2 + axis] = sizes[5 + axis] = after
+        total = pixels.new_zeros(sizes)
+        for tap in range(kernel.shape[2 + axis]):
+            offset = tap * dilation - padding
+            first = max(0, -(offset // stride))  # the first output whose tap falls inside the image
+            count = min(after, (before - 1 - offset) // stride + 1) - first
+            if count <= 0:
+                continue
+            seen = slice(first * stride + offset, (first + count - 1) * stride + offset + 1, stride)
+            where = slice(first, first + count)
+            if axis == 0:
+                total[:, :, where, :, :, where] += pixels[:, :, seen, :, :, seen]
+            else:
+                total[:, :, :, where, :, :, where] += pixels[:, :, :, seen, :, :, seen]
+        return total
+
+
+def by_groups(inputs: Tensor, slopes: Tensor, copies: int, kernel: Kernel) -> Tensor:
+    """Kernel gradients (B, *kernel.shape) by one convolution: records are its groups, copies its batch."""
+    records = inputs.shape[0] // copies
+    inputs, slopes = (
+        tensor.float().unflatten(0, (records, copies)).transpose(0, 1).flatten(1, 2) for tensor in (inputs, slopes)
+    )
+    shape = torch.Size((records * kernel.shape[0], *kernel.shape[1:]))
+    stacked = replace(kernel, shape=shape, groups=records * kernel.groups)
+    return _kernel_gradient(inputs, slopes, stacked).unflatten(0, (records, kernel.shape[0]))
+
+
+def by_unfolding(inputs: Tensor, slopes: Tensor, copies: int, kernel: Kernel) -> Tensor:
+    """The same as :func:`by_groups` by one matrix product a record, which GPUs do faster; the input is unfolded."""
+    width, height, breadth = kernel.shape[1:]
+    size = copies * block_records(width * kernel.groups * height * breadth * slopes[0, 0].numel() * copies)
+    written = []
+    for some_inputs, some_slopes in zip(inputs.split(size), slopes.split(size), strict=True):
+        patches = F.unfold(some_inputs.float(), (height, breadth), kernel.dilation, kernel.padding, kernel.stride)
+        first = _positions_last(some_slopes.float(), copies, kernel.groups)
+        second = _positions_last(patches, copies, kernel.groups)
+        written.append(torch.bmm(first, second.transpose(1, 2)))
+    return torch.cat(written).reshape(-1, *kernel.shape)
+
+
+def _kernel_gradient(inputs: Tensor, slopes: Tensor, kernel: Kernel) -> Tensor:
+    return conv2d_weight(
+        inputs.contiguous(),
+        kernel.shape,
+        slopes.contiguous(),
+        kernel.stride,
+        kernel.padding,
+        kernel.dilation,
+        kernel.groups,
+    )
+
+
+def _positions_last(tensor: Tensor, copies: int, groups: int) -> Tensor:
+    """(b * copies, channels, ...) -> (b * groups, channels / groups, copies * positions)."""
+    rows, channels = tensor.shape[:2]
+    if copies == 1:
+        return tensor.reshape(rows * groups, channels // groups, -1)
+    split = tensor.reshape(rows // copies, copies, groups, channels // groups, -1)
+    return split.permute(0, 2, 3, 1, 4).reshape(rows // copies * groups, channels // groups, -1)

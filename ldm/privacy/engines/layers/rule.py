@@ -1,0 +1,51 @@
+"""What a layer must tell the clipper: how its input and output gradient make the gradients of its parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from ldm.privacy.engines.layers.contributions import Contribution
+
+
+class LayerRule(ABC):
+    """Per-record gradients of one kind of layer.
+
+    ``names`` are the layer's own parameters that the rule covers, ``methods`` those of the layer's class that must not
+    be overridden in a subclass for the rule to stay true of it. ``kinds`` are the classes whose layers it can be given.
+    """
+
+    kinds: tuple[type[nn.Module], ...] = (nn.Module,)
+    names: frozenset[str] = frozenset({"weight", "bias"})
+    methods: tuple[str, ...] = ("forward",)
+
+    def refusal(self, module: nn.Module) -> str | None:
+        """Why this particular layer cannot be clipped per record (an option of it), or None."""
+        return None
+
+    def gradient_layout(self, grad: Tensor) -> Tensor:
+        """The output gradient in the memory layout that both this rule and the layer's own backward work on."""
+        return grad
+
+    @abstractmethod
+    def contribution(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
+    ) -> Contribution:
+        """The gradients of the ``wanted`` parameters, in that order, from one use of the layer.
+
+        ``inputs`` and ``grad`` (gradient of the summed record losses with respect to the output) have leading size
+        records * copies, record-major. ``wanted`` names parameters of ``names``, "weight" before "bias".
+        """
+
+
+def rule_for(module: nn.Module, rules: Mapping[type[nn.Module], LayerRule]) -> LayerRule | None:
+    """The rule of the nearest class of ``module`` that has one, if the module computes what that class computes."""
+    kind = next((kind for kind in type(module).__mro__ if kind in rules), None)
+    if kind is None:
+        return None
+    rule = rules[kind]
+    inherited = all(getattr(type(module), name, None) is getattr(kind, name, None) for name in rule.methods)
+    patched = any(name in vars(module) for name in rule.methods)
+    return rule if inherited and not patched else None

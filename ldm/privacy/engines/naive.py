@@ -1,0 +1,44 @@
+"""The readable twin: one backward pass per record, plain autograd, any layer. Slow; tests hold the others to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ldm.privacy.engines.base import ClippedSums, Factors, Groups, RowLoss, Rows, row_losses
+
+
+class NaiveEngine:
+    """Engine that loops over records (see :class:`ldm.privacy.engines.base.Engine`)."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._parameters = parameters
+
+    def clipped_sums(
+        self, loss: RowLoss, rows: Rows, records: int, copies: int, groups: Groups, factors: Factors
+    ) -> ClippedSums:
+        sums: dict[str, Tensor] = {}
+        skipped = 0
+        for record in range(records):
+            own = {key: value[record * copies : (record + 1) * copies] for key, value in rows.items()}
+            gradients = self._gradients(loss, own, copies)
+            squares = torch.zeros(groups.count, 1, device=next(iter(rows.values())).device)
+            for name, gradient in gradients.items():
+                squares[groups.index[name]] += gradient.square().sum()
+            weights = factors(squares)
+            finite = bool(squares.isfinite().all())
+            skipped += not finite
+            for name, gradient in gradients.items():
+                clipped = gradient * weights[groups.index[name]] if finite else torch.zeros_like(gradient)
+                sums[name] = sums[name] + clipped if name in sums else clipped
+        return ClippedSums(sums, skipped)
+
+    def _gradients(self, loss: RowLoss, own: Rows, copies: int) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            mean = row_losses(loss, own, copies).mean()
+        with torch.autocast(mean.device.type, enabled=False):  # an autocast around this call is for the forward pass
+            found = torch.autograd.grad(mean, list(self._parameters.values()), allow_unused=True)
+        named = zip(self._parameters, found, strict=True)
+        return {name: gradient.float() for name, gradient in named if gradient is not None}

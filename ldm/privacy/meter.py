@@ -1,0 +1,68 @@
+"""`EpsilonMeter`: the epsilon spent so far, cheap enough to ask for after every step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from dp_accounting.rdp import rdp_privacy_accountant as rdp_library
+
+from ldm.privacy.accounting import accountants_for, epsilon, merge_history, rdp_vector
+from ldm.privacy.event import History
+from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.validate import whole
+
+
+class EpsilonMeter:
+    """Epsilon spent after so many steps of a plan, cheap enough for a progress bar and never below the exact value.
+
+    The smaller of two upper bounds: the Renyi epsilon of the steps taken, and the PLD epsilon at the next of a few
+    milestones (eighths of the plan, computed when first needed), so the last step shows the plan's own epsilon.
+    ``history``: steps outside the plan that are charged as well.
+    """
+
+    def __init__(self, plan: PrivacyPlan, history: History = (), milestones: int = 8):
+        self.plan = plan
+        self._event = plan.event()
+        self._history = merge_history(history)
+        able = accountants_for([*self._history, (self._event, 1)])
+        self._tight = able[0] if able else "pld"
+        self._stride = max(1, math.ceil(plan.steps / milestones))
+        self._at_milestone: dict[int, float] = {}
+        self._renyi = "rdp" in able
+        self._orders = np.array(rdp_library.DEFAULT_RDP_ORDERS)
+        self._step_rdp: np.ndarray[Any, np.dtype[np.float64]] | None = None
+        self._past_rdp = np.zeros(len(self._orders))
+
+    def __call__(self, steps: int) -> float:
+        """Upper bound on epsilon at the plan's delta after ``steps`` steps of the plan."""
+        whole("steps", steps, at_least=0)
+        if steps == 0 and not self._history:
+            return 0.0
+        milestone = min(math.ceil(steps / self._stride) * self._stride, max(steps, self.plan.steps))
+        if milestone not in self._at_milestone:
+            self._at_milestone[milestone] = epsilon(
+                [*self._history, (self._event, milestone)], self.plan.delta, self._tight
+            )
+        return min(self._at_milestone[milestone], self._renyi_bound(steps))
+
+    def _renyi_bound(self, steps: int) -> float:
+        if not self._renyi:
+            return math.inf
+        if self._step_rdp is None:
+            self._step_rdp = rdp_vector(self._event)
+            self._past_rdp = sum((count * rdp_vector(event) for event, count in self._history), self._past_rdp)
+        return _fast_epsilon(self._orders, self._past_rdp + steps * self._step_rdp, self.plan.delta)
+
+
+def _fast_epsilon(
+    orders: np.ndarray[Any, np.dtype[np.float64]], rdp: np.ndarray[Any, np.dtype[np.float64]], delta: float
+) -> float:
+    """Renyi divergences to epsilon, best order (Canonne, Kamath, Steinke 2020, arXiv 2004.00010, Proposition 12)."""
+    usable = (orders > 1) & np.isfinite(rdp)
+    if not usable.any():
+        return math.inf
+    order = orders[usable]
+    candidates = rdp[usable] + np.log1p(-1 / order) - np.log(delta * order) / (order - 1)
+    return max(0.0, float(candidates.min()))

@@ -1,0 +1,1 @@
+"""Whole evaluations, comparisons and budgets: what a command calls once."""

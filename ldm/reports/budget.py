@@ -1,0 +1,48 @@
+"""What a private configuration would spend, without data and without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ldm.config import load_config, to_plain
+from ldm.errors import UserError
+from ldm.privacy.budget import Budget
+from ldm.training.dp_config import read_dp_config
+from ldm.training.private_run import make_plan
+from ldm.training.trainer_flags import translate_legacy_arguments
+
+
+def config_budget(path: str | Path, dotlist: Sequence[str] = ()) -> Budget:
+    """The budget of a run of this file, by the plan that the driver would make.
+
+    Raises UserError for a file that is not private, or does not state its number of records, batch size or length.
+    """
+    config = load_config([path], dotlist)
+    for section in ("model", "data"):
+        if not isinstance(config.get(section), DictConfig) or not isinstance(config[section].get("params"), DictConfig):
+            raise UserError(f"{path}: has no section '{section}' with params; give a private training configuration")
+    raw = to_plain(config.model.params.get("dp_config")) or {}
+    if not raw.get("enabled"):
+        raise UserError(f"{path}: dp_config.enabled is not set, so the run would have no guarantee to account for")
+    private = read_dp_config(raw)
+    if private.get("dataset_size") is None:
+        raise UserError(
+            f"{path}: dp_config.dataset_size is not stated; type --set model.params.dp_config.dataset_size=N"
+        )
+    batch = config.data.params.batch_size
+    settings = translate_legacy_arguments(to_plain((config.get("lightning") or {}).get("trainer")) or {})
+    plan = make_plan(private, private["dataset_size"], batch, settings)
+    return Budget(
+        batch_size=batch,
+        sample_rate=plan.sample_rate,
+        steps=plan.steps,
+        noise_multiplier=plan.noise_multiplier,
+        epsilon=plan.epsilon(),
+        delta=plan.delta,
+        relation=plan.relation,
+        sampling=plan.sampling,
+        runs=1,
+    )

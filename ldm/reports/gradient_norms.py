@@ -1,0 +1,58 @@
+"""Gradient norms of single public records: a clipping norm chosen by them costs no privacy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from ldm.config import instantiate_from_config, load_config, to_plain
+from ldm.inference.load import without_checkpoints
+from ldm.privacy.clipping import Clipping, PerRecordClipper
+
+
+@dataclass(frozen=True)
+class NormRecorder(Clipping):
+    """A clipping rule that keeps the norms it is shown. For public records only: nothing here is private."""
+
+    seen: list[Tensor] = field(default_factory=list)
+
+    def factors(self, squared_norms: Tensor) -> Tensor:
+        self.seen.append(squared_norms.detach().sum(dim=0).sqrt().cpu())
+        return super().factors(squared_norms)
+
+
+def starting_model(config: str | Path, checkpoint: str | Path, device: torch.device) -> Any:
+    """The model as its fine-tuning begins: the weights of ``checkpoint``, and fresh adapters if there are to be any."""
+    section = load_config([config]).model
+    ignored = section.params.get("ignore_keys") or []
+    plain = to_plain(without_checkpoints(section))
+    plain.pop("base_learning_rate", None)
+    plain["params"] = {**plain["params"], "ckpt_path": str(checkpoint), "ignore_keys": list(ignored)}
+    return instantiate_from_config(plain).to(device).eval()
+
+
+def record_norms(model: Any, dataset: Any, count: int, copies: int = 1, chunk: int = 64) -> Tensor:
+    """Gradient norms (count,) of the first ``count`` public records under the model's fine-tuning rule.
+
+    A record's loss is the mean over ``copies`` noise draws, as in training.
+    """
+    selection = model.select_trainable()
+    recorder = NormRecorder(max_grad_norm=1.0)
+    clipper = PerRecordClipper(model, selection.parameters, recorder)
+    loader = DataLoader(Subset(dataset, range(min(count, len(dataset)))), batch_size=chunk)
+    for batch in loader:
+        rows: Mapping[str, Tensor] = model.private_rows(on_device(batch, model.device), copies, chunk)
+        clipper.accumulate(model.row_losses, rows, copies)
+    clipper.take()
+    return torch.cat(recorder.seen)
+
+
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch with its tensors on a device."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}

@@ -1,0 +1,23 @@
+"""Sample files: images, their labels and how they were generated; read, written, and shown on a sheet."""
+
+from __future__ import annotations
+
+from ldm.samples.grid import grid, save_grid
+from ldm.samples.reader import IMAGE_KEY, LABEL_KEY, META_KEY, SampleFile
+from ldm.samples.sample_set import SampleSet, first_images, iter_batches
+from ldm.samples.writer import SampleWriter, unfinished_folder, unfinished_meta
+
+__all__ = [
+    "IMAGE_KEY",
+    "LABEL_KEY",
+    "META_KEY",
+    "SampleFile",
+    "SampleSet",
+    "SampleWriter",
+    "first_images",
+    "grid",
+    "iter_batches",
+    "save_grid",
+    "unfinished_folder",
+    "unfinished_meta",
+]

@@ -1,0 +1,238 @@
+"""A sample file written batch by batch, in flat memory, which a killed run can take up again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import struct
+import zipfile
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.files import write_atomic
+from ldm.samples.reader import IMAGE_KEY, LABEL_KEY, META_KEY, check_plain, checked_labels
+
+PLACES = ("config", "checkpoint")  # paths in a file's meta: their content counts, by the digests beside them
+PROGRESS = "progress.pt"
+_LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip archive's member: its length is 30, these two follow it
+
+
+class SampleWriter:
+    """Writes ``count`` images to ``path`` in as many batches as one likes; the file appears when all are there.
+
+    Until then ``<path>.unfinished/`` holds the file in its full size, with labels and meta, and how far it is. A new
+    writer of the same path, count, labels and meta goes on there: ``done`` images are written already, and
+    ``state`` is what was given with the last of them. The result is what `ldm.samples.SampleSet.save` writes:
+    plain ``torch.load(path, weights_only=True)`` reads it, with ``mmap=True`` in flat memory.
+
+    Args:
+        labels: (count,) whole numbers, or None. meta: plain values; ``config`` and ``checkpoint`` are taken for
+            paths, which may differ when an unfinished file is taken up.
+
+    Raises:
+        UserError: when an unfinished file has other settings or another process writes it.
+    """
+
+    def __init__(
+        self, path: str | Path, count: int, labels: Tensor | None = None, meta: Mapping[str, Any] | None = None
+    ):
+        self.path = Path(path)
+        self.count = count
+        self.labels = None if labels is None else checked_labels(labels.detach().cpu(), count)
+        self.meta = dict(meta or {})
+        check_plain(self.meta, META_KEY)
+        self.folder = unfinished_folder(self.path)
+        self.done = 0
+        self.state: dict[str, Tensor] = {}
+        self._file: IO[bytes] | None = None
+        self._shape: tuple[int, ...] = ()
+        self._offset = 0
+        if (self.folder / PROGRESS).exists():
+            self._take_up()
+        elif self.folder.exists():  # killed before the first batch was down, or after the last
+            shutil.rmtree(self.folder)
+
+    def __enter__(self) -> SampleWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, images: Tensor, state: Mapping[str, Tensor] | None = None) -> None:
+        """Add a batch (B, C, H, W) of floats, clamped to [-1, 1]; it is on the disk when this returns.
+
+        ``state`` are tensors that whoever takes the file up needs, such as those of random number generators.
+        Raises UserError for NaN (the unfinished file goes then), too many images, another shape, and a full disk.
+        """
+        images = images.detach().cpu().float()
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or (self._shape and images.shape[1:] != self._shape):
+            raise UserError(f"{self.path}: images have shape {tuple(images.shape)}; expected (N, 1 or 3, h, w), alike")
+        if self.done + len(images) > self.count:
+            raise UserError(f"{self.path}: {self.done + len(images)} images for a file of {self.count}")
+        bad = int((~torch.isfinite(images).flatten(1).all(dim=1)).sum())
+        if bad:
+            self.discard()
+            raise UserError(f"{bad} of {len(images)} images hold NaN or infinite values; nothing was written")
+        try:
+            if self._file is None:
+                self._begin(tuple(images.shape[1:]))
+            self._put(self._offset + self.done * self._bytes_each, images.clamp(-1, 1).contiguous())
+        except OSError as error:
+            kept = f"; {self.done} of {self.count} are kept in {self.folder}, type the same command to go on"
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror or error}){kept if self.done else ''}"
+            ) from None
+        self.done += len(images)
+        progress = {"done": self.done, "state": dict(state or {})}
+        write_atomic(self.folder / PROGRESS, lambda temporary: torch.save(progress, temporary))
+
+    def finish(self) -> None:
+        """Give the file its name, once all images are there. Raises UserError when they are not."""
+        if self.done != self.count or self._file is None:
+            raise UserError(f"{self.path}: {self.done} of {self.count} images were written")
+        os.replace(self.folder / self.path.name, self.path)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what is unfinished."""
+        self.close()
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def close(self) -> None:
+        """Let go of the unfinished file; it stays for another writer."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def _bytes_each(self) -> int:
+        return 4 * prod(self._shape)
+
+    def _begin(self, shape: tuple[int, ...]) -> None:
+        """Make the file in its full size, with labels and meta but without images."""
+        size = 4 * prod(shape) * self.count
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.path.parent).free
+        if size > free:
+            raise UserError(
+                f"{self.path}: {self.count} images take {size / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
+                "name another folder or ask for fewer"
+            )
+        self.folder.mkdir()
+        self._shape = shape
+        data = self.folder / self.path.name
+        _write_frame(data, (self.count, *shape), self.labels, self.meta)
+        self._open(data)
+
+    def _open(self, data: Path) -> None:
+        self._offset = _member_offset(data, "data/0", self._bytes_each * self.count)
+        self._file = data.open("r+b")
+        _lock(self._file, self.path)
+        if self.labels is not None and self.done == 0:
+            self._put(_member_offset(data, "data/1", 8 * self.count), self.labels)
+
+    def _put(self, offset: int, values: Tensor) -> None:
+        assert self._file is not None
+        self._file.seek(offset)
+        self._file.write(memoryview(values.numpy()).cast("B"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _take_up(self) -> None:
+        data = self.folder / self.path.name
+        try:
+            if not data.exists():  # killed after the file got its name
+                shutil.rmtree(self.folder)
+                return
+            progress = torch.load(self.folder / PROGRESS, weights_only=True)
+            content = torch.load(data, weights_only=True, mmap=True)
+            images, labels, meta = content[IMAGE_KEY], content.get(LABEL_KEY), content[META_KEY]
+            done, state = int(progress["done"]), progress["state"]
+        except Exception as error:  # bytes that are no such file make the reader fail in any way
+            raise UserError(f"{self.folder}: is damaged; remove it and type the command again") from error
+        difference = self._difference(len(images), labels, meta)
+        if difference:
+            raise UserError(
+                f"{self.folder}: {done} of {len(images)} images of a run with other settings ({difference}); "
+                "remove it, or name another output"
+            )
+        self.done, self.state, self._shape = done, state, tuple(images.shape[1:])
+        self._open(data)
+
+    def _difference(self, count: int, labels: Tensor | None, meta: Mapping[str, Any]) -> str:
+        """What the unfinished file was begun with that differs from now; "" for nothing."""
+        if count != self.count:
+            return f"{count} images there, {self.count} here"
+        if (labels is None) != (self.labels is None) or (labels is not None and not torch.equal(labels, self.labels)):
+            return "other classes"
+        for key in sorted({*meta, *self.meta} - {*PLACES}):
+            there, here = meta.get(key), self.meta.get(key)
+            if there != here:
+                short = len(str(there)) + len(str(here)) < 200
+                return f"{key}: {there!r} there, {here!r} here" if short else f"other {key}"
+        return ""
+
+
+def unfinished_folder(path: str | Path) -> Path:
+    """Where the images of an unfinished sample file lie."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.unfinished")
+
+
+def unfinished_meta(path: str | Path) -> dict[str, Any]:
+    """What an unfinished sample file was begun with; empty without one."""
+    path = Path(path)
+    with contextlib.suppress(Exception):  # absent or damaged: the writer says so
+        return dict(torch.load(unfinished_folder(path) / path.name, weights_only=True, mmap=True)[META_KEY])
+    return {}
+
+
+def _write_frame(path: Path, shape: tuple[int, ...], labels: Tensor | None, meta: dict[str, Any]) -> None:
+    """Write a sample file with room for float32 images of ``shape`` and for the labels, both still empty."""
+    blank = path.with_suffix(".blank")
+    try:
+        with blank.open("wb") as file:
+            file.truncate(4 * prod(shape))  # a hole: takes no room, and none of it is read
+        images = torch.from_file(str(blank), shared=True, size=prod(shape), dtype=torch.float32).reshape(shape)
+        content: dict[str, Any] = {IMAGE_KEY: images, META_KEY: meta}
+        if labels is not None:
+            content[LABEL_KEY] = labels
+        with torch.serialization.skip_data():
+            torch.save(content, path)
+    finally:
+        blank.unlink(missing_ok=True)
+
+
+def _member_offset(path: Path, name: str, size: int) -> int:
+    """Where the bytes of a tensor begin in a file of torch.save; they are stored as they are."""
+    with zipfile.ZipFile(path) as archive:
+        (member,) = [found for found in archive.infolist() if found.filename.partition("/")[2] == name]
+    assert member.file_size == size and member.compress_type == zipfile.ZIP_STORED
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        return member.header_offset + 30 + sum(_LOCAL_HEADER.unpack(file.read(30)))
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Keep other processes from writing the same file, where the system has locks."""
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise UserError(f"{path}: another process is writing it; wait for it, or name another output") from None
+        except OSError:
+            pass  # a file system without locks

@@ -1,0 +1,61 @@
+"""What happens between building a model with its data and training it: label checks and the latent cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ldm.data.latent_cache import LatentCache, why_not_cacheable
+from ldm.errors import UserError
+from ldm.training.trainer_flags import own_device
+
+logger = logging.getLogger(__name__)
+
+
+def check_labels(model: Any, data: Any) -> None:
+    """Raise UserError for a label that the condition stage has no class for, where a data set can tell its labels.
+
+    Found here, it is one line; found by a GPU in the middle of an epoch, it is an assertion without a name.
+    """
+    stage = getattr(model, "cond_stage_model", None)
+    if not hasattr(stage, "check") or getattr(model, "cond_stage_key", None) != "class_label":
+        return
+    for name, dataset in data.datasets.items():
+        labels = getattr(dataset, "labels", None)
+        if labels is not None:
+            try:
+                stage.check(torch.as_tensor(labels))
+            except UserError as error:
+                raise UserError(f"data.params.{name}: {error}") from None
+
+
+def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:
+    """Encode every image of a latent model once, unless the config turns the cache off or images are augmented."""
+    if not hasattr(model, "encode_moments") or not data.latent_cache:
+        return
+    device = own_device(settings)
+    key = state_digest(model.first_stage_model)
+    model.to(device)
+
+    def cached(name: str, dataset: Any) -> Any:
+        reason = why_not_cacheable(dataset)
+        if reason is not None:
+            logger.info("no latent cache for the %s set: %s", name, reason)
+            return dataset
+        return LatentCache(dataset, lambda images: model.encode_moments(images.to(device)), key=key)
+
+    # sampling and decoding stay stochastic: what is kept is the posterior's mean and variance
+    data.replace_datasets(cached)
+
+
+def state_digest(module: Any) -> str:
+    """Digest of a module's weights (SHA-256, hex)."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

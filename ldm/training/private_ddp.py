@@ -1,0 +1,44 @@
+"""How the processes of a private run over several devices are connected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_lightning.strategies import DDPStrategy
+
+from ldm.errors import UserError
+from ldm.privacy.distributed import broadcast_state
+from ldm.training.trainer_flags import device_count
+
+
+class PrivateDDP(DDPStrategy):
+    """The processes of Lightning's ``ddp`` without torch's wrapper around the model.
+
+    The wrapper averages gradients on its own during backward passes and broadcasts buffers before every forward pass,
+    the running averages of the weights among them. A private step reduces its noised sums itself, once; what is left
+    to do is to start from the same weights.
+    """
+
+    def configure_ddp(self) -> None:
+        """Give all processes the first one's weights; random numbers each has of its own already."""
+        broadcast_state(self.model)
+
+
+def process_count(settings: Mapping[str, Any]) -> int:
+    """How many processes the resolved Trainer settings start, on all nodes together."""
+    return device_count(settings) * int(settings.get("num_nodes") or 1)
+
+
+def private_strategy(settings: Mapping[str, Any]) -> DDPStrategy | str:
+    """The strategy of a private run under these Trainer settings.
+
+    Raises UserError for strategies that cut the model up or share one process's random numbers.
+    """
+    strategy = settings.get("strategy") or "auto"
+    several = process_count(settings) > 1
+    # what the wrapper does about unused parameters does not matter without it
+    named = str(strategy).replace("_find_unused_parameters_true", "").replace("_find_unused_parameters_false", "")
+    if named not in ("auto", "ddp"):
+        raise UserError(f"strategy {strategy}: private training runs on one device or with --strategy ddp")
+    return PrivateDDP() if several or named == "ddp" else "auto"

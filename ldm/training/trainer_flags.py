@@ -1,0 +1,197 @@
+"""The Trainer's command-line flags: today's Lightning, plus the spellings of the 1.4 generation."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from ldm.cli import ArgumentParser
+from ldm.errors import UserError, nearest
+
+logger = logging.getLogger(__name__)
+
+OBJECTS = {  # built by the driver: argument -> where the configuration says it
+    "callbacks": "lightning.callbacks",
+    "default_root_dir": "--logdir",
+    "logger": "lightning.logger",
+    "plugins": "nothing; checkpoints are always written by ldm.checkpoint.io",
+}
+RENAMED = {
+    "resume_from_checkpoint": "ckpt_path",
+    "checkpoint_callback": "enable_checkpointing",
+    "replace_sampler_ddp": "use_distributed_sampler",
+}
+RETIRED = (
+    "amp_backend",
+    "amp_level",
+    "auto_lr_find",
+    "auto_scale_batch_size",
+    "auto_select_gpus",
+    "flush_logs_every_n_steps",
+    "ipus",
+    "log_gpu_memory",
+    "max_time_per_run",
+    "move_metrics_to_cpu",
+    "multiple_trainloader_mode",
+    "num_processes",
+    "prepare_data_per_node",
+    "process_position",
+    "reload_dataloaders_every_epoch",
+    "stochastic_weight_avg",
+    "terminate_on_nan",
+    "tpu_cores",
+    "track_grad_norm",
+    "truncated_bptt_steps",
+    "weights_save_path",
+)
+SPECIAL = ("distributed_backend", "gpus", "weights_summary", "progress_bar_refresh_rate")
+WORDS = {"true": True, "yes": True, "false": False, "no": False, "none": None, "null": None}
+STRATEGIES = ("ddp", "ddp_cpu", "ddp2", "ddp_spawn", "dp", "horovod")
+
+
+def trainer_arguments() -> list[str]:
+    """Names that today's Trainer takes and that can be written as text."""
+    names = inspect.signature(pl.Trainer.__init__).parameters
+    return [name for name in names if name != "self" and name not in OBJECTS]
+
+
+def add_trainer_flags(parser: ArgumentParser) -> None:
+    """Add one flag per Trainer argument, old spellings included, to a group of their own."""
+    group = parser.add_argument_group("Trainer", "every argument of Lightning's Trainer, old spellings included")
+    for name in sorted({*trainer_arguments(), *OBJECTS, *RENAMED, *RETIRED, *SPECIAL}):
+        note = "GPUs by index or count: '0,' or 1 or -1" if name == "gpus" else argument_note(name)
+        group.add_argument(f"--{name}", nargs="?", const=True, default=None, type=parse_value, metavar="X", help=note)
+
+
+def argument_note(name: str) -> str:
+    """One line of help for a flag."""
+    if name in RENAMED:
+        return f"old spelling of {RENAMED[name]}"
+    if name in OBJECTS:
+        return f"accepted and ignored; what counts is {OBJECTS[name]}"
+    return "retired; accepted and ignored" if name in RETIRED else f"see Trainer({name}=...)"
+
+
+def parse_value(text: Any) -> Any:
+    """Read a flag's value: a whole or decimal number (1e-3 too), yes/no, none, or else the text itself.
+
+    YAML is no help here: it takes 1e-3 for text and 10:00:00 for a number of seconds.
+    """
+    if not isinstance(text, str):
+        return text
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def translate_legacy_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate Trainer settings of any age to today's names; unknown names raise UserError naming the nearest."""
+    result: dict[str, Any] = {}
+    known = {*trainer_arguments(), *SPECIAL, "ckpt_path", "strategy"}
+    for name, value in settings.items():
+        if name in RETIRED:
+            logger.warning("lightning.trainer.%s has no counterpart today and is ignored", name)
+        elif name in OBJECTS:
+            logger.warning("lightning.trainer.%s is ignored; what counts is %s", name, OBJECTS[name])
+        elif name in RENAMED:
+            result[RENAMED[name]] = value
+        elif name == "weights_summary":
+            result["enable_model_summary"] = value not in (None, "None", False)
+        elif name == "progress_bar_refresh_rate":
+            result["enable_progress_bar"] = value is None or int(value) > 0
+        elif name in known:
+            result[name] = value
+        else:
+            raise UserError(f"lightning.trainer.{name}: the Trainer has no such argument{nearest(name, known)}")
+    return resolve_devices(result)
+
+
+def merge_flags(earlier: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Trainer settings of the configuration with those of the command line over them.
+
+    Devices that are typed replace configured ones in whatever spelling either is: the ``accelerator: cpu`` that a
+    resumed run has written down does not hide ``--gpus 0,``.
+    """
+    replaced = {"gpus": ("gpus", "devices", "accelerator"), "devices": ("gpus", "devices")}
+    gone = {name for flag in flags for name in replaced.get(flag, ())}
+    if flags.get("accelerator") == "cpu":
+        gone |= {"gpus", "devices"}
+    return {**{name: value for name, value in earlier.items() if name not in gone}, **flags}
+
+
+def resolve_devices(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn ``gpus``/``accelerator``/``devices`` of any spelling into today's ``accelerator`` and ``devices``.
+
+    ``--accelerator cpu`` wins over ``--gpus``. Raises UserError for a GPU on a machine without one.
+    """
+    result = dict(settings)
+    gpus = parse_gpus(result.pop("gpus", None))
+    accelerator = result.pop("accelerator", None)
+    backend = result.pop("distributed_backend", None)
+    if accelerator in STRATEGIES or (accelerator is None and backend in STRATEGIES):
+        if gpus and len(gpus) > 1:
+            result.setdefault("strategy", "ddp")
+        accelerator = None
+    devices = result.get("devices", 1)
+    if accelerator == "cpu" or (gpus == [] and accelerator is None):
+        return {**result, "accelerator": "cpu", "devices": devices if isinstance(devices, int) else 1}
+    if gpus or accelerator in ("gpu", "cuda"):
+        if not torch.cuda.is_available():
+            flag = "--gpus" if gpus else f"--accelerator {accelerator}"
+            raise UserError(f"{flag}: no GPU is visible on this machine; type --accelerator cpu to train on the CPU")
+        return {**result, "accelerator": "gpu", "devices": gpus or devices}
+    if accelerator in (None, "auto") and torch.cuda.is_available():
+        accelerator = "gpu"  # said in so many words, since the latent cache goes by it
+    return {**result, "accelerator": accelerator or "auto", "devices": devices}
+
+
+def parse_gpus(value: Any) -> list[int] | None:
+    """Indices of the wanted GPUs: '0,', '0,1' and [0] list them, 2 counts them, -1 means all, 0 and '' none."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, (list, tuple)):
+            return [int(item) for item in value]
+        if isinstance(value, str) and ("," in value or value.startswith("[")):
+            return [int(item) for item in value.strip("[]").split(",") if item.strip()]
+        count = int(value) if value != "" else 0
+    except (TypeError, ValueError):
+        count = -2
+    if count < -1:
+        raise UserError(f"--gpus {value}: expected indices such as 0, or 0,1 or a count such as 1, or -1 for all")
+    if count == -1:
+        return list(range(max(1, torch.cuda.device_count())))
+    return list(range(count))
+
+
+def own_device(settings: Mapping[str, Any]) -> str:
+    """The device of this process among those of the resolved settings, such as cuda:1."""
+    if settings.get("accelerator") != "gpu":
+        return "cpu"
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    devices = settings.get("devices", 1)
+    if isinstance(devices, str) and "," in devices:
+        devices = parse_gpus(devices)
+    return f"cuda:{devices[index] if isinstance(devices, (list, tuple)) and index < len(devices) else index}"
+
+
+def device_count(settings: Mapping[str, Any]) -> int:
+    """How many devices the resolved settings ask for (the learning-rate rule multiplies by it)."""
+    devices = settings.get("devices", 1)
+    on_gpu = settings.get("accelerator") == "gpu"
+    if devices in ("auto", -1, "-1"):
+        return max(1, torch.cuda.device_count()) if on_gpu else 1
+    if isinstance(devices, str):
+        devices = parse_gpus(devices if "," in devices else int(devices) if devices.isdigit() else 1)
+    return max(1, len(devices) if isinstance(devices, (list, tuple)) else int(devices))

@@ -1,0 +1,160 @@
+"""The classifiers have the published sizes, and every image reaches them the same way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ldm.errors import UserError
+from ldm.evaluation.classifiers.networks import (
+    CLASSIFIERS,
+    CNN,
+    Preparation,
+    build_classifier,
+    classifier_name,
+    prepare,
+)
+from ldm.evaluation.classifiers.wide_resnet import WideResNet
+
+
+def count(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("logreg", 1024 * 10 + 10),
+        ("mlp", 1024 * 100 + 100 + 100 * 10 + 10),
+        ("cnn", (9 * 32 + 32) + (9 * 32 * 64 + 64) + (9 * 64 * 128 + 128) + (2048 * 128 + 128) + (128 * 10 + 10)),
+    ],
+)
+def test_sizes_at_32_pixels(name: str, parameters: int) -> None:
+    network = build_classifier(name)
+    assert count(network) == parameters
+    assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
+
+
+def convolutions(*shapes: tuple[int, int, int]) -> int:
+    """Weights of square convolutions (inputs, outputs, side) without bias."""
+    return sum(inputs * outputs * side * side for inputs, outputs, side in shapes)
+
+
+def wide_resnet_count(depth: int, k: int, classes: int) -> int:
+    """Counted from the paper's table 1: convolutions, two values a channel of each batch norm, one linear layer."""
+    blocks, weights, norms, inputs = (depth - 4) // 6, convolutions((3, 16, 3)), 0, 16
+    for outputs in (16 * k, 32 * k, 64 * k):
+        weights += convolutions((inputs, outputs, 1), (inputs, outputs, 3))
+        weights += (2 * blocks - 1) * convolutions((outputs, outputs, 3))
+        norms += 2 * inputs + (2 * blocks - 1) * 2 * outputs
+        inputs = outputs
+    return weights + norms + 2 * inputs + inputs * classes + classes
+
+
+def resnext_count(classes: int) -> int:
+    weights, inputs = convolutions((3, 64, 3)) + 2 * 64, 64
+    for stage in range(3):
+        outputs, inner = 256 * 2**stage, 512 * 2**stage
+        weights += convolutions((inputs, outputs, 1)) + 2 * outputs
+        for _ in range(3):
+            weights += convolutions((inputs, inner, 1), (inner, outputs, 1)) + convolutions((inner, inner, 3)) // 8
+            weights += 4 * inner + 2 * outputs
+            inputs = outputs
+    return weights + inputs * classes + classes
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "counted"),
+    [
+        ("wrn-40-4", 8_949_210, wide_resnet_count(40, 4, 10)),  # 8.9 M in the paper
+        ("resnet-9", 6_573_120, None),  # 6.57 M
+        ("resnext-29", 34_426_698, resnext_count(10)),  # 34.4 M in the paper
+    ],
+)
+def test_sizes_of_the_published_networks(name: str, parameters: int, counted: int | None) -> None:
+    network = build_classifier(name, in_channels=3)
+    assert count(network) == parameters
+    assert counted in (None, parameters)
+
+
+def test_more_classes_add_one_row_each() -> None:
+    sizes = [count(build_classifier("wrn-40-4", in_channels=3, num_classes=classes)) for classes in (10, 100)]
+    assert sizes[1] == 8_972_340 == sizes[0] + 90 * 257
+
+
+@pytest.mark.parametrize("name", ["wrn-40-4", "resnet-9", "resnext-29"])
+def test_large_networks_take_any_size_and_learn_from_every_parameter(name: str) -> None:
+    network = build_classifier(name, in_channels=1, size=8, num_classes=3)
+    logits = network(torch.rand(2, 1, 8, 8))
+    assert logits.shape == (2, 3) and torch.isfinite(logits).all()
+    logits.logsumexp(dim=1).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_wide_resnet_keeps_to_its_depths_and_dropout() -> None:
+    with pytest.raises(UserError, match="depth 39"):
+        WideResNet(depth=39)
+    network = build_classifier("wrn", wrn_dropout=0.7)
+    rates = {module.p for module in network.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.7}
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 28), (3, 64)])
+@pytest.mark.parametrize("name", ["logreg", "mlp", "cnn"])
+def test_other_sizes(name: str, channels: int, size: int) -> None:
+    network = build_classifier(name, in_channels=channels, size=size, num_classes=4)
+    assert network(torch.zeros(2, channels, size, size)).shape == (2, 4)
+
+
+def test_features_are_the_input_of_the_last_layer() -> None:
+    network = CNN().eval()
+    images = torch.rand(2, 1, 32, 32)
+    assert network.features(images).shape == (2, CNN.feature_dim)
+    assert torch.equal(network.classify(network.features(images)), network(images))
+
+
+def test_preparation_is_one_grey_channel_of_one_size() -> None:
+    grey = torch.rand(2, 1, 32, 32) * 2 - 1
+    assert torch.equal(prepare(grey), grey)
+    assert torch.allclose(prepare(grey.expand(-1, 3, -1, -1)), grey, atol=1e-6)
+    assert prepare(torch.zeros(2, 3, 28, 28)).shape == (2, 1, 32, 32)
+    assert prepare(grey * 3).abs().max() == 1
+
+
+def test_preparation_of_colour_and_of_the_mean_image() -> None:
+    colour = torch.rand(4, 3, 32, 32) * 2 - 1
+    assert torch.equal(Preparation(32, 3)(colour), colour)
+    assert Preparation(28, 3)(colour[:, :1]).shape == (4, 3, 28, 28)
+    centred = Preparation(32, 3, colour.mean(dim=0))(colour)
+    assert torch.allclose(centred, (colour + 1) / 2 - ((colour + 1) / 2).mean(dim=0), atol=1e-6)
+
+
+def test_dropout_of_the_cnn_is_where_its_protocol_has_it() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(8, 1, 32, 32)
+    for drop_maps in (False, True):
+        network = CNN(drop_maps=drop_maps).eval()
+        expected = network(images)
+        inputs: list[torch.Tensor] = []
+        network.dropout.register_forward_hook(lambda _module, given, _output, inputs=inputs: inputs.append(given[0]))
+        assert torch.equal(network(images), expected)
+        shapes = [tuple(given.shape[1:]) for given in inputs]
+        assert shapes == ([(32, 15, 15), (64, 6, 6), (128,)] if drop_maps else [(2048,), (128,)])
+
+
+def test_names_are_read_in_the_spellings_in_use() -> None:
+    assert [classifier_name(name) for name in ("wrn_40_4", "WRN", "resnet9", "resnext", "cnn")] == [
+        "wrn-40-4",
+        "wrn-40-4",
+        "resnet-9",
+        "resnext-29",
+        "cnn",
+    ]
+    assert [classifier_name(name) for name in CLASSIFIERS] == list(CLASSIFIERS)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(UserError, match="did you mean 'cnn'"):
+        build_classifier("cnnn")
+    with pytest.raises(UserError, match="18x18"):
+        build_classifier("cnn", size=16)

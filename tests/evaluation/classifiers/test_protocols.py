@@ -1,0 +1,83 @@
+"""Published protocols are what their sources say, and say how they choose."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ldm.errors import UserError
+from ldm.evaluation.classifiers.protocols import (
+    BEST_TEST,
+    HELD_OUT,
+    LAST,
+    PROTOCOLS,
+    ClassifierProtocol,
+    protocol_named,
+)
+
+
+def test_the_default_never_looks_at_real_test_images() -> None:
+    default = ClassifierProtocol()
+    assert default.name == HELD_OUT and default.selection == HELD_OUT and default.honest
+    assert protocol_named(HELD_OUT) == default
+
+
+def test_selection_of_the_published_ones() -> None:
+    chosen = {name: protocol.selection for name, protocol in PROTOCOLS.items()}
+    assert chosen == {
+        "held-out": HELD_OUT,
+        "dpdm": HELD_OUT,
+        "dp-ldm": HELD_OUT,
+        "wrn40-4": LAST,
+        "best-test-epoch": BEST_TEST,
+        "dp-lora": BEST_TEST,
+        "dpimagebench": BEST_TEST,
+    }
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.honest == (name not in ("best-test-epoch", "dp-lora", "dpimagebench"))
+        assert ("real test images" in protocol.note) != protocol.honest
+        assert protocol.source
+
+
+def test_numbers_of_the_published_ones() -> None:
+    dpdm, wrn, sgdr = PROTOCOLS["dpdm"], PROTOCOLS["wrn40-4"], PROTOCOLS["best-test-epoch"]
+    assert (dpdm.optimizer, dpdm.lr, dpdm.epochs, dpdm.batch_size, dpdm.size) == ("adam", 3e-4, 50, 128, 28)
+    assert (wrn.optimizer, wrn.lr, wrn.epochs, wrn.batch_size, wrn.weight_decay) == ("sgd", 0.1, 10, 1000, 5e-4)
+    assert wrn.nesterov and wrn.label_smoothing == 0.1 and wrn.wrn_dropout == 0.3
+    assert (sgdr.lr, sgdr.epochs, sgdr.anneal_period, sgdr.anneal_mult, sgdr.augmult) == (0.1, 200, 10, 2, 2)
+    assert sgdr.augment == ("flip", "crop") and sgdr.subtract_mean and sgdr.ema_decay == 0.9999
+
+
+def test_a_changed_protocol_says_so() -> None:
+    dpdm = PROTOCOLS["dpdm"]
+    assert dpdm.changed() is dpdm and dpdm.changed(epochs=None, lr=3e-4) is dpdm
+    changed = dpdm.changed(epochs=2)
+    assert (changed.name, changed.epochs, changed.lr) == ("dpdm, changed", 2, dpdm.lr)
+    assert changed.changed(lr=1.0).name == "dpdm, changed"
+    content = json.loads(json.dumps(changed.to_dict()))
+    assert content["honest"] is True and content["note"] == "epoch chosen on held-out samples"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 0}, "0 epochs"),
+        ({"batch_size": 0}, "batch size"),
+        ({"lr": 0.0}, "learning rate"),
+        ({"selection": "best-test-epochs"}, "did you mean 'best-test-epoch'"),
+        ({"optimizer": "rmsprop"}, "adam or sgd"),
+        ({"augment": ("flips",)}, "did you mean 'flip'"),
+        ({"ema_decay": 1.0}, "EMA decay"),
+        ({"report_average": True}, "ema_decay is 0"),
+        ({"epoch": 3}, "did you mean 'epochs'"),
+    ],
+)
+def test_mistakes_are_named(changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        ClassifierProtocol().changed(**changes)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match="did you mean 'dpdm'.*dpimagebench"):
+        protocol_named("dpmd")

@@ -1,0 +1,275 @@
+"""A whole evaluation from files to page, and comparisons of several."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm.errors import UserError
+from ldm.evaluation.metrics.summary import SummaryOptions
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.plan import PrivacyPlan
+from ldm.reports.comparison import compare_evaluations, read_result
+from ldm.reports.evaluation import (
+    Evaluation,
+    EvaluationRequest,
+    ImageCollector,
+    check_output_folder,
+    epsilon_curve,
+    evaluate,
+    format_scores,
+    write_evaluation,
+)
+from ldm.samples import SampleSet
+from tests.pages import Page, browser, rendered
+
+HERE = __name__
+CPU = torch.device("cpu")
+SCHEMA = Path(__file__).parents[2] / "docs" / "evaluation.md"
+
+
+class Bars:
+    """Labelled bars: class 0 is upright, class 1 lies."""
+
+    def __init__(self, size: int = 16, count: int = 80, seed: int = 0, noise: float = 0.0) -> None:
+        generator = np.random.default_rng(seed)
+        self.labels = np.arange(count) % 2
+        self.images = -np.ones((count, size, size, 1), np.float32)
+        for image, label, at in zip(self.images, self.labels, generator.integers(0, size - 3, count), strict=True):
+            (image if label else image.transpose(1, 0, 2))[at : at + 3] = 1
+        self.images += noise * generator.normal(size=self.images.shape).astype(np.float32)
+        self.images = self.images.clip(-1, 1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": self.images[index], "class_label": int(self.labels[index])}
+
+
+def bars(path: Path, labelled: bool = True, **settings: object) -> str:
+    made = Bars(**settings)
+    labels = torch.from_numpy(made.labels) if labelled else None
+    SampleSet(torch.from_numpy(made.images).permute(0, 3, 1, 2), labels, {"seed": 7}).save(path)
+    return str(path)
+
+
+def card(folder: Path, steps: int = 20) -> Path:
+    plan = PrivacyPlan(
+        sample_rate=0.1, steps=20, noise_multiplier=1.0, max_grad_norm=0.1, delta=1e-3, expected_batch_size=10
+    )
+    ledger = Ledger()
+    ledger.record(plan.event(), steps)
+    folder.mkdir(exist_ok=True)
+    ReleaseCard(plan, ledger, {"a": 12}).write(folder / "privacy.json")
+    (folder / "metrics" / "version_0").mkdir(parents=True, exist_ok=True)
+    rows = "".join(f"{step},{step / 10}\n" for step in range(1, steps + 1))
+    (folder / "metrics" / "version_0" / "metrics.csv").write_text(f"step,privacy/epsilon\n0,\n{rows}")
+    return folder
+
+
+def request(folder: Path, **changes: object) -> EvaluationRequest:
+    given = {
+        "samples": bars(folder / "samples.pt", seed=1),
+        "real": f"{HERE}.Bars",
+        "suite": "all",
+        "extractor": "pixels",
+        "summary": SummaryOptions(quantize=True, subset=60),
+        **changes,
+    }
+    return EvaluationRequest(**given)
+
+
+def evaluated(folder: Path, **changes: object) -> Evaluation:
+    return evaluate(request(folder, **changes), CPU)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation with everything in it."""
+    from ldm.config import ALLOWED_PREFIXES
+
+    before = set(ALLOWED_PREFIXES)
+    folder = tmp_path_factory.mktemp("full")
+    words = {"test": f"{HERE}.Bars", "test_args": ["seed:5"], "classifiers": ["logreg"], "epochs": 2, "seeds": 2}
+    evaluation = evaluated(folder, privacy=str(card(folder / "run")), show_real=True, **words)
+    write_evaluation(evaluation, folder / "report")
+    ALLOWED_PREFIXES.clear()
+    ALLOWED_PREFIXES.update(before)
+    return folder / "report"
+
+
+def test_everything_is_in_the_file(full: Path) -> None:
+    assert sorted(path.name for path in full.iterdir()) == ["evaluation.json", "report.html", "samples.png"]
+    found = read_result(full)
+    assert {"frechet", "kid", "precision", "recall", "density", "coverage", "frechet_class_mean"} == set(
+        found["scores"]
+    )
+    assert found["samples"]["count"] == found["real"]["count"] == 80 and found["samples"]["size"] == "16x16"
+    assert found["samples"]["classes"] == {"0": 40, "1": 40} and found["samples"]["meta"] == {"seed": 7}
+    assert found["real"]["source"].endswith("Bars size:16")  # the samples' size went to the class
+    assert [row["samples"] for row in found["per_class"]] == [40, 40]
+    (logreg,) = found["downstream"]["results"]
+    assert logreg["model"] == "logreg" and len(logreg["results"]) == 2 and 0 <= logreg["mean"] <= 1
+    assert found["privacy"]["private"] and found["privacy"]["steps"] == {"taken": 20, "planned": 20}
+    assert found["privacy"]["curve"][-1] == [20, 2.0] and found["protocol"]["quantize"] is True
+    assert found["not_measured"] == {"inception_score": "pixels names no classes"}
+
+
+def test_schema_document_names_every_key(full: Path) -> None:
+    text = SCHEMA.read_text(encoding="utf-8")
+    found = read_result(full)
+    for key in [*found, *found["protocol"], *found["scores"], *found["privacy"], *found["per_class"][0]]:
+        assert f"`{key}`" in text, f"docs/evaluation.md does not name {key}"
+
+
+def test_page_stands_alone(full: Path) -> None:
+    found = Page((full / "report.html").read_text(encoding="utf-8"))
+    assert found.faults == [] and len(found.images) == 4
+    assert "must not be published" in found.text and "Logistic regression" in found.text
+
+
+@pytest.mark.parametrize("width", [1000, 400])
+def test_page_in_a_browser(full: Path, tmp_path: Path, width: int) -> None:
+    if browser() is None:
+        pytest.skip("no Chromium on the path; the twin above parses the page")
+    found = rendered(full / "report.html", tmp_path, width)
+    assert found == {"faults": [], "images": 4, "broken": 0, "wide": False, "loaded": []}
+
+
+def test_real_images_are_shown_only_when_asked(tmp_path: Path) -> None:
+    evaluation = evaluated(tmp_path)
+    assert evaluation.images.real == {} and set(evaluation.images.samples) == {"0", "1"}
+    assert "show_real" not in evaluation.result["protocol"]
+
+
+def test_sheet_of_samples_holds_samples_only(full: Path) -> None:
+    sheet = Image.open(full / "samples.png")
+    assert sheet.mode == "L" and sheet.width == 10 * 18 + 2
+
+
+def test_unlabelled_samples_and_folders(tmp_path: Path) -> None:
+    for at, image in enumerate(Bars(seed=3).images):
+        (tmp_path / "real").mkdir(exist_ok=True)
+        Image.fromarray(((image[..., 0] + 1) * 127.5).astype(np.uint8)).save(tmp_path / "real" / f"{at:02}.png")
+    samples = bars(tmp_path / "plain.pt", labelled=False)
+    evaluation = evaluated(tmp_path, samples=samples, real=str(tmp_path / "real"), test=f"{HERE}.Bars")
+    found = evaluation.result
+    assert found["not_measured"]["downstream"] == "the samples have no labels"
+    assert "no labels" in found["not_measured"]["per_class"] and found["per_class"] == []
+    assert set(evaluation.images.samples) == {""} and len(evaluation.images.samples[""]) == 60
+    write_evaluation(evaluation, tmp_path / "report")
+    assert Page((tmp_path / "report" / "report.html").read_text()).faults == []
+    assert "not measured: the samples have no labels" in format_scores(found)
+
+
+def test_noise_is_seen(tmp_path: Path) -> None:
+    values = [
+        evaluated(tmp_path, samples=bars(tmp_path / f"{at}.pt", noise=noise)).result["scores"]["frechet"]["value"]
+        for at, noise in enumerate((0.0, 0.4, 1.5))
+    ]
+    assert values[0] < 1e-6 and values == sorted(values) and values[2] > values[1] > 0
+
+
+def test_mistakes_come_before_the_work(tmp_path: Path) -> None:
+    for changes, words in (
+        ({"suite": "minst"}, "did you mean 'mnist'"),
+        ({"classifiers": ["cnm"]}, "unknown classifier 'cnm'"),
+        ({"protocol": "none"}, "unknown protocol"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"privacy": str(tmp_path)}, "no privacy card here"),
+        ({"samples": str(tmp_path / "none.pt")}, "no such file"),
+        ({"extractor": "none"}, "unknown extractor"),
+        ({"real_args": ["size:8"]}, "different sizes"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            evaluated(tmp_path, **changes)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="name a folder"):
+        check_output_folder(tmp_path / "file")
+
+
+def test_collector_keeps_the_first_of_each_class() -> None:
+    collector = ImageCollector(classes=2)
+    images = torch.arange(40.0).view(40, 1, 1, 1)
+    labels = torch.tensor([1, 0, 2] * 13 + [1])
+    passed = list(collector.watch(iter([(images[:20], labels[:20]), (images[20:], labels[20:])])))
+    assert torch.equal(torch.cat([part for part, _ in passed]), images)
+    assert list(collector.kept) == [0, 1] and [len(found) for found in collector.kept.values()] == [10, 10]
+    assert [int(image) for image in collector.kept[0]][:3] == [1, 4, 7]
+
+
+def test_epsilon_curve_is_thinned_and_keeps_its_end(tmp_path: Path) -> None:
+    card(tmp_path / "run", 20)
+    assert (
+        epsilon_curve(tmp_path / "run", most=7)[-1] == [20, 2.0] and len(epsilon_curve(tmp_path / "run", most=7)) == 7
+    )
+    assert epsilon_curve(tmp_path) == []
+
+
+def test_copies_are_found_and_membership_results_are_shown(tmp_path: Path) -> None:
+    membership = tmp_path / "membership.json"
+    membership.write_text(json.dumps([{"attack": "loss threshold", "auc": 0.53, "curve": [[0, 0], [1, 1]]}]))
+    words = {"test": f"{HERE}.Bars", "test_args": ["seed:9", "noise:0.3"], "classifiers": ["logreg"], "epochs": 1}
+    copied = bars(tmp_path / "copies.pt", seed=0)  # the very images of --real
+    found = evaluated(tmp_path, samples=copied, memorisation=[str(membership)], **words)
+    memory = found.result["memorisation"]
+    assert memory["Near-copies: pixels, root mean square"]["copying"] is True
+    assert "Near-copies: pixels features" in memory and memory["Membership inference: loss threshold"]["auc"] == 0.53
+    write_evaluation(found, tmp_path / "report")
+    page = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+    assert page.faults == [] and "computed from the private images" in page.text and "0.53" in page.text
+    without = evaluated(tmp_path, memorisation=[]).result
+    assert without["memorisation"] is None and "--test" in without["not_measured"]["near_copies"]
+    membership.write_text("{}")
+    with pytest.raises(UserError, match=r"membership\.json: not a result of scripts/membership\.py"):
+        evaluated(tmp_path, memorisation=[str(membership)])
+
+
+# comparisons
+
+
+def test_comparison_from_folders_and_files(full: Path, tmp_path: Path) -> None:
+    noisy = evaluated(tmp_path, samples=bars(tmp_path / "noisy.pt", noise=1.0), title="noisy")
+    write_evaluation(noisy, tmp_path / "noisy")
+    output = tmp_path / "both"
+    found = compare_evaluations([str(full), str(tmp_path / "noisy" / "evaluation.json")], None, output)
+    assert found["scores"]["frechet"]["best"] == "samples" and list(found["runs"]) == ["samples", "noisy"]
+    assert json.loads((output / "comparison.json").read_text()) == found
+    parsed = Page((output / "comparison.html").read_text())
+    assert parsed.faults == [] and len(parsed.images) == 2
+    if browser() is not None:
+        assert rendered(output / "comparison.html", tmp_path)["broken"] == 0
+
+
+def test_names_of_runs(full: Path, tmp_path: Path) -> None:
+    runs = [str(full), str(full)]
+    assert list(compare_evaluations(runs, None, tmp_path)["runs"]) == ["samples", "samples (2)"]
+    assert list(compare_evaluations(runs, ["a", "b"], tmp_path)["runs"]) == ["a", "b"]
+    with pytest.raises(UserError, match="1 names for 2 runs"):
+        compare_evaluations(runs, ["a"], tmp_path)
+
+
+def test_what_is_no_evaluation_is_one_line(full: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.json").write_text("{")
+    (tmp_path / "other.json").write_text("{}")
+    newer = re.sub(r'"version": 1', '"version": 9', (full / "evaluation.json").read_text(), count=1)
+    (tmp_path / "newer.json").write_text(newer)
+    for name, words in (
+        ("text.json", "not a readable JSON"),
+        ("other.json", "not an evaluation"),
+        ("newer.json", "version 9"),
+        ("none.json", "no such file"),
+        (".", "no evaluation.json here"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            read_result(tmp_path / name)
+        assert "\n" not in str(caught.value)

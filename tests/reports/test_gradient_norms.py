@@ -1,0 +1,60 @@
+"""Gradient norms of public records equal those of one backward pass a record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from ldm.reports.gradient_norms import record_norms, starting_model
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+class Records(Dataset):
+    """The items of a collated batch, one by one."""
+
+    def __init__(self, collated):
+        self.collated = collated
+
+    def __len__(self):
+        return len(self.collated["class_label"])
+
+    def __getitem__(self, index):
+        return {key: value[index] for key, value in self.collated.items()}
+
+
+def test_norms_are_those_of_single_backward_passes(monkeypatch):
+    model = tiny.build(tiny.ldm(train_condition_only=True)).eval()
+    tiny.scatter(model.model)
+    collated = tiny.batch(5)
+    rows = model.private_rows(collated, 2, 5)
+    monkeypatch.setattr(model, "private_rows", lambda *_: rows)  # the loader draws random numbers of its own
+    norms = record_norms(model, Records(collated), 5, copies=2, chunk=5)
+    assert len(norms) == 5
+
+    parameters = list(model.select_trainable().parameters.values())
+    for record, norm in enumerate(norms):
+        own = {key: value[2 * record : 2 * record + 2] for key, value in rows.items()}
+        loss = model.row_losses(own).mean()
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        expected = torch.stack([grad.norm() for grad in found if grad is not None]).norm()
+        torch.testing.assert_close(norm, expected, rtol=1e-4, atol=0)
+
+
+def test_adapters_are_measured_where_fine_tuning_puts_them():
+    configs, checkpoint = ROOT / "configs/quickstart", ROOT / "checkpoints/glyphs32-ldm.safetensors"
+    model = starting_model(configs / "finetune-lora-dp-eps10.yaml", checkpoint, torch.device("cpu"))
+    plain = starting_model(configs / "finetune-dp-eps10.yaml", checkpoint, torch.device("cpu"))
+    names = list(model.select_trainable().parameters)
+    assert any("lora_A" in name for name in names)
+    assert not any("base_layer" in name for name in names)
+    latent, time, label = torch.randn(2, 8, 4, 4), torch.tensor([3, 700]), torch.tensor([1, 2])
+    with torch.no_grad():
+        found, expected = (
+            one.apply_model(latent, time, one.get_learned_conditioning({"class_label": label}))
+            for one in (model, plain)
+        )
+    torch.testing.assert_close(found, expected)
