@@ -1,0 +1,194 @@
+"""Grey pictures of public drawings (emoji, clip art, icons) on a plain ground, labelled by what they are called."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
+from ldm.data.rendering.drawing_files import Shelf, load_shelf
+from ldm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+RENDER_VERSION = 1
+BLOCK = 512
+COLOURED = ("emoji", "openclipart", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "noto-v1", "twemoji")
+
+
+class DrawingsTrain(RecordDataset):
+    """Pictures of public drawings, scaled, mirrored and turned at random; nothing private is read.
+
+    Item i depends on (seed, sets, words, size) and i only. Pictures are made once and kept as a memory-mapped file.
+
+    Args:
+        count: number of pictures; classes take turns.
+        size: side in pixels; 32 draws into the middle 28x28, as MNIST-like pictures are padded.
+        seed: public constant, 0 or more.
+        sets: names of drawing sets (`ldm.data.rendering.drawing_files.shelf_names`).
+        words: a list of regular expressions a class; a drawing whose name matches one of them belongs to it (the
+            first such class). None: every drawing, all with label 0.
+        dark_ground: share of pictures on a black ground; the others lie on some other grey.
+        held_out: keep every tenth drawing for `DrawingsVal`.
+        root, cache: folder with the drawings (default ``$LDM_DATA_ROOT``), and for the pictures made of them.
+
+    Raises:
+        UserError: on arguments outside these, or when a class has no drawing.
+    """
+
+    mirrorable = True
+    stream = 0
+
+    def __init__(
+        self,
+        count: int = 40000,
+        size: int | None = 32,
+        flip_p: float = 0.0,
+        *,
+        seed: int = 0,
+        sets: Sequence[str] = COLOURED,
+        words: Sequence[Sequence[str]] | None = None,
+        dark_ground: float = 0.75,
+        channels: int = 1,
+        root: str | os.PathLike | None = None,
+        cache: str | os.PathLike | None = None,
+        config: Mapping | None = None,
+    ):
+        size = size_from_config(None if config is not None and "size" in config else size, config, type(self).__name__)
+        super().__init__(32 if size is None else size, flip_p, channels=channels)
+        if count < 1 or not 0 <= int(seed) < 2**63 or not 0.0 <= dark_ground <= 1.0:
+            raise UserError(f"drawings: count={count}, seed={seed}, dark_ground={dark_ground}; out of range")
+        self.count, self.seed, self.dark_ground = int(count), int(seed), float(dark_ground)
+        self.sets = tuple(sets)
+        self.words = None if words is None else tuple(tuple(each) for each in words)
+        self.num_classes = 1 if self.words is None else len(self.words)
+        self.root = root
+        self.cache = Path(cache) if cache is not None else cache_home() / "ldm" / "drawings"
+        self._images: np.ndarray | None = self._load()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def label(self, index: int) -> int:
+        return int(index % self.num_classes)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return (np.arange(self.count) % self.num_classes).astype(np.int64)
+
+    def pixels(self, index: int) -> np.ndarray:
+        return self._images[index]
+
+    def source_digest(self) -> str:
+        return digest(self.seed, self.stream, self.sets, self.words, self.dark_ground, self.size, RENDER_VERSION)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_images": None}  # a worker maps the file again instead of receiving a copy
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._images = self._load()
+
+    def _load(self) -> np.ndarray:
+        """Return the pictures, uint8 (count, size, size), memory-mapped; make them when there are none."""
+        path = self.cache / f"pictures-{digest(self.source_digest(), self.count)}.npy"
+        try:
+            images = np.load(path, mmap_mode="r")
+            if images.shape == (self.count, self.size, self.size) and images.dtype == np.uint8:
+                return images
+        except (OSError, ValueError, EOFError):
+            pass
+        images = self._render()
+        self.cache.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
+        np.save(temporary, images)
+        temporary.replace(path)
+        return np.load(path, mmap_mode="r")
+
+    def _render(self) -> np.ndarray:
+        """Return all pictures, uint8 (count, size, size)."""
+        drawings, classes = self._drawings()
+        members = [np.flatnonzero(classes == kind) for kind in range(self.num_classes)]
+        for kind, own in enumerate(members):
+            if len(own) == 0:
+                raise UserError(f"drawings: no drawing of {self.sets} has a name like {self.words[kind]}")
+        out = np.zeros((self.count, self.size, self.size), dtype=np.uint8)
+        for index in tqdm(range(self.count), desc="drawings", leave=False, disable=None):
+            if index % BLOCK == 0:
+                random = np.random.Generator(
+                    np.random.Philox(key=[self.seed, self.stream * (1 << 32) + index // BLOCK])
+                )
+            own = members[index % self.num_classes]
+            which = own[int(random.integers(1 << 62) % len(own))]
+            out[index] = placed(drawings[which], self.size, self.dark_ground, random)
+        return out
+
+    def _drawings(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the drawings (N, SIDE, SIDE, 2) of this split and their classes (N,)."""
+        pictures, classes = [], []
+        only = None if self.words is None else "|".join(f"(?:{word})" for each in self.words for word in each)
+        for name in self.sets:
+            shelf = load_shelf(name, self.root, only=only)
+            labels = classes_of(shelf, self.words)
+            chosen = np.flatnonzero((labels >= 0) & self._in_split(shelf))
+            pictures.append(shelf.pictures[chosen])
+            classes.append(labels[chosen])
+        return np.concatenate(pictures), np.concatenate(classes)
+
+    def _in_split(self, shelf: Shelf) -> np.ndarray:
+        """Return which drawings (N,) belong to this split: by a digest of the name, one in ten is held out."""
+        held = np.array([int(digest(name.split("/")[-1])[:6], 16) % 10 == 0 for name in shelf.names], dtype=bool)
+        return held if self.stream == 1 else ~held
+
+
+class DrawingsVal(DrawingsTrain):
+    """Pictures of the drawings that `DrawingsTrain` leaves out (one name in ten); arguments as there."""
+
+    stream = 1
+
+
+def classes_of(shelf: Shelf, words: Sequence[Sequence[str]] | None) -> np.ndarray:
+    """Return the class (N,) of each drawing by its name: the first whose words match, -1 for none; 0 without words."""
+    labels = np.full(len(shelf.names), -1 if words else 0, dtype=np.int64)
+    for kind, expressions in reversed(list(enumerate(words or ()))):
+        found = re.compile("|".join(f"(?:{expression})" for expression in expressions))
+        labels[[bool(found.search(name.lower())) for name in shelf.names]] = kind
+    return labels
+
+
+def placed(drawing: np.ndarray, size: int, dark_ground: float, random: np.random.Generator) -> np.ndarray:
+    """Return a drawing uint8 (S, S, 2) on a plain ground, uint8 (size, size): scaled, mirrored, turned, toned."""
+    u = random.random(10)
+    frame = size * 7 // 8 if size % 8 == 0 else size
+    side = max(8, round(frame * (1.0 - 0.35 * u[0] ** 2)))
+    grey, alpha = (Image.fromarray(np.ascontiguousarray(drawing[..., k])) for k in (0, 1))
+    if u[1] < 0.4:
+        angle = 50.0 * (u[2] - 0.5)
+        grey, alpha = (layer.rotate(angle, Image.Resampling.BILINEAR) for layer in (grey, alpha))
+    target = (side, max(6, round(side * (0.8 + 0.2 * u[3])))) if u[4] < 0.3 else (side, side)
+    value, cover = (
+        np.asarray(layer.resize(target, Image.Resampling.BOX), dtype=np.float32) / 255.0 for layer in (grey, alpha)
+    )
+    if u[5] < 0.5:
+        value, cover = value[:, ::-1], cover[:, ::-1]
+    inked = cover > 0.5
+    low, high = np.percentile(value[inked], (2, 98)) if inked.any() else (0.0, 1.0)
+    if high - low < 0.15:  # a silhouette: give it a tone of its own
+        value = np.full_like(value, 0.25 + 0.75 * u[6])
+    else:
+        value = np.clip((value - low) / (high - low), 0.0, 1.0)
+        value = 1.0 - value if u[6] < 0.4 else value
+        value = (0.05 + 0.45 * u[7]) + value * (0.5 + 0.5 * u[8] - 0.45 * u[7])
+    ground = 0.0 if u[9] < dark_ground else (u[9] - dark_ground) / max(1e-6, 1.0 - dark_ground)
+    out = np.full((size, size), ground, dtype=np.float32)
+    top, left = (size - target[1]) // 2, (size - target[0]) // 2
+    box = out[top : top + target[1], left : left + target[0]]
+    box += cover * (np.clip(value, 0.0, 1.0) - box)
+    return np.rint(out * 255.0).astype(np.uint8)

@@ -1,0 +1,66 @@
+"""Several data sets one after the other, as one."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ldm.config import instantiate_from_config
+from ldm.data.base import digest
+from ldm.errors import UserError
+
+
+class Mixture(Dataset):
+    """The records of several data sets, in order; items keep ``image`` and ``class_label``.
+
+    Args:
+        parts: data set nodes ``{target, params}``, or data sets.
+
+    Raises:
+        UserError: when there is no part.
+    """
+
+    def __init__(self, parts: Sequence[Mapping | Dataset]):
+        self.parts = [part if isinstance(part, Dataset) else instantiate_from_config(part) for part in parts]
+        if not self.parts:
+            raise UserError("Mixture: no parts; give a list of {target: ..., params: ...}")
+        self._ends = list(accumulate(len(part) for part in self.parts))
+        self.num_classes = max(getattr(part, "num_classes", None) or 1 for part in self.parts)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict:
+        part, row = self._place(index)
+        return part[row]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, int64 (N,)."""
+        return np.concatenate([part.labels for part in self.parts])
+
+    @property
+    def deterministic(self) -> bool:
+        """True when every part's items are always the same."""
+        return all(getattr(part, "deterministic", False) for part in self.parts)
+
+    def annotations(self, index: int) -> dict:
+        """Return what item ``index`` holds beside its picture."""
+        part, row = self._place(index)
+        return part.annotations(row)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the parts' fingerprints, in order."""
+        return digest(type(self).__name__, [part.fingerprint() for part in self.parts])
+
+    def _place(self, index: int) -> tuple[Dataset, int]:
+        index = int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Mixture has {len(self)} records, asked for number {index}")
+        index %= len(self)
+        number = bisect_right(self._ends, index)
+        return self.parts[number], index - (self._ends[number - 1] if number else 0)

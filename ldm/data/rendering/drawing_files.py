@@ -1,0 +1,182 @@
+"""Public drawings as files: emoji, clip art and icons, turned once into small pictures with transparency."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ldm.data.base import cache_home, data_root, digest, file_stamp
+from ldm.errors import UserError, nearest
+
+log = logging.getLogger(__name__)
+
+SIDE = 64  # pixels of a stored drawing
+VERSION = 1
+RENDER = 2 * SIDE
+FOLDER = "drawings"
+HOW_TO_FETCH = "type python scripts/fetch_benchmark_data.py drawings"
+TONES = ("-skin-tone", "-dark", "-light", "-medium", "-tone")  # the same drawing once more in another colour
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Drawings of one set.
+
+    Attributes:
+        name: the set's name.
+        pictures: uint8 (N, SIDE, SIDE, 2), luminance and opacity; the ink touches two opposite borders.
+        names: what each drawing is called, such as ``people/clothing/t-shirt_01`` or ``high-heeled-shoe``.
+    """
+
+    name: str
+    pictures: np.ndarray
+    names: tuple[str, ...]
+
+    def matching(self, chosen: Sequence[int]) -> Shelf:
+        """Return a shelf with the drawings at these positions only."""
+        return Shelf(self.name, self.pictures[list(chosen)], tuple(self.names[i] for i in chosen))
+
+
+def shelf_names(root: str | os.PathLike | None = None) -> list[str]:
+    """Return the names of the drawing sets below the data root: "emoji", "openclipart" and the icon sets."""
+    base = data_root(root) / FOLDER
+    plain = [name for name in ("emoji", "openclipart") if (base / name).is_dir()]
+    return plain + sorted(path.parent.name for path in (base / "icons").glob("*/icons.json"))
+
+
+def load_shelf(
+    name: str,
+    root: str | os.PathLike | None = None,
+    cache: str | os.PathLike | None = None,
+    only: str | None = None,
+) -> Shelf:
+    """Return the drawings of one set; they are rendered once and kept in ``cache`` (default: the user's).
+
+    Args:
+        name: one of `shelf_names`.
+        root: the data root.
+        only: a regular expression; drawings whose names do not match it are left out.
+
+    Raises:
+        UserError: for a set that is not there, or vector drawings without the resvg-py package.
+    """
+    known = shelf_names(root)
+    if name not in known:
+        place = data_root(root) / FOLDER
+        raise UserError(f"drawings: no set {name!r} in {place}{nearest(name, known)}; {HOW_TO_FETCH}")
+    folder = data_root(root) / FOLDER / (name if name in ("emoji", "openclipart") else f"icons/{name}")
+    stamps = sorted(file_stamp(path) for path in folder.rglob("*") if path.suffix in (".json", ".svg", ".png"))
+    key = digest(VERSION, SIDE, name, only, [stamp[:2] for stamp in stamps])
+    cache = Path(cache) if cache is not None else cache_home() / "ldm" / "drawings"
+    kept = cache / f"{name}-{key}.npz"
+    try:
+        with np.load(kept) as stored:
+            return Shelf(name, stored["pictures"], tuple(stored["names"].tolist()))
+    except (OSError, ValueError, KeyError, EOFError):
+        pass
+    shelf = _rendered(name, folder, re.compile(only or ""))
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = kept.with_name(f"{kept.stem}.{os.getpid()}.tmp.npz")
+    np.savez_compressed(temporary, pictures=shelf.pictures, names=np.array(shelf.names))
+    temporary.replace(kept)
+    return shelf
+
+
+def _rendered(name: str, folder: Path, only: re.Pattern[str]) -> Shelf:
+    """Return a set's drawings from its files, without those that are empty or not readable.
+
+    A set of which no name matches ``only`` gives an empty shelf.
+    """
+    readers = {"emoji": _emoji, "openclipart": _clip_art}
+    pictures, names = [], []
+    for title, image in tqdm(readers.get(name, _icons)(folder, only), desc=f"drawing {name}", leave=False, disable=None):
+        picture = normalised(image)
+        if picture is not None:
+            pictures.append(picture)
+            names.append(title)
+    if not pictures and only.pattern:
+        return Shelf(name, np.zeros((0, SIDE, SIDE, 2), dtype=np.uint8), ())
+    if not pictures:
+        raise UserError(f"drawings: nothing could be read in {folder}; {HOW_TO_FETCH}")
+    return Shelf(name, np.stack(pictures), tuple(names))
+
+
+def _emoji(folder: Path, only: re.Pattern[str]) -> Iterator[tuple[str, Image.Image]]:
+    for entry in json.loads((folder / "emoji.json").read_text(encoding="utf-8")):
+        path = folder / "64" / entry["image"]
+        title = f"{entry['subcategory']}/{entry['short_name']}"
+        if only.search(title) and path.is_file():
+            with Image.open(path) as image:
+                yield title, image.convert("RGBA")
+
+
+def _clip_art(folder: Path, only: re.Pattern[str]) -> Iterator[tuple[str, Image.Image]]:
+    for path in sorted(folder.rglob("*.svg")):
+        title = path.relative_to(folder).with_suffix("").as_posix()
+        if only.search(title) and "duplicates" not in path.parts:
+            image = draw_svg(path.read_text(encoding="utf-8", errors="replace"))
+            if image is not None:
+                yield title, image
+
+
+def _icons(folder: Path, only: re.Pattern[str]) -> Iterator[tuple[str, Image.Image]]:
+    content = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
+    for title, icon in content["icons"].items():
+        if not only.search(title) or any(tone in title for tone in TONES) or icon.get("hidden"):
+            continue
+        left, top = icon.get("left", 0), icon.get("top", 0)
+        width = icon.get("width", content.get("width", 16))
+        height = icon.get("height", content.get("height", 16))
+        box = f"{left} {top} {width} {height}"
+        image = draw_svg(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{icon["body"]}</svg>')
+        if image is not None:
+            yield title, image
+
+
+def draw_svg(text: str) -> Image.Image | None:
+    """Return a vector drawing as RGBA, about RENDER pixels wide; None when it cannot be drawn.
+
+    Raises:
+        UserError: when the renderer is not installed.
+    """
+    try:
+        import resvg_py
+    except ImportError:
+        raise UserError("drawings: vector drawings need a renderer; type pip install resvg-py") from None
+    try:
+        made = resvg_py.svg_to_bytes(svg_string=text, width=RENDER, skip_system_fonts=True)
+        image = Image.open(io.BytesIO(bytes(made)))
+        return image.convert("RGBA") if max(image.size) <= 8 * RENDER else None
+    except (ValueError, OSError, Image.DecompressionBombError) as error:
+        log.debug("a drawing is left out: %s", error)
+        return None
+
+
+def normalised(image: Image.Image) -> np.ndarray | None:
+    """Return a drawing (RGBA) as uint8 (SIDE, SIDE, 2): cut to its ink, longer side SIDE, in the middle.
+
+    None when there is hardly any ink, or hardly any transparency around a single colour.
+    """
+    box = image.getchannel("A").point(lambda value: 255 if value > 24 else 0).getbbox()
+    if box is None or box[2] - box[0] < 8 or box[3] - box[1] < 8:
+        return None
+    image = image.crop(box)
+    scale = SIDE / max(image.size)
+    target = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    pixels = np.asarray(image.convert("RGBa").resize(target, Image.Resampling.BOX).convert("RGBA"), dtype=np.float32)
+    luminance = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    out = np.zeros((SIDE, SIDE, 2), dtype=np.uint8)
+    top, left = (SIDE - target[1]) // 2, (SIDE - target[0]) // 2
+    out[top : top + target[1], left : left + target[0], 0] = np.rint(luminance)
+    out[top : top + target[1], left : left + target[0], 1] = pixels[..., 3]
+    return out
