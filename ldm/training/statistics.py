@@ -206,6 +206,19 @@ def release_rounds(
     return mixture, releases
 
 
+def stored_mixture(statistics: StatisticsPlan, frame: Frame, releases: Sequence[Release]) -> ClassMixture:
+    """What releases that have been made say, without a look at any record. Raises UserError for other constants."""
+    mixture = None
+    for index, item in enumerate(releases):
+        query = statistics.query(index, frame, mixture)
+        if item.constants != query.describe():
+            raise UserError(f"release {index} has other constants than dp_config.warm_up")
+        mixture = fit_mixture(query, item, spread=statistics.spread)
+    if mixture is None:
+        raise UserError("nothing has been released yet")
+    return mixture
+
+
 def drawer(mixture: ClassMixture, frame: Frame, shape: tuple[int, int, int]) -> Draw:
     """Draws of scaled latents (B, *shape) and labels; every class is as likely as any other."""
 

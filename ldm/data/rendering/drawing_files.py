@@ -99,7 +99,9 @@ def _rendered(name: str, folder: Path, only: re.Pattern[str]) -> Shelf:
     """
     readers = {"emoji": _emoji, "openclipart": _clip_art}
     pictures, names = [], []
-    for title, image in tqdm(readers.get(name, _icons)(folder, only), desc=f"drawing {name}", leave=False, disable=None):
+    for title, image in tqdm(
+        readers.get(name, _icons)(folder, only), desc=f"drawing {name}", leave=False, disable=None
+    ):
         picture = normalised(image)
         if picture is not None:
             pictures.append(picture)

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm.data.rendering.garment_pieces import Dice, Piece, Points, both_sides, box, dot, ellipse, line, mirrored, points, soft
+from ldm.data.rendering.garment_pieces import (
+    Dice,
+    Piece,
+    Points,
+    both_sides,
+    box,
+    dot,
+    ellipse,
+    line,
+    mirrored,
+    points,
+    soft,
+)
 
 
 @dataclass(frozen=True)

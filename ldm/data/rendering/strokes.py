@@ -175,9 +175,7 @@ def write(
     return out
 
 
-def curves(
-    way: Habit, uniform: np.ndarray, normal: np.ndarray, knobs: HandRange
-) -> tuple[np.ndarray, np.ndarray]:
+def curves(way: Habit, uniform: np.ndarray, normal: np.ndarray, knobs: HandRange) -> tuple[np.ndarray, np.ndarray]:
     """Return the curve (N, S, 2) that each hand draws, about [-0.5, 0.5], and where the pen is down (S - 1,)."""
     amount = spread(uniform[:, 1], *knobs.jitter)[:, None, None]
     shifts = normal[:, : len(way.places)] * amount
