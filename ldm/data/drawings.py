@@ -1,50 +1,41 @@
-"""Grey pictures of public drawings (emoji, clip art, icons) on a plain ground, labelled by what they are called."""
+"""Grey images of public drawings (emoji, clip art, icons) on a plain ground, labelled by what they are called."""
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
+from ldm.data.base import digest
 from ldm.data.rendering.drawing_files import Shelf, load_shelf
+from ldm.data.rendering.rendered import RenderedDataset
 from ldm.errors import UserError
-
-log = logging.getLogger(__name__)
 
 RENDER_VERSION = 1
 BLOCK = 512
 COLOURED = ("emoji", "openclipart", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "noto-v1", "twemoji")
 
 
-class DrawingsTrain(RecordDataset):
-    """Pictures of public drawings, scaled, mirrored and turned at random; nothing private is read.
-
-    Item i depends on (seed, sets, words, size) and i only. Pictures are made once and kept as a memory-mapped file.
+class DrawingsTrain(RenderedDataset):
+    """Images of public drawings, scaled, mirrored and turned at random; nothing private is read.
 
     Args:
-        count: number of pictures; classes take turns.
-        size: side in pixels; 32 draws into the middle 28x28, as MNIST-like pictures are padded.
-        seed: public constant, 0 or more.
+        count, size, flip_p, seed, channels, cache, config: as in `ldm.data.rendering.rendered.RenderedDataset`.
         sets: names of drawing sets (`ldm.data.rendering.drawing_files.shelf_names`).
         words: a list of regular expressions a class; a drawing whose name matches one of them belongs to it (the
             first such class). None: every drawing, all with label 0.
-        dark_ground: share of pictures on a black ground; the others lie on some other grey.
-        held_out: keep every tenth drawing for `DrawingsVal`.
-        root, cache: folder with the drawings (default ``$LDM_DATA_ROOT``), and for the pictures made of them.
+        dark_ground: share of images on a black ground; the others lie on some other grey.
+        root: folder with the drawings; default ``$LDM_DATA_ROOT`` or the user's cache folder.
 
     Raises:
         UserError: on arguments outside these, or when a class has no drawing.
     """
 
-    mirrorable = True
-    stream = 0
+    kind = "drawings"
 
     def __init__(
         self,
@@ -61,70 +52,30 @@ class DrawingsTrain(RecordDataset):
         cache: str | os.PathLike | None = None,
         config: Mapping | None = None,
     ):
-        size = size_from_config(None if config is not None and "size" in config else size, config, type(self).__name__)
-        super().__init__(32 if size is None else size, flip_p, channels=channels)
-        if count < 1 or not 0 <= int(seed) < 2**63 or not 0.0 <= dark_ground <= 1.0:
-            raise UserError(f"drawings: count={count}, seed={seed}, dark_ground={dark_ground}; out of range")
-        self.count, self.seed, self.dark_ground = int(count), int(seed), float(dark_ground)
+        super().__init__(count, size, flip_p, seed=seed, channels=channels, cache=cache, config=config)
+        if not 0.0 <= dark_ground <= 1.0:
+            raise UserError(f"drawings: dark_ground={dark_ground}; give a share from 0 to 1")
+        self.dark_ground = float(dark_ground)
         self.sets = tuple(sets)
         self.words = None if words is None else tuple(tuple(each) for each in words)
         self.num_classes = 1 if self.words is None else len(self.words)
         self.root = root
-        self.cache = Path(cache) if cache is not None else cache_home() / "ldm" / "drawings"
-        self._images: np.ndarray | None = self._load()
-
-    def __len__(self) -> int:
-        return self.count
-
-    def label(self, index: int) -> int:
-        return int(index % self.num_classes)
-
-    @property
-    def labels(self) -> np.ndarray:
-        return (np.arange(self.count) % self.num_classes).astype(np.int64)
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._images[index]
+        self.open_images()
 
     def source_digest(self) -> str:
         return digest(self.seed, self.stream, self.sets, self.words, self.dark_ground, self.size, RENDER_VERSION)
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_images": None}  # a worker maps the file again instead of receiving a copy
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._images = self._load()
-
-    def _load(self) -> np.ndarray:
-        """Return the pictures, uint8 (count, size, size), memory-mapped; make them when there are none."""
-        path = self.cache / f"pictures-{digest(self.source_digest(), self.count)}.npy"
-        try:
-            images = np.load(path, mmap_mode="r")
-            if images.shape == (self.count, self.size, self.size) and images.dtype == np.uint8:
-                return images
-        except (OSError, ValueError, EOFError):
-            pass
-        images = self._render()
-        self.cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
-        np.save(temporary, images)
-        temporary.replace(path)
-        return np.load(path, mmap_mode="r")
-
-    def _render(self) -> np.ndarray:
-        """Return all pictures, uint8 (count, size, size)."""
+    def render(self) -> np.ndarray:
         drawings, classes = self._drawings()
         members = [np.flatnonzero(classes == kind) for kind in range(self.num_classes)]
         for kind, own in enumerate(members):
             if len(own) == 0:
                 raise UserError(f"drawings: no drawing of {self.sets} has a name like {self.words[kind]}")
         out = np.zeros((self.count, self.size, self.size), dtype=np.uint8)
-        for index in tqdm(range(self.count), desc="drawings", leave=False, disable=None):
+        for index in tqdm(range(self.count), desc="placing drawings", leave=False, disable=None):
             if index % BLOCK == 0:
-                random = np.random.Generator(
-                    np.random.Philox(key=[self.seed, self.stream * (1 << 32) + index // BLOCK])
-                )
+                block = (self.stream << 32) + index // BLOCK
+                random = np.random.Generator(np.random.Philox(key=[self.seed, block]))
             own = members[index % self.num_classes]
             which = own[int(random.integers(1 << 62) % len(own))]
             out[index] = placed(drawings[which], self.size, self.dark_ground, random)
@@ -132,15 +83,15 @@ class DrawingsTrain(RecordDataset):
 
     def _drawings(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the drawings (N, SIDE, SIDE, 2) of this split and their classes (N,)."""
-        pictures, classes = [], []
+        images, classes = [], []
         only = None if self.words is None else "|".join(f"(?:{word})" for each in self.words for word in each)
         for name in self.sets:
             shelf = load_shelf(name, self.root, only=only)
             labels = classes_of(shelf, self.words)
             chosen = np.flatnonzero((labels >= 0) & self._in_split(shelf))
-            pictures.append(shelf.pictures[chosen])
+            images.append(shelf.images[chosen])
             classes.append(labels[chosen])
-        return np.concatenate(pictures), np.concatenate(classes)
+        return np.concatenate(images), np.concatenate(classes)
 
     def _in_split(self, shelf: Shelf) -> np.ndarray:
         """Return which drawings (N,) belong to this split: by a digest of the name, one in ten is held out."""
@@ -149,7 +100,7 @@ class DrawingsTrain(RecordDataset):
 
 
 class DrawingsVal(DrawingsTrain):
-    """Pictures of the drawings that `DrawingsTrain` leaves out (one name in ten); arguments as there."""
+    """Images of the drawings that `DrawingsTrain` leaves out (one name in ten); arguments as there."""
 
     stream = 1
 

@@ -266,3 +266,20 @@ def prepare_model(
     account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
     content = {"state_dict": model.state_dict(), "model_config": dict(model_config), "privacy": account}
     save_checkpoint(content, run_dir.warmed_up)
+
+
+@torch.no_grad()
+def public_frame(model: Any, dataset: Any, count: int, rank: int, whitening: float, seed: int = 0) -> tuple[Frame, Tensor]:
+    """Directions of ``count`` records of a *public* data set in the model's scaled latents, and their coordinates' norms.
+
+    The norms (count,) are what a public clip norm may be chosen by. Raises UserError for a rank that they do not have.
+    """
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    parts = []
+    for start in range(0, len(order), 250):
+        images = torch.stack([torch.as_tensor(dataset[place]["image"]) for place in order[start : start + 250]])
+        moments = model.encode_moments(images.permute(0, 3, 1, 2).contiguous().to(model.device))
+        parts.append(moments[:, : model.channels].cpu() * float(torch.as_tensor(model.scale_factor)))
+    rows = torch.cat(parts).flatten(1)
+    frame = Frame.fit(rows, rank, whitening)
+    return frame, frame.project(rows).norm(dim=1)

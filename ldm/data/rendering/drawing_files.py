@@ -1,4 +1,4 @@
-"""Public drawings as files: emoji, clip art and icons, turned once into small pictures with transparency."""
+"""Public drawings as files: emoji, clip art and icons, turned once into small images with transparency."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,17 +34,13 @@ class Shelf:
 
     Attributes:
         name: the set's name.
-        pictures: uint8 (N, SIDE, SIDE, 2), luminance and opacity; the ink touches two opposite borders.
+        images: uint8 (N, SIDE, SIDE, 2), luminance and opacity; the ink touches two opposite borders.
         names: what each drawing is called, such as ``people/clothing/t-shirt_01`` or ``high-heeled-shoe``.
     """
 
     name: str
-    pictures: np.ndarray
+    images: np.ndarray
     names: tuple[str, ...]
-
-    def matching(self, chosen: Sequence[int]) -> Shelf:
-        """Return a shelf with the drawings at these positions only."""
-        return Shelf(self.name, self.pictures[list(chosen)], tuple(self.names[i] for i in chosen))
 
 
 def shelf_names(root: str | os.PathLike | None = None) -> list[str]:
@@ -81,13 +77,13 @@ def load_shelf(
     kept = cache / f"{name}-{key}.npz"
     try:
         with np.load(kept) as stored:
-            return Shelf(name, stored["pictures"], tuple(stored["names"].tolist()))
+            return Shelf(name, stored["images"], tuple(stored["names"].tolist()))
     except (OSError, ValueError, KeyError, EOFError):
         pass
     shelf = _rendered(name, folder, re.compile(only or ""))
     cache.mkdir(parents=True, exist_ok=True)
     temporary = kept.with_name(f"{kept.stem}.{os.getpid()}.tmp.npz")
-    np.savez_compressed(temporary, pictures=shelf.pictures, names=np.array(shelf.names))
+    np.savez_compressed(temporary, images=shelf.images, names=np.array(shelf.names))
     temporary.replace(kept)
     return shelf
 
@@ -98,19 +94,19 @@ def _rendered(name: str, folder: Path, only: re.Pattern[str]) -> Shelf:
     A set of which no name matches ``only`` gives an empty shelf.
     """
     readers = {"emoji": _emoji, "openclipart": _clip_art}
-    pictures, names = [], []
+    images, names = [], []
     for title, image in tqdm(
         readers.get(name, _icons)(folder, only), desc=f"drawing {name}", leave=False, disable=None
     ):
-        picture = normalised(image)
-        if picture is not None:
-            pictures.append(picture)
+        drawing = normalised(image)
+        if drawing is not None:
+            images.append(drawing)
             names.append(title)
-    if not pictures and only.pattern:
+    if not images and only.pattern:
         return Shelf(name, np.zeros((0, SIDE, SIDE, 2), dtype=np.uint8), ())
-    if not pictures:
+    if not images:
         raise UserError(f"drawings: nothing could be read in {folder}; {HOW_TO_FETCH}")
-    return Shelf(name, np.stack(pictures), tuple(names))
+    return Shelf(name, np.stack(images), tuple(names))
 
 
 def _emoji(folder: Path, only: re.Pattern[str]) -> Iterator[tuple[str, Image.Image]]:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from ldm.data.base import data_root
 from ldm.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ def builtin_fonts() -> list[Path]:
 def font_files(fonts: str | Sequence[str | os.PathLike]) -> list[Path]:
     """Return font files: ``"builtin"``, a file, a folder of fonts, or a list of these; sorted, without doubles.
 
+    A relative path that does not exist here is looked up below the data root.
+
     Raises:
         UserError: when a path is missing or a folder has no font file.
     """
@@ -53,6 +56,7 @@ def font_files(fonts: str | Sequence[str | os.PathLike]) -> list[Path]:
             found = builtin_fonts()
         else:
             path = Path(os.path.expandvars(entry)).expanduser()
+            path = path if path.is_absolute() or path.exists() else data_root() / path
             found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
             if not found:
                 raise UserError(f"glyphs: no font file (.ttf, .otf) at {path}; run scripts/fetch_fonts.sh {path}")

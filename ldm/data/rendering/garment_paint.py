@@ -1,4 +1,4 @@
-"""Painting garments: pieces to grey pictures, with cloth, light, folds and the framing of product pictures."""
+"""Painting garments: pieces to grey images, with cloth, light, folds and the framing of product photographs."""
 
 from __future__ import annotations
 
@@ -129,10 +129,10 @@ def light(cover: np.ndarray, dice: Dice) -> np.ndarray:
     return out.astype(np.float32)
 
 
-def finished(picture: np.ndarray, dice: Dice) -> np.ndarray:
-    """Return a picture (frame, frame) of values about [0, 1] as uint8: sharpened, with noise where there is cloth."""
+def finished(image: np.ndarray, dice: Dice) -> np.ndarray:
+    """Return an image (frame, frame) of values about [0, 1] as uint8: sharpened, with noise where there is cloth."""
     if dice.chance(0.6):
-        picture = picture + dice.real(0.1, 0.6) * (picture - ndimage.uniform_filter(picture, size=3))
-    noise = dice.random.standard_normal(picture.shape) * dice.real(0.0, 0.05)
-    picture = np.where(picture > 0.02, picture + noise, picture)
-    return np.rint(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
+        image = image + dice.real(0.1, 0.6) * (image - ndimage.uniform_filter(image, size=3))
+    noise = dice.random.standard_normal(image.shape) * dice.real(0.0, 0.05)
+    image = np.where(image > 0.02, image + noise, image)
+    return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)

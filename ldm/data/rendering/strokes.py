@@ -85,7 +85,7 @@ class HandRange:
     width: tuple[float, float] = (0.55, 1.25)  # horizontal stretch
     jitter: tuple[float, float] = (0.015, 0.07)  # deviation of a stroke's places
     sway: float = 0.1  # how far a digit bends as a whole
-    pen: tuple[float, float] = (1.2, 4.2)  # full width of the line, pixels of the 28x28 picture
+    pen: tuple[float, float] = (1.2, 4.2)  # full width of the line, pixels of the 28x28 image
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def chosen_habits(digit: int, uniform: np.ndarray) -> np.ndarray:
 def write(
     digits: np.ndarray, uniform: np.ndarray, normal: np.ndarray, knobs: HandRange, box: int = 20, frame: int = 28
 ) -> np.ndarray:
-    """Return pictures uint8 (N, frame, frame): ink fits a ``box`` square, centre of mass in the middle (MNIST).
+    """Return images uint8 (N, frame, frame): ink fits a ``box`` square, centre of mass in the middle (MNIST).
 
     Args:
         digits: (N,) 0 to 9.

@@ -1,0 +1,120 @@
+"""What rendered data sets share: items that depend on a public seed only, drawn once and kept on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
+from ldm.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class RenderedDataset(RecordDataset):
+    """Images that are drawn from random numbers: item i is a function of the seed, the split and i, not of the count.
+
+    A subclass implements ``render() -> uint8 (count, size, size)`` and ``source_digest()``, sets ``kind``, and calls
+    `open_images` at the end of its ``__init__``. Classes take turns, so they are balanced.
+
+    Args:
+        count: number of images.
+        size: side in pixels; of a multiple of 8, a sixteenth on every side is empty (32 = 28 and a border of 2).
+        seed: public constant, 0 or more.
+        cache: folder in which drawn images are kept; default ``<user cache>/ldm/<kind>``.
+
+    Raises:
+        UserError: on a count, seed or size outside these.
+    """
+
+    kind = "rendered"
+    smallest = 16  # a size below it cannot show what is drawn
+    stream = 0  # the split: other random numbers for the same seed
+
+    def __init__(
+        self,
+        count: int,
+        size: int | None = 32,
+        flip_p: float = 0.0,
+        *,
+        seed: int = 0,
+        channels: int = 1,
+        cache: str | os.PathLike | None = None,
+        config: Mapping | None = None,
+    ):
+        size = size_from_config(None if config is not None and "size" in config else size, config, type(self).__name__)
+        super().__init__(32 if size is None else size, flip_p, channels=channels)
+        if count < 1:
+            raise UserError(f"{self.kind}: count={count}; give the number of images, 1 or more")
+        if not 0 <= int(seed) < 2**63:
+            raise UserError(f"{self.kind}: seed={seed}; give a whole number from 0")
+        if self.size < self.smallest or (self.size != 28 and self.size % 8):
+            raise UserError(f"{self.kind}: size={self.size}; give 28 or a multiple of 8 from {self.smallest}")
+        self.count, self.seed = int(count), int(seed)
+        self.cache = Path(cache) if cache is not None else cache_home() / "ldm" / self.kind
+        self._images: np.ndarray | None = None
+
+    @property
+    def frame(self) -> int:
+        """Side of the part that is drawn on: all of a 28x28 image, else seven eighths."""
+        return 28 if self.size == 28 else self.size * 7 // 8
+
+    def __len__(self) -> int:
+        return self.count
+
+    def label(self, index: int) -> int:
+        return int(index % self.num_classes)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return (np.arange(self.count) % self.num_classes).astype(np.int64)
+
+    def pixels(self, index: int) -> np.ndarray:
+        return self._images[index]
+
+    def render(self) -> np.ndarray:
+        """Return all images, uint8 (count, size, size)."""
+        raise NotImplementedError
+
+    def framed(self, images: np.ndarray) -> np.ndarray:
+        """Return images (N, frame, frame) with the empty border, (N, size, size)."""
+        border = (self.size - self.frame) // 2
+        return np.pad(images, ((0, 0), (border, border), (border, border)))
+
+    def open_images(self) -> None:
+        """Map the file of drawn images into memory; draw them first when there is none, or a damaged one."""
+        path = self.cache / f"{self.kind}-{digest(self.source_digest(), self.count)}.npy"
+        images = self._stored(path)
+        if images is None:
+            drawn = self.render()
+            self.cache.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
+            np.save(temporary, drawn)
+            temporary.replace(path)
+            images = np.load(path, mmap_mode="r")
+        self._images = images
+
+    def _stored(self, path: Path) -> np.ndarray | None:
+        """Return the images in a file, or None when it is missing or not what it should be."""
+        try:
+            images = np.load(path, mmap_mode="r")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError) as error:
+            log.warning("%s is damaged (%s) and is made again", path, error)
+            return None
+        if images.shape != (self.count, self.size, self.size) or images.dtype != np.uint8:
+            log.warning("%s has the wrong shape and is made again", path)
+            return None
+        return images
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_images": None}  # a worker maps the file again instead of receiving a copy
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self.open_images()
