@@ -104,8 +104,9 @@ class Shared:
         return collect(instantiate_from_config(self.train_node), progress=False)
 
     def run_files(self, folder: Path, *overlays: Mapping[str, Any]) -> list[str]:
-        """The run's file and one that lies over it: the data that play the private set, and ``overlays``."""
-        above: Any = OmegaConf.create({"data": {"params": {"train": dict(self.train_node)}}})
+        """A file that lies over the run's: the data that play the private set, and ``overlays``."""
+        base = {"base": str(self.config.run), "data": {"params": {"train": dict(self.train_node)}}}
+        above: Any = OmegaConf.create(base)
         for overlay in overlays:
             above = OmegaConf.merge(above, OmegaConf.create(dict(overlay)))
         path = folder / "overlay.yaml"
@@ -113,7 +114,7 @@ class Shared:
         if path.is_file() and path.read_text() != text:
             raise UserError(f"{path}: an earlier run had other settings; name another --output folder")
         write_atomic(path, lambda temporary: temporary.write_text(text))
-        return [str(self.config.run), str(path)]
+        return [str(path)]
 
     def sample(self, checkpoint: Path | str, output: Path, count: int | None = None) -> None:
         """Draw labelled samples, class by class; goes on where an earlier process was stopped."""
