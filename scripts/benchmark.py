@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--quick", action="store_true", help="the whole chain on a small scale, in minutes; its numbers mean nothing")
     add("--rehearse", action="store_true", help="another data set plays the private one, to choose settings by")
     add("--statistics_only", action="store_true", help="spend the whole budget on statistics, no gradients")
+    add("--draws_only", action="store_true", help="the same without the model that is trained on draws")
     add("--baselines", nargs="*", default=None, help="which rows are measured beside the private one; default all")
     args = parser.parse_args(argv)
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             quick=args.quick,
             rehearse=args.rehearse,
             statistics_only=args.statistics_only,
+            draws_only=args.draws_only,
             baselines=BASELINES if args.baselines is None else tuple(args.baselines),
         )
     )

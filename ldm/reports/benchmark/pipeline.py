@@ -23,7 +23,7 @@ from ldm.privacy.card import ReleaseCard
 from ldm.reports.benchmark.config import BenchmarkConfig, delta_for
 from ldm.reports.benchmark.direct import direct_accuracy
 from ldm.reports.benchmark.stages import Result, Stage, run_stages
-from ldm.reports.benchmark.statistics_only import draws_of, release_and_train
+from ldm.reports.benchmark.statistics_only import draws_of, release_statistics, train_on_release
 from ldm.samples import SampleSet
 from ldm.training import RunOptions, train
 
@@ -47,6 +47,7 @@ class BenchmarkOptions:
     quick: bool = False
     rehearse: bool = False
     statistics_only: bool = False
+    draws_only: bool = False
     baselines: tuple[str, ...] = BASELINES
 
 
@@ -64,13 +65,11 @@ def run_benchmark(options: BenchmarkOptions) -> Path:
     shared = Shared(config, options, folder / "shared")
     for epsilon in options.epsilons:
         for number in range(options.repeat):
-            place = folder / f"eps{epsilon}" / f"run{number}"
-            if options.statistics_only:
-                stages += StatisticsRun(
-                    config, options, shared, epsilon, folder / f"eps{epsilon}" / f"stats{number}"
-                ).stages()
+            place = folder / f"eps{epsilon}"
+            if options.statistics_only or options.draws_only:
+                stages += StatisticsRun(config, options, shared, epsilon, place / f"stats{number}").stages()
             else:
-                stages += PrivateRun(config, options, shared, epsilon, place, first=number == 0).stages()
+                stages += PrivateRun(config, options, shared, epsilon, place / f"run{number}", number == 0).stages()
     run_stages([*stages, *shared.stages()])
     return folder
 
@@ -256,20 +255,34 @@ class StatisticsRun:
     """The whole budget spent on statistics: scored by draws alone, and by the public model trained on draws."""
 
     def __init__(self, config: BenchmarkConfig, options: BenchmarkOptions, shared: Shared, epsilon: str, folder: Path):
-        self.config, self.shared, self.epsilon, self.folder = config, shared, epsilon, folder
+        self.config, self.options, self.shared = config, options, shared
+        self.epsilon, self.folder = epsilon, folder
 
     def stages(self) -> list[Stage]:
         """Release and further training; samples of both kinds; a classifier on each."""
         name, scoring = f"statistics only, epsilon {self.epsilon}, {self.folder.name}", self.shared.scoring_seconds
         sampling = self.config.samples / SAMPLES_A_SECOND
-        return [
-            Stage("release", f"{name}: release, warm-up", self.folder, 60_000 / ENCODED + 200, self._release),
+        found = [
+            Stage("release", f"{name}: encoding and release", self.folder, 60_000 / ENCODED, self._release),
             Stage("score_draws", f"{name}: classifier on draws", self.folder, scoring + 60, self._draws),
-            Stage("score_model", f"{name}: model on draws", self.folder, scoring + sampling, self._model),
         ]
+        training = self.config.statistics_only.get("training", {})
+        if training.get("steps") and not self.options.draws_only:
+            seconds = training["steps"] * training.get("batch_size", 256) / PLAIN
+            found += [
+                Stage("further", f"{name}: public model trained on draws", self.folder, seconds, self._further),
+                Stage(
+                    "score_model", f"{name}: classifier on its samples", self.folder, scoring + sampling, self._model
+                ),
+            ]
+        return found
 
     def _release(self) -> Result:
-        return release_and_train(self.folder / "run", self.config, self.shared.train_node, float(self.epsilon))
+        return release_statistics(self.folder / "run", self.config, self.shared.train_node, float(self.epsilon))
+
+    def _further(self) -> Result:
+        train_on_release(self.folder / "run", self.config)
+        return {}
 
     def _draws(self) -> Result:
         warm_up = {"model": {"params": {"dp_config": {"warm_up": self.config.statistics_only}}}}

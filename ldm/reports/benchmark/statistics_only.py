@@ -35,13 +35,13 @@ from ldm.training.statistics import (
 logger = logging.getLogger(__name__)
 
 
-def release_and_train(
+def release_statistics(
     folder: Path, config: BenchmarkConfig, train_node: Mapping[str, Any], epsilon: float
 ) -> dict[str, Any]:
-    """Spend ``epsilon`` on the rounds of ``statistics_only``, evenly; train the public model on draws from them.
+    """Spend ``epsilon`` on the rounds of ``statistics_only``, the same noise multiplier in each.
 
-    Writes ``statistics.ckpt``, ``privacy.json`` and ``warm_up.ckpt`` into ``folder``. What is there already is not
-    released again. Returns what was spent.
+    Writes ``statistics.ckpt`` and ``privacy.json`` into ``folder``. What is there already is not released again. Returns
+    what was spent.
     """
     section = load_config([config.run])
     model = build_model(section)
@@ -50,26 +50,37 @@ def release_and_train(
     data = instantiate_from_config(data_node)
     data.setup()
     cache_latents(model, data, {"accelerator": "cpu"})
-    records = len(data.datasets["train"])
-    statistics = evenly(config.statistics_only, epsilon, records)
-    frame, path = load_frame(statistics.frame), folder / "statistics.ckpt"
-    plan, ledger, done = _plan(statistics, records), Ledger(), []
+    records, path = len(data.datasets["train"]), folder / "statistics.ckpt"
     if path.is_file():
         account, done = load_releases(path)
         plan, ledger = PrivacyPlan.from_dict(account["plan"]), Ledger.from_dict(account["ledger"])
         statistics = with_noise(config.statistics_only, plan.noise_multiplier)
+    else:
+        statistics, done = evenly(config.statistics_only, epsilon, records), []
+        plan, ledger = plan_of_queries(statistics, records), Ledger()
+    frame = load_frame(statistics.frame)
     latents, labels = latents_of(model, data.datasets["train"])
-    mixture, releases = release_rounds(statistics, frame, plan, ledger, latents, labels, path, done)
-    summaries = tuple(item.summary() for item in releases)
-    card = ReleaseCard(
-        plan, ledger, public_data=(f"weights of {section.model.params.ckpt_path}",), statistics=summaries
-    )
+    _, releases = release_rounds(statistics, frame, plan, ledger, latents, labels, path, done)
+    public = (f"weights of {section.model.params.ckpt_path}",)
+    card = ReleaseCard(plan, ledger, public_data=public, statistics=tuple(item.summary() for item in releases))
     card.write(folder / "privacy.json")
-    shape = (model.channels, model.image_size, model.image_size)
-    train_further(model, drawer(mixture, frame, shape), statistics.training)
-    account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
-    save_checkpoint({"state_dict": model.state_dict(), "privacy": account}, folder / "warm_up.ckpt")
     return {"epsilon": next(iter(card.epsilons().values())), "delta": plan.delta, "statement": card.statement()}
+
+
+def train_on_release(folder: Path, config: BenchmarkConfig) -> None:
+    """Train the public model on draws from what ``folder`` holds; writes ``warm_up.ckpt`` there. Post-processing."""
+    model = build_model(load_config([config.run]))
+    account, releases = load_releases(folder / "statistics.ckpt")
+    statistics = with_noise(config.statistics_only, releases[0].event.noise_multiplier)
+    frame = load_frame(statistics.frame)
+    draw = drawer(stored_mixture(statistics, frame, releases), frame, latent_shape(model))
+    train_further(model, draw, statistics.training)
+    save_checkpoint({"state_dict": model.state_dict(), "privacy": account}, folder / "warm_up.ckpt")
+
+
+def latent_shape(model: Any) -> tuple[int, int, int]:
+    """Channels, height and width of a model's latents."""
+    return model.channels, model.image_size, model.image_size
 
 
 def evenly(warm_up: Mapping[str, Any], epsilon: float, records: int) -> StatisticsPlan:
@@ -85,7 +96,7 @@ def with_noise(warm_up: Mapping[str, Any], sigma: float) -> StatisticsPlan:
     )
 
 
-def _plan(statistics: StatisticsPlan, records: int) -> PrivacyPlan:
+def plan_of_queries(statistics: StatisticsPlan, records: int) -> PrivacyPlan:
     """The account of queries alone: as many steps as rounds, each of all records."""
     return PrivacyPlan(
         sample_rate=1.0,
@@ -116,7 +127,7 @@ def draws_of(run_dir: Path, run: Path, overlay: Mapping[str, Any], count: int, s
     labels = labels_for(range(mixture.classes), count)
     assert labels is not None
     generator = torch.Generator().manual_seed(seed)
-    shape, images = (model.channels, model.image_size, model.image_size), []
+    shape, images = latent_shape(model), []
     for part in labels.split(500):
         latents = frame.restore(mixture.draw(part, generator)).float().view(len(part), *shape)
         images.append(model.decode_first_stage(latents).clamp(-1, 1))

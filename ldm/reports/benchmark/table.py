@@ -20,7 +20,7 @@ NAMES = {
     "real": "real images",
 }
 #: Stages whose time belongs to a row besides its own.
-BEFORE = {"score": ("private", "samples"), "score_model": ("release",), "score_draws": ("release",)}
+BEFORE = {"score": ("private", "samples"), "score_model": ("release", "further"), "score_draws": ("release",)}
 
 
 def collect_rows(folder: Path) -> list[dict[str, Any]]:
