@@ -272,7 +272,7 @@ def prepare_model(
 def public_frame(
     model: Any, dataset: Any, count: int, rank: int, whitening: float, seed: int = 0
 ) -> tuple[Frame, Tensor]:
-    """Directions of ``count`` records of a *public* data set in the model's scaled latents, and their coordinates' norms.
+    """Directions of ``count`` records of a *public* data set, in scaled latents, and the norms of their coordinates.
 
     The norms (count,) are what a public clip norm may be chosen by. Raises UserError for a rank that they do not have.
     """

@@ -40,8 +40,8 @@ def release_statistics(
 ) -> dict[str, Any]:
     """Spend ``epsilon`` on the rounds of ``statistics_only``, the same noise multiplier in each.
 
-    Writes ``statistics.ckpt`` and ``privacy.json`` into ``folder``. What is there already is not released again. Returns
-    what was spent.
+    Writes ``statistics.ckpt`` and ``privacy.json`` into ``folder``. What is there already is not released again.
+    Returns what was spent.
     """
     section = load_config([config.run])
     model = build_model(section)
