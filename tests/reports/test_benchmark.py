@@ -128,7 +128,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "sampling": {"sampler": "dpm", "steps": 2, "eta": 0.0, "batch_size": 20},
         "classifier": {"name": "logreg", "protocol": "held-out", "epochs": 1},
         "budgets": {"1": {}, "10": {"model": {"base_learning_rate": 1.0e-2}}},
-        "statistics_only": {**warm_up, "rounds": [{}, {"cells": 2}]},
+        "statistics_only": {**warm_up, "rounds": [{}], "budgets": {"1": {"rounds": [{}, {"cells": 2}]}}},
         "direct": {"classifier": "logreg", "batch_size": 8, "steps": 2},
         "quick": {"samples": 20},
     }

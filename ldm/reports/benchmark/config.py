@@ -50,7 +50,8 @@ class BenchmarkConfig:
     ``run``: the file that ``main.py`` would be given for the private run; ``budgets``: epsilon to what is laid over it.
     ``test``: node of the real test set. ``rehearsal``: nodes ``train`` and ``test`` of the data that play the private
     and the test set when settings are chosen. ``statistics_only``: a ``dp_config.warm_up`` section whose rounds share
-    the whole budget evenly. ``quick``: what is laid over this file to see the whole chain in minutes.
+    the whole budget evenly, with ``budgets`` as above. ``quick``: what is laid over this file to see the whole chain
+    in minutes.
     """
 
     path: Path
@@ -104,6 +105,15 @@ class BenchmarkConfig:
         if epsilon not in self.budgets:
             raise UserError(f"{self.path}: no budget for epsilon {epsilon}; there is {', '.join(self.budgets)}")
         return self.budgets[epsilon]
+
+
+def statistics_section(config: BenchmarkConfig, epsilon: str) -> dict[str, Any]:
+    """The ``statistics_only`` section for an epsilon: its own ``budgets`` laid over what is common to all."""
+    section = dict(config.statistics_only)
+    budgets = section.pop("budgets", {})
+    if epsilon not in budgets:
+        raise UserError(f"{config.path}: statistics_only has no budget for epsilon {epsilon}; {', '.join(budgets)}")
+    return to_plain(OmegaConf.merge(OmegaConf.create(section), OmegaConf.create(budgets[epsilon] or {})))
 
 
 def delta_for(records: int) -> float:

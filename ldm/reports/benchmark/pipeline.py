@@ -20,7 +20,7 @@ from ldm.evaluation.inputs.sources import collect
 from ldm.files import write_atomic
 from ldm.inference import write_samples
 from ldm.privacy.card import ReleaseCard
-from ldm.reports.benchmark.config import BenchmarkConfig, delta_for
+from ldm.reports.benchmark.config import BenchmarkConfig, delta_for, statistics_section
 from ldm.reports.benchmark.direct import direct_accuracy
 from ldm.reports.benchmark.stages import Result, Stage, run_stages
 from ldm.reports.benchmark.statistics_only import draws_of, release_statistics, train_on_release
@@ -257,6 +257,7 @@ class StatisticsRun:
     def __init__(self, config: BenchmarkConfig, options: BenchmarkOptions, shared: Shared, epsilon: str, folder: Path):
         self.config, self.options, self.shared = config, options, shared
         self.epsilon, self.folder = epsilon, folder
+        self.warm_up = statistics_section(config, epsilon)
 
     def stages(self) -> list[Stage]:
         """Release and further training; samples of both kinds; a classifier on each."""
@@ -266,7 +267,7 @@ class StatisticsRun:
             Stage("release", f"{name}: encoding and release", self.folder, 60_000 / ENCODED, self._release),
             Stage("score_draws", f"{name}: classifier on draws", self.folder, scoring + 60, self._draws),
         ]
-        training = self.config.statistics_only.get("training", {})
+        training = self.warm_up.get("training", {})
         if training.get("steps") and not self.options.draws_only:
             seconds = training["steps"] * training.get("batch_size", 256) / PLAIN
             found += [
@@ -278,14 +279,16 @@ class StatisticsRun:
         return found
 
     def _release(self) -> Result:
-        return release_statistics(self.folder / "run", self.config, self.shared.train_node, float(self.epsilon))
+        return release_statistics(
+            self.folder / "run", self.config.run, self.warm_up, self.shared.train_node, float(self.epsilon)
+        )
 
     def _further(self) -> Result:
-        train_on_release(self.folder / "run", self.config)
+        train_on_release(self.folder / "run", self.config.run, self.warm_up)
         return {}
 
     def _draws(self) -> Result:
-        warm_up = {"model": {"params": {"dp_config": {"warm_up": self.config.statistics_only}}}}
+        warm_up = {"model": {"params": {"dp_config": {"warm_up": self.warm_up}}}}
         samples = draws_of(self.folder / "run", self.config.run, warm_up, self.config.samples)
         samples.save(self.folder / "draws.pt")
         return {"accuracies": self.shared.score(samples)}

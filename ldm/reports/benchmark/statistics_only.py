@@ -18,7 +18,7 @@ from ldm.privacy.accounting import calibrate
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
-from ldm.reports.benchmark.config import BenchmarkConfig, delta_for
+from ldm.reports.benchmark.config import delta_for
 from ldm.samples import SampleSet
 from ldm.training.driver import build_model
 from ldm.training.preparation import cache_latents
@@ -36,14 +36,14 @@ logger = logging.getLogger(__name__)
 
 
 def release_statistics(
-    folder: Path, config: BenchmarkConfig, train_node: Mapping[str, Any], epsilon: float
+    folder: Path, run: Path, warm_up: Mapping[str, Any], train_node: Mapping[str, Any], epsilon: float
 ) -> dict[str, Any]:
-    """Spend ``epsilon`` on the rounds of ``statistics_only``, the same noise multiplier in each.
+    """Spend ``epsilon`` on the rounds of ``warm_up``, the same noise multiplier in each.
 
     Writes ``statistics.ckpt`` and ``privacy.json`` into ``folder``. What is there already is not released again.
     Returns what was spent.
     """
-    section = load_config([config.run])
+    section = load_config([run])
     model = build_model(section)
     data_node = to_plain(section.data)
     data_node["params"] = {"batch_size": 256, "num_workers": 0, "train": dict(train_node)}
@@ -54,9 +54,9 @@ def release_statistics(
     if path.is_file():
         account, done = load_releases(path)
         plan, ledger = PrivacyPlan.from_dict(account["plan"]), Ledger.from_dict(account["ledger"])
-        statistics = with_noise(config.statistics_only, plan.noise_multiplier)
+        statistics = with_noise(warm_up, plan.noise_multiplier)
     else:
-        statistics, done = evenly(config.statistics_only, epsilon, records), []
+        statistics, done = evenly(warm_up, epsilon, records), []
         plan, ledger = plan_of_queries(statistics, records), Ledger()
     frame = load_frame(statistics.frame)
     latents, labels = latents_of(model, data.datasets["train"])
@@ -67,11 +67,11 @@ def release_statistics(
     return {"epsilon": next(iter(card.epsilons().values())), "delta": plan.delta, "statement": card.statement()}
 
 
-def train_on_release(folder: Path, config: BenchmarkConfig) -> None:
+def train_on_release(folder: Path, run: Path, warm_up: Mapping[str, Any]) -> None:
     """Train the public model on draws from what ``folder`` holds; writes ``warm_up.ckpt`` there. Post-processing."""
-    model = build_model(load_config([config.run]))
+    model = build_model(load_config([run]))
     account, releases = load_releases(folder / "statistics.ckpt")
-    statistics = with_noise(config.statistics_only, releases[0].event.noise_multiplier)
+    statistics = with_noise(warm_up, releases[0].event.noise_multiplier)
     frame = load_frame(statistics.frame)
     draw = drawer(stored_mixture(statistics, frame, releases), frame, latent_shape(model))
     train_further(model, draw, statistics.training)
