@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 
+#: Seconds for which the estimates are trusted as if they had been measured.
+PRIOR = 300.0
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -50,7 +53,8 @@ def run_stages(stages: Sequence[Stage]) -> dict[str, Result]:
     for place, stage in enumerate(stages):
         done = stage.result()
         if done is None:
-            pace = spent / expected if expected else 1.0
+            # a stage of seconds says little about the pace of those that take minutes
+            pace = (spent + PRIOR) / (expected + PRIOR)
             left = pace * sum(later.seconds for later in stages[place:] if later.result() is None)
             logger.info("stage %d of %d: %s; about %s left", place + 1, len(stages), stage.title, duration(left))
             started = time.monotonic()
