@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || \
 		{ echo "error: $(PYTHON) cannot make environments; install its venv module (python3-venv)" >&2; exit 2; }
 	@echo "installing into $(VENV) (a few minutes and about 6 GB the first time)"
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[quickstart,dev]'
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[quickstart,dev,text]'
 	@touch $(STAMP)
 
 quickstart: venv ## private fine-tuning of the shipped public model on real digits, sampling, scores, small

@@ -49,7 +49,7 @@ class NonPrivate(Engine):
     """The gradient of the mean loss, which nothing is clipped in: the time to compare with."""
 
     def sums(self, rows: Rows) -> dict[str, Tensor]:
-        losses = self.model.row_losses(rows)
+        losses = self.model.per_example_losses(rows)
         (losses.sum() / self.copies).backward()
         return self.gradients()
 
@@ -64,7 +64,7 @@ class Bookkeeping(Engine):
         self.clipper = PerRecordClipper(model, self.trained, Clipping(bound), engine=self.kind)
 
     def sums(self, rows: Rows) -> dict[str, Tensor]:
-        self.clipper.accumulate(self.model.row_losses, rows, self.copies)
+        self.clipper.accumulate(self.model.per_example_losses, rows, self.copies)
         return self.clipper.take()
 
 
@@ -85,7 +85,7 @@ class OpacusHooks(Engine):
         self.hooks = GradSampleHooks(model, strict=False, loss_reduction="sum")
 
     def sums(self, rows: Rows) -> dict[str, Tensor]:
-        self.model.row_losses(rows).sum().backward()
+        self.model.per_example_losses(rows).sum().backward()
         samples = {name: parameter.grad_sample for name, parameter in self.trained.items()}
         norms = torch.stack([sample.flatten(1).norm(dim=1) for sample in samples.values()]).norm(dim=0)
         factors = (self.bound / norms.clamp_min(1e-12)).clamp(max=1.0)
@@ -111,7 +111,7 @@ class OpacusGhost(Engine):
     def sums(self, rows: Rows) -> dict[str, Tensor]:
         from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 
-        losses = self.model.row_losses(rows)
+        losses = self.model.per_example_losses(rows)
         # of the optimizer it asks for nothing but zero_grad, between its two backward passes
         DPTensorFastGradientClipping(self.hooks, self.model, losses, loss_reduction="sum").backward()
         return self.gradients()
@@ -128,7 +128,7 @@ class VmapGrad(Engine):
             self.inner = model
 
         def forward(self, rows: Rows) -> Tensor:
-            return self.inner.row_losses(rows).mean()
+            return self.inner.per_example_losses(rows).mean()
 
     def __init__(self, model: Any, bound: float, copies: int = 1) -> None:
         super().__init__(model, bound, copies)
@@ -167,5 +167,5 @@ def record_gradients(model: Any, rows: Rows, copies: int) -> dict[str, Tensor]:
     found = []
     for record in range(records):
         own = {key: value[record * copies : (record + 1) * copies] for key, value in rows.items()}
-        found.append(torch.autograd.grad(model.row_losses(own).mean(), list(trained.values())))
+        found.append(torch.autograd.grad(model.per_example_losses(own).mean(), list(trained.values())))
     return {name: torch.stack(parts) for name, parts in zip(trained, zip(*found, strict=True), strict=True)}

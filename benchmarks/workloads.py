@@ -109,7 +109,7 @@ def build(size: Size, device: torch.device, selection: str = "attention") -> Lat
 
 
 def make_rows(size: Size, records: int, copies: int, device: torch.device) -> dict[str, Tensor]:
-    """What ``LatentDiffusion.private_rows`` would give for a batch whose latents are cached: record-major rows."""
+    """What ``LatentDiffusion.expand_batch`` would give for a batch whose latents are cached: record-major rows."""
     generator = torch.Generator().manual_seed(1)
     shape = (size.channels, size.side, size.side)
     latents = torch.randn(records, *shape, generator=generator).repeat_interleave(copies, dim=0)

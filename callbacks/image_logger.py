@@ -52,10 +52,10 @@ class ImageLogger(Callback):
             return
         if due or (self.log_first_step and step == 1):
             self._last = step
-            self.log(trainer, pl_module, batch, batch_idx)
+            self.write_images(trainer, pl_module, batch, batch_idx)
 
     @torch.no_grad()
-    def log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def write_images(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw the images in evaluation mode and write them."""
         if not hasattr(pl_module, "log_images"):
             return

@@ -10,16 +10,19 @@ import importlib
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from ldm.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
+
+Options = TypeVar("Options")
 
 #: Packages whose names a configuration may use, see :func:`allow_target`.
 ALLOWED_PREFIXES: set[str] = {"ldm", "callbacks", "main", "torch", "torchvision", "pytorch_lightning"}
@@ -48,7 +51,13 @@ _NEVER_USED = "it was stored and never used"
 #: Parameters of lineage configurations without a counterpart here: target -> parameter -> why it may go.
 #: An entry has no effect once the class accepts a parameter of that name.
 RETIRED: dict[str, dict[str, str]] = {
-    "ldm.models.diffusion.ddpm.LatentDiffusion": {"condition_mask": _NEVER_USED, "diffusion_mask": _NEVER_USED},
+    "ldm.models.diffusion.ddpm.DDPM": {"use_positional_encodings": _NEVER_USED},
+    "ldm.models.diffusion.ddpm.LatentDiffusion": {
+        "condition_mask": _NEVER_USED,
+        "diffusion_mask": _NEVER_USED,
+        "use_positional_encodings": _NEVER_USED,
+        "clip_denoised": "a latent has no fixed range to clip to",
+    },
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": {"use_fp16": "the Trainer's precision decides"},
     "callbacks.image_logger.ImageLogger": {
         "increase_log_steps": "images are made every batch_frequency steps",
@@ -186,6 +195,43 @@ def to_plain(config: Any, where: str = "") -> Any:
     return config
 
 
+def read_options(kind: type[Options], raw: Mapping[str, Any], where: str, other_names: Sequence[str] = ()) -> Options:
+    """An options dataclass filled from a section of a configuration; values that are not there keep their defaults.
+
+    Strings that spell a number or a truth value are converted, as YAML leaves some of them as text. ``other_names`` are
+    suggested for a misspelt key, too.
+
+    Raises:
+        UserError: for a key that the dataclass does not have, naming the nearest, or a value of another type.
+    """
+    try:
+        return cast(Options, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(raw))))
+    except ConfigKeyError as error:
+        known = [*(field.name for field in fields(cast(Any, kind))), *other_names]
+        raise UserError(f"{where}.{error.key} is unknown{nearest(str(error.key), known)}") from None
+    except OmegaConfBaseException as error:
+        name = str(error.full_key).partition(".")[0].partition("[")[0]
+        wanted = {type(None), get_type_hints(kind).get(name)}
+        wanted |= {part for hint in wanted for part in get_args(hint)}
+        is_no = next((words for type_, words in _IS_NO.items() if type_ in wanted), "cannot be read")
+        raise UserError(f"{where}.{name}: {_brief(raw.get(name))} {is_no}") from None
+
+
+#: How a value of another type is refused.
+_IS_NO: dict[Any, str] = {
+    bool: "is neither true nor false",
+    int: "is no whole number",
+    float: "is no number",
+    str: "is no text",
+}
+
+
+def take_options(kind: type[Options], given: dict[str, Any]) -> Options:
+    """The dataclass of the arguments in ``given`` that are its fields; they are taken out of ``given``."""
+    names = [field.name for field in fields(cast(Any, kind))]
+    return kind(**{name: given.pop(name) for name in names if name in given})
+
+
 def _checked(target: str, factory: Any, params: dict[str, Any]) -> dict[str, Any]:
     known, required, open_ended = _parameters(factory)
     retired = RETIRED.get(canonical_target(target), {})
@@ -208,8 +254,16 @@ def _checked(target: str, factory: Any, params: dict[str, Any]) -> dict[str, Any
 def _parameters(factory: Any) -> tuple[set[str], list[str], bool]:
     """Names a constructor takes, those it must be given, and whether it takes any name at all.
 
-    A constructor with ``**kwargs`` passes them to the next class of its MRO, so that one's names count as well.
+    A constructor with ``**kwargs`` passes them to the next class of its MRO, so that one's names count as well. A class
+    that reads some of them into dataclasses lists these as ``OPTION_GROUPS``: their fields are names, too. Options of
+    the classes below that a class decides itself are its ``FIXED_OPTIONS``: it does not take them.
     """
+    named, required, open_ended = _accepted(factory)
+    named |= {field.name for group in getattr(factory, "OPTION_GROUPS", ()) for field in fields(group)}
+    return named - set(getattr(factory, "FIXED_OPTIONS", ())), required, open_ended
+
+
+def _accepted(factory: Any) -> tuple[set[str], list[str], bool]:
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):

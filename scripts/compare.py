@@ -14,12 +14,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="+", metavar="FOLDER|JSON", help="what scripts/evaluate.py wrote: its folder or evaluation.json")
-    add("--names", nargs="+", help="what to call the runs; their titles without it")
+    add("--names", nargs="+", help="what to call the runs; their folders without it")
     add("--output", default="outputs/comparison", metavar="FOLDER", help="where comparison.json and .html go")
     args = parser.parse_args(argv)
 
     from ldm.reports.comparison import compare_evaluations, format_comparison
-    from ldm.reports.evaluation import check_output_folder
+    from ldm.reports.evaluation_files import check_output_folder
 
     check_output_folder(args.output)
     comparison = compare_evaluations(args.runs, args.names, args.output)

@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add("--test", metavar="CLASS|FILE", help="held-out real images: they score classifiers, and stand beside copies")
     add("--test_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --test, such as split:test")
+    add("--public", metavar="FILE|FOLDER", help="samples of the public model: what every score is read beside")
+    add("--real_level", action="store_true", help="measure --test in the samples' place too: what real images score")
     add("--classifiers", nargs="+", help="classifiers to train, such as cnn wrn-40-4; the suite's without it")
     add("--protocol", default="held-out", help="how they are trained and which epoch counts")
     add("--epochs", type=int, help="epochs of every classifier; the protocol's without it")
@@ -56,13 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ldm.evaluation.metrics.suite import MeasureOptions
     from ldm.evaluation.metrics.summary import SummaryOptions
-    from ldm.reports.evaluation import EvaluationRequest, check_output_folder, evaluate, format_scores, write_evaluation
+    from ldm.reports.evaluation import EvaluationRequest, evaluate
+    from ldm.reports.evaluation_files import check_output_folder, format_result, write_evaluation
 
     folder = Path(args.output or Path("outputs") / "evaluation" / Path(args.samples).stem)
     check_output_folder(folder)
     names = (
-        "samples real real_args suite extractor weights test test_args classifiers protocol epochs seeds privacy "
-        "show_real memorisation title batch_size num_workers"
+        "samples real real_args suite extractor weights test test_args public real_level classifiers protocol epochs "
+        "seeds privacy show_real memorisation title batch_size num_workers"
     )
     request = EvaluationRequest(
         **{name: getattr(args, name) for name in names.split()},
@@ -76,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
     )
     evaluation = evaluate(request, pick_device(args.device))
-    write_evaluation(evaluation, folder)
-    print(format_scores(evaluation.result))
+    write_evaluation(evaluation.result, evaluation.images, folder)
+    print(format_result(evaluation.result))
     print(f"written to {folder}: evaluation.json, report.html, samples.png")
 
 

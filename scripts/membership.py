@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ldm.evaluation.leakage.membership import draw_roc
     from ldm.files import write_atomic
     from ldm.inference import check_output
-    from ldm.reports.membership import LossOptions, budget_of, infer_membership, open_records
+    from ldm.reports.membership import LossOptions, infer_membership, open_records
+    from ldm.reports.privacy_summary import budget_of
 
     for path, suffix in ((args.plot, ".png"), (args.output, ".json")):
         if path:

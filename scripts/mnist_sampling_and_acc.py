@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from ldm.errors import UserError
-    from ldm.evaluation.classifiers.downstream import downstream_accuracy, format_scores
+    from ldm.evaluation.classifiers.downstream import downstream_accuracy, format_accuracies
     from ldm.evaluation.classifiers.downstream_files import headline, write_scores
     from ldm.evaluation.classifiers.networks import classifier_name
     from ldm.evaluation.classifiers.protocols import HELD_OUT, protocol_named
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         device=device,
     )
     print(headline(len(test), protocol, held_out))
-    print(format_scores(scores))
+    print(format_accuracies(scores))
     if args.output:
         write_scores(scores, args.output)
 

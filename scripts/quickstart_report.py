@@ -26,9 +26,9 @@ def main() -> None:
     from ldm.data.glyphs import GlyphsTrain
     from ldm.data.mnist import MNIST5kTrain, MNIST5kVal
     from ldm.inference import SamplingOptions
-    from ldm.reports.quickstart import Protocol, report
+    from ldm.reports.quickstart import ReportOptions, report
 
-    protocol = Protocol(
+    options = ReportOptions(
         samples=args.num_samples,
         epochs=args.epochs,
         seeds=tuple(range(args.seeds)),
@@ -44,7 +44,7 @@ def main() -> None:
             public=GlyphsTrain(count=args.public_count, classes="digits"),
             real=MNIST5kTrain(),
             held_out=MNIST5kVal(),
-            protocol=protocol,
+            options=options,
             device=pick_device(args.device),
         )
     )

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train,
         held_out,
         real,
-        protocol=protocol,
+        protocol,
         seed=args.seed,
         device=pick_device(args.device),
         amp=args.amp,

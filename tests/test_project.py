@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-INSTALLED_EXTRAS = ("quickstart", "dev")
+INSTALLED_EXTRAS = ("quickstart", "dev", "text")
 
 
 def requirements(*extras: str) -> list[Requirement]:

@@ -12,11 +12,18 @@ from ldm.checkpoint.io import (
     save_checkpoint,
     save_safetensors,
 )
-from ldm.checkpoint.metadata import check_metadata, checkpoint_metadata, inherited_privacy
+from ldm.checkpoint.metadata import (
+    UNPROTECTED_DATA,
+    check_metadata,
+    checkpoint_metadata,
+    inherited_privacy,
+    unprotected_data,
+)
 
 __all__ = [
     "PICKLED_SUFFIXES",
     "SUFFIXES",
+    "UNPROTECTED_DATA",
     "check_metadata",
     "checkpoint_metadata",
     "ema_to_parameters",
@@ -27,4 +34,5 @@ __all__ = [
     "save_checkpoint",
     "save_safetensors",
     "split_ema",
+    "unprotected_data",
 ]

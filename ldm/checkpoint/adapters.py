@@ -36,7 +36,7 @@ from ldm.modules.lora import LoRAConfig, adapters, is_adapter_name
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "adapter.safetensors"
-CARRIED_METADATA = ("model_config", "privacy", "start_privacy")
+CARRIED_METADATA = ("model_config", "privacy", "start_privacy", "unprotected_data")
 OPTIONS = ("use_lora", "use_model_lora", "use_cond_lora")
 
 

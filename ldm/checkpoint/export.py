@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm.checkpoint.ema import COUNTERS, split_ema
 from ldm.checkpoint.io import read_checkpoint, save_safetensors
-from ldm.checkpoint.metadata import checkpoint_metadata
+from ldm.checkpoint.metadata import UNPROTECTED_DATA, checkpoint_metadata
 from ldm.errors import UserError
 
 TRAINING_ONLY = ("first_stage_model.loss.", "loss.")
@@ -41,7 +41,8 @@ def export_checkpoint(source: str | Path, target: str | Path, ema: bool = True, 
         raise UserError(f"{target}: exported weights are .safetensors; end the name in that")
     content: dict[str, Any] = read_checkpoint(source)
     state = sampling_state(content["state_dict"], ema)
-    memories = {key: checkpoint_metadata(content, key) for key in ("model_config", "privacy", "start_privacy")}
+    carried = ("model_config", "privacy", "start_privacy", UNPROTECTED_DATA)
+    memories = {key: checkpoint_metadata(content, key) for key in carried}
     metadata = {key: json.dumps(value) for key, value in memories.items() if value}
     if note:
         metadata["made_by"] = note

@@ -10,6 +10,9 @@ from ldm.checkpoint.lora_names import stated_scale, style_of
 from ldm.errors import UserError
 from ldm.modules.lora import adapters
 
+#: The key under which a checkpoint names the data that its weights were trained on without privacy.
+UNPROTECTED_DATA = "unprotected_data"
+
 HEAD_KEYS = ("num_heads", "num_head_channels", "num_heads_upsample", "legacy", "use_new_attention_order")
 
 
@@ -24,6 +27,11 @@ def checkpoint_metadata(checkpoint: Mapping[str, Any], key: str) -> Any:
 def inherited_privacy(checkpoint: Mapping[str, Any]) -> Any:
     """Plan and ledger of the private run that a checkpoint comes from, be it by way of public training; or None."""
     return checkpoint_metadata(checkpoint, "privacy") or checkpoint_metadata(checkpoint, "start_privacy")
+
+
+def unprotected_data(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
+    """Digests of the data sets that a checkpoint's weights were trained on without privacy, as far as it says so."""
+    return tuple(str(name) for name in checkpoint_metadata(checkpoint, UNPROTECTED_DATA) or ())
 
 
 def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:

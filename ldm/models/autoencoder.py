@@ -24,7 +24,8 @@ class AutoencoderKL(FirstStage):
 
     Latents are (B, embed_dim, H/f, W/f) with f = 2**(len(ch_mult)-1). For `lossconfig` and training see `FirstStage`.
     `ckpt_path` is loaded strictly except for keys starting with one of `ignore_keys`; a checkpoint's `loss.*` tensors
-    are dropped when this model's loss has none, and may be absent altogether. Raises UserError for a bad ddconfig.
+    are dropped when this model's loss has none, and may be absent altogether. With `freeze_encoder` only the decoder is
+    trained, so that latents, and models of them, stay what they were. Raises UserError for a bad ddconfig.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class AutoencoderKL(FirstStage):
         scheduler_config: Mapping[str, Any] | None = None,
         betas: Sequence[float] = (0.5, 0.9),
         accumulate_grad_batches: int = 1,
+        freeze_encoder: bool = False,
     ) -> None:
         super().__init__(
             ddconfig,
@@ -55,6 +57,10 @@ class AutoencoderKL(FirstStage):
         )
         self.quant_conv = nn.Conv2d(2 * self.z_channels, 2 * embed_dim, kernel_size=1)
         self.post_quant_conv = nn.Conv2d(embed_dim, self.z_channels, kernel_size=1)
+        if freeze_encoder:
+            self.trained_parts = ("decoder", "post_quant_conv")
+            self.encoder.requires_grad_(False)
+            self.quant_conv.requires_grad_(False)
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys or ())
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.checkpoint import load_weights, read_checkpoint
+from ldm.checkpoint import UNPROTECTED_DATA, load_weights, read_checkpoint, unprotected_data
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError, nearest
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
@@ -79,6 +79,8 @@ class FirstStage(pl.LightningModule):
         self.image_key = image_key
         self.embed_dim = embed_dim
         self.learning_rate: float | None = None
+        #: Digests of the data sets that the weights were trained on without privacy, as far as they are known.
+        self.unprotected_data: tuple[str, ...] = ()
         self.lr_g_factor = lr_g_factor
         self.betas = tuple(betas)
         self.scheduler_config = scheduler_config
@@ -102,7 +104,9 @@ class FirstStage(pl.LightningModule):
 
         Raises UserError when tensors are missing, unknown or of another shape.
         """
-        state_dict = read_checkpoint(path)["state_dict"]
+        checkpoint = read_checkpoint(path)
+        self.unprotected_data = unprotected_data(checkpoint)
+        state_dict = checkpoint["state_dict"]
         own = self.state_dict()
         ignore, allow_missing = list(ignore_keys), list(ignore_keys)
         for prefix in OPTIONAL:
@@ -116,6 +120,10 @@ class FirstStage(pl.LightningModule):
             logger.warning("%s has no tensors of the training loss; the loss starts afresh", path)
         logger.info("restored the autoencoder from %s", path)
         return absent
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.unprotected_data:
+            checkpoint[UNPROTECTED_DATA] = list(self.unprotected_data)
 
     def get_last_layer(self) -> Tensor:
         """The weight at which the loss balances its two gradients."""

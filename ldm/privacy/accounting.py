@@ -106,14 +106,24 @@ def merge_history(events: History) -> list[tuple[SamplingEvent, int]]:
 
 
 def _pld_epsilon(history: History, delta: float) -> float:
+    composed = privacy_loss(history)
+    return math.inf if composed is None else float(composed.get_epsilon_for_delta(delta))
+
+
+def privacy_loss(events: History) -> Any:
+    """The privacy loss distribution of a history, from which delta follows at every epsilon and the other way round.
+
+    None where the noise is too small for any bound. The events must be ones that ``pld`` can judge.
+    """
+    history = merge_history(events)
     if min(_std_over_clip(event) for event, _ in history) < _SMALLEST_STD:
-        return math.inf
+        return None
     interval = min(_interval(event, count) for event, count in history)
     composed: Any = None
     for event, count in history:
         part = _pld(event, count, interval)
         composed = part if composed is None else composed.compose(part)
-    return float(composed.get_epsilon_for_delta(delta))
+    return composed
 
 
 #: Below this noise (in units of C) one step alone costs an epsilon in the thousands; the grids would not fit in memory.

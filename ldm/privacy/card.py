@@ -119,6 +119,8 @@ class ReleaseCard:
             raise UserError("not a privacy card")
         if values.get("version") != VERSION:
             raise UserError(f"privacy card of version {values.get('version')!r}, this program reads {VERSION}")
+        if values.get("plan", ...) is None and values.get("private") is False:
+            raise UserError("the run was trained without differential privacy: it has no epsilon")
         try:
             return cls(
                 plan=PrivacyPlan.from_dict(values["plan"]),

@@ -1,4 +1,4 @@
-"""What a private configuration would spend, without data and without training."""
+"""The privacy budget of a private configuration, computed without data and without training."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
+from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.privacy.budget import Budget
-from ldm.training.dp_config import read_dp_config
-from ldm.training.private_run import make_plan
+from ldm.training.private_run import required_length
 from ldm.training.trainer_flags import translate_legacy_arguments
 
 
@@ -27,14 +27,15 @@ def config_budget(path: str | Path, dotlist: Sequence[str] = ()) -> Budget:
     raw = to_plain(config.model.params.get("dp_config")) or {}
     if not raw.get("enabled"):
         raise UserError(f"{path}: dp_config.enabled is not set, so the run would have no guarantee to account for")
-    private = read_dp_config(raw)
-    if private.get("dataset_size") is None:
+    private = read_dp_config(raw, config.model.params.get("DPDM_k") or 1)
+    if private.dataset_size is None:
         raise UserError(
             f"{path}: dp_config.dataset_size is not stated; type --set model.params.dp_config.dataset_size=N"
         )
     batch = config.data.params.batch_size
     settings = translate_legacy_arguments(to_plain((config.get("lightning") or {}).get("trainer")) or {})
-    plan = make_plan(private, private["dataset_size"], batch, settings)
+    epochs, steps = required_length(settings)
+    plan = private.plan(num_records=private.dataset_size, batch_size=batch, epochs=epochs, steps=steps)
     return Budget(
         batch_size=batch,
         sample_rate=plan.sample_rate,

@@ -2,96 +2,79 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from PIL import Image, UnidentifiedImageError
 
 from ldm.errors import UserError
-from ldm.evaluation.page.comparison import compare_results, comparison_page
-from ldm.reports.evaluation import FORMAT, JSON_NAME, SHEET_NAME, VERSION, write_text
+from ldm.evaluation.page.comparison import Comparison, compare_results, comparison_page
+from ldm.reports.evaluation_files import read_result, read_sheet, write_json, write_text
 
 COMPARISON_JSON, COMPARISON_PAGE = "comparison.json", "comparison.html"
 
 
-def read_result(path: str | Path) -> dict[str, Any]:
-    """An evaluation from its JSON file, or from a folder that holds one. Raises UserError that names the file."""
-    path = Path(path)
-    if path.is_dir():
-        found = [path / JSON_NAME] if (path / JSON_NAME).is_file() else sorted(path.rglob(JSON_NAME))
-        if len(found) != 1:
-            several = f"{len(found)} of them below; name one" if found else "write it with scripts/evaluate.py"
-            raise UserError(f"{path}: no {JSON_NAME} here ({several})")
-        path = found[0]
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; write it with scripts/evaluate.py") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a readable JSON file") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: not an evaluation; scripts/evaluate.py writes {JSON_NAME}")
-    if content.get("version") != VERSION:
-        raise UserError(f"{path}: evaluation of version {content.get('version')!r}, this program reads {VERSION}")
-    return content
+def compare_evaluations(paths: Sequence[str], names: Sequence[str] | None, folder: str | Path) -> Comparison:
+    """Read evaluations, write comparison.json and comparison.html into `folder`; returns the comparison.
 
-
-def read_sheet(path: str | Path) -> Image.Image | None:
-    """The sheet of samples that lies beside an evaluation, if there is a readable one."""
-    path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    found = [folder / SHEET_NAME] if (folder / SHEET_NAME).is_file() else sorted(folder.rglob(SHEET_NAME))
-    try:
-        with Image.open(found[0]) as image:
-            return image.copy()
-    except (IndexError, UnidentifiedImageError, OSError):
-        return None
-
-
-def compare_evaluations(paths: Sequence[str], names: Sequence[str] | None, folder: str | Path) -> dict[str, Any]:
-    """Read evaluations, write `comparison.json` and `comparison.html` into `folder`; returns the comparison.
-
-    names: what to call the runs, else their titles (numbered when two are the same). Raises UserError.
+    names: what to call the runs; without them, the folders they lie in (see `run_names`). Raises UserError.
     """
     if names is not None and len(names) != len(paths):
         raise UserError(f"{len(names)} names for {len(paths)} runs; give one a run with --names")
-    results = [read_result(path) for path in paths]
-    titles = _distinct(list(names) if names is not None else [result["title"] for result in results])
-    by_name = dict(zip(titles, results, strict=True))
-    sheets = {title: image for title, path in zip(titles, paths, strict=True) if (image := read_sheet(path))}
-    comparison = compare_results(by_name)
+    runs = _numbered(list(names)) if names is not None else run_names(paths)
+    results = {run: read_result(path) for run, path in zip(runs, paths, strict=True)}
+    sheets = {run: image for run, path in zip(runs, paths, strict=True) if (image := read_sheet(path))}
+    comparison = compare_results(results)
+    document = comparison_page(comparison, results, sheets)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(comparison, indent=2, allow_nan=False, ensure_ascii=False)
-    document = comparison_page(comparison, by_name, sheets)
-    write_text(folder / COMPARISON_JSON, content + "\n")
+    write_json(folder / COMPARISON_JSON, comparison.to_dict())
     write_text(folder / COMPARISON_PAGE, document)
     return comparison
 
 
-def format_comparison(comparison: dict[str, Any]) -> str:
-    """A table for the terminal, one line a score; * marks the best run."""
-    runs = list(comparison["runs"])
+def run_names(paths: Sequence[str]) -> list[str]:
+    """A name for each run: its folder, with as many folders above as it takes to tell the runs apart.
+
+    ["a/eps1/report", "a/eps10/report"] -> ["eps1", "eps10"]. Runs that share a folder are numbered.
+    """
+    folders = [Path(path).resolve() for path in paths]
+    parts = [list((folder if folder.is_dir() else folder.parent).parts) for folder in folders]
+    if len(set(map(tuple, parts))) > 1:
+        while all(len(part) > 1 for part in parts) and len({part[-1] for part in parts}) == 1:
+            parts = [part[:-1] for part in parts]  # what all runs share says nothing
+    depth = 1
+    while depth < max(map(len, parts)) and _repeated(["/".join(part[-depth:]) for part in parts], parts):
+        depth += 1
+    return _numbered(["/".join(part[-depth:]) for part in parts])
+
+
+def _repeated(names: list[str], parts: list[list[str]]) -> bool:
+    """Whether one name stands for two different folders."""
+    return len(set(names)) < len(set(map(tuple, parts)))
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """The names; from its second appearance on, a name carries its number."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
+def format_comparison(comparison: Comparison) -> str:
+    """A table for the terminal, one line a score; * marks the best run, = the runs that share the top."""
+    runs = list(comparison.runs)
     width = max(12, *(len(run) + 2 for run in runs))
     lines = [f"{'':36}" + "".join(f"{run:>{width}}" for run in runs)]
-    for entry in comparison["scores"].values():
+    for score in comparison.scores.values():
         cells = []
         for run in runs:
-            score = entry["runs"].get(run)
-            shown = "-" if score is None else f"{score['value']:.4f}{'*' if entry['best'] == run else ''}"
-            cells.append(f"{shown:>{width}}")
-        lines.append(f"{entry['label']:36}" + "".join(cells))
-    if comparison["differences"]:
-        lines.append(f"not measured alike: {', '.join(comparison['differences'])}; no run is marked as the best")
+            mark = "*" if run == score.best else "=" if run in score.tied else ""
+            cells.append(f"{score.runs[run].value:.4f}{mark}" if run in score.runs else "-")
+        lines.append(f"{score.label:36}" + "".join(f"{cell:>{width}}" for cell in cells))
+    if comparison.differences:
+        lines.append(f"not measured alike: {', '.join(comparison.differences)}; no run is marked as the best")
+    elif any(score.tied for score in comparison.scores.values()):
+        lines.append("* best; = level: no run is ahead by more than the deviation of the difference")
     return "\n".join(lines)
-
-
-def _distinct(titles: list[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    distinct = []
-    for title in titles:
-        seen[title] = seen.get(title, 0) + 1
-        distinct.append(title if seen[title] == 1 else f"{title} ({seen[title]})")
-    return distinct

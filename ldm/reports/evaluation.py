@@ -1,55 +1,68 @@
-"""A whole evaluation of a sample file: every metric that applies, one JSON file and one page that stands alone."""
+"""A whole evaluation of a sample file: every metric that applies, as one result with the images of its page."""
 
 from __future__ import annotations
 
-import csv
 import datetime
-import json
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.evaluation.classifiers.downstream import downstream_accuracy
-from ldm.evaluation.classifiers.networks import DISPLAY_NAMES, classifier_name
+from ldm.evaluation.classifiers.networks import classifier_name
 from ldm.evaluation.classifiers.protocols import HELD_OUT, ClassifierProtocol, protocol_named
-from ldm.evaluation.features import make_extractor
-from ldm.evaluation.inputs.image_source import Batches, ImageSource, open_images
+from ldm.evaluation.features import FeatureExtractor, make_extractor
+from ldm.evaluation.inputs.image_source import ImageSource, open_images
 from ldm.evaluation.inputs.sources import load_labelled
 from ldm.evaluation.metrics.statistics import mismatch
 from ldm.evaluation.metrics.suite import Measurement, MeasureOptions, Suite, get_suite, measure
-from ldm.evaluation.metrics.summary import SetSummary, SummaryOptions, summarise
-from ldm.evaluation.page.evaluation import SHOWN_CLASSES, ImageRows, evaluation_page
-from ldm.evaluation.page.html import sheet
-from ldm.files import check_writable, write_atomic
-from ldm.privacy.card import ReleaseCard
+from ldm.evaluation.metrics.summary import SummaryOptions
+from ldm.evaluation.page.evaluation import ImageRows
+from ldm.evaluation.result import (
+    PUBLIC,
+    REAL,
+    ClassRow,
+    Downstream,
+    EvaluationResult,
+    MeasuringProtocol,
+    PrivacySummary,
+    SubsetSizes,
+)
+from ldm.reports.evaluation_classifiers import score_downstream
+from ldm.reports.evaluation_inputs import (
+    Sources,
+    Summaries,
+    class_namer,
+    generated_set,
+    image_rows,
+    image_set,
+    read_all,
+    summarise_sets,
+)
 from ldm.reports.memorisation import near_copies_of, read_membership
+from ldm.reports.privacy_summary import read_privacy
 from ldm.samples import SampleSet
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "latent diffusion evaluation"
-VERSION = 1
-JSON_NAME, PAGE_NAME, SHEET_NAME = "evaluation.json", "report.html", "samples.png"
-#: Images of each class, and of a set without labels, that a page shows.
-SHOWN, SHOWN_UNLABELLED = 10, 60
+VERSIONS_OF = ("torch", "numpy", "torch-fidelity")
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
     """What a person asks for.
 
-    samples, real, test: a sample file, a folder, or a dotted dataset class with its `key:value` words. test: real
-    images that no training saw; they score the classifiers and stand beside the samples when copies are looked for.
-    show_real puts real images on the page. privacy: a privacy card, or a run directory that has one.
-    memorisation: look for copies and show these files of scripts/membership.py; None for neither.
+    samples, real, test, public: a sample file, a folder, or a dotted dataset class; real and test with `key:value`
+    words. test: real images that no training saw; they score the classifiers, stand beside the samples when copies are
+    looked for, and with real_level take the samples' place to show what real images score. public: samples of the
+    public model, measured in the same way. show_real puts real images on the page. privacy: a privacy card, or a run
+    directory that has one. memorisation: look for copies and show these files of scripts/membership.py; None for
+    neither.
     """
 
     samples: str
@@ -60,6 +73,8 @@ class EvaluationRequest:
     weights: str | None = None
     test: str | None = None
     test_args: Sequence[str] = ()
+    public: str | None = None
+    real_level: bool = False
     classifiers: Sequence[str] | None = None
     protocol: str = HELD_OUT
     epochs: int | None = None
@@ -76,219 +91,102 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A result as plain values (docs/evaluation.md) and the images of its page."""
+    """A result, and the images of its page."""
 
-    result: dict[str, Any]
+    result: EvaluationResult
     images: ImageRows
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The parts of a request that need no images, checked and read."""
+
+    suite: Suite
+    classifiers: tuple[str, ...]
+    protocol: ClassifierProtocol
+    privacy: PrivacySummary | None
+    membership: Mapping[str, Mapping[str, Any]]
 
 
 def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
     """Measure everything that applies. What may fail is tried before the long computations. Raises UserError."""
+    settings = _read_settings(request)
+    sources, test = _open_sources(request)
+    extractor = make_extractor(request.extractor, weights=request.weights, device=device)
+    summaries = summarise_sets(
+        sources,
+        extractor,
+        request.summary,
+        batch_size=request.batch_size,
+        show_real=request.show_real,
+        real_level=request.real_level,
+    )
+    measurement = _measure_sets(summaries, sources, settings.suite, request.measure, device)
+    downstream, no_downstream = _train_classifiers(request, settings, sources, test, device)
+    copies, no_copies = _look_for_copies(request, sources, summaries, extractor, device)
+    name_class = class_namer(settings.suite, sources.samples, sources.real)
+    name_real = class_namer(settings.suite, sources.real, sources.samples)
+    result = EvaluationResult(
+        title=request.title or Path(request.samples).stem,
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        samples=generated_set(sources.samples, summaries.samples, name_class),
+        real=image_set(sources.real, summaries.real, name_real),
+        protocol=_protocol(request, summaries, device),
+        scores=measurement.scores,
+        per_class=tuple(ClassRow(label, name_class(label), **row) for label, row in measurement.per_class.items()),
+        downstream=downstream,
+        privacy=settings.privacy,
+        memorisation={**copies, **settings.membership} or None,
+        not_measured={**measurement.skipped, **no_downstream, **no_copies},
+        levels={
+            level: image_set(source, summaries.levels[level], name_class)
+            for level, source in ((REAL, sources.test), (PUBLIC, sources.public))
+            if source is not None and level in summaries.levels
+        },
+    )
+    return Evaluation(result, image_rows(summaries, name_class, name_real))
+
+
+def _read_settings(request: EvaluationRequest) -> _Settings:
+    """Check what can be checked without an image. Raises UserError."""
     suite = get_suite(request.suite)
-    classifiers = [classifier_name(name) for name in (request.classifiers or suite.classifiers)]
+    classifiers = tuple(classifier_name(name) for name in (request.classifiers or suite.classifiers))
     protocol = protocol_named(request.protocol).changed(epochs=request.epochs)
     if request.seeds < 1:
         raise UserError(f"--seeds {request.seeds}: give a number of 1 or more")
+    if request.real_level and not request.test:
+        raise UserError("--real_level measures held-out real images; name them with --test")
     privacy = read_privacy(request.privacy) if request.privacy else None
     membership = read_membership(request.memorisation) if request.memorisation else {}
+    return _Settings(suite, classifiers, protocol, privacy, membership)
+
+
+def _open_sources(request: EvaluationRequest) -> tuple[Sources, SampleSet | None]:
+    """The image sets, and the labelled test images in memory. Raises UserError."""
     samples = open_images(request.samples)
-    first, first_labels = next(iter(samples.batches(request.batch_size)))
+    first, labels = next(iter(samples.batches(request.batch_size)))
     side = int(first.shape[-1])
     real = open_images(request.real, request.real_args, size=side, num_workers=request.num_workers)
-    test = load_labelled(request.test, request.test_args, size=side) if request.test else None
-    extractor = make_extractor(request.extractor, weights=request.weights, device=device)
-
-    shown, shown_real = ImageCollector(), ImageCollector()
-    real_batches = real.batches(request.batch_size)
-    real_summary = summarise(
-        shown_real.watch(real_batches) if request.show_real else real_batches,
-        extractor,
-        request.summary,
-        source=real.name,
-    )
-    made_summary = summarise(
-        shown.watch(samples.batches(request.batch_size)), extractor, request.summary, source=samples.name
-    )
-    measurement = measure(real_summary, made_summary, suite, request.measure, device)
-    if samples.class_names and real.class_names and samples.class_names != real.class_names:
-        measurement = _without_classes(measurement, "the two folders have different subfolders")
-
-    downstream, reason = None, _no_downstream(test, first_labels, classifiers)
-    if test is not None and not reason:
-        images = collect(samples, request.batch_size)
-        downstream = score_downstream(images, test, classifiers, protocol, request, device)
-    copies: dict[str, Any] = {}
-    if request.memorisation is not None and request.test:
-        copies = near_copies_of(
-            samples,
-            made_summary.statistics.count,
-            real,
-            open_images(request.test, request.test_args, size=side),
-            extractor,
-            batch_size=request.batch_size,
-            seed=request.summary.seed,
-            device=device,
-        )
-    not_measured = {**measurement.skipped, **({"downstream": reason} if reason else {})}
-    if request.memorisation is not None and not request.test:
-        not_measured["near_copies"] = "no held-out real images were given (--test)"
-    name_class = class_namer(suite, samples, real)
-    result = {
-        "format": FORMAT,
-        "version": VERSION,
-        "title": request.title or Path(request.samples).stem,
-        "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "samples": {**_describe(samples, made_summary, name_class), "meta": dict(samples.meta)},
-        "real": _describe(real, real_summary, name_class),
-        "protocol": _protocol(request, made_summary, real_summary, device),
-        "scores": {name: score.to_dict() for name, score in measurement.scores.items()},
-        "per_class": _per_class(measurement, name_class),
-        "downstream": downstream,
-        "privacy": privacy,
-        "memorisation": {**copies, **membership} or None,
-        "not_measured": not_measured,
-        "from_real_images": ["scores", "per_class", "downstream", "memorisation"],
-    }
-    rows = {label: name_class(label) if label >= 0 else "" for label in shown.kept}
-    return Evaluation(
-        result,
-        ImageRows(
-            {name: torch.stack(shown.kept[label]) for label, name in list(rows.items())[:SHOWN_CLASSES]},
-            {rows[label]: torch.stack(found) for label, found in shown_real.kept.items() if label in rows},
-            left_out=max(len(made_summary.classes) - SHOWN_CLASSES, 0),
-        ),
-    )
+    labelled = load_labelled(request.test, request.test_args, size=side) if request.test else None
+    test = open_images(request.test, request.test_args, size=side) if request.test else None
+    public = open_images(request.public) if request.public else None
+    return Sources(samples, real, test, public, labels is not None), labelled
 
 
-def write_evaluation(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write `evaluation.json`, `report.html` and a sheet of samples into `folder`, each whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(evaluation.result, indent=2, allow_nan=False, ensure_ascii=False)
-    document = evaluation_page(evaluation.result, evaluation.images)
-    write_text(folder / JSON_NAME, content + "\n")
-    write_text(folder / PAGE_NAME, document)
-    rows = list(evaluation.images.samples.values())
-    every = torch.cat(rows if len(rows) == 1 else [row[:SHOWN] for row in rows if len(row) >= SHOWN] or rows)
-    image = sheet(every[:200], columns=SHOWN)
-    write_atomic(folder / SHEET_NAME, lambda path: image.save(path, format="PNG"))
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a UTF-8 file, whole or not at all."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(content, encoding="utf-8")
-
-    write_atomic(path, write)
-
-
-def check_output_folder(folder: str | Path) -> None:
-    """Raise UserError now when `folder` could not be written after a long computation."""
-    if Path(folder).is_file():
-        raise UserError(f"--output {folder} is a file; name a folder")
-    check_writable(Path(folder), "--output")
-
-
-def format_scores(result: Mapping[str, Any]) -> str:
-    """A short table for the terminal."""
-    lines = []
-    for score in result["scores"].values():
-        spread = "" if score["deviation"] is None else f" +- {score['deviation']:.2g}"
-        lines.append(f"{score['label']:36} {score['value']:.4f}{spread}")
-    for found in (result["downstream"] or {}).get("results", ()):
-        lines.append(f"{'accuracy, ' + found['name']:36} {100 * found['mean']:.2f} %")
-    for row in result["per_class"]:
-        lines.append(f"{'  class ' + row['name']:36} {row['frechet']:.4f}")
-    for name, why in result["not_measured"].items():
-        lines.append(f"{name.replace('_', ' '):36} not measured: {why}")
-    return "\n".join(lines)
-
-
-class ImageCollector:
-    """Keeps the first images of every class while a stream passes by; label -1 stands for no label."""
-
-    def __init__(self, classes: int = 2 * SHOWN_CLASSES) -> None:
-        self.kept: dict[int, list[Tensor]] = {}
-        self.classes = classes
-
-    def watch(self, batches: Batches) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The same batches, looked at on the way."""
-        for images, labels in batches:
-            names = [-1] * len(images) if labels is None else labels.tolist()
-            for image, label in zip(images, names, strict=True):
-                room = SHOWN_UNLABELLED if label < 0 else SHOWN
-                if len(self.kept.get(label, ())) < room and (label in self.kept or len(self.kept) < self.classes):
-                    self.kept.setdefault(label, []).append(image.clone())
-            yield images, labels
-        self.kept = dict(sorted(self.kept.items()))
-
-
-def collect(source: ImageSource, batch_size: int) -> SampleSet:
-    """All images of a source in memory, as the classifiers need them."""
-    images, labels = zip(*source.batches(batch_size), strict=True)
-    found = [part for part in labels if part is not None]
-    return SampleSet(torch.cat(images), torch.cat(found) if found else None)
-
-
-def class_namer(suite: Suite, *sources: ImageSource) -> Any:
-    """label -> name: the suite's, or else those of a folder's subfolders, or else the number."""
-    folders = next((source.class_names for source in sources if source.class_names), ())
-    return replace(suite, class_names=suite.class_names or folders).class_name
-
-
-def _no_downstream(test: SampleSet | None, labels: Tensor | None, classifiers: Sequence[str]) -> str:
-    if test is None:
-        return "no real test images were given (--test)"
-    if labels is None:
-        return "the samples have no labels"
-    return "" if classifiers else "the suite has no classifiers (--classifiers)"
-
-
-def score_downstream(
-    samples: SampleSet,
-    test: SampleSet,
-    classifiers: Sequence[str],
-    protocol: ClassifierProtocol,
-    request: EvaluationRequest,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Accuracy on real images of classifiers trained on the samples, as plain values."""
-    found = downstream_accuracy(
-        samples, test, classifiers=classifiers, protocol=protocol, seeds=range(request.seeds), device=device
-    )
-    return {
-        "test": " ".join([str(request.test), *request.test_args]),
-        "test_count": len(test),
-        "protocol": protocol.name,
-        "settings": protocol.to_dict(),
-        "results": [{"name": DISPLAY_NAMES[summary.model], **summary.to_dict()} for summary in found],
-    }
-
-
-def read_privacy(path: str | Path) -> dict[str, Any]:
-    """The figures of a privacy card, or of the run directory that holds one, and its epsilon by step if logged."""
-    path = Path(path)
-    card_path = path / "privacy.json" if path.is_dir() else path
-    card = ReleaseCard.read(card_path).to_dict()
-    keys = ("statement", "private", "epsilon", "delta", "relation", "record", "rng", "steps", "covered", "not_covered")
-    return {
-        **{key: card[key] for key in (*keys, "public_data", "plan")},
-        "trained_coordinates": card["trained"]["coordinates"],
-        "curve": epsilon_curve(card_path.parent),
-    }
-
-
-def epsilon_curve(run: Path, most: int = 200) -> list[list[float]]:
-    """[step, epsilon] pairs that a run logged, thinned to `most`; empty when it logged none."""
-    points = []
-    for file in sorted((run / "metrics").glob("version_*/metrics.csv")):
-        with file.open(newline="", encoding="utf-8") as stream:
-            for line in csv.DictReader(stream):
-                if line.get("privacy/epsilon") and line.get("step"):
-                    points.append([int(line["step"]), float(line["privacy/epsilon"])])
-    stride = -(-len(points) // most) if points else 1
-    return points[::-1][::stride][::-1]  # the last one stays
+def _measure_sets(
+    summaries: Summaries, sources: Sources, suite: Suite, options: MeasureOptions, device: torch.device
+) -> Measurement:
+    """Every score of the samples, each with its value at the known levels."""
+    found = measure(summaries.real, summaries.samples, suite, options, device)
+    for level, summary in summaries.levels.items():
+        for name, score in measure(summaries.real, summary, suite, options, device).scores.items():
+            if name in found.scores:
+                row = found.scores[name]
+                found.scores[name] = replace(row, levels={**row.levels, level: score.value})
+    samples, real = sources.samples.class_names, sources.real.class_names
+    if samples and real and samples != real:
+        return _without_classes(found, "the two sets have different classes")
+    return found
 
 
 def _without_classes(measurement: Measurement, reason: str) -> Measurement:
@@ -296,45 +194,90 @@ def _without_classes(measurement: Measurement, reason: str) -> Measurement:
     return Measurement(scores, {}, {**measurement.skipped, "per_class": reason})
 
 
-def _describe(source: ImageSource, summary: SetSummary, name_class: Any) -> dict[str, Any]:
-    return {
-        "source": source.name,
-        "count": summary.statistics.count,
-        "size": summary.statistics.size,
-        "classes": {name_class(label): count for label, count in summary.classes.items()},
-    }
+def _train_classifiers(
+    request: EvaluationRequest, settings: _Settings, sources: Sources, test: SampleSet | None, device: torch.device
+) -> tuple[Downstream | None, dict[str, str]]:
+    """Classifiers trained on the samples, or why there are none."""
+    reason = ""
+    if test is None:
+        reason = "no real test images were given (--test)"
+    elif not sources.has_labels:
+        reason = "the samples have no labels"
+    elif _other_classes(test, sources.samples):
+        reason = "the samples and the test images have different classes"
+    elif not settings.classifiers:
+        reason = "the suite has no classifiers (--classifiers)"
+    if test is None or reason:
+        return None, {"downstream": reason}
+    level_sources = {REAL: sources.real if request.real_level else None, PUBLIC: sources.public}
+    others = {name: read_all(source, request.batch_size) for name, source in level_sources.items() if source}
+    downstream = score_downstream(
+        read_all(sources.samples, request.batch_size),
+        test,
+        settings.classifiers,
+        settings.protocol,
+        test_name=" ".join([str(request.test), *request.test_args]),
+        seeds=request.seeds,
+        device=device,
+        others={name: images for name, images in others.items() if images.labels is not None},
+    )
+    return downstream, {}
 
 
-def _per_class(measurement: Measurement, name_class: Any) -> list[dict[str, Any]]:
-    return [{"label": label, "name": name_class(label), **row} for label, row in measurement.per_class.items()]
+def _other_classes(test: SampleSet, samples: ImageSource) -> bool:
+    """Whether both name their classes, and differently."""
+    names = (test.meta or {}).get("class_names")
+    return bool(names and samples.class_names) and list(names) != list(samples.class_names)
 
 
-def _protocol(request: EvaluationRequest, made: SetSummary, real: SetSummary, device: torch.device) -> dict[str, Any]:
-    statistics = made.statistics
-    return {
-        "suite": request.suite,
-        "policy": statistics.policy(),
-        "forced": mismatch(statistics, real.statistics),
-        "extractor": statistics.extractor,
-        "weights": statistics.weights,
-        "resize": statistics.resize,
-        "quantize": statistics.quantize,
-        "size": statistics.size,
-        "subset": {
-            "limit": request.summary.subset,
-            "seed": request.summary.seed,
-            "samples": len(made.subset),
-            "real": len(real.subset),
-        },
-        "options": asdict(request.measure),
-        "device": device.type,
-        "versions": _versions(),
-    }
+def _look_for_copies(
+    request: EvaluationRequest,
+    sources: Sources,
+    summaries: Summaries,
+    extractor: FeatureExtractor,
+    device: torch.device,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Near-copies of real images among the samples, or why nobody looked."""
+    if request.memorisation is None:
+        return {}, {}
+    if sources.test is None:
+        return {}, {"near_copies": "no held-out real images were given (--test)"}
+    copies = near_copies_of(
+        sources.samples,
+        summaries.samples.statistics.count,
+        sources.real,
+        sources.test,
+        extractor,
+        batch_size=request.batch_size,
+        seed=request.summary.seed,
+        device=device,
+    )
+    return copies, {}
+
+
+def _protocol(request: EvaluationRequest, summaries: Summaries, device: torch.device) -> MeasuringProtocol:
+    statistics = summaries.samples.statistics
+    return MeasuringProtocol(
+        suite=request.suite,
+        policy=statistics.policy(),
+        forced=mismatch(statistics, summaries.real.statistics),
+        extractor=statistics.extractor,
+        weights=statistics.weights,
+        resize=statistics.resize,
+        quantize=statistics.quantize,
+        size=statistics.size,
+        subset=SubsetSizes(
+            request.summary.subset, request.summary.seed, len(summaries.samples.subset), len(summaries.real.subset)
+        ),
+        options=asdict(request.measure),
+        device=device.type,
+        versions=_versions(),
+    )
 
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "torch-fidelity"):
+    for name in VERSIONS_OF:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

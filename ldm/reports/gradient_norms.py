@@ -1,4 +1,4 @@
-"""Gradient norms of single public records: a clipping norm chosen by them costs no privacy."""
+"""Gradient norms of single public records; to choose a clipping norm by them costs no privacy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldm.privacy.clipping import Clipping, PerRecordClipper
 
 @dataclass(frozen=True)
 class NormRecorder(Clipping):
-    """A clipping rule that keeps the norms it is shown. For public records only: nothing here is private."""
+    """A clipping rule that keeps the norms it is shown. For public records only: the norms are not noised."""
 
     seen: list[Tensor] = field(default_factory=list)
 
@@ -37,18 +37,19 @@ def starting_model(config: str | Path, checkpoint: str | Path, device: torch.dev
     return instantiate_from_config(plain).to(device).eval()
 
 
-def record_norms(model: Any, dataset: Any, count: int, copies: int = 1, chunk: int = 64) -> Tensor:
+def record_norms(model: Any, dataset: Any, count: int, multiplicity: int = 1, microbatch: int = 64) -> Tensor:
     """Gradient norms (count,) of the first ``count`` public records under the model's fine-tuning rule.
 
-    A record's loss is the mean over ``copies`` noise draws, as in training.
+    A record's loss is the mean over ``multiplicity`` timesteps and noises, as in training; ``microbatch`` records are
+    computed at a time.
     """
     selection = model.select_trainable()
     recorder = NormRecorder(max_grad_norm=1.0)
     clipper = PerRecordClipper(model, selection.parameters, recorder)
-    loader = DataLoader(Subset(dataset, range(min(count, len(dataset)))), batch_size=chunk)
+    loader = DataLoader(Subset(dataset, range(min(count, len(dataset)))), batch_size=microbatch)
     for batch in loader:
-        rows: Mapping[str, Tensor] = model.private_rows(on_device(batch, model.device), copies, chunk)
-        clipper.accumulate(model.row_losses, rows, copies)
+        examples: Mapping[str, Tensor] = model.expand_batch(on_device(batch, model.device), multiplicity, microbatch)
+        clipper.accumulate(model.per_example_losses, examples, multiplicity)
     clipper.take()
     return torch.cat(recorder.seen)
 

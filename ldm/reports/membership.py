@@ -19,7 +19,6 @@ from ldm.evaluation.inputs.sources import SAMPLE_SUFFIXES, open_dataset, parse_s
 from ldm.evaluation.leakage.membership import MembershipResult, advantage_bound, membership_inference
 from ldm.inference import load_model
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
-from ldm.privacy.card import ReleaseCard
 from ldm.reports.gradient_norms import on_device
 from ldm.samples import SampleSet
 from ldm.samples.sample_set import IMAGE_KEY, LABEL_KEY
@@ -98,7 +97,7 @@ def image_losses(model: Any, dataset: Any, options: LossOptions, progress: str =
         total = torch.zeros(len(latents), dtype=torch.float64, device=latents.device)
         for time, noise in zip(times, noises, strict=True):
             rows = time.expand(len(latents))
-            total += model.row_terms(latents, rows, noise.expand_as(latents), condition)["simple"].double()
+            total += model.loss_terms(latents, rows, noise.expand_as(latents), condition)["simple"].double()
         losses.append((total / options.draws).cpu())
     return torch.cat(losses).numpy()
 
@@ -111,12 +110,6 @@ def _modes(model: Any, batch: Any) -> Tensor:
     if moments.shape[1] == 2 * model.channels:
         moments = DiagonalGaussianDistribution(moments).mode()
     return model.scale_factor * moments
-
-
-def budget_of(card: str | Path) -> tuple[float, float]:
-    """Epsilon and delta that a run's ``privacy.json`` states. Raises UserError."""
-    read = ReleaseCard.read(card)
-    return next(iter(read.epsilons().values())), read.plan.delta
 
 
 def infer_membership(

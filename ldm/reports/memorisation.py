@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from ldm.errors import UserError
 from ldm.evaluation.features import FeatureExtractor
 from ldm.evaluation.inputs.image_source import ImageSource
 from ldm.evaluation.leakage.neighbours import look_for_copies, raw_pixels, take
+from ldm.reports.evaluation_files import read_json
 
 #: Samples and held-out images that are looked at, at most.
 LOOKED_AT = 2000
@@ -67,12 +66,7 @@ def read_membership(paths: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What scripts/membership.py wrote, by attack. Raises UserError that names a file of another kind."""
     found = {}
     for path in paths:
-        try:
-            results = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; scripts/membership.py writes it with --output") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{path}: not a readable JSON file") from error
+        results = read_json(path, "scripts/membership.py writes it with --output")
         if not isinstance(results, list) or not all(isinstance(one, dict) and "attack" in one for one in results):
             raise UserError(f"{path}: not a result of scripts/membership.py")
         for result in results:

@@ -31,9 +31,10 @@ NOT_WEIGHTS = ("averages", "buffers")
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Values of a model by part; ``trained`` by part, None where nobody said what is trained.
+    """Numbers of values of a model by part; ``trained`` by part, None if the trained subset is unknown.
 
-    ``left_out`` are values that the fine-tuning rule picks and no record gives a gradient: they are not trained.
+    ``left_out`` counts the values that the fine-tuning rule picks but that no record gives a gradient: they are not
+    trained.
     """
 
     source: str
@@ -91,14 +92,14 @@ def count_config(path: str | Path, dotlist: Sequence[str] = ()) -> ParameterCoun
 
 
 def count_checkpoint(path: str | Path) -> ParameterCounts:
-    """Counts of a checkpoint's tensors; what is trained is known when it carries its model's configuration."""
+    """Counts of a checkpoint's tensors; the trained ones are counted when it carries its model's configuration."""
     content = read_checkpoint(path)
     counts = ParameterCounts(str(path), count_parts(content["state_dict"]))
     section = checkpoint_metadata(content, "model_config")
     if not isinstance(section, Mapping) or not isinstance(section.get("params"), Mapping):
         return counts
-    told = _count_model(build_unallocated(OmegaConf.create(dict(section))), str(path))
-    return ParameterCounts(counts.source, counts.parts, told.trained, told.left_out)
+    described = _count_model(build_unallocated(OmegaConf.create(dict(section))), str(path))
+    return ParameterCounts(counts.source, counts.parts, described.trained, described.left_out)
 
 
 def build_unallocated(section: DictConfig) -> Any:

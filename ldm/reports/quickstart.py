@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import statistics
@@ -15,12 +14,14 @@ import torch
 
 from ldm.errors import UserError
 from ldm.evaluation.classifiers.downstream import hold_out, train_classifier
+from ldm.evaluation.classifiers.protocols import ClassifierProtocol
 from ldm.evaluation.features.digits import DigitFeatures
 from ldm.evaluation.inputs.sources import collect, sample_batches
 from ldm.evaluation.metrics.statistics import FeatureStatistics, compare, compute_statistics
 from ldm.files import write_atomic
 from ldm.inference import SamplingOptions, labels_for, load_model, sample_images
-from ldm.privacy.card import ReleaseCard
+from ldm.reports.privacy_summary import budget_of
+from ldm.reports.run_metrics import read_metric
 from ldm.samples import SampleSet, save_grid
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ DIGITS = tuple(range(10))
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ReportOptions:
     """How every row of the table is measured: samples in all, classifier epochs, and the seeds of both."""
 
     samples: int = 1000
@@ -64,9 +65,9 @@ class Scorer:
     """
 
     def __init__(
-        self, protocol: Protocol, public: SampleSet, real: SampleSet, held_out: SampleSet, device: torch.device
+        self, options: ReportOptions, public: SampleSet, real: SampleSet, held_out: SampleSet, device: torch.device
     ):
-        self.protocol = protocol
+        self.options = options
         self.held_out = held_out
         self.device = device
         self.features = DigitFeatures.fit(public, epochs=4, device=device)
@@ -78,40 +79,33 @@ class Scorer:
     def accuracy(self, samples: SampleSet, seed: int) -> float:
         """Accuracy on real held-out digits of a CNN trained on ``samples``; its epoch is chosen on held-out samples."""
         train, validation = hold_out(samples, seed=seed)
-        result = train_classifier(
-            "cnn",
-            train,
-            validation,
-            self.held_out,
-            epochs=self.protocol.epochs,
-            batch_size=self.protocol.batch_size,
-            lr=self.protocol.lr,
-            seed=seed,
-            device=self.device,
-            augment=True,
+        protocol = ClassifierProtocol().changed(
+            epochs=self.options.epochs,
+            batch_size=self.options.batch_size,
+            lr=self.options.lr,
+            augment=("jitter",),
         )
+        result = train_classifier("cnn", train, validation, self.held_out, protocol, seed=seed, device=self.device)
         return result.accuracy
 
     def row(self, name: str, draw: Callable[[int], SampleSet]) -> tuple[Row, SampleSet]:
         """Measure one way of getting samples over all seeds; also returns the first seed's samples."""
-        sets = [draw(seed) for seed in self.protocol.seeds]
-        accuracies = tuple(
-            self.accuracy(samples, seed) for samples, seed in zip(sets, self.protocol.seeds, strict=True)
-        )
+        sets = [draw(seed) for seed in self.options.seeds]
+        accuracies = tuple(self.accuracy(samples, seed) for samples, seed in zip(sets, self.options.seeds, strict=True))
         row = Row(name, accuracies, compare(self.statistics(sets[0], name), self.reference))
         logger.info("%s: %.1f %% +- %.1f, distance %.1f", name, 100 * row.mean, 100 * row.deviation, row.distance)
         return row, sets[0]
 
 
 def model_samples(
-    config: str, checkpoint: Path, protocol: Protocol, device: torch.device
+    config: str, checkpoint: Path, options: ReportOptions, device: torch.device
 ) -> Callable[[int], SampleSet]:
     """A source of labelled digits from a model, by seed."""
     model = load_model(config, checkpoint, device)
 
     def draw(seed: int) -> SampleSet:
-        labels = labels_for(DIGITS, protocol.samples)
-        return SampleSet(sample_images(model, protocol.samples, replace(protocol.sampling, seed=seed), labels), labels)
+        labels = labels_for(DIGITS, options.samples)
+        return SampleSet(sample_images(model, options.samples, replace(options.sampling, seed=seed), labels), labels)
 
     return draw
 
@@ -144,7 +138,7 @@ def report(
     public: Any,
     real: Any,
     held_out: Any,
-    protocol: Protocol,
+    options: ReportOptions,
     device: torch.device,
 ) -> str:
     """Measure the private model and its baselines, write ``results.json``, images and curves; returns the table.
@@ -153,9 +147,8 @@ def report(
     """
     folder = Path(output)
     images, digits = collect(public, progress=False), collect(real, progress=False)
-    scorer = Scorer(protocol, images, digits, collect(held_out, progress=False), device)
-    card = ReleaseCard.read(Path(private_run) / "privacy.json")
-    epsilon, delta = next(iter(card.epsilons().values())), card.plan.delta
+    scorer = Scorer(options, images, digits, collect(held_out, progress=False), device)
+    epsilon, delta = budget_of(Path(private_run) / "privacy.json")
     models = {
         "public model's samples": Path(public_checkpoint),
         f"private fine-tuning, epsilon {epsilon:.3g}": last_checkpoint(private_run),
@@ -163,11 +156,11 @@ def report(
     }
     rows, drawn = [], []
     for name, checkpoint in models.items():
-        row, samples = scorer.row(name, model_samples(config, checkpoint, protocol, device))
+        row, samples = scorer.row(name, model_samples(config, checkpoint, options, device))
         rows.append(row)
         drawn.append(samples)
-    rows.append(scorer.row("public images", fixed_images(images, protocol.samples))[0])
-    real_row, _ = scorer.row("real private digits", fixed_images(digits, protocol.samples))
+    rows.append(scorer.row("public images", fixed_images(images, options.samples))[0])
+    real_row, _ = scorer.row("real private digits", fixed_images(digits, options.samples))
     rows.append(replace(real_row, distance=None))  # they are what the others are measured against
     drawn[1].save(folder / "private_samples.pt")
     save_grid(comparison(digits, drawn[0], drawn[1]), folder / "samples.png", columns=20)
@@ -206,27 +199,18 @@ def table(rows: Sequence[Row], epsilon: float, delta: float) -> str:
     return "\n".join(lines)
 
 
-def read_metric(run: Path, name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one column of a run's metrics file (empty when it was not logged)."""
-    files = sorted((run / "metrics").glob("version_*/metrics.csv"))
-    steps, values = [], []
-    for file in files:
-        with file.open(newline="") as stream:
-            for line in csv.DictReader(stream):
-                if line.get(name):
-                    steps.append(int(line["step"]))
-                    values.append(float(line[name]))
-    return steps, values
-
-
 def draw_curves(private_run: Path, plain_run: Path, path: Path) -> None:
     """Epsilon of the private run by step, and the loss of the run without privacy (a private loss is not published)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(*read_metric(private_run, "privacy/epsilon"))
+    left.plot(*_columns(read_metric(private_run, "privacy/epsilon")))
     left.set(title="privacy spent", xlabel="step", ylabel="epsilon", ylim=(0, None))
-    right.plot(*read_metric(plain_run, "train/loss_step"), color="tab:orange")
+    right.plot(*_columns(read_metric(plain_run, "train/loss_step")), color="tab:orange")
     right.set(title="loss of the run without privacy", xlabel="step", ylabel="loss")
     write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
+
+
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.safe_checkpoint import SafeCheckpointIO
 from callbacks.setup_callback import SetupCallback
@@ -27,6 +27,7 @@ from ldm.training.preparation import cache_latents, check_labels
 from ldm.training.run_directory import RunDirectory, launched, new_run, parents_run, resumed_run
 from ldm.training.trainer_flags import merge_flags, translate_legacy_arguments
 from ldm.training.trainer_parts import build_callbacks, build_loggers, one_line
+from ldm.training.unprotected_run import record_unprotected, warn_unprotected
 
 logger = logging.getLogger(__name__)
 
@@ -95,13 +96,17 @@ def train(options: RunOptions) -> RunDirectory:
     pl.seed_everything(options.seed, verbose=False)
 
     model = build_model(config)
+    private = private_run.is_private(model)
+    if private:
+        private_run.check_request(model, settings)
+    elif options.train:
+        warn_unprotected(model)
     data = instantiate_from_config(config.data)
     data.prepare_data()
     data.setup()
     check_labels(model, data)
+    session = private_run.build_session(model, data, settings, run_dir) if private else None
     cache_latents(model, data, settings)
-    session = private_run.prepare(model, data, settings, run_dir) if private_run.wanted(model) else None
-    private = session is not None
     model.learning_rate = learning_rate(base_rate, data.batch_size, settings, options.scale_lr, private)
     if getattr(model, "has_discriminator", False):  # two optimizers: the model accumulates by itself
         model.accumulate_grad_batches = settings.pop("accumulate_grad_batches", None) or model.accumulate_grad_batches
@@ -113,6 +118,8 @@ def train(options: RunOptions) -> RunDirectory:
         check_resumable(model, resume)
     try:
         if options.train:
+            if session is None and trainer.is_global_zero:
+                record_unprotected(model, data, run_dir)
             if session is not None and session.statistics is not None:
                 keep_config(trainer)  # a run that stops in its warm-up is resumed from it
                 session.warm_up(to_plain(config.model))
@@ -152,16 +159,16 @@ def read_run(options: RunOptions) -> tuple[RunDirectory, DictConfig]:
 
 def check_sections(config: DictConfig, lightning: DictConfig) -> None:
     """Refuse unknown top-level sections, and missing ones."""
-    for key in config:
+    for key in map(str, config):
         if key not in SECTIONS:
             raise UserError(f"unknown section {key!r} in the configuration{nearest(str(key), SECTIONS)}")
-    for key in lightning:
+    for key in map(str, lightning):
         if key not in LIGHTNING_KEYS:
             raise UserError(f"unknown key 'lightning.{key}'{nearest(str(key), LIGHTNING_KEYS)}")
     for key in ("model", "data"):
         if not isinstance(config.get(key), DictConfig):
             raise UserError(f"the configuration has no section {key!r}; add one with target and params")
-    for key in config.model:
+    for key in map(str, config.model):
         if key not in MODEL_KEYS:
             raise UserError(f"unknown key 'model.{key}'{nearest(str(key), MODEL_KEYS)}")
 
@@ -205,7 +212,7 @@ def build_trainer(
         raise UserError(f"lightning.trainer: {one_line(error)}") from error
 
 
-def keep_config(trainer: pl.Trainer) -> None:
+def keep_config(trainer: Any) -> None:
     """Write the run's configuration now rather than when training starts."""
     for callback in trainer.callbacks:
         if isinstance(callback, SetupCallback) and trainer.is_global_zero:

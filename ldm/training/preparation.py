@@ -21,7 +21,7 @@ def check_labels(model: Any, data: Any) -> None:
 
     Found here, it is one line; found by a GPU in the middle of an epoch, it is an assertion without a name.
     """
-    stage = getattr(model, "cond_stage_model", None)
+    stage: Any = getattr(model, "cond_stage_model", None)
     if not hasattr(stage, "check") or getattr(model, "cond_stage_key", None) != "class_label":
         return
     for name, dataset in data.datasets.items():

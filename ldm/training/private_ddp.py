@@ -15,13 +15,14 @@ from ldm.training.trainer_flags import device_count
 class PrivateDDP(DDPStrategy):
     """The processes of Lightning's ``ddp`` without torch's wrapper around the model.
 
-    The wrapper averages gradients on its own during backward passes and broadcasts buffers before every forward pass,
-    the running averages of the weights among them. A private step reduces its noised sums itself, once; what is left
-    to do is to start from the same weights.
+    The wrapper averages gradients during backward passes and broadcasts buffers, including the running averages of the
+    weights, before every forward pass. A private step needs neither: it sums the noised gradients over the processes
+    itself, once a step. All that remains is that the processes start from the same weights.
     """
 
     def configure_ddp(self) -> None:
-        """Give all processes the first one's weights; random numbers each has of its own already."""
+        """Give all processes the weights of the first one; each process already has its own random state."""
+        assert self.model is not None
         broadcast_state(self.model)
 
 
@@ -37,7 +38,7 @@ def private_strategy(settings: Mapping[str, Any]) -> DDPStrategy | str:
     """
     strategy = settings.get("strategy") or "auto"
     several = process_count(settings) > 1
-    # what the wrapper does about unused parameters does not matter without it
+    # These suffixes configure the wrapper, which is not used here.
     named = str(strategy).replace("_find_unused_parameters_true", "").replace("_find_unused_parameters_false", "")
     if named not in ("auto", "ddp"):
         raise UserError(f"strategy {strategy}: private training runs on one device or with --strategy ddp")

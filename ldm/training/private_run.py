@@ -16,21 +16,23 @@ from ldm.errors import UserError
 from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.card import ReleaseCard
+from ldm.privacy.config import DPConfig
 from ldm.privacy.distributed import Ranks, ShardedBatchSampler
-from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT, History
+from ldm.privacy.event import POISSON, History
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.meter import EpsilonMeter
-from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
+from ldm.privacy.plan import PrivacyPlan, planned_steps
 from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
 from ldm.privacy.statistics import Release
-from ldm.training.dp_config import check_names, poisson, read_dp_config
 from ldm.training.private_ddp import private_strategy, process_count
 from ldm.training.run_directory import RunDirectory
 from ldm.training.statistics import StatisticsPlan, load_releases, prepare_model
+from ldm.training.unprotected_run import source_of
 
 logger = logging.getLogger(__name__)
 
 PRIVATE_START = "the starting weights come from another private run, whose own epsilon adds to this one"
+UNPROTECTED_START = "the starting weights were trained without privacy on the same records"
 
 
 @dataclass
@@ -55,8 +57,8 @@ class PrivateSession:
     def trainer_arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Trainer settings that a private run fixes: the plan's steps, and no look at private validation data."""
         return {
-            # The ledger ends the run. A Trainer that counts to max_steps goes on from the end of an epoch with an
-            # epoch of one batch, and one that is told a minimum goes on without a budget.
+            # The ledger decides when to stop. Lightning's max_steps would add an epoch of one batch after a resume at
+            # the end of an epoch, and min_steps would train past the budget.
             "max_steps": -1,
             "max_epochs": -1,
             "min_steps": None,
@@ -73,7 +75,7 @@ class PrivateSession:
         return PrivacyCallback(self.training, self.meter)
 
     def start(self, trainer: pl.Trainer) -> None:
-        """Attach the private step to the model; every release writes the card first, by one process."""
+        """Attach the private step to the model. The first process writes the card before every release."""
         ranks = self.training.ranks = Ranks(trainer.global_rank, trainer.world_size)
         if ranks.size > 1:
             records = len(self.data.datasets["train"])
@@ -81,7 +83,7 @@ class PrivateSession:
             logger.info("%d processes share each step: each draws and clips a part of the records", ranks.size)
         self.training.on_release = self.write_card if ranks.first else None
         self.model.private = self.training
-        self.model.automatic_optimization = False  # the step cuts, clips and noises by itself
+        self.model.automatic_optimization = False  # the private step computes and applies its own gradients
 
     def warm_up(self, model_config: Mapping[str, Any]) -> None:
         """Release the statistics that the config asks for, and train the model on what they say, before the first step.
@@ -122,49 +124,102 @@ class PrivateSession:
         self.written = taken
 
 
-def wanted(model: Any) -> bool:
-    """Whether a model's config asks for DP training; a misspelt ``dp_config.enabled`` is no silent run without it."""
-    config = getattr(model, "dp_config", None) or {}
-    check_names(config)
-    enabled = bool(config.get("enabled", False))
-    if config and not enabled:
-        logger.warning("dp_config.enabled is not set: this run is NOT private")
-    return enabled
+@dataclass(frozen=True)
+class Account:
+    """What a run may spend and has spent, and what it says that its guarantee does not cover."""
+
+    plan: PrivacyPlan
+    ledger: Ledger
+    not_covered: tuple[str, ...] = ()
 
 
-def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> PrivateSession:
-    """Make the plan (or read it from the checkpoint that is resumed), and give the sampler to the data module."""
-    config = read_dp_config(model.dp_config)
+def is_private(model: Any) -> bool:
+    """Whether a model's configuration asks for private training."""
+    config: DPConfig | None = getattr(model, "dp_config", None)
+    return config is not None and config.enabled
+
+
+def check_request(model: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse what can be refused before any data is read: missing settings, and a Trainer that breaks the guarantee."""
+    config: DPConfig = model.dp_config
+    config.require_complete()
     refuse_unsafe(settings, model)
-    if not poisson(config) and process_count(settings) > 1:
+    if not config.poisson_sampling and process_count(settings) > 1:
         raise UserError(
             "dp_config.poisson_sampling: false draws one batch for all and runs on one device; type --devices 1, or "
             "leave it out"
         )
-    if "train" not in data.datasets:
-        raise UserError("data.params has no train set; add train: {target: ..., params: ...}")
-    records = len(data.datasets["train"])
-    not_covered: tuple[str, ...] = ()
-    statistics = StatisticsPlan.read(config["warm_up"]) if config.get("warm_up") else None
-    releases: list[Release] = []
-    if run_dir.statistics.is_file():
-        _, releases = load_releases(run_dir.statistics)
+
+
+def build_session(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> PrivateSession:
+    """Bind a private run together: its account, its trained parameters, its sampler and its card.
+
+    The account is planned for a new run and read from the checkpoint of a resumed one. The model's parameters that are
+    not trained are frozen, and the data module is given the plan's sampler. Raises UserError for whatever would break
+    the guarantee.
+    """
+    config: DPConfig = model.dp_config
+    check_request(model, settings)
+    records = count_training_records(data)
+    statistics = StatisticsPlan.read(config.warm_up) if config.warm_up else None
+    before = statistics.events(config.relation) if statistics is not None else ()
+    releases = load_releases(run_dir.statistics)[1] if run_dir.statistics.is_file() else []
     if run_dir.resume_from is None and not releases:
         refuse_fresh(settings, model)
-        plan, ledger = make_plan(config, records, data.batch_size, settings, statistics), Ledger()
+        account = Account(make_plan(config, records, data.batch_size, settings, before), Ledger())
     else:
-        plan, ledger, not_covered = resumed_ledger(run_dir, config)
-        require_same_length(plan, data.batch_size, settings)
+        account = resumed_account(run_dir, config)
+        require_same_length(account.plan, data.batch_size, settings)
     selection = model.select_trainable()
     require_same_selection(run_dir, selection)
     training = PrivateTraining(
         model,
         selection,
-        plan,
-        ledger,
-        max_batch_size=config.get("max_batch_size"),
-        engine=config.get("engine", "bookkeeping"),
+        account.plan,
+        account.ledger,
+        max_batch_size=config.max_batch_size,
+        engine=config.engine,
     )
+    describe_session(account.plan, selection)
+    data.train_batch_sampler = batch_sampler(account.plan, records, training.taken)
+    exceptions = exceptions_of_start(model, data.datasets["train"])
+    not_covered = tuple(dict.fromkeys((*account.not_covered, *exceptions)))
+    meter = EpsilonMeter(account.plan, before) if before else EpsilonMeter(account.plan)
+    return PrivateSession(
+        model,
+        data,
+        run_dir,
+        training,
+        meter,
+        config.public_data,
+        not_covered,
+        statistics=statistics,
+        releases=tuple(releases),
+    )
+
+
+def count_training_records(data: Any) -> int:
+    """The length of the training set. Raises UserError when there is none."""
+    if "train" not in data.datasets:
+        raise UserError("data.params has no train set; add train: {target: ..., params: ...}")
+    return len(data.datasets["train"])
+
+
+def exceptions_of_start(model: Any, dataset: Any) -> tuple[str, ...]:
+    """What the starting weights know that this run's guarantee does not cover, in words for the card and the log."""
+    exceptions = []
+    if getattr(model, "start_privacy", None):
+        exceptions.append(PRIVATE_START)
+        logger.warning("%s: if both runs used the same records, their guarantees compose", PRIVATE_START)
+    seen = model.seen_unprotected()
+    if seen and source_of(dataset) in seen:
+        exceptions.append(UNPROTECTED_START)
+        logger.warning("%s: this run's epsilon does not cover them; start from public weights", UNPROTECTED_START)
+    return tuple(exceptions)
+
+
+def describe_session(plan: PrivacyPlan, selection: Selection) -> None:
+    """Log what is trained, what is left out, and batches of a fixed size."""
     logger.info("private fine-tuning trains %s values in %d tensors", f"{selection.count:,}", len(selection.parameters))
     if selection.dead:
         logger.info(
@@ -179,104 +234,18 @@ def prepare(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDire
             plan.expected_batch_size,
             plan.relation,
         )
-    data.train_batch_sampler = batch_sampler(plan, records, training.taken)
-    if getattr(model, "start_privacy", None):
-        not_covered = tuple(dict.fromkeys((*not_covered, PRIVATE_START)))
-        logger.warning("%s: if both runs used the same records, their guarantees compose", PRIVATE_START)
-    public = config.get("public_data", ())
-    public = (public,) if isinstance(public, str) else tuple(str(name) for name in public)
-    before = statistics.events(plan.relation) if statistics is not None else ()
-    meter = EpsilonMeter(plan, before) if before else EpsilonMeter(plan)
-    return PrivateSession(
-        model,
-        data,
-        run_dir,
-        training,
-        meter,
-        public,
-        not_covered,
-        statistics=statistics,
-        releases=tuple(releases),
-    )
 
 
 def make_plan(
-    config: Mapping[str, Any],
-    records: int,
-    batch_size: int,
-    settings: Mapping[str, Any],
-    statistics: StatisticsPlan | None = None,
+    config: DPConfig, records: int, batch_size: int, settings: Mapping[str, Any], history: History = ()
 ) -> PrivacyPlan:
-    """Calibrate the plan of a new run from ``dp_config``, the batch size and the Trainer's steps or epochs.
+    """The plan of a new run on ``records`` records, with the length that the Trainer's settings give.
 
-    What the ``statistics`` will cost is charged first, so that the steps are calibrated with what they leave.
+    ``history`` is what is released before the first step: the steps are calibrated with what it leaves.
     """
-    epochs, steps = requested_length(settings)
-    if epochs is None and steps is None:
-        raise UserError(
-            "a private run needs its length, for which the noise is calibrated: type --max_epochs N or --max_steps N, "
-            "or set lightning.trainer.max_epochs"
-        )
-    public_size = config.get("dataset_size")
-    if public_size is not None and records > public_size:
-        raise UserError(f"dp_config.dataset_size: {public_size} is stated, but the training set has {records} records")
-    if public_size is None and poisson(config):
-        logger.warning(
-            "dp_config.dataset_size is not given: the plan takes the number of records from the private data; state "
-            "one that you may publish, rounded up if you like"
-        )
-    common = {
-        "delta": config["delta"],
-        "num_records": int(public_size or records),
-        "max_grad_norm": config["max_grad_norm"],
-        "noise_multiplicity": config.get("noise_multiplicity", 1),
-        "clipping": config.get("clipping", "flat"),
-        "insecure_seed": config.get("insecure_seed"),
-        "sampling": POISSON if poisson(config) else WITHOUT_REPLACEMENT,
-        "relation": ADD_OR_REMOVE_ONE if poisson(config) else REPLACE_ONE,
-    }
-    rate = config.get("sample_rate") if poisson(config) else fixed_size_rate(config, records, batch_size)
-    history: History = statistics.events(common["relation"]) if statistics is not None else ()
-    if config.get("noise_multiplier") is None:
-        return PrivacyPlan.calibrate(
-            target_epsilon=config["epsilon"],
-            batch_size=batch_size,
-            epochs=epochs,
-            steps=steps,
-            sample_rate=rate,
-            history=history,
-            **common,
-        )
-    rate = rate if rate is not None else lineage_sample_rate(common["num_records"], batch_size)
-    plan = PrivacyPlan(
-        sample_rate=rate,
-        steps=planned_steps(rate, epochs=epochs, steps=steps),
-        noise_multiplier=config["noise_multiplier"],
-        expected_batch_size=batch_size,
-        **common,
-    )
-    if any(event == plan.event() for event, _ in history):  # the ledger could not tell them apart
-        raise UserError("dp_config.warm_up: a round and a step are one event; change a noise_multiplier a little")
-    return plan
-
-
-def fixed_size_rate(config: Mapping[str, Any], records: int, batch_size: int) -> float:
-    """The share of the records that is in a batch of exactly ``batch_size``.
-
-    Under replace-one the number of records is public, and the rate has to be that of the set at hand: a larger stated
-    size would understate what a step costs.
-    """
-    if config.get("sample_rate") is not None:
-        raise UserError(
-            "dp_config.sample_rate: with poisson_sampling: false the rate is batch_size / records; remove it"
-        )
-    if config.get("dataset_size") not in (None, records):
-        raise UserError(
-            f"dp_config.dataset_size: with poisson_sampling: false it must be the number of records, {records}"
-        )
-    if batch_size > records:
-        raise UserError(f"data.params.batch_size: {batch_size} exceeds the {records} training records")
-    return batch_size / records
+    epochs, steps = required_length(settings)
+    config.check_records(records)
+    return config.plan(num_records=records, batch_size=batch_size, epochs=epochs, steps=steps, history=history)
 
 
 def batch_sampler(plan: PrivacyPlan, records: int, taken: int, ranks: Ranks | None = None) -> Any:
@@ -299,44 +268,35 @@ def batch_sampler(plan: PrivacyPlan, records: int, taken: int, ranks: Ranks | No
     return FixedSizeBatchSampler(records, size, epoch, insecure_seed=plan.insecure_seed, start=taken)
 
 
+def required_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """As `requested_length`; raises UserError when neither epochs nor steps are given."""
+    epochs, steps = requested_length(settings)
+    if epochs is None and steps is None:
+        raise UserError(
+            "a private run needs its length, for which the noise is calibrated: type --max_epochs N or --max_steps N, "
+            "or set lightning.trainer.max_epochs"
+        )
+    return epochs, steps
+
+
 def requested_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Epochs or steps as the Trainer's settings give them; a number of steps is the exact statement and wins."""
+    """Epochs or steps as the Trainer's settings give them, the other None; a number of steps takes precedence."""
     epochs, steps = settings.get("max_epochs"), settings.get("max_steps")
     steps = None if steps in (None, -1) else steps
     return (None if epochs in (None, -1) or steps is not None else epochs), steps
 
 
-def resumed_ledger(run_dir: RunDirectory, config: Mapping[str, Any]) -> tuple[PrivacyPlan, Ledger, tuple[str, ...]]:
-    """The plan and ledger of the checkpoint that is resumed, charged with whatever else the run has released since.
+def resumed_account(run_dir: RunDirectory, config: DPConfig) -> Account:
+    """The account of the checkpoint that is resumed, charged with whatever else the run has released since.
 
-    With them comes what the run has said, or must now say, that its guarantee does not cover. Raises UserError when the
-    checkpoint carries no ledger, or the config now asks for another mechanism.
+    Raises UserError when the checkpoint carries no ledger, or the config now asks for another mechanism.
     """
     path = run_dir.resume_from or run_dir.statistics  # before the first checkpoint, the account is with the statistics
     stored = read_checkpoint(path).get("privacy")
     if not stored:
         raise UserError(f"{path}: it carries no privacy ledger, so a private run cannot be resumed from it")
     plan, ledger = PrivacyPlan.from_dict(stored["plan"]), Ledger.from_dict(stored["ledger"])
-    stated = {
-        "epsilon": plan.target_epsilon,
-        "delta": plan.delta,
-        "noise_multiplier": plan.noise_multiplier,
-        "sample_rate": plan.sample_rate,
-        "max_grad_norm": plan.max_grad_norm,
-        "noise_multiplicity": plan.noise_multiplicity,
-        "clipping": plan.clipping,
-    }
-    if poisson(config) != (plan.sampling == POISSON):
-        raise UserError(
-            f"dp_config.poisson_sampling: the resumed run draws {plan.sampling} batches; a run keeps its plan, "
-            "start a new run from the checkpoint instead"
-        )
-    for key, value in stated.items():
-        if config.get(key) is not None and config[key] != value:
-            raise UserError(
-                f"dp_config.{key}: the resumed run has {value}, the config says {config[key]}; a run keeps its plan, "
-                "start a new run from the checkpoint instead"
-            )
+    require_same_mechanism(plan, config)
     if run_dir.privacy_card.exists():
         card = ReleaseCard.read(run_dir.privacy_card)
         ledger, not_covered = ledger.absorb(card.ledger), card.not_covered
@@ -349,7 +309,32 @@ def resumed_ledger(run_dir: RunDirectory, config: Mapping[str, Any]) -> tuple[Pr
             "its privacy.json: those steps are not charged",
         )
     logger.info("resumed: %d of %d steps are in the ledger", ledger.count(plan.event()), plan.steps)
-    return plan, ledger, not_covered
+    return Account(plan, ledger, not_covered)
+
+
+def require_same_mechanism(plan: PrivacyPlan, config: DPConfig) -> None:
+    """Refuse settings other than the plan's in a resumed run; what the config does not give is the plan's."""
+    if config.sampling != plan.sampling:
+        raise UserError(
+            f"dp_config.poisson_sampling: the resumed run draws {plan.sampling} batches; a run keeps its plan, "
+            "start a new run from the checkpoint instead"
+        )
+    planned = {
+        "epsilon": plan.target_epsilon,
+        "delta": plan.delta,
+        "noise_multiplier": plan.noise_multiplier,
+        "sample_rate": plan.sample_rate,
+        "max_grad_norm": plan.max_grad_norm,
+        "noise_multiplicity": plan.noise_multiplicity,
+        "clipping": plan.clipping,
+    }
+    for key, value in planned.items():
+        asked = getattr(config, key)
+        if asked is not None and asked != value:
+            raise UserError(
+                f"dp_config.{key}: the resumed run has {value}, the config says {asked}; a run keeps its plan, "
+                "start a new run from the checkpoint instead"
+            )
 
 
 def require_same_length(plan: PrivacyPlan, batch_size: int, settings: Mapping[str, Any]) -> None:
@@ -370,7 +355,7 @@ def require_same_length(plan: PrivacyPlan, batch_size: int, settings: Mapping[st
 
 
 def require_same_selection(run_dir: RunDirectory, selection: Selection) -> None:
-    """Refuse another set of trained parameters in a resumed run: its card says which ones were noised."""
+    """Refuse another set of trained parameters in a resumed run than the one that its card lists as noised."""
     if run_dir.resume_from is None or not run_dir.privacy_card.exists():
         return
     before, now = set(ReleaseCard.read(run_dir.privacy_card).trained), set(selection.parameters)
@@ -383,7 +368,7 @@ def require_same_selection(run_dir: RunDirectory, selection: Selection) -> None:
 
 
 def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
-    """Refuse what a new private run has to have from elsewhere, and what only a resumed one may have."""
+    """Refuse a new private run that would go on from a training state, or without a latent scale."""
     if settings.get("ckpt_path"):
         raise UserError(
             f"ckpt_path (resume_from_checkpoint): a private run goes on in its own directory, where its ledger is; "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm.config import instantiate_from_config, to_plain
 from ldm.errors import UserError, nearest
@@ -67,7 +67,7 @@ def build_callbacks(
             continue
         if not isinstance(node, dict) or "target" not in node:
             raise UserError(f"lightning.callbacks.{key} has no target{nearest(key, defaults)}")
-        arguments = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
+        arguments: dict[str, Any] = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
         if key == "setup_callback":
             arguments = {"project_config": config, "lightning_config": lightning}
         built.append(instantiate_from_config(node, **arguments))

@@ -74,7 +74,7 @@ def outputs(model: Any, kind: str) -> Tensor:
     if kind == "spatial":
         rows["cond:class_label"] = torch.tensor([0, 4, 9])
     with torch.no_grad():
-        return model.row_losses(rows)
+        return model.per_example_losses(rows)
 
 
 def sampled(path: Path, config: dict[str, Any], kind: str, folder: Path, ema: bool = True) -> Tensor:

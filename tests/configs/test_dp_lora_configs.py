@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from omegaconf import OmegaConf
 from jobs.make_jobs import CIN256, CIN256_V2, fine_tunes
 from ldm.checkpoint import save_checkpoint
 from ldm.config import load_config, to_plain
+from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.reports.parameter_counts import count_config
-from ldm.training.dp_config import read_dp_config
 from ldm.training.private_run import make_plan
 from tests import shipped, tiny
 from tests.tiny_runs import Commands, commands
@@ -319,7 +320,7 @@ def plan_of(name: str) -> Any:
     """The plan that a run of this file would be calibrated to, by the driver's own function."""
     config = load_config([path_of(name)])
     dp = read_dp_config(to_plain(config.model.params.dp_config))
-    return make_plan(dp, dp["dataset_size"], config.data.params.batch_size, to_plain(config.lightning.trainer))
+    return make_plan(dp, dp.dataset_size, config.data.params.batch_size, to_plain(config.lightning.trainer))
 
 
 SIGMA = {  # published (PRV): file -> 1/q, steps, sigma; celeba32 with the delta of celeba64
@@ -370,9 +371,8 @@ def test_noise_does_not_depend_on_the_number_of_draws_a_record() -> None:
     assert plan.noise_multiplicity == 2
     config = load_config([path_of("backup/celebahq-eps10-k8")])
     dp = read_dp_config(to_plain(config.model.params.dp_config))
-    eight = make_plan(
-        {**dp, "epsilon": None, "noise_multiplier": plan.noise_multiplier}, 28_000, 2048, {"max_epochs": 10}
-    )
+    dp = replace(dp, epsilon=None, noise_multiplier=plan.noise_multiplier)
+    eight = make_plan(dp, 28_000, 2048, {"max_epochs": 10})
     assert eight.noise_multiplicity == 8
     assert eight.event() == plan.event()
 

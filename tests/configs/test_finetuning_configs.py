@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from ldm.checkpoint import read_checkpoint, save_checkpoint
 from ldm.config import load_config, to_plain
+from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.reports.parameter_counts import count_config
-from ldm.training.dp_config import read_dp_config
 from ldm.training.private_run import make_plan
 from tests import shipped, tiny
 from tests.shipped import FAMILIES, FINE_TUNING, WRITTEN_OUT, family, path_of
@@ -84,7 +84,7 @@ def plan_of(name: str, *dotlist: str) -> Any:
     """The plan that a run of this file would be calibrated to, by the driver's own function."""
     config = load_config([path_of(name)], dotlist)
     dp = read_dp_config(to_plain(config.model.params.dp_config))
-    return make_plan(dp, dp["dataset_size"], config.data.params.batch_size, to_plain(config.lightning.trainer))
+    return make_plan(dp, dp.dataset_size, config.data.params.batch_size, to_plain(config.lightning.trainer))
 
 
 # ---------------------------------------------------------------------- what the files say
@@ -113,11 +113,11 @@ def test_the_budget_is_stated_and_sound(name: str) -> None:
     config = load_config([path_of(name)])
     dp = read_dp_config(to_plain(config.model.params.dp_config))
     records, _ = RECORDS[family(name)]
-    assert dp["enabled"] is True and dp["poisson_sampling"] is True
-    assert dp["dataset_size"] == records and dp["delta"] < 1 / records
+    assert dp.enabled and dp.poisson_sampling and dp.delta is not None
+    assert dp.dataset_size == records and dp.delta < 1 / records
     assert config.lightning.trainer.max_epochs > 0
-    assert dp["max_batch_size"] < config.data.params.batch_size < records
-    assert dp["public_data"]
+    assert dp.max_batch_size is not None and dp.max_batch_size < config.data.params.batch_size < records
+    assert dp.public_data
 
 
 @pytest.mark.parametrize("name", FINE_TUNING)

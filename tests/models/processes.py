@@ -35,12 +35,15 @@ class Net(nn.Module):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=0.05)
 
-    def private_rows(self, batch: Mapping[str, Tensor], copies: int, chunk: int | None) -> dict[str, Tensor]:
-        rows = {key: value.repeat_interleave(copies, dim=0) for key, value in batch.items()}
-        return {**rows, "t": torch.arange(len(rows["x"]))}
+    def expand_batch(self, batch: Mapping[str, Tensor], multiplicity: int, microbatch: int | None) -> dict[str, Tensor]:
+        examples = {key: value.repeat_interleave(multiplicity, dim=0) for key, value in batch.items()}
+        return {**examples, "t": torch.arange(len(examples["x"]))}
 
-    def row_losses(self, rows: Mapping[str, Tensor]) -> Tensor:
-        return (self.second(torch.tanh(self.first(rows["x"]))) - rows["y"]).square().sum(1)
+    def per_example_losses(self, examples: Mapping[str, Tensor]) -> Tensor:
+        return (self.second(torch.tanh(self.first(examples["x"]))) - examples["y"]).square().sum(1)
+
+    def example_batch(self, records: int) -> None:
+        return None
 
     def optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer

@@ -18,6 +18,11 @@ from tests import tiny
 PROJECTIONS = {"spatial": ["to_q", "to_k", "to_v", "to_out.0"], "attention": ["qkv", "proj_out"]}
 EMBEDDING = "cond_stage_model.embedding.weight"
 
+BOUND = 1e-3
+# The engines add the same products in other orders. A clipped gradient has norm C; through the fifty or so products of
+# the tiny network float32 keeps each number to about 100 * 2**-24 = 6e-6 of that, on any processor.
+ROUNDING = 6e-6
+
 
 def adapted(kind: str = "spatial", moved: bool = False, **params: Any) -> Any:
     """A tiny model with adapters of rank 3 on its attention projections; ``moved`` takes them away from their start."""
@@ -50,18 +55,18 @@ def test_every_engine_clips_adapters_as_the_plain_loop_does(kind: str, copies: i
     sums = {}
     for engine in ENGINES:
         clipper = PerRecordClipper(model, selection.parameters, Clipping(1e-3), engine)
-        clipper.verify(model.row_losses, batch, copies)
-        clipper.accumulate(model.row_losses, batch, copies)
+        clipper.verify(model.per_example_losses, batch, copies)
+        clipper.accumulate(model.per_example_losses, batch, copies)
         sums[engine] = torch.cat([value.flatten() for value in clipper.take().values()])
-    assert 0 < float(sums["naive"].norm()) <= 4e-3
+    assert 0 < float(sums["naive"].norm()) <= 4 * BOUND
     for engine in ENGINES:
-        torch.testing.assert_close(sums[engine], sums["naive"], rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(sums[engine], sums["naive"], rtol=1e-4, atol=ROUNDING * BOUND)
 
 
 def test_a_base_weight_gets_no_gradient_and_no_rule() -> None:
     model = adapted(moved=True)
     model.select_trainable()
-    model.row_losses(rows(3)).mean().backward()
+    model.per_example_losses(rows(3)).mean().backward()
     with_gradient = {name for name, value in model.named_parameters() if value.grad is not None}
     assert with_gradient and all(is_adapter_name(name) for name in with_gradient - {EMBEDDING})
 
@@ -75,7 +80,9 @@ def test_plain_weights_load_before_there_are_adapters(tmp_path: Path) -> None:
         assert name.startswith("model_ema.") or torch.equal(own[name], value), name
     batch = rows(3)
     with torch.no_grad():
-        assert torch.equal(model.row_losses(batch), plain.row_losses(batch)), "adapters start at nothing"
+        assert torch.equal(model.per_example_losses(batch), plain.per_example_losses(batch)), (
+            "adapters start at nothing"
+        )
     assert len(list(adapters(model.model))) == 7 * 8
     assert set(model.model_ema.m_name2s_name) == {n for n, _ in model.model.named_parameters() if is_adapter_name(n)}
 
@@ -128,11 +135,11 @@ def test_mistakes_are_answered(params: dict[str, Any], message: str) -> None:
 
 
 def test_noise_multiplicity_has_a_second_spelling(caplog: pytest.LogCaptureFixture) -> None:
-    assert adapted(DPDM_k=4, dp_config={"enabled": True}).dp_config["noise_multiplicity"] == 4
+    assert adapted(DPDM_k=4, dp_config={"enabled": True}).dp_config.noise_multiplicity == 4
     with pytest.raises(UserError, match="DPDM_k is 4 but dp_config.noise_multiplicity is 2"):
         adapted(DPDM_k=4, dp_config={"enabled": True, "noise_multiplicity": 2})
     with caplog.at_level(logging.WARNING):
-        assert "noise_multiplicity" not in adapted(DPDM_k=4).dp_config
+        assert adapted(DPDM_k=4).dp_config.noise_multiplicity == 1
     assert "this run takes one" in caplog.text
 
 
@@ -150,9 +157,9 @@ def test_feed_forward_residual_and_projection_layers_can_be_adapted() -> None:
     sums = {}
     for engine in ("bookkeeping", "naive"):
         clipper = PerRecordClipper(model, selection.parameters, Clipping(1e-3), engine)
-        clipper.accumulate(model.row_losses, batch)
+        clipper.accumulate(model.per_example_losses, batch)
         sums[engine] = torch.cat([value.flatten() for value in clipper.take().values()])
-    torch.testing.assert_close(sums["bookkeeping"], sums["naive"], rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(sums["bookkeeping"], sums["naive"], rtol=1e-4, atol=ROUNDING * BOUND)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +212,7 @@ def test_adapters_learn_after_the_model_was_moved(dtype: torch.dtype) -> None:
     before = {name: value.detach().clone() for name, value in selection.parameters.items()}
     clipper = PerRecordClipper(model, selection.parameters, Clipping(1.0))
     batch = {key: value.to(dtype) if value.is_floating_point() else value for key, value in rows(3).items()}
-    clipper.accumulate(model.row_losses, batch)
+    clipper.accumulate(model.per_example_losses, batch)
     with torch.no_grad():
         for name, value in clipper.take().items():
             selection.parameters[name].sub_(10 * value.to(dtype))
@@ -224,7 +231,7 @@ def test_a_record_moves_the_sum_by_at_most_c(engine: str, copies: int) -> None:
 
     def total(keep: list[int]) -> Tensor:
         clipper = PerRecordClipper(model, selection.parameters, Clipping(bound), engine)
-        clipper.accumulate(model.row_losses, {key: value[keep] for key, value in batch.items()}, copies)
+        clipper.accumulate(model.per_example_losses, {key: value[keep] for key, value in batch.items()}, copies)
         return torch.cat([value.flatten() for value in clipper.take().values()])
 
     everyone = total(list(range(records * copies)))
@@ -258,10 +265,10 @@ def test_the_condition_stage_has_adapters_of_its_own_scaling() -> None:
     sums = {}
     for engine in ("bookkeeping", "naive"):
         clipper = PerRecordClipper(model, selection.parameters, Clipping(1e-3), engine)
-        clipper.accumulate(model.row_losses, batch)
+        clipper.accumulate(model.per_example_losses, batch)
         sums[engine] = clipper.take()
     for name in trained:
         assert sums["naive"][name].any(), name
-        torch.testing.assert_close(sums["bookkeeping"][name], sums["naive"][name], rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(sums["bookkeeping"][name], sums["naive"][name], rtol=1e-4, atol=ROUNDING * BOUND)
     with pytest.raises(UserError, match="has no condition stage of its own"):
         adapted("attention", use_cond_lora=True, cond_lora_target=["to_q"])

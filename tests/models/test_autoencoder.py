@@ -196,6 +196,13 @@ def test_trains_without_discriminator():
     assert {"train/rec_loss", "val/rec_loss", "val/kl_loss", "aeloss"} <= set(trainer.callback_metrics)
 
 
+def test_a_frozen_encoder_keeps_the_latents():
+    model = tiny_model(freeze_encoder=True)
+    before = snapshot(model)
+    fit(model)
+    assert {name.partition(".")[0] for name in moved(model, before)} == {"decoder", "post_quant_conv"}
+
+
 def test_trains_with_discriminator():
     model = tiny_model(adversarial_loss())
     before = snapshot(model)

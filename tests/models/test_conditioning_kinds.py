@@ -59,13 +59,13 @@ def test_concatenated_condition_samples():
     assert not torch.allclose(samples, other)
 
 
-def test_private_rows_of_a_concatenated_condition():
+def test_expanding_a_batch_of_a_concatenated_condition():
     model = semantic()
-    rows = model.private_rows(batch(2), copies=3, chunk=None)
+    rows = model.expand_batch(batch(2), multiplicity=3, microbatch=None)
     assert len(rows["cond"]) == 6
-    losses = model.row_losses(rows)
+    losses = model.per_example_losses(rows)
     assert losses.shape == (6,)
-    one = model.row_losses({key: value[4:5] for key, value in rows.items()})
+    one = model.per_example_losses({key: value[4:5] for key, value in rows.items()})
     torch.testing.assert_close(one, losses[4:5])
 
 
@@ -95,7 +95,7 @@ def test_learned_log_variance_trains(kind):
     t = torch.tensor([3, 3, 700])
     z, condition = model.get_input(tiny.batch(3), "image")
     condition = None if condition is None else model.get_learned_conditioning(condition)
-    terms = model.row_terms(z, t, torch.randn_like(z), condition)
+    terms = model.loss_terms(z, t, torch.randn_like(z), condition)
     torch.testing.assert_close(terms["gamma"], terms["simple"] / torch.exp(torch.tensor(0.3)) + 0.3)
     terms["loss"].mean().backward()
     slope = (1 - terms["simple"].detach() / torch.exp(torch.tensor(0.3))) / 3

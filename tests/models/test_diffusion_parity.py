@@ -138,7 +138,7 @@ def test_gradients_of_every_parameter():
 def test_rows_average_to_the_loss():
     entry = parity.entry("ldm_class.loss.eps_l2")
     model, (inputs, _) = built(entry), parity.io(entry)
-    terms = model.row_terms(inputs["x_start"], inputs["t"], inputs["noise"], inputs["cond"])
+    terms = model.loss_terms(inputs["x_start"], inputs["t"], inputs["noise"], inputs["cond"])
     parity.check("loss", terms["loss"].mean(), entry)
 
 

@@ -46,11 +46,11 @@ def largest_change(model: Any, style: str = "flat", copies: int = 2) -> float:
     selection = model.select_trainable()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        batch = model.private_rows(tiny.batch(RECORDS), copies, None)
+        batch = model.expand_batch(tiny.batch(RECORDS), copies, None)
 
     def total(keep: list[int]) -> Tensor:
         clipper = PerRecordClipper(model, selection.parameters, Clipping(BOUND, style))
-        clipper.accumulate(model.row_losses, {key: value[keep] for key, value in batch.items()}, copies)
+        clipper.accumulate(model.per_example_losses, {key: value[keep] for key, value in batch.items()}, copies)
         return torch.cat([value.double().flatten() for value in clipper.take().values()])
 
     rows = range(RECORDS * copies)

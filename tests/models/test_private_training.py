@@ -79,7 +79,7 @@ def flat(sums: Mapping[str, Tensor]) -> Tensor:
 def sums_of(training: Any, model: Any, rows: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """What a step would noise, for rows that were drawn before."""
     with monkeypatch.context() as patch:
-        patch.setattr(model, "private_rows", lambda batch, copies, chunk: rows)
+        patch.setattr(model, "expand_batch", lambda batch, multiplicity, microbatch: rows)
         return flat(training.clipped_sums(model, {}))
 
 
@@ -99,7 +99,7 @@ def test_one_record_moves_the_sum_by_at_most_c(selection: str, copies: int, monk
     kind, flags = SELECTIONS[selection]
     model = model_of(kind, **flags)
     training = training_of(model, plan(noise_multiplicity=copies))
-    rows = model.private_rows(tiny.batch(RECORDS), copies, None)
+    rows = model.expand_batch(tiny.batch(RECORDS), copies, None)
     for chunk, left_out in ((1, 0), (3, RECORDS - 1), (None, 1)):
         training.max_batch_size = chunk
         change = change_without(left_out, training, model, rows, copies, monkeypatch)
@@ -109,7 +109,7 @@ def test_one_record_moves_the_sum_by_at_most_c(selection: str, copies: int, monk
 def test_the_measurement_catches_copies_that_are_clipped_as_records(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(train_condition_only=True)
     training = training_of(model, plan(noise_multiplicity=4))
-    rows = model.private_rows(tiny.batch(RECORDS), 4, None)
+    rows = model.expand_batch(tiny.batch(RECORDS), 4, None)
     accumulate = training.clipper.accumulate
     monkeypatch.setattr(training.clipper, "accumulate", lambda loss, piece, copies: accumulate(loss, piece, 1))
     assert change_without(0, training, model, rows, 4, monkeypatch) > 1.5
@@ -117,7 +117,7 @@ def test_the_measurement_catches_copies_that_are_clipped_as_records(monkeypatch:
 
 def test_a_record_is_the_mean_of_its_copies_on_one_latent_and_one_label() -> None:
     model = model_of(train_condition_only=True)
-    rows = model.private_rows(tiny.batch(3), 4, None)
+    rows = model.expand_batch(tiny.batch(3), 4, None)
     assert {len(value) for value in rows.values()} == {12}
     for name in ("z", "cond:class_label"):
         own = rows[name].unflatten(0, (3, 4))
@@ -146,8 +146,8 @@ def test_a_weight_that_is_used_outside_its_layer_is_found(monkeypatch: pytest.Mo
     model = model_of(train_condition_only=True)
     training = training_of(model, plan())
     name, weight = next((n, p) for n, p in training.selection.parameters.items() if n.endswith("to_v.weight"))
-    honest = model.row_losses
-    monkeypatch.setattr(model, "row_losses", lambda rows: honest(rows) + weight.square().sum())
+    honest = model.per_example_losses
+    monkeypatch.setattr(model, "per_example_losses", lambda rows: honest(rows) + weight.square().sum())
     with pytest.raises(UserError, match=f"gradients of '{name}' do not add up"):
         training.verify(model)
 
@@ -229,7 +229,7 @@ def test_an_empty_batch_moves_the_parameters_by_noise_alone(cached: bool) -> Non
         batch["moments"] = torch.zeros(0, 4, tiny.LATENT, tiny.LATENT)
     model = model_of(train_condition_only=True)
     training = training_of(model, plan())
-    rows = model.private_rows(batch, 4, None)
+    rows = model.expand_batch(batch, 4, None)
     assert rows["cond:class_label"].dtype == torch.int64 and {len(value) for value in rows.values()} == {0}
 
     optimizer = Alone(model).optimizer
@@ -250,13 +250,13 @@ def test_a_record_that_is_not_a_number_contributes_nothing() -> None:
     model = model_of(train_condition_only=True)
     training = training_of(model, plan())
     broken = tiny.batch(RECORDS)
-    rows = model.private_rows(broken, 1, None)
+    rows = model.expand_batch(broken, 1, None)
     whole = {key: value.clone() for key, value in rows.items()}
     whole["z"][2] = float("nan")
     keep = [0, 1, 3]
-    model.private_rows = lambda batch, copies, chunk: whole
+    model.expand_batch = lambda batch, multiplicity, microbatch: whole
     with_broken = training.clipped_sums(model, {})
-    model.private_rows = lambda batch, copies, chunk: {key: value[keep] for key, value in rows.items()}
+    model.expand_batch = lambda batch, multiplicity, microbatch: {key: value[keep] for key, value in rows.items()}
     without = training.clipped_sums(model, {})
     assert training.clipper.skipped == 1
     assert torch.isfinite(flat(with_broken)).all()
@@ -338,7 +338,7 @@ def test_a_spent_budget_takes_no_further_step() -> None:
 def drawn(training: Any, model: Any) -> dict[str, Tensor]:
     """What one step draws for three records."""
     with training.draws.step(model.device):
-        return model.private_rows(tiny.batch(3), 1, None)
+        return model.expand_batch(tiny.batch(3), 1, None)
 
 
 def test_what_a_loss_draws_does_not_follow_from_the_training_seed() -> None:

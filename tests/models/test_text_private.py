@@ -65,13 +65,13 @@ def batch(captions: list[str] = CAPTIONS) -> dict[str, Any]:
 
 def sums(model: Any, engine: str, rows: dict[str, torch.Tensor], copies: int, bound: float) -> dict[str, torch.Tensor]:
     clipper = PerRecordClipper(model, model.select_trainable().parameters, Clipping(bound), engine)
-    clipper.accumulate(model.row_losses, rows, copies)
+    clipper.accumulate(model.per_example_losses, rows, copies)
     return clipper.take()
 
 
 def test_captions_become_rows_of_tokens(vocabulary):
     model = text_model(vocabulary)
-    rows = model.private_rows(batch(), copies=2, chunk=None)
+    rows = model.expand_batch(batch(), multiplicity=2, microbatch=None)
     assert rows["cond"].shape == (8, TOKENS) and rows["cond"].dtype == torch.long
     assert torch.equal(rows["cond"][0::2], rows["cond"][1::2])  # record-major: the copies of a record lie together
     assert torch.equal(rows["cond"][0::2], model.cond_stage_model.tokenize(CAPTIONS))
@@ -80,14 +80,14 @@ def test_captions_become_rows_of_tokens(vocabulary):
 def test_an_empty_draw(vocabulary):
     model = text_model(vocabulary)
     empty = EmptyAwareCollate({"image": batch()["image"][0], "caption": "a woman"})([])
-    rows = model.private_rows(empty, copies=2, chunk=None)
+    rows = model.expand_batch(empty, multiplicity=2, microbatch=None)
     assert {key: len(value) for key, value in rows.items()} == {"z": 0, "t": 0, "noise": 0, "cond": 0}
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["frozen encoder", "trained encoder"])
 def test_engines_agree(vocabulary, trained):
     model = text_model(vocabulary, cond_stage_trainable=trained)
-    rows = model.private_rows(batch(), copies=2, chunk=None)
+    rows = model.expand_batch(batch(), multiplicity=2, microbatch=None)
     largest = sums(model, "naive", {key: value[:2] for key, value in rows.items()}, 2, 1e6)
     bound = float(torch.cat([value.flatten() for value in largest.values()]).norm())  # clips some records, not all
     naive = sums(model, "naive", rows, 2, bound)
@@ -105,10 +105,10 @@ def test_engines_agree(vocabulary, trained):
 def test_positions_are_clipped_for_each_record(vocabulary):
     # a lookup shared by the batch would give the gradient of all records at once
     model = text_model(vocabulary, cond_stage_trainable=True)
-    rows = model.private_rows(batch(), copies=1, chunk=None)
+    rows = model.expand_batch(batch(), multiplicity=1, microbatch=None)
     name = "cond_stage_model.transformer.pos_emb.emb.weight"
     one = sums(model, "bookkeeping", {key: value[1:2] for key, value in rows.items()}, 1, 1e6)[name]
-    grads = torch.autograd.grad(model.row_losses(rows)[1], model.get_parameter(name))
+    grads = torch.autograd.grad(model.per_example_losses(rows)[1], model.get_parameter(name))
     torch.testing.assert_close(one, grads[0], atol=1e-7, rtol=1e-4)
 
 
@@ -178,7 +178,7 @@ def test_token_batches_need_no_tokenizer(vocabulary):
     model = text_model(vocabulary)
     tokens = model.cond_stage_model.tokenize(CAPTIONS)
     model.cond_stage_model.tknz_fn = None
-    rows = model.private_rows({**batch(), "caption": tokens}, copies=1, chunk=None)
+    rows = model.expand_batch({**batch(), "caption": tokens}, multiplicity=1, microbatch=None)
     assert torch.equal(rows["cond"], tokens)
     with pytest.raises(UserError, match="use_tokenizer"):
-        model.private_rows(batch(), copies=1, chunk=None)
+        model.expand_batch(batch(), multiplicity=1, microbatch=None)

@@ -59,8 +59,8 @@ def test_the_private_loss_of_a_row_carries_the_weight_of_its_timestep() -> None:
         "t": torch.tensor([0, 500, 999]),
         "cond:class_label": torch.tensor([1, 2, 3]),
     }
-    expected = plain.row_losses(rows) * weighted.timesteps.weights[rows["t"]]
-    assert torch.allclose(weighted.row_losses(rows), expected)
+    expected = plain.per_example_losses(rows) * weighted.timesteps.weights[rows["t"]]
+    assert torch.allclose(weighted.per_example_losses(rows), expected)
     assert "timesteps" not in str(list(weighted.state_dict()))
 
 
@@ -104,7 +104,7 @@ def loss_on(model: Any, low: int = 0, high: int = 1000) -> float:
     noise = torch.randn(z.shape, generator=generator)
     with torch.no_grad():
         condition = model.get_learned_conditioning({"class_label": labels})
-        return float(model.row_terms(z, t, noise, condition)["loss"].mean())
+        return float(model.loss_terms(z, t, noise, condition)["loss"].mean())
 
 
 def test_further_training_learns_what_is_drawn_and_leaves_the_world_as_it_was() -> None:
@@ -136,8 +136,8 @@ def test_the_same_seed_gives_the_same_model() -> None:
 def test_early_timesteps_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build(tiny.ldm())
     seen: list[int] = []
-    real = model.row_terms
-    monkeypatch.setattr(model, "row_terms", lambda z, t, *rest: (seen.extend(t.tolist()), real(z, t, *rest))[1])
+    real = model.loss_terms
+    monkeypatch.setattr(model, "loss_terms", lambda z, t, *rest: (seen.extend(t.tolist()), real(z, t, *rest))[1])
     train_further(model, draw, FurtherTraining(5, 64, first_timestep=600), progress=False)
     assert min(seen) >= 600 and max(seen) < 1000
     with pytest.raises(UserError, match="first_timestep"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -191,8 +190,7 @@ def test_no_network_without_perceptual_weight():
 @pytest.fixture
 def vgg_file(no_cache):
     """A stand-in for torchvision's file: its names and shapes, small random numbers."""
-    if find_head_weights() is None:
-        pytest.skip("needs the lpips package for the heads")
+    assert find_head_weights() is not None  # torchmetrics comes with Lightning
     torch.manual_seed(0)
     state = {}
     for slice_name, value in LPIPS().net.state_dict().items():
@@ -227,18 +225,19 @@ def test_another_file_is_refused(vgg_file):
         LPIPS()
 
 
-def test_same_distance_as_the_lpips_package(vgg_file, images, monkeypatch):
-    lpips = pytest.importorskip("lpips")
-    vgg = pytest.importorskip("torchvision.models.vgg")
+def test_same_distance_as_torchmetrics(vgg_file, images, monkeypatch):
+    """Another implementation with our backbone's weights and its own copy of the heads."""
+    from torchmetrics.functional.image import lpips
+    from torchvision.models import vgg
+
     # Without the classifier, whose 120 million numbers take seconds to draw.
-    convolutions = SimpleNamespace(features=vgg.make_layers(vgg.cfgs["D"]))
-    monkeypatch.setattr(lpips.pretrained_networks.tv, "vgg16", lambda pretrained: convolutions)
+    monkeypatch.setattr(lpips, "_get_tv_model_features", lambda *_: vgg.make_layers(vgg.cfgs["D"]))
+    reference = lpips._LPIPS(net="vgg", pnet_rand=True)
     x, y, _ = images
     net = LPIPS()
-    reference = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-    ours = {name: value for name, value in net.state_dict().items() if not name.startswith("scaling")}
-    outcome = reference.load_state_dict(ours, strict=False)
-    assert not outcome.unexpected_keys
+    backbone = {name: value for name, value in net.state_dict().items() if name.startswith("net.")}
+    outcome = reference.load_state_dict(backbone, strict=False)
+    assert not outcome.unexpected_keys and not any(name.startswith("net.") for name in outcome.missing_keys)
     with torch.no_grad():
         torch.testing.assert_close(net(x, y), reference(x, y), rtol=1e-5, atol=1e-6)
 

@@ -13,20 +13,14 @@ from PIL import Image
 
 from ldm.errors import UserError
 from ldm.evaluation.metrics.summary import SummaryOptions
+from ldm.evaluation.result import CHANCE, PUBLIC, REAL, EvaluationResult, Steps
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
-from ldm.reports.comparison import compare_evaluations, read_result
-from ldm.reports.evaluation import (
-    Evaluation,
-    EvaluationRequest,
-    ImageCollector,
-    check_output_folder,
-    epsilon_curve,
-    evaluate,
-    format_scores,
-    write_evaluation,
-)
+from ldm.reports.comparison import compare_evaluations, format_comparison, run_names
+from ldm.reports.evaluation import Evaluation, EvaluationRequest, evaluate
+from ldm.reports.evaluation_files import check_output_folder, format_result, read_result, write_evaluation
+from ldm.reports.evaluation_inputs import ImageCollector
 from ldm.samples import SampleSet
 from tests.pages import Page, browser, rendered
 
@@ -100,7 +94,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("full")
     words = {"test": f"{HERE}.Bars", "test_args": ["seed:5"], "classifiers": ["logreg"], "epochs": 2, "seeds": 2}
     evaluation = evaluated(folder, privacy=str(card(folder / "run")), show_real=True, **words)
-    write_evaluation(evaluation, folder / "report")
+    write_evaluation(evaluation.result, evaluation.images, folder / "report")
     ALLOWED_PREFIXES.clear()
     ALLOWED_PREFIXES.update(before)
     return folder / "report"
@@ -109,25 +103,107 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_is_in_the_file(full: Path) -> None:
     assert sorted(path.name for path in full.iterdir()) == ["evaluation.json", "report.html", "samples.png"]
     found = read_result(full)
-    assert {"frechet", "kid", "precision", "recall", "density", "coverage", "frechet_class_mean"} == set(
-        found["scores"]
-    )
-    assert found["samples"]["count"] == found["real"]["count"] == 80 and found["samples"]["size"] == "16x16"
-    assert found["samples"]["classes"] == {"0": 40, "1": 40} and found["samples"]["meta"] == {"seed": 7}
-    assert found["real"]["source"].endswith("Bars size:16")  # the samples' size went to the class
-    assert [row["samples"] for row in found["per_class"]] == [40, 40]
-    (logreg,) = found["downstream"]["results"]
-    assert logreg["model"] == "logreg" and len(logreg["results"]) == 2 and 0 <= logreg["mean"] <= 1
-    assert found["privacy"]["private"] and found["privacy"]["steps"] == {"taken": 20, "planned": 20}
-    assert found["privacy"]["curve"][-1] == [20, 2.0] and found["protocol"]["quantize"] is True
-    assert found["not_measured"] == {"inception_score": "pixels names no classes"}
+    assert {"frechet", "kid", "precision", "recall", "density", "coverage", "frechet_class_mean"} == set(found.scores)
+    assert found.samples.count == found.real.count == 80 and found.samples.size == "16x16"
+    assert found.samples.classes == {"0": 40, "1": 40} and found.samples.meta == {"seed": 7}
+    assert found.real.source.endswith("Bars size:16")  # the samples' size went to the class
+    assert [row.samples for row in found.per_class] == [40, 40]
+    assert found.downstream is not None and found.privacy is not None
+    (logreg,) = found.downstream.results
+    assert logreg.model == "logreg" and len(logreg.results) == 2 and 0 <= logreg.mean <= 1
+    assert logreg.levels == {CHANCE: 0.5} and logreg.results[1].seed == 1
+    assert found.privacy.private and found.privacy.steps == Steps(20, 20)
+    assert found.privacy.curve[-1] == (20, 2.0) and found.protocol.quantize is True
+    assert found.not_measured == {"inception_score": "pixels names no classes"}
 
 
-def test_schema_document_names_every_key(full: Path) -> None:
+#: The keys of evaluation.json, version 1, that other programs read; a change of any of them needs a new version.
+TOP = (
+    "format version title created samples real protocol scores per_class downstream privacy memorisation not_measured "
+    "from_real_images levels"
+)
+KEYS = {
+    ".": TOP,
+    "samples": "source count size classes meta",
+    "real": "source count size classes",
+    "protocol": "suite policy forced extractor weights resize quantize size subset options device versions",
+    "protocol.subset": "limit seed samples real",
+    "scores.frechet": "value label better deviation note levels",
+    "per_class.0": "label name frechet samples real",
+    "downstream": "test test_count test_from_training_files protocol settings results",
+    "downstream.results.0": "name model mean deviation results note protocol selection honest levels",
+    "downstream.results.0.results.0": (
+        "model accuracy validation_accuracy best_epoch epochs seed curve protocol selection honest average_accuracy "
+        "average_epoch"
+    ),
+    "downstream.results.0.results.0.curve.0": (
+        "loss validation_accuracy validation_loss average_accuracy average_loss"
+    ),
+    "privacy": (
+        "statement private epsilon delta relation record rng steps covered not_covered public_data plan "
+        "trained_coordinates curve"
+    ),
+}
+
+
+def test_the_file_has_exactly_the_keys_of_its_version(full: Path) -> None:
+    content = json.loads((full / "evaluation.json").read_text(encoding="utf-8"))
+    for path, names in KEYS.items():
+        place = content
+        for step in path.split(".") if path != "." else ():
+            place = place[int(step)] if step.isdigit() else place[step]
+        assert set(place) == set(names.split()), path
+    honest = content["downstream"]["results"][0]["honest"], content["downstream"]["settings"]["honest"]
+    assert honest == (True, True) and content["version"] == 1
+
+
+def test_a_result_survives_its_file_and_old_names_are_read(full: Path) -> None:
+    content = json.loads((full / "evaluation.json").read_text(encoding="utf-8"))
+    found = EvaluationResult.from_dict(content)
+    assert json.loads(json.dumps(found.to_dict())) == content
+    assert found.downstream is not None and not found.downstream.results[0].uses_test_for_selection
+    content["from_real_pictures"] = content.pop("from_real_images")[:1]  # as before a rename
+    content["downstream"]["results"][0]["honest"] = False
+    for old in (content["scores"]["kid"], content["downstream"]["results"][0], content):
+        old.pop("levels")
+    older = EvaluationResult.from_dict(content)
+    assert older.from_real_images == ("scores",) and older.levels == {} and older.scores["kid"].levels == {}
+    assert older.downstream is not None and older.downstream.results[0].uses_test_for_selection
+
+
+def test_a_damaged_file_names_the_missing_key(full: Path) -> None:
+    content = json.loads((full / "evaluation.json").read_text(encoding="utf-8"))
+    del content["scores"]["kid"]["better"]
+    with pytest.raises(UserError, match="x.json, scores, kid: has no better"):
+        EvaluationResult.from_dict(content, "x.json")
+    content["scores"]["kid"] = 3
+    with pytest.raises(UserError, match="scores, kid: 3 stands where an object"):
+        EvaluationResult.from_dict(content, "x.json")
+
+
+def test_schema_document_names_every_key() -> None:
     text = SCHEMA.read_text(encoding="utf-8")
-    found = read_result(full)
-    for key in [*found, *found["protocol"], *found["scores"], *found["privacy"], *found["per_class"][0]]:
-        assert f"`{key}`" in text, f"docs/evaluation.md does not name {key}"
+    for path, names in KEYS.items():
+        for key in names.split():
+            assert f"`{key}`" in text, f"docs/evaluation.md does not name {key} of {path}"
+
+
+def test_levels_are_measured_as_the_samples_are(tmp_path: Path) -> None:
+    """Held-out images of the same kind stand for real ones, bars in much noise for the public model."""
+    public = bars(tmp_path / "public.pt", seed=4, noise=1.0)
+    samples = bars(tmp_path / "own.pt", seed=1, noise=0.3)
+    words = {"test": f"{HERE}.Bars", "test_args": ["seed:5"], "classifiers": ["logreg"], "epochs": 2}
+    found = evaluated(tmp_path, samples=samples, public=public, real_level=True, **words).result
+    frechet = found.scores["frechet"]
+    assert frechet.levels[REAL] < frechet.value < frechet.levels[PUBLIC]
+    assert found.levels[PUBLIC].source == public and found.levels[REAL].count == 80
+    assert found.downstream is not None
+    assert set(found.downstream.results[0].levels) == {CHANCE, REAL, PUBLIC}
+    alone = evaluated(tmp_path, samples=public).result.scores["frechet"]
+    assert frechet.levels[PUBLIC] == pytest.approx(alone.value)  # what the public samples score by themselves
+    assert "of the way from the public model" in format_result(found)
+    with pytest.raises(UserError, match="--real_level measures held-out real images; name them with --test"):
+        evaluated(tmp_path, real_level=True)
 
 
 def test_page_stands_alone(full: Path) -> None:
@@ -147,7 +223,7 @@ def test_page_in_a_browser(full: Path, tmp_path: Path, width: int) -> None:
 def test_real_images_are_shown_only_when_asked(tmp_path: Path) -> None:
     evaluation = evaluated(tmp_path)
     assert evaluation.images.real == {} and set(evaluation.images.samples) == {"0", "1"}
-    assert "show_real" not in evaluation.result["protocol"]
+    assert "show_real" not in evaluation.result.to_dict()["protocol"]
 
 
 def test_sheet_of_samples_holds_samples_only(full: Path) -> None:
@@ -162,17 +238,17 @@ def test_unlabelled_samples_and_folders(tmp_path: Path) -> None:
     samples = bars(tmp_path / "plain.pt", labelled=False)
     evaluation = evaluated(tmp_path, samples=samples, real=str(tmp_path / "real"), test=f"{HERE}.Bars")
     found = evaluation.result
-    assert found["not_measured"]["downstream"] == "the samples have no labels"
-    assert "no labels" in found["not_measured"]["per_class"] and found["per_class"] == []
+    assert found.not_measured["downstream"] == "the samples have no labels"
+    assert "no labels" in found.not_measured["per_class"] and found.per_class == ()
     assert set(evaluation.images.samples) == {""} and len(evaluation.images.samples[""]) == 60
-    write_evaluation(evaluation, tmp_path / "report")
+    write_evaluation(found, evaluation.images, tmp_path / "report")
     assert Page((tmp_path / "report" / "report.html").read_text()).faults == []
-    assert "not measured: the samples have no labels" in format_scores(found)
+    assert "not measured: the samples have no labels" in format_result(found)
 
 
 def test_noise_is_seen(tmp_path: Path) -> None:
     values = [
-        evaluated(tmp_path, samples=bars(tmp_path / f"{at}.pt", noise=noise)).result["scores"]["frechet"]["value"]
+        evaluated(tmp_path, samples=bars(tmp_path / f"{at}.pt", noise=noise)).result.scores["frechet"].value
         for at, noise in enumerate((0.0, 0.4, 1.5))
     ]
     assert values[0] < 1e-6 and values == sorted(values) and values[2] > values[1] > 0
@@ -207,28 +283,21 @@ def test_collector_keeps_the_first_of_each_class() -> None:
     assert [int(image) for image in collector.kept[0]][:3] == [1, 4, 7]
 
 
-def test_epsilon_curve_is_thinned_and_keeps_its_end(tmp_path: Path) -> None:
-    card(tmp_path / "run", 20)
-    assert (
-        epsilon_curve(tmp_path / "run", most=7)[-1] == [20, 2.0] and len(epsilon_curve(tmp_path / "run", most=7)) == 7
-    )
-    assert epsilon_curve(tmp_path) == []
-
-
 def test_copies_are_found_and_membership_results_are_shown(tmp_path: Path) -> None:
     membership = tmp_path / "membership.json"
     membership.write_text(json.dumps([{"attack": "loss threshold", "auc": 0.53, "curve": [[0, 0], [1, 1]]}]))
     words = {"test": f"{HERE}.Bars", "test_args": ["seed:9", "noise:0.3"], "classifiers": ["logreg"], "epochs": 1}
     copied = bars(tmp_path / "copies.pt", seed=0)  # the very images of --real
     found = evaluated(tmp_path, samples=copied, memorisation=[str(membership)], **words)
-    memory = found.result["memorisation"]
+    memory = found.result.memorisation
+    assert memory is not None
     assert memory["Near-copies: pixels, root mean square"]["copying"] is True
     assert "Near-copies: pixels features" in memory and memory["Membership inference: loss threshold"]["auc"] == 0.53
-    write_evaluation(found, tmp_path / "report")
+    write_evaluation(found.result, found.images, tmp_path / "report")
     page = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
     assert page.faults == [] and "computed from the private images" in page.text and "0.53" in page.text
     without = evaluated(tmp_path, memorisation=[]).result
-    assert without["memorisation"] is None and "--test" in without["not_measured"]["near_copies"]
+    assert without.memorisation is None and "--test" in without.not_measured["near_copies"]
     membership.write_text("{}")
     with pytest.raises(UserError, match=r"membership\.json: not a result of scripts/membership\.py"):
         evaluated(tmp_path, memorisation=[str(membership)])
@@ -239,23 +308,49 @@ def test_copies_are_found_and_membership_results_are_shown(tmp_path: Path) -> No
 
 def test_comparison_from_folders_and_files(full: Path, tmp_path: Path) -> None:
     noisy = evaluated(tmp_path, samples=bars(tmp_path / "noisy.pt", noise=1.0), title="noisy")
-    write_evaluation(noisy, tmp_path / "noisy")
+    write_evaluation(noisy.result, noisy.images, tmp_path / "noisy")
     output = tmp_path / "both"
     found = compare_evaluations([str(full), str(tmp_path / "noisy" / "evaluation.json")], None, output)
-    assert found["scores"]["frechet"]["best"] == "samples" and list(found["runs"]) == ["samples", "noisy"]
-    assert json.loads((output / "comparison.json").read_text()) == found
+    assert found.scores["frechet"].best == "report" and list(found.runs) == ["report", "noisy"]
+    assert json.loads((output / "comparison.json").read_text()) == json.loads(json.dumps(found.to_dict()))
     parsed = Page((output / "comparison.html").read_text())
     assert parsed.faults == [] and len(parsed.images) == 2
+    frechet = next(line for line in format_comparison(found).splitlines() if line.startswith("Fr"))
+    assert frechet.split()[-2].endswith("*") and not frechet.endswith("*")
     if browser() is not None:
         assert rendered(output / "comparison.html", tmp_path)["broken"] == 0
 
 
-def test_names_of_runs(full: Path, tmp_path: Path) -> None:
+def test_a_run_beside_itself_is_level_everywhere(full: Path, tmp_path: Path) -> None:
+    found = compare_evaluations([str(full), str(full)], None, tmp_path)
+    assert {score.best for score in found.scores.values()} == {None}
+    assert {score.tied for score in found.scores.values()} == {("report", "report (2)")}
+    assert "= level" in format_comparison(found)
+
+
+def test_given_names_of_runs(full: Path, tmp_path: Path) -> None:
     runs = [str(full), str(full)]
-    assert list(compare_evaluations(runs, None, tmp_path)["runs"]) == ["samples", "samples (2)"]
-    assert list(compare_evaluations(runs, ["a", "b"], tmp_path)["runs"]) == ["a", "b"]
+    assert list(compare_evaluations(runs, ["a", "b"], tmp_path).runs) == ["a", "b"]
     with pytest.raises(UserError, match="1 names for 2 runs"):
         compare_evaluations(runs, ["a"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (("a/eps1", "a/eps10"), ["eps1", "eps10"]),
+        (("a/eps1/report", "a/eps10/report"), ["eps1", "eps10"]),
+        (("a/x/best", "b/x/best"), ["a", "b"]),
+        (("a/one", "b/one", "b/two"), ["a/one", "b/one", "b/two"]),
+        (("a/one", "a/one"), ["one", "one (2)"]),
+    ],
+)
+def test_runs_are_called_by_their_folders(tmp_path: Path, folders: tuple[str, ...], names: list[str]) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    assert run_names([str(tmp_path / folder) for folder in folders]) == names
+    files = [str(tmp_path / folder / "evaluation.json") for folder in folders]
+    assert run_names(files) == names
 
 
 def test_what_is_no_evaluation_is_one_line(full: Path, tmp_path: Path) -> None:

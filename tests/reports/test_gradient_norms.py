@@ -30,15 +30,15 @@ def test_norms_are_those_of_single_backward_passes(monkeypatch):
     model = tiny.build(tiny.ldm(train_condition_only=True)).eval()
     tiny.scatter(model.model)
     collated = tiny.batch(5)
-    rows = model.private_rows(collated, 2, 5)
-    monkeypatch.setattr(model, "private_rows", lambda *_: rows)  # the loader draws random numbers of its own
-    norms = record_norms(model, Records(collated), 5, copies=2, chunk=5)
+    rows = model.expand_batch(collated, 2, 5)
+    monkeypatch.setattr(model, "expand_batch", lambda *_: rows)  # the loader draws random numbers of its own
+    norms = record_norms(model, Records(collated), 5, multiplicity=2, microbatch=5)
     assert len(norms) == 5
 
     parameters = list(model.select_trainable().parameters.values())
     for record, norm in enumerate(norms):
         own = {key: value[2 * record : 2 * record + 2] for key, value in rows.items()}
-        loss = model.row_losses(own).mean()
+        loss = model.per_example_losses(own).mean()
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         expected = torch.stack([grad.norm() for grad in found if grad is not None]).norm()
         torch.testing.assert_close(norm, expected, rtol=1e-4, atol=0)

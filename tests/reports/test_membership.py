@@ -49,7 +49,7 @@ def test_the_loss_is_the_mean_of_the_model_s_own(model) -> None:
         latent = model.scale_factor * posterior.mode()
         condition = model.get_learned_conditioning({"class_label": batch["class_label"]})
         terms = [
-            model.row_terms(latent, torch.tensor([time]), noise[None], condition)["simple"].item()
+            model.loss_terms(latent, torch.tensor([time]), noise[None], condition)["simple"].item()
             for time, noise in zip((166, 500, 833), noises, strict=True)
         ]
         assert losses[index] == pytest.approx(np.mean(terms), rel=1e-5)
@@ -78,14 +78,14 @@ def remember(model, members: SampleItems) -> None:
     """Halve the model's error on its members and nowhere else, as a memory of them would."""
     images = torch.stack([members[index]["image"] for index in range(len(members))])
     moments = model.encode_moments(images.permute(0, 3, 1, 2).contiguous())
-    known, terms = model.scale_factor * moments[:, : model.channels].flatten(1), model.row_terms
+    known, terms = model.scale_factor * moments[:, : model.channels].flatten(1), model.loss_terms
 
     def remembering(latents, times, noise, condition=None):
         simple = terms(latents, times, noise, condition)["simple"]
         seen = (torch.cdist(latents.flatten(1), known) < 1e-3).any(dim=1)
         return {"simple": torch.where(seen, 0.5 * simple, simple)}
 
-    model.row_terms = remembering
+    model.loss_terms = remembering
 
 
 def test_a_model_that_memorised_is_caught_and_a_fresh_one_is_not(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from matplotlib.axes import Axes
+from PIL import Image
 
 from ldm.errors import UserError
-from ldm.reports.quickstart import Row, comparison, draw_curves, fixed_images, last_checkpoint, read_metric, table
+from ldm.reports.quickstart import Row, comparison, draw_curves, fixed_images, last_checkpoint, table
+from ldm.reports.run_metrics import read_metric, thinned
 from ldm.samples import SampleSet
 
 
@@ -45,14 +48,39 @@ def test_the_table_names_every_row_and_never_says_fid_of_a_stand_in():
     assert "not FID" in text
 
 
-def test_metrics_are_read_by_column_and_drawn(tmp_path):
+def test_metrics_are_read_by_column(tmp_path):
+    write_metrics(tmp_path, ["step,privacy/epsilon", "0,1.5", "1,", "2,2.5"])
+    assert read_metric(tmp_path, "privacy/epsilon") == [(0, 1.5), (2, 2.5)]
+    assert read_metric(tmp_path, "train/loss_step") == [] == read_metric(tmp_path / "none", "privacy/epsilon")
+
+
+def test_thinned_points_keep_their_end():
+    points = [(step, step / 10) for step in range(1, 21)]
+    assert thinned(points, 20) == points and thinned([], 5) == []
+    assert thinned(points, 7)[-1] == (20, 2.0) and len(thinned(points, 7)) == 7
+
+
+def test_the_curves_are_those_of_the_right_runs(tmp_path, monkeypatch):
+    """Epsilon of the private run and the loss of the other one; a private loss would not be public."""
     private, plain = tmp_path / "private", tmp_path / "plain"
-    write_metrics(private, ["step,privacy/epsilon", "0,1.5", "1,", "2,2.5"])
+    write_metrics(private, ["step,privacy/epsilon,train/loss_step", "0,1.5,9", "2,2.5,9"])
     write_metrics(plain, ["step,train/loss_step", "0,0.5", "1,0.4"])
-    assert read_metric(private, "privacy/epsilon") == ([0, 2], [1.5, 2.5])
-    assert read_metric(private, "train/loss_step") == ([], [])
+    drawn = []
+    plot = Axes.plot
+
+    def record(axes, *values, **options):
+        drawn.append((axes, values))
+        return plot(axes, *values, **options)
+
+    monkeypatch.setattr(Axes, "plot", record)
     draw_curves(private, plain, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    (left, epsilon), (right, loss) = drawn
+    assert epsilon == ([0, 2], [1.5, 2.5]) and loss == ([0, 1], [0.5, 0.4])
+    assert (left.get_title(), left.get_ylabel()) == ("privacy spent", "epsilon") and left.get_ylim()[0] == 0
+    assert (right.get_title(), right.get_xlabel()) == ("loss of the run without privacy", "step")
+    with Image.open(tmp_path / "curves.png") as image:
+        pixels = image.convert("RGB")
+        assert pixels.size == (1080, 384) and len(pixels.getcolors(maxcolors=1 << 20)) > 10
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path):

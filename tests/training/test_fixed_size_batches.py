@@ -13,12 +13,12 @@ from dp_accounting.privacy_accountant import NeighboringRelation
 from dp_accounting.rdp import RdpAccountant
 
 from ldm.errors import UserError
+from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.privacy.clipping import PerRecordClipper
 from ldm.privacy.distributed import Ranks
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
 from ldm.training import train
-from ldm.training.dp_config import read_dp_config
 from ldm.training.private_run import batch_sampler, make_plan
 from tests import tiny
 

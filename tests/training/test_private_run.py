@@ -24,10 +24,12 @@ from ldm.config import load_config
 from ldm.data.module import DataModuleFromConfig
 from ldm.errors import UserError
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.sampling import PoissonBatchSampler
 from ldm.training import private_run, train
 from ldm.training.run_directory import RunDirectory
+from ldm.training.unprotected_run import warn_unprotected
 from tests import tiny
 
 RATE = 0.25  # 24 records in batches of 6
@@ -234,10 +236,10 @@ def test_wrong_per_record_gradients_end_a_run_before_its_first_step(
 ) -> None:
     def leaky(self: LatentDiffusion, rows: Mapping[str, torch.Tensor]) -> torch.Tensor:
         weight = next(parameter for parameter in self.parameters() if parameter.requires_grad)
-        return row_losses(self, rows) + weight.square().sum()
+        return per_example_losses(self, rows) + weight.square().sum()
 
-    row_losses = LatentDiffusion.row_losses
-    monkeypatch.setattr(LatentDiffusion, "row_losses", leaky)
+    per_example_losses = LatentDiffusion.per_example_losses
+    monkeypatch.setattr(LatentDiffusion, "per_example_losses", leaky)
     with pytest.raises(UserError, match="do not add up to its ordinary gradient"):
         train(tiny.options(tmp_path, config_of(place, "attention", max_steps=1)))
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("privacy.json"))
@@ -336,9 +338,9 @@ def data(place: Path) -> DataModuleFromConfig:
 
 def prepared(model: Any, data: Any, dp: Mapping[str, Any] | None = None, **settings: Any) -> private_run.PrivateSession:
     """What the driver does before it builds a Trainer."""
-    model.dp_config = tiny.dp(**(dp or {}))
+    model.dp_config = read_dp_config(tiny.dp(**(dp or {})))
     given = {"max_epochs": 2, "devices": 1, **settings}
-    return private_run.prepare(model, data, given, RunDirectory(Path("nowhere"), "now"))
+    return private_run.build_session(model, data, given, RunDirectory(Path("nowhere"), "now"))
 
 
 def test_a_sound_configuration_is_accepted(model: Any, data: Any) -> None:
@@ -354,8 +356,9 @@ def test_a_sound_configuration_is_accepted(model: Any, data: Any) -> None:
 def test_settings_that_yaml_reads_as_text_or_nothing_are_understood(model: Any, data: Any) -> None:
     session = prepared(model, data, {"delta": "1e-3", "max_grad_norm": "0.1", "public_data": "dots"})
     assert (session.plan.delta, session.plan.max_grad_norm, session.public_data) == (1e-3, 0.1, ("dots",))
-    model.dp_config = {**tiny.dp(), "epsilon": None, "noise_multiplicity": None, "engine": None, "clipping": None}
-    again = private_run.prepare(model, data, {"max_epochs": 2}, RunDirectory(Path("nowhere"), "now"))
+    nulls = {"epsilon": None, "noise_multiplicity": None, "engine": None, "clipping": None}
+    model.dp_config = read_dp_config({**tiny.dp(), **nulls})
+    again = private_run.build_session(model, data, {"max_epochs": 2}, RunDirectory(Path("nowhere"), "now"))
     assert again.plan == prepared(model, data).plan
 
 
@@ -482,13 +485,13 @@ def test_a_misspelt_switch_is_no_silent_run_without_privacy(place: Path, tmp_pat
 
 
 def test_a_switch_that_is_off_is_said(caplog: pytest.LogCaptureFixture, model: Any) -> None:
-    model.dp_config = tiny.dp(enabled=False)
-    with caplog.at_level(logging.WARNING):
-        assert private_run.wanted(model) is False
-    assert "this run is NOT private" in caplog.text
-    model.dp_config = {}
-    caplog.clear()
-    assert private_run.wanted(model) is False and caplog.text == ""
+    for off in (tiny.dp(enabled=False), {}, None):
+        model.dp_config = read_dp_config(off)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            warn_unprotected(model)
+        assert not private_run.is_private(model)
+        assert len(caplog.records) == 1 and "this run is NOT private" in caplog.text
 
 
 def test_a_run_without_a_training_set_is_refused(model: Any, place: Path) -> None:

@@ -34,8 +34,9 @@ Labelled = SampleSet | tuple[Tensor, Tensor]
 class DownstreamResult:
     """One trained classifier.
 
-    accuracy (real images, 0-1) is that of ``best_epoch`` (from 1), which ``selection`` chose; ``honest`` says that
-    real test images had no part in it. validation_accuracy is the one it was chosen by (None when nothing was).
+    accuracy (real images, 0-1) is that of ``best_epoch`` (from 1), which ``selection`` chose.
+    uses_test_for_selection: real test images took part in the choice. validation_accuracy is the one the epoch was
+    chosen by (None when nothing was).
     average_accuracy and average_epoch are those of the averaged weights, where the protocol has them.
     step_losses: the training loss of every step, (epochs, steps) nats; left out of `to_dict`.
     """
@@ -49,20 +50,20 @@ class DownstreamResult:
     curve: tuple[EpochScore, ...]
     protocol: str = HELD_OUT
     selection: str = HELD_OUT
-    honest: bool = True
+    uses_test_for_selection: bool = False
     average_accuracy: float | None = None
     average_epoch: int | None = None
     step_losses: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "step_losses"}
+        """Plain values for JSON; the file's key ``honest`` is the opposite of ``uses_test_for_selection``."""
+        return _with_honest({name: value for name, value in asdict(self).items() if name != "step_losses"})
 
 
 @dataclass(frozen=True)
 class SeedSummary:
     """Accuracy of one classifier on real images over seeds: mean and sample standard deviation (0 for a single
-    seed), both 0-1; by which protocol, and whether it chose without looking at the real test images."""
+    seed), both 0-1; by which protocol, and whether the real test images took part in its choice."""
 
     model: str
     mean: float
@@ -70,11 +71,11 @@ class SeedSummary:
     results: tuple[DownstreamResult, ...]
     protocol: str = HELD_OUT
     selection: str = HELD_OUT
-    honest: bool = True
+    uses_test_for_selection: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``note`` is the selection rule in words."""
-        content = {name: value for name, value in vars(self).items() if name != "results"}
+        content = _with_honest({name: value for name, value in vars(self).items() if name != "results"})
         results = [result.to_dict() for result in self.results]
         return {**content, "note": SELECTIONS[self.selection], "results": results}
 
@@ -110,7 +111,7 @@ def downstream_accuracy(
         validation = None
     elif validation is None:
         train, validation = hold_out(train)
-    if not chosen.honest:
+    if chosen.uses_test_for_selection:
         logger.warning("protocol %s: %s (%s)", chosen.name, chosen.note, chosen.source)
     summaries = []
     for name in names:
@@ -121,7 +122,7 @@ def downstream_accuracy(
                 train,
                 validation,
                 test,
-                protocol=chosen,
+                chosen,
                 seed=seed,
                 device=device,
                 amp=amp,
@@ -146,7 +147,15 @@ def _summary(results: Sequence[DownstreamResult]) -> SeedSummary:
     deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
     first = results[0]
     mean = statistics.fmean(accuracies)
-    return SeedSummary(first.model, mean, deviation, tuple(results), first.protocol, first.selection, first.honest)
+    return SeedSummary(
+        model=first.model,
+        mean=mean,
+        deviation=deviation,
+        results=tuple(results),
+        protocol=first.protocol,
+        selection=first.selection,
+        uses_test_for_selection=first.uses_test_for_selection,
+    )
 
 
 def train_classifier(
@@ -154,12 +163,8 @@ def train_classifier(
     train: SampleSet,
     validation: SampleSet | None,
     test: SampleSet,
-    *,
     protocol: str | ClassifierProtocol = HELD_OUT,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    augment: bool | None = None,
+    *,
     seed: int = 0,
     device: torch.device | str = "cpu",
     amp: bool = False,
@@ -170,10 +175,9 @@ def train_classifier(
 
     By default the choice is made on ``validation`` (held-out samples), and ``test`` is not looked at before it: an
     accuracy that real test images picked is not an accuracy on unseen images. Best means highest accuracy, then
-    lowest loss. epochs, batch_size, lr replace the protocol's; augment shifts and rotates training images a little.
-    Raises UserError for missing labels, settings out of range, or a training that diverges.
+    lowest loss. Raises UserError for missing labels, settings out of range, or a training that diverges.
     """
-    chosen = _changed(protocol, epochs, batch_size, lr, augment)
+    chosen = protocol_named(protocol)
     if chosen.selection == HELD_OUT and validation is None:
         raise UserError(f"protocol {chosen.name} chooses the epoch on held-out samples, and none were given")
     watched = {HELD_OUT: validation, LAST: None, BEST_TEST: test}[chosen.selection]
@@ -189,7 +193,7 @@ def train_classifier(
         progress=progress,
     )
     plain = _Choice(trainer.network)
-    averaged = _Choice(trainer.average.network) if trainer.average is not None else None
+    averaged = _Choice(trainer.average.module) if trainer.average is not None else None
     curve: list[EpochScore] = []
     for score in trainer.run():
         curve.append(score)
@@ -200,54 +204,36 @@ def train_classifier(
     average = None if averaged is None else averaged.score(test, trainer.preparation, device)
     reported = averaged if chosen.report_average and averaged is not None else plain
     return DownstreamResult(
-        trainer.name,
-        accuracy if reported is plain or average is None else average,
-        reported.accuracy,
-        reported.epoch,
-        chosen.epochs,
-        seed,
-        tuple(curve),
-        chosen.name,
-        chosen.selection,
-        chosen.honest,
-        average,
-        None if averaged is None else averaged.epoch,
-        trainer.step_losses(),
+        model=trainer.name,
+        accuracy=accuracy if reported is plain or average is None else average,
+        validation_accuracy=reported.accuracy,
+        best_epoch=reported.epoch,
+        epochs=chosen.epochs,
+        seed=seed,
+        curve=tuple(curve),
+        protocol=chosen.name,
+        selection=chosen.selection,
+        uses_test_for_selection=chosen.uses_test_for_selection,
+        average_accuracy=average,
+        average_epoch=None if averaged is None else averaged.epoch,
+        step_losses=trainer.step_losses(),
     )
 
 
 def fit_classifier(
     model_name: str,
     train: SampleSet,
-    *,
     protocol: str | ClassifierProtocol = HELD_OUT,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    augment: bool | None = None,
-    grey: bool | None = None,
+    *,
     seed: int = 0,
     device: torch.device | str = "cpu",
     amp: bool = False,
 ) -> nn.Module:
-    """Train for a fixed number of epochs with nothing held out; returns the network in eval mode."""
-    chosen = _changed(protocol, epochs, batch_size, lr, augment).changed(grey=grey)
-    trainer = ClassifierTrainer(model_name, train, None, chosen, seed=seed, device=device, amp=amp)
+    """Train for the protocol's epochs with nothing held out; returns the network in eval mode."""
+    trainer = ClassifierTrainer(model_name, train, None, protocol_named(protocol), seed=seed, device=device, amp=amp)
     for _ in trainer.run():
         pass
     return trainer.network.eval()
-
-
-def _changed(
-    protocol: str | ClassifierProtocol,
-    epochs: int | None,
-    batch_size: int | None,
-    lr: float | None,
-    augment: bool | None,
-) -> ClassifierProtocol:
-    return protocol_named(protocol).changed(
-        epochs=epochs, batch_size=batch_size, lr=lr, augment=("jitter",) if augment else None
-    )
 
 
 def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tuple[SampleSet, SampleSet]:
@@ -275,12 +261,13 @@ def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tupl
     return samples.subset(torch.cat(kept)), samples.subset(torch.cat(held))
 
 
-def format_scores(summaries: Sequence[SeedSummary]) -> str:
-    """A short table: accuracy on real images in percent, with several seeds its deviation, and a dishonest choice."""
+def format_accuracies(summaries: Sequence[SeedSummary]) -> str:
+    """A short table: accuracy on real images in percent, its deviation over seeds, and a warning of a choice by test
+    images."""
     lines = []
     for summary in summaries:
         spread = f" +- {100 * summary.deviation:.2f}" if len(summary.results) > 1 else ""
-        mark = "" if summary.honest else f" ({SELECTIONS[summary.selection]})"
+        mark = f" ({SELECTIONS[summary.selection]})" if summary.uses_test_for_selection else ""
         lines.append(f"{DISPLAY_NAMES[summary.model]}: {100 * summary.mean:.2f}{spread} %{mark}")
     return "\n".join(lines)
 
@@ -309,6 +296,11 @@ class _Choice:
         if self._state is not None:
             self.network.load_state_dict(self._state)
         return score_classifier(self.network, test, preparation=preparation, device=device)[0]
+
+
+def _with_honest(content: dict[str, Any]) -> dict[str, Any]:
+    uses_test = content.pop("uses_test_for_selection")
+    return {**content, "honest": not uses_test}
 
 
 def _sample_set(labelled: Labelled) -> SampleSet:

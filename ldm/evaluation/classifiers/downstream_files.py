@@ -12,7 +12,7 @@ from ldm.evaluation.classifiers.downstream import (
     DownstreamResult,
     SeedSummary,
     downstream_accuracy,
-    format_scores,
+    format_accuracies,
     hold_out,
 )
 from ldm.evaluation.classifiers.protocols import HELD_OUT, SELECTIONS, ClassifierProtocol
@@ -61,7 +61,7 @@ def score_files(
     )
     if output is not None:
         write_scores(scores, output)
-    return f"{headline(len(real), protocol, chosen_on)}\n{format_scores(scores)}"
+    return f"{headline(len(real), protocol, chosen_on)}\n{format_accuracies(scores)}"
 
 
 def headline(real: int, protocol: ClassifierProtocol, chosen_on: SampleSet | None) -> str:

@@ -75,9 +75,9 @@ class ClassifierProtocol:
             raise UserError("averaged weights are to be reported but ema_decay is 0; set it, such as 0.9999")
 
     @property
-    def honest(self) -> bool:
-        """Whether the real test images had no part in choosing what is scored on them."""
-        return self.selection != BEST_TEST
+    def uses_test_for_selection(self) -> bool:
+        """Whether the real test images take part in choosing the weights that are scored on them."""
+        return self.selection == BEST_TEST
 
     @property
     def note(self) -> str:
@@ -97,8 +97,9 @@ class ClassifierProtocol:
         return replace(self, **{"name": name, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with the selection rule in words."""
-        return {**asdict(self), "augment": list(self.augment), "honest": self.honest, "note": self.note}
+        """Plain values for JSON, with the selection rule in words; `honest` is the opposite of the property above."""
+        honest = not self.uses_test_for_selection
+        return {**asdict(self), "augment": list(self.augment), "honest": honest, "note": self.note}
 
 
 # logistic regression, MLP and CNN; the epoch that is best on further generated images is scored on real ones

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ldm.errors import UserError
@@ -80,13 +80,13 @@ class ClassifierTrainer:
             )
         # channels-last is up to twice as fast for these small convolutions and changes no number beyond rounding
         self.network = network.to(memory_format=torch.channels_last).to(self.device)
-        self.average = Average(self.network, protocol.ema_decay) if protocol.ema_decay else None
+        self.average = averaged(self.network, protocol.ema_decay) if protocol.ema_decay else None
         self.optimizer = self._optimizer()
         self._losses: list[Tensor] = []
 
     def _classes(self, labels: Tensor, validation: SampleSet | None, num_classes: int | None, train: SampleSet) -> int:
         found = int(labels.max()) + 1
-        if validation is not None and self.protocol.honest:
+        if validation is not None and not self.protocol.uses_test_for_selection:
             found = max(found, int(labels_of(validation, "the held-out samples").max()) + 1)
             if train.images.shape[-2:] != validation.images.shape[-2:]:
                 raise UserError(
@@ -158,7 +158,7 @@ class ClassifierTrainer:
             if schedule is not None:
                 schedule.step(epoch + step / self.steps)  # the unit is epochs
             if self.average is not None:
-                self.average.update(self.network)
+                self.average.update_parameters(self.network)
             losses.append(loss.detach())
             total += losses[-1] * len(index)
             bar.update(1)
@@ -177,28 +177,24 @@ class ClassifierTrainer:
                 device=self.device,
                 batch_size=self.protocol.scoring_batch,
             )
-            for network in (self.network, *([self.average.network] if self.average is not None else []))
+            for network in (self.network, *([self.average.module] if self.average is not None else []))
         ]
         return EpochScore(loss, *scored[0], *(scored[1] if len(scored) > 1 else ()))
 
 
-class Average:
-    """Exponential moving average of a network, updated every step; the first steps count more (decay (1+n)/(10+n)).
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a network; update n has the decay min(decay, (1+n) / (10+n)).
 
     Running statistics of batch norms are copied, not averaged.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        self.decay, self.updates = decay, 0
+    def mix(average: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+        n = int(updates)
+        torch._foreach_lerp_(average, current, 1 - min(decay, (1 + n) / (10 + n)))
 
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        self.updates += 1
-        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), weight)
-        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
-            mine.copy_(theirs)
+    average = AveragedModel(network, multi_avg_fn=mix).requires_grad_(False)
+    average.n_averaged.fill_(1)  # the initial weights count as the first model, so that no update copies
+    return average
 
 
 def score_classifier(

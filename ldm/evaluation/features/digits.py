@@ -11,6 +11,7 @@ from ldm.checkpoint import read_checkpoint, save_safetensors
 from ldm.errors import UserError
 from ldm.evaluation.classifiers.downstream import fit_classifier
 from ldm.evaluation.classifiers.networks import CNN, INPUT_SIZE, prepare
+from ldm.evaluation.classifiers.protocols import ClassifierProtocol
 from ldm.evaluation.features.base import weights_digest
 from ldm.samples import SampleSet
 
@@ -48,7 +49,8 @@ class DigitFeatures:
         """Train on labelled public images; the same images and seed give the same weights on the same machine."""
         if public.labels is None:
             raise UserError("digits-cnn is trained on labelled images; this set has no labels")
-        network = fit_classifier("cnn", public, epochs=epochs, lr=lr, seed=seed, device=device, augment=True, grey=True)
+        protocol = ClassifierProtocol().changed(epochs=epochs, lr=lr, augment=("jitter",), grey=True)
+        network = fit_classifier("cnn", public, protocol, seed=seed, device=device)
         assert isinstance(network, CNN)
         return cls(network, device)
 

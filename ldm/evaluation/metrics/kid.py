@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
 from ldm.errors import UserError
 
@@ -27,38 +27,38 @@ class KernelDistance:
 
 def kernel_distance(
     real: Tensor | NDArray[Any],
-    made: Tensor | NDArray[Any],
+    generated: Tensor | NDArray[Any],
     *,
     subsets: int = 100,
     subset_size: int = 1000,
     seed: int = 0,
-    device: torch.device | str = "cpu",
 ) -> KernelDistance:
-    """Unbiased squared MMD with kernel (x.y / D + 1)^3, averaged over random subsets.
+    """Unbiased squared MMD with kernel (x.y / D + 1)^3, averaged over random subsets by torch-fidelity, on the CPU.
 
-    real (N, D), made (M, D): features. Subsets shrink to the smaller set when it holds fewer than `subset_size`; when
-    both sets are no larger than that, one estimate on all rows remains. The estimate may be negative, and is for a set
-    against itself, where only the term across the sets counts every row with its equal.
+    real (N, D), generated (M, D): features. A subset is never larger than the smaller set. When both sets have
+    exactly the subset's size, one exact estimate on all rows remains, without a deviation. An estimate may be
+    negative. That of a set against itself is, since only the term across the two sets pairs every row with its equal.
     Raises UserError below two rows, for different widths or non-finite values. Binkowski et al. 2018, section 4.
     """
-    real, made = checked_features(real, made, device)
-    size = min(subset_size, len(real), len(made))
+    real, generated = checked_features(real, generated)
+    size = min(subset_size, len(real), len(generated))
     if size < 2 or subsets < 1:
         raise UserError(
-            f"KID needs at least 2 images on both sides and 1 subset; there are {len(real)} and {len(made)}"
+            f"KID needs at least 2 images on both sides and 1 subset; there are {len(real)} and {len(generated)}"
             f" images, subsets of {subset_size}, {subsets} times"
         )
-    if size == len(real) == len(made):
-        return KernelDistance(polynomial_mmd(real, made), 0.0, 1, size)
-    random = np.random.default_rng(seed)
-    values = [
-        polynomial_mmd(
-            real[torch.from_numpy(random.choice(len(real), size, replace=False)).to(real.device)],
-            made[torch.from_numpy(random.choice(len(made), size, replace=False)).to(made.device)],
-        )
-        for _ in range(subsets)
-    ]
-    return KernelDistance(float(np.mean(values)), float(np.std(values)), subsets, size)
+    if size == len(real) == len(generated):
+        return KernelDistance(polynomial_mmd(real, generated), 0.0, 1, size)
+    found = kid_features_to_metric(
+        real,
+        generated,
+        kid_subsets=subsets,
+        kid_subset_size=size,
+        kid_kernel_poly_degree=DEGREE,
+        rng_seed=seed,
+        verbose=False,
+    )
+    return KernelDistance(found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD], subsets, size)
 
 
 def polynomial_mmd(first: Tensor, second: Tensor) -> float:
@@ -75,10 +75,10 @@ def _kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 def checked_features(
-    real: Tensor | NDArray[Any], made: Tensor | NDArray[Any], device: torch.device | str = "cpu"
+    real: Tensor | NDArray[Any], generated: Tensor | NDArray[Any], device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """Both feature sets as float64 tensors on `device`; raises UserError when they cannot be compared."""
-    first, second = (torch.as_tensor(rows).to(device, torch.float64) for rows in (real, made))
+    first, second = (torch.as_tensor(rows).to(device, torch.float64) for rows in (real, generated))
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         raise UserError(
             f"features have shapes {tuple(first.shape)} and {tuple(second.shape)}; expected (N, D) and (M, D)"

@@ -2,73 +2,149 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from PIL import Image
 
 from ldm.evaluation.page.charts import bars, lines
-from ldm.evaluation.page.evaluation import UNCOVERED, direction, first_epsilon, number_or_word, percent
-from ldm.evaluation.page.html import cards, facts, image_tag, number, page, paragraph, section, table, text
+from ldm.evaluation.page.evaluation import Card
+from ldm.evaluation.page.images import figure
+from ldm.evaluation.page.render import direction, number, number_or_word, percent, render, words
+from ldm.evaluation.result import EvaluationResult
 
 FORMAT = "latent diffusion comparison"
 VERSION = 1
-#: What has to be the same in two protocols for their scores to be compared.
+#: Settings that have to be the same in two runs for their scores to be compared.
 ALIKE = ("forced", "extractor", "weights", "resize", "quantize", "size", "real", "real_count", "samples_count")
-
 #: Quality is drawn against epsilon when the greatest epsilon is this many times the least.
 SPREAD = 1.1
+CHARTS = ("frechet", "kid", "precision", "recall", "coverage")
+CARDS = ("frechet", "kid", "precision", "recall")
+SMALL_SHEET = 400  # pixels; a narrower sheet of samples is shown twice as large
 
 
-def compare_results(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Plain values for JSON: every score by run, the best run of each, and what the runs did differently.
+@dataclass(frozen=True)
+class Cell:
+    """A score of one run, and its standard deviation if it was repeated."""
 
-    results: evaluation results by the name of their run. A best run is named only among runs that were measured alike.
+    value: float
+    deviation: float | None
+
+
+@dataclass(frozen=True)
+class ComparedScore:
+    """One score of all runs that have it.
+
+    best: the one run that is better than every other by more than the deviation of their difference. tied: the runs
+    at the top among which no such run is; empty when there is a best one, and when runs were measured differently.
     """
+
+    label: str
+    better: str
+    runs: Mapping[str, Cell]
+    best: str | None = None
+    tied: tuple[str, ...] = ()
+    share: bool = False  # written as percent
+
+    def text(self, value: float) -> str:
+        return percent(value) if self.share else number(value)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run's heading."""
+
+    title: str
+    created: str
+
+
+@dataclass(frozen=True)
+class RunPrivacy:
+    """What a run's privacy card states, by its tightest accountant; epsilon may be "infinite"."""
+
+    statement: str
+    private: bool
+    accountant: str
+    epsilon: float | str
+    delta: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores and privacy by run, and the settings that are not the same in all runs (then no run is the best)."""
+
+    runs: Mapping[str, RunInfo]
+    scores: Mapping[str, ComparedScore]
+    privacy: Mapping[str, RunPrivacy | None]
+    differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the format's name and version."""
+        content = asdict(self)
+        for score in content["scores"].values():
+            del score["share"]
+        return {"format": FORMAT, "version": VERSION, **content}
+
+
+def compare_results(results: Mapping[str, EvaluationResult]) -> Comparison:
+    """Put evaluations side by side, by the name of their run. A best run needs runs that were measured alike."""
     differences = _differences(results)
-    scores: dict[str, dict[str, Any]] = {}
+    scores = _scores_of(results)
+    if not differences:
+        scores = {name: _ranked(score) for name, score in scores.items()}
+    return Comparison(
+        {run: RunInfo(result.title, result.created) for run, result in results.items()},
+        scores,
+        {run: _privacy_of(result) for run, result in results.items()},
+        differences,
+    )
+
+
+def _scores_of(results: Mapping[str, EvaluationResult]) -> dict[str, ComparedScore]:
+    found: dict[str, ComparedScore] = {}
+
+    def add(key: str, empty: ComparedScore, run: str, cell: Cell) -> None:
+        entry = found.get(key, empty)
+        found[key] = replace(entry, runs={**entry.runs, run: cell})
+
     for run, result in results.items():
-        for name, score in result["scores"].items():
-            entry = scores.setdefault(name, {"label": score["label"], "better": score["better"], "runs": {}})
-            entry["runs"][run] = {"value": score["value"], "deviation": score["deviation"]}
-        for found in (result.get("downstream") or {}).get("results", ()):
-            entry = scores.setdefault(
-                f"accuracy_{found['model']}", {"label": f"Accuracy, {found['name']}", "better": "higher", "runs": {}}
-            )
-            spread = found["deviation"] if len(found["results"]) > 1 else None
-            entry["runs"][run] = {"value": found["mean"], "deviation": spread}
-    for entry in scores.values():
-        entry["best"] = None if differences else _best(entry)
-    privacy = {
-        run: {
-            "statement": result["privacy"]["statement"],
-            "private": result["privacy"]["private"],
-            "accountant": first_epsilon(result["privacy"])[0],
-            "epsilon": first_epsilon(result["privacy"])[1],
-            "delta": result["privacy"]["delta"],
-        }
-        if result.get("privacy")
-        else None
-        for run, result in results.items()
-    }
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "runs": {run: {"title": result["title"], "created": result["created"]} for run, result in results.items()},
-        "scores": scores,
-        "privacy": privacy,
-        "differences": differences,
-    }
+        for name, score in result.scores.items():
+            add(name, ComparedScore(score.label, score.better, {}), run, Cell(score.value, score.deviation))
+        for row in result.downstream.results if result.downstream else ():
+            empty = ComparedScore(f"Accuracy, {row.name}", "higher", {}, share=True)
+            spread = row.deviation if len(row.results) > 1 else None
+            add(f"accuracy_{row.model}", empty, run, Cell(row.mean, spread))
+    return found
 
 
-def _best(entry: Mapping[str, Any]) -> str | None:
-    if len(entry["runs"]) < 2:
+def _ranked(score: ComparedScore) -> ComparedScore:
+    """The score with its best run, or the runs that share the top."""
+    if len(score.runs) < 2:
+        return score
+    choose = min if score.better == "lower" else max
+    first = choose(score.runs, key=lambda run: score.runs[run].value)
+    level = tuple(run for run in score.runs if run == first or _level(score, first, run))
+    return replace(score, best=first) if level == (first,) else replace(score, tied=level)
+
+
+def _level(score: ComparedScore, first: str, second: str) -> bool:
+    """Whether two runs differ by no more than the deviation of their difference, or are written alike."""
+    one, other = score.runs[first], score.runs[second]
+    spread = math.hypot(one.deviation or 0.0, other.deviation or 0.0)
+    return abs(one.value - other.value) <= spread or score.text(one.value) == score.text(other.value)
+
+
+def _privacy_of(result: EvaluationResult) -> RunPrivacy | None:
+    privacy = result.privacy
+    if privacy is None:
         return None
-    choose = min if entry["better"] == "lower" else max
-    return choose(entry["runs"], key=lambda run: entry["runs"][run]["value"])
+    return RunPrivacy(privacy.statement, privacy.private, *privacy.tightest, privacy.delta)
 
 
-def _differences(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _differences(results: Mapping[str, EvaluationResult]) -> dict[str, dict[str, Any]]:
     """Settings that are not the same in all runs, with each run's value."""
     found = {}
     for key in ALIKE:
@@ -78,143 +154,116 @@ def _differences(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     return found
 
 
-def _setting(result: Mapping[str, Any], key: str) -> Any:
-    if key in ("real", "real_count"):
-        return result["real"]["source" if key == "real" else "count"]
-    if key == "samples_count":
-        return result["samples"]["count"]
-    return result["protocol"].get(key)
+def _setting(result: EvaluationResult, key: str) -> Any:
+    others = {"real": result.real.source, "real_count": result.real.count, "samples_count": result.samples.count}
+    return others[key] if key in others else getattr(result.protocol, key)
 
 
 def comparison_page(
-    comparison: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], sheets: Mapping[str, Image.Image]
+    comparison: Comparison, results: Mapping[str, EvaluationResult], sheets: Mapping[str, Image.Image]
 ) -> str:
-    """The HTML document for `compare_results`; sheets: an image of samples of each run that has one."""
-    runs = list(comparison["runs"])
-    title = f"{len(runs)} evaluations side by side"
-    return page(
-        title,
-        [
-            f"<header><h1>{text(title)}</h1>",
-            paragraph(", ".join(runs), "lead"),
-            "</header>",
-            cards(_cards(comparison)),
-            _warning(comparison),
-            _scores(comparison, runs),
-            _trade_off(comparison),
-            _privacy(comparison),
-            section("Samples", *(_sheet(run, sheets[run]) for run in runs if run in sheets)),
-            section(
-                "Protocols",
-                *(
-                    f"<h3>{text(run)}</h3>"
-                    + facts(
-                        (
-                            ("samples", f"{results[run]['samples']['source']} ({results[run]['samples']['count']:,})"),
-                            ("real images", f"{results[run]['real']['source']} ({results[run]['real']['count']:,})"),
-                            ("pixels to features", results[run]["protocol"]["policy"]),
-                        )
-                    )
-                    for run in runs
+    """The HTML document of a comparison; sheets: an image of samples of each run that has one."""
+    runs = list(comparison.runs)
+    rows, marks = _score_table(comparison, runs)
+    return render(
+        "comparison.html",
+        title=f"{len(runs)} evaluations side by side",
+        runs=runs,
+        cards=_cards(comparison),
+        differing=", ".join(map(words, comparison.differences)),
+        differences=[(words(key), *map(str, found.values())) for key, found in comparison.differences.items()],
+        scores=rows,
+        marks=marks,
+        charts=_charts(comparison) if len(runs) > 1 else [],
+        trade_offs=_trade_offs(comparison),
+        privacy=_privacy_rows(comparison),
+        sheets=[
+            (run, figure(sheets[run], f"generated images of {run}", scale=2 if sheets[run].width <= SMALL_SHEET else 1))
+            for run in runs
+            if run in sheets
+        ],
+        protocols=[
+            (
+                run,
+                (
+                    ("title", results[run].title),
+                    ("samples", f"{results[run].samples.source} ({results[run].samples.count:,})"),
+                    ("real images", f"{results[run].real.source} ({results[run].real.count:,})"),
+                    ("pixels to features", results[run].protocol.policy),
                 ),
-            ),
-            paragraph(
-                "This page holds everything it shows; the same numbers are in comparison.json beside it.", "note"
-            ),
+            )
+            for run in runs
         ],
     )
 
 
-def _cards(comparison: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    return [
-        (f"Best {entry['label']}", _value(name, entry["runs"][entry["best"]]["value"]), entry["best"])
-        for name, entry in comparison["scores"].items()
-        if entry["best"] and (name in ("frechet", "kid", "precision", "recall") or name.startswith("accuracy_"))
-    ]
+def _cards(comparison: Comparison) -> list[Card]:
+    found = []
+    for name, score in comparison.scores.items():
+        if name not in CARDS and not score.share:
+            continue
+        if score.best:
+            found.append(Card(f"Best {score.label}", score.text(score.runs[score.best].value), score.best))
+        elif score.tied:
+            shown = score.text(score.runs[score.tied[0]].value)
+            found.append(Card(f"Best {score.label}", shown, f"level within the deviation: {', '.join(score.tied)}"))
+    return found
 
 
-def _warning(comparison: Mapping[str, Any]) -> str:
-    if not comparison["differences"]:
-        return ""
-    names = ", ".join(key.replace("_", " ") for key in comparison["differences"])
-    rows = [
-        (key.replace("_", " "), *(str(value) for value in values.values()))
-        for key, values in comparison["differences"].items()
-    ]
-    return paragraph(f"The runs were not measured alike ({names}), so no run is called the best.", "warning") + table(
-        ("differs", *comparison["runs"]), rows
-    )
-
-
-def _value(name: str, value: float) -> str:
-    return percent(value) if name.startswith("accuracy_") else number(value)
-
-
-def _scores(comparison: Mapping[str, Any], runs: Sequence[str]) -> str:
-    rows, best, charts = [], [], []
-    for at, (name, entry) in enumerate(comparison["scores"].items()):
+def _score_table(
+    comparison: Comparison, runs: Sequence[str]
+) -> tuple[list[tuple[str, ...]], dict[tuple[int, int], str]]:
+    """Rows of score, better direction and a column a run; marks "best" and "level" by (row, column)."""
+    rows, marks = [], {}
+    for at, score in enumerate(comparison.scores.values()):
         cells = []
         for column, run in enumerate(runs, 2):
-            score = entry["runs"].get(run)
-            if score is None:
-                cells.append("–")
-                continue
-            cells.append(_with_spread(name, score))
-            if entry["best"] == run:
-                best.append((at, column))
-        rows.append((entry["label"], direction(entry["better"]), *cells))
-        if name in ("frechet", "kid", "precision", "recall", "coverage") or name.startswith("accuracy_"):
-            values = {run: max(entry["runs"][run]["value"], 0.0) for run in runs if run in entry["runs"]}
-            charts.append(f"<div><h3>{text(entry['label'])}</h3>{bars(values, entry['label'])}</div>")
-    numbers = range(2, 2 + len(runs))
-    return section(
-        "Scores",
-        paragraph(UNCOVERED, "note"),
-        table(("score", "better", *runs), rows, numbers=numbers, best=best),
-        f'<div class="pairs">{"".join(charts)}</div>' if len(runs) > 1 else "",
-    )
+            cells.append(_with_spread(score, score.runs[run]) if run in score.runs else "–")
+            if run == score.best:
+                marks[at, column] = "best"
+            elif run in score.tied:
+                marks[at, column] = "level"
+        rows.append((score.label, direction(score.better), *cells))
+    return rows, marks
 
 
-def _with_spread(name: str, score: Mapping[str, Any]) -> str:
-    shown = _value(name, score["value"])
-    if score["deviation"] is None:
+def _with_spread(score: ComparedScore, cell: Cell) -> str:
+    shown = score.text(cell.value)
+    if cell.deviation is None:
         return shown
-    spread = f"{100 * score['deviation']:.1f}" if name.startswith("accuracy_") else number(score["deviation"], 2)
-    return f"{shown} ± {spread}"
+    return f"{shown} ± {100 * cell.deviation:.1f}" if score.share else f"{shown} ± {number(cell.deviation, 2)}"
 
 
-def _trade_off(comparison: Mapping[str, Any]) -> str:
-    """Quality by epsilon, where two runs or more have an epsilon."""
+def _charts(comparison: Comparison) -> list[tuple[str, str]]:
+    return [
+        (score.label, bars({run: max(cell.value, 0.0) for run, cell in score.runs.items()}, score.label))
+        for name, score in comparison.scores.items()
+        if name in CHARTS or score.share
+    ]
+
+
+def _trade_offs(comparison: Comparison) -> list[str]:
+    """Charts of quality by epsilon, where two runs or more have an epsilon and it differs."""
     epsilons = {
-        run: card["epsilon"]
-        for run, card in comparison["privacy"].items()
-        if card and isinstance(card["epsilon"], int | float)
+        run: card.epsilon for run, card in comparison.privacy.items() if card and isinstance(card.epsilon, int | float)
     }
-    if len(epsilons) < 2 or comparison["differences"] or max(epsilons.values()) < SPREAD * min(epsilons.values()):
-        return ""
+    if len(epsilons) < 2 or comparison.differences or max(epsilons.values()) < SPREAD * min(epsilons.values()):
+        return []
     charts = []
-    for name, entry in comparison["scores"].items():
-        if name != "frechet" and not name.startswith("accuracy_"):
-            continue
-        scale = 100 if name.startswith("accuracy_") else 1
-        shared = [run for run in epsilons if run in entry["runs"]]
-        points = sorted((epsilons[run], scale * entry["runs"][run]["value"]) for run in shared)
-        charts.append(lines({entry["label"]: points}, "By epsilon", x="ε", y=entry["label"]))
-    return section("Quality and privacy", f'<div class="pairs">{"".join(charts)}</div>')
+    for name, score in comparison.scores.items():
+        if name == "frechet" or score.share:
+            scale = 100 if score.share else 1
+            points = sorted((epsilons[run], scale * score.runs[run].value) for run in epsilons if run in score.runs)
+            charts.append(lines({score.label: points}, "By epsilon", x="ε", y=score.label))
+    return charts
 
 
-def _privacy(comparison: Mapping[str, Any]) -> str:
-    rows = [
-        (run, number_or_word(card["epsilon"]), card["accountant"], f"{card['delta']:g}", card["statement"])
+def _privacy_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    if not any(comparison.privacy.values()):
+        return []
+    return [
+        (run, number_or_word(card.epsilon), card.accountant, f"{card.delta:g}", card.statement)
         if card
         else (run, "–", "", "", "no privacy card was given")
-        for run, card in comparison["privacy"].items()
+        for run, card in comparison.privacy.items()
     ]
-    if not any(comparison["privacy"].values()):
-        return ""
-    return section("Privacy", table(("run", "ε", "accountant", "δ", "statement"), rows, numbers=(1, 3)))
-
-
-def _sheet(run: str, image: Image.Image) -> str:
-    scale = 2 if image.width <= 400 else 1
-    return f"<h3>{text(run)}</h3>" + image_tag(image, f"generated images of {run}", scale=scale)

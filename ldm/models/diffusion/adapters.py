@@ -20,63 +20,83 @@ ALIASES = {"to_out.Linear": "to_out.0"}
 
 
 @dataclass(frozen=True)
-class AdapterPlan:
-    """Which adapters a model has: on its network, on its condition stage, or made by the network itself (loralib).
+class LoRAOptions:
+    """The model's options for low-rank adapters, all off by default.
 
-    All off by default. Options are those of DP-LoRA (``use_model_lora``, ``use_cond_lora``) and DP-LDM (``use_lora``
-    with the UNet's ``lora_rank``).
+    ``use_model_lora`` and ``use_cond_lora`` are those of DP-LoRA, ``use_lora`` is that of DP-LDM.
     """
+
+    #: Adapters that the UNet makes itself (loralib), of the rank ``unet_config.params.lora_rank``.
+    use_lora: bool = False
+    #: Adapters on the layers of the UNet that ``model_lora_target`` names.
+    use_model_lora: bool = False
+    #: Rank r >= 1 of the UNet's adapters.
+    model_lora_r: int = 8
+    #: The numerator of their scaling; None means the rank.
+    model_lora_alpha: float | None = None
+    #: Names, or ends of names, of the UNet's layers that get an adapter.
+    model_lora_target: Sequence[str] = ()
+    #: How the down-projections start, see `LoRAConfig`.
+    model_lora_init: str = "gaussian"
+    #: ``standard`` is alpha / r, see `LoRAConfig` for the others.
+    model_lora_scaling: str = "standard"
+    #: Another rank for some layers, see `RankSchedule`.
+    model_lora_rank_schedule: Mapping[str, Any] | None = None
+    #: Adapters on the layers of the condition stage that ``cond_lora_target`` names.
+    use_cond_lora: bool = False
+    #: Rank r >= 1 of the condition stage's adapters.
+    cond_lora_r: int = 8
+    #: Names, or ends of names, of the condition stage's layers that get an adapter.
+    cond_lora_target: Sequence[str] = ()
+
+    def check(self, unet_rank: int | None) -> None:
+        """Raise UserError for options that contradict each other, or the ``lora_rank`` of the UNet."""
+        if self.use_lora and self.use_model_lora:
+            raise UserError("use_lora and use_model_lora are both set; keep use_model_lora and its targets")
+        if self.use_lora and unet_rank is None:
+            raise UserError("use_lora: needs unet_config.params.lora_rank, e.g. 8; or use use_model_lora with targets")
+        if unet_rank is not None and not self.use_lora:
+            raise UserError("unet_config.params.lora_rank is set but use_lora is not; set use_lora: true, or drop it")
+        for switch, option in (
+            ("use_model_lora", "model_lora_target"),
+            ("use_model_lora", "model_lora_rank_schedule"),
+            ("use_cond_lora", "cond_lora_target"),
+        ):
+            if getattr(self, option) and not getattr(self, switch):
+                raise UserError(f"{option} is set but {switch} is not; set {switch}: true, or drop {option}")
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """Which adapters a model has: on its network, on its condition stage, or made by the network itself (loralib)."""
 
     network: LoRAConfig | None = None
     condition: LoRAConfig | None = None
     by_network: bool = False
 
     @classmethod
-    def read(
-        cls,
-        *,
-        use_lora: bool,
-        use_model_lora: bool,
-        model_lora_r: int,
-        model_lora_alpha: float | None,
-        model_lora_target: Sequence[str],
-        model_lora_init: str,
-        model_lora_scaling: str,
-        model_lora_rank_schedule: Mapping[str, Any] | None,
-        use_cond_lora: bool,
-        cond_lora_r: int,
-        cond_lora_target: Sequence[str],
-        unet_config: Any,
-    ) -> AdapterPlan:
-        """Read the constructor options. Raises UserError for options that contradict each other or are incomplete."""
-        unet_rank = (unet_config.get("params") or {}).get("lora_rank") if unet_config else None
-        if use_lora and use_model_lora:
-            raise UserError("use_lora and use_model_lora are both set; keep use_model_lora and its targets")
-        if use_lora and unet_rank is None:
-            raise UserError("use_lora: needs unet_config.params.lora_rank, e.g. 8; or use use_model_lora with targets")
-        if unet_rank is not None and not use_lora:
-            raise UserError("unet_config.params.lora_rank is set but use_lora is not; set use_lora: true, or drop it")
-        for switch, on, option, given in (
-            ("use_model_lora", use_model_lora, "model_lora_target", model_lora_target),
-            ("use_model_lora", use_model_lora, "model_lora_rank_schedule", model_lora_rank_schedule),
-            ("use_cond_lora", use_cond_lora, "cond_lora_target", cond_lora_target),
-        ):
-            if given and not on:
-                raise UserError(f"{option} is set but {switch} is not; set {switch}: true, or drop {option}")
+    def read(cls, options: LoRAOptions, unet_config: Any) -> AdapterPlan:
+        """Read the model's options. Raises UserError for options that contradict each other or are incomplete."""
+        options.check((unet_config.get("params") or {}).get("lora_rank") if unet_config else None)
         network = condition = None
-        if use_model_lora:
+        if options.use_model_lora:
+            schedule = options.model_lora_rank_schedule
             network = LoRAConfig(
-                _targets("model_lora_target", model_lora_target),
-                model_lora_r,
-                model_lora_alpha,
-                model_lora_init,
-                model_lora_scaling,
-                RankSchedule.read(model_lora_rank_schedule) if model_lora_rank_schedule else None,
+                _targets("model_lora_target", options.model_lora_target),
+                options.model_lora_r,
+                options.model_lora_alpha,
+                options.model_lora_init,
+                options.model_lora_scaling,
+                RankSchedule.read(schedule) if schedule else None,
             )
-        if use_cond_lora:  # alpha is its own rank: the published code divided the network's rank by this one
-            targets = _targets("cond_lora_target", cond_lora_target)
-            condition = LoRAConfig(targets, cond_lora_r, init=model_lora_init, scaling=model_lora_scaling)
-        return cls(network, condition, bool(use_lora))
+        if options.use_cond_lora:  # alpha is its own rank: the published code divided the network's rank by this one
+            condition = LoRAConfig(
+                _targets("cond_lora_target", options.cond_lora_target),
+                options.cond_lora_r,
+                init=options.model_lora_init,
+                scaling=options.model_lora_scaling,
+            )
+        return cls(network, condition, bool(options.use_lora))
 
     def __bool__(self) -> bool:
         return self.on_network or self.condition is not None
@@ -107,19 +127,22 @@ def freeze_base(module: nn.Module) -> None:
         parameter.requires_grad_(is_adapter_name(name))
 
 
-def to_model_names(model: Any, state: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """A state dict of any adapter style under this model's names, and the adapter tensors that it does not bring.
+def to_model_names(
+    model: Any, state: Mapping[str, Tensor], source: str, fresh_adapters: bool = False
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A state dict of any adapter style under this model's names, and the adapter tensors missing from it.
 
-    A state dict without adapters is the plain network's: the adapters of a model that is being built keep their start.
-    Values of another convention are converted: loralib's adapters have the scaling 1 / r, those of DP-LoRA 1. Raises
-    UserError when only one of file and model has adapters, or the ranks differ.
+    A state dict without adapters is that of the plain network: with ``fresh_adapters`` those of the model keep their
+    start values, otherwise it is refused. Values of another convention are converted: loralib's adapters have the
+    scaling 1 / r, those of DP-LoRA 1. Raises UserError when only one of file and model has adapters, or the ranks
+    differ.
     """
     style = style_of(state)
     plain = to_plain(state)
     theirs = layers_of(plain)
     ours = {name: layer for name, layer in adapters(model) if name.startswith(PARTS)}
     if not theirs:
-        if ours and not model.adapters_may_be_fresh:
+        if ours and not fresh_adapters:
             raise UserError(
                 f"{source}: has no adapters, the config has {len(ours)}; give the checkpoint of the fine-tuned model"
             )
@@ -140,25 +163,6 @@ def to_model_names(model: Any, state: Mapping[str, Tensor], source: str) -> tupl
         stated = default_scale(style)
         plain = rescaled(plain, lambda name, rank: stated(name, rank) / ours[name].scaling if name in ours else 1.0)
     return plain, ()
-
-
-def merge_dpdm_k(dp_config: Mapping[str, Any] | None, copies: int) -> dict[str, Any]:
-    """A ``dp_config`` with DP-LoRA's spelling ``DPDM_k`` of the noise multiplicity in it.
-
-    Raises UserError when it states another number itself.
-    """
-    config = dict(dp_config or {})
-    if copies == 1:
-        return config
-    if config.get("noise_multiplicity", copies) != copies:
-        raise UserError(
-            f"DPDM_k is {copies} but dp_config.noise_multiplicity is {config['noise_multiplicity']}; keep the latter"
-        )
-    if config.get("enabled", False):
-        config["noise_multiplicity"] = copies
-    else:
-        logger.warning("DPDM_k: %d noise draws a record are for private training; this run takes one", copies)
-    return config
 
 
 def _targets(option: str, targets: Sequence[str]) -> tuple[str, ...]:

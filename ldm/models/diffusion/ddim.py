@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion.sampler import DDIMGrid, Predict, Sampler, Step
+from ldm.models.diffusion.sampler import DDIMGrid, Predict, Sampler, Step, Timesteps
 
 
 def ddim_step(
     x: Tensor, eps: Tensor, alpha: float, alpha_prev: float, sigma: float, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """One step of Song et al. 2021, equation 12: from x_t and the predicted noise to x_prev and the estimate of x_0."""
-    # float32 arithmetic on the tables, as the lineage does it
-    alpha, alpha_prev, sigma = (
-        torch.tensor(v, dtype=torch.float32, device=x.device) for v in (alpha, alpha_prev, sigma)
-    )
-    x0 = (x - (1.0 - alpha).sqrt() * eps) / alpha.sqrt()
-    x_prev = alpha_prev.sqrt() * x0 + (1.0 - alpha_prev - sigma**2).clamp(min=0.0).sqrt() * eps
-    return (x_prev if noise is None else x_prev + sigma * noise), x0
+    """One step of Song et al. 2021, equation 12; returns x_prev and the estimate of x_0, both (B, C, H, W).
+
+    Notation: ``x`` is x_t, ``eps`` is epsilon_theta(x_t), ``alpha`` is alpha_t and ``alpha_prev`` is alpha_{t-1} (both
+    cumulative products in (0, 1]), ``sigma`` is sigma_t >= 0, ``noise`` is epsilon_t, ``x0`` is the predicted x_0 and
+    ``x_prev`` is x_{t-1}. Without ``noise`` the random term is left out.
+    """
+    # float32 arithmetic on the tables, as in the lineage
+    a, a_prev, s = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in (alpha, alpha_prev, sigma))
+    x0 = (x - (1.0 - a).sqrt() * eps) / a.sqrt()
+    x_prev = a_prev.sqrt() * x0 + (1.0 - a_prev - s**2).clamp(min=0.0).sqrt() * eps
+    return (x_prev if noise is None else x_prev + s * noise), x0
 
 
 class DDIMSampler(Sampler):
@@ -28,7 +29,7 @@ class DDIMSampler(Sampler):
 
     title = "DDIM"
 
-    def grid(self, steps: int, eta: float, timesteps: Sequence[int] | None) -> DDIMGrid:
+    def grid(self, steps: int, eta: float, timesteps: Timesteps | None) -> DDIMGrid:
         return DDIMGrid.make(self.model.alphas_cumprod, steps, eta, timesteps)
 
     def stepper(self, grid: DDIMGrid, predict: Predict, temperature: float) -> Step:

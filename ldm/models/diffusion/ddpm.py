@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.config import instantiate_from_config
+from ldm.checkpoint import UNPROTECTED_DATA
+from ldm.config import instantiate_from_config, take_options
 from ldm.errors import UserError, nearest
-from ldm.models.diffusion.adapters import AdapterPlan, merge_dpdm_k, to_model_names
-from ldm.models.diffusion.ddpm_base import DDPM, DiffusionWrapper
-from ldm.models.diffusion.finetuning import FineTuning, Selection
+from ldm.models.diffusion.adapters import AdapterPlan, LoRAOptions, to_model_names
+from ldm.models.diffusion.conditioning import DiffusionWrapper
+from ldm.models.diffusion.ddpm_base import DDPM
+from ldm.models.diffusion.dp_config import read_dp_config
+from ldm.models.diffusion.finetuning import FineTuning, FineTuningOptions, Selection
 from ldm.models.diffusion.log_images import log_images
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.models.diffusion.timesteps import TimestepRule
@@ -34,10 +37,17 @@ class LatentDiffusion(DDPM):
     cached, and the condition under ``cond_stage_key``. Latents are (B, z, h, w), scaled by ``scale_factor``.
     """
 
+    #: Flags that are read into these dataclasses; a configuration may give any of their fields.
+    OPTION_GROUPS = (LoRAOptions, FineTuningOptions)
+
+    #: Options of `DDPM` that this model decides: a latent has no fixed range to clip to.
+    FIXED_OPTIONS = ("clip_denoised",)
+
     def __init__(
         self,
         first_stage_config: Any,
         cond_stage_config: Any,
+        unet_config: Any = None,
         num_timesteps_cond: int | None = None,
         cond_stage_key: str = "image",
         cond_stage_trainable: bool = False,
@@ -46,144 +56,54 @@ class LatentDiffusion(DDPM):
         conditioning_key: str | None = None,
         scale_factor: float = 1.0,
         scale_by_std: bool = False,
-        retrain_attention: bool = False,
-        train_attention_only: bool = False,
-        attention_flag: str = "spatial",
-        train_condition_only: bool = False,
-        train_input_blocks_only: bool = False,
-        train_resblocks_only: bool = False,
-        ablation_blocks: int = -1,
-        train_dead_parameters: bool = False,
-        use_lora: bool = False,
-        use_model_lora: bool = False,
-        model_lora_r: int = 8,
-        model_lora_alpha: float | None = None,
-        model_lora_target: Sequence[str] = (),
-        model_lora_init: str = "gaussian",
-        model_lora_scaling: str = "standard",
-        model_lora_rank_schedule: Mapping[str, Any] | None = None,
-        use_cond_lora: bool = False,
-        cond_lora_r: int = 8,
-        cond_lora_target: Sequence[str] = (),
         DPDM_k: int = 1,
         dp_config: Mapping[str, Any] | None = None,
         optimizer_config: Mapping[str, Any] | None = None,
-        unet_config: Any = None,
-        timesteps: int = 1000,
-        beta_schedule: str = "linear",
-        loss_type: str = "l2",
         ckpt_path: str | None = None,
         ignore_keys: Sequence[str] = (),
         load_only_unet: bool = False,
-        monitor: str | None = "val/loss",
-        use_ema: bool = True,
-        first_stage_key: str = "image",
-        image_size: int = 256,
-        channels: int = 3,
-        log_every_t: int = 100,
-        clip_denoised: bool = False,
-        linear_start: float = 1e-4,
-        linear_end: float = 2e-2,
-        cosine_s: float = 8e-3,
-        given_betas: Sequence[float] | None = None,
-        original_elbo_weight: float = 0.0,
-        v_posterior: float = 0.0,
-        l_simple_weight: float = 1.0,
-        parameterization: str = "eps",
-        scheduler_config: Any = None,
-        use_positional_encodings: bool = False,
-        learn_logvar: bool = False,
-        logvar_init: float = 0.0,
         ema_decay: float = 0.9999,
-        start_from_ema: bool = True,
-        ema_power: float | None = None,
         timestep_weights: Mapping[str, Sequence[float]] | None = None,
         timestep_sampling: Mapping[str, Sequence[float]] | None = None,
+        **options: Any,
     ):
+        """Build the model from its configuration; ``options`` are those of `OPTION_GROUPS` and of `DDPM`."""
         if num_timesteps_cond not in (None, 1):
             raise UserError(f"num_timesteps_cond: only 1 is supported, not {num_timesteps_cond}")
+        lora = take_options(LoRAOptions, options)
+        tuning = take_options(FineTuningOptions, options)
+        adapters = AdapterPlan.read(lora, unet_config)
+        private = read_dp_config(dp_config, DPDM_k)
         if conditioning_key is None:
             conditioning_key = "concat" if concat_mode else "crossattn"
         if cond_stage_config == "__is_unconditional__":
             conditioning_key = None
-        adapters = AdapterPlan.read(
-            use_lora=use_lora,
-            use_model_lora=use_model_lora,
-            model_lora_r=model_lora_r,
-            model_lora_alpha=model_lora_alpha,
-            model_lora_target=model_lora_target,
-            model_lora_init=model_lora_init,
-            model_lora_scaling=model_lora_scaling,
-            model_lora_rank_schedule=model_lora_rank_schedule,
-            use_cond_lora=use_cond_lora,
-            cond_lora_r=cond_lora_r,
-            cond_lora_target=cond_lora_target,
-            unet_config=unet_config,
-        )
         super().__init__(
-            unet_config,
-            timesteps=timesteps,
-            beta_schedule=beta_schedule,
-            loss_type=loss_type,
-            monitor=monitor,
-            use_ema=use_ema,
-            first_stage_key=first_stage_key,
-            image_size=image_size,
-            channels=channels,
-            log_every_t=log_every_t,
-            clip_denoised=False,  # a latent has no fixed range
-            linear_start=linear_start,
-            linear_end=linear_end,
-            cosine_s=cosine_s,
-            given_betas=given_betas,
-            original_elbo_weight=original_elbo_weight,
-            v_posterior=v_posterior,
-            l_simple_weight=l_simple_weight,
-            conditioning_key=conditioning_key,
-            parameterization=parameterization,
-            scheduler_config=scheduler_config,
-            use_positional_encodings=use_positional_encodings,
-            learn_logvar=learn_logvar,
-            logvar_init=logvar_init,
-            ema_decay=ema_decay,
-            start_from_ema=start_from_ema,
-            ema_power=ema_power,
+            unet_config, conditioning_key=conditioning_key, clip_denoised=False, ema_decay=ema_decay, **options
         )
+        self.dp_config = private
         self.timesteps = TimestepRule(self.num_timesteps, timestep_weights, timestep_sampling)
         self.cond_stage_key = cond_stage_key
-        self.cond_stage_trainable = cond_stage_trainable or train_condition_only or use_cond_lora
+        self.cond_stage_trainable = cond_stage_trainable or tuning.train_condition_only or lora.use_cond_lora
         self.cond_stage_forward = cond_stage_forward
-        self.scale_by_std = scale_by_std
-        if scale_by_std:
-            self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
-        else:
-            self.scale_factor = scale_factor
-        self.scale_is_known = not scale_by_std  # True once a checkpoint or the first public batch has set it
-        self.fine_tuning = FineTuning.from_flags(
-            condition=train_condition_only,
-            attention=train_attention_only,
-            input_blocks=train_input_blocks_only,
-            res_blocks=train_resblocks_only,
-            first_block=ablation_blocks,
-            train_dead_parameters=train_dead_parameters,
+        self._set_scale(scale_factor, from_data=scale_by_std)
+        self.fine_tuning = FineTuning.from_options(
+            tuning,
             cond_stage_trainable=cond_stage_trainable,
             adapters=adapters.on_network,
             condition_adapters=adapters.condition is not None,
         )
-        self.dp_config = merge_dpdm_k(dp_config, DPDM_k)
         self.optimizer_config = dict(optimizer_config or {})
         self.private: PrivateTraining | None = None
         self._first_stage_from(first_stage_config)
         self._cond_stage_from(cond_stage_config)
         self.adapter_plan = adapters
-        self.adapters_may_be_fresh = True  # while it is built: what it starts from need not have any
         adapters.insert(self, ema_decay)
         if ckpt_path is not None:
             ignored = list(ignore_keys)
-            if retrain_attention:
-                ignored += self.fine_tuning.attention_prefixes(self, attention_flag)
-            self.init_from_ckpt(ckpt_path, ignored, only_model=load_only_unet)
-        self.adapters_may_be_fresh = False
+            if tuning.retrain_attention:
+                ignored += self.fine_tuning.attention_prefixes(self, tuning.attention_flag)
+            self.init_from_ckpt(ckpt_path, ignored, only_model=load_only_unet, fresh_adapters=True)
 
     # ------------------------------------------------------------------ the parts
 
@@ -209,26 +129,56 @@ class LatentDiffusion(DDPM):
             self.cond_stage_model.eval()
         return self
 
-    def _foreign_prefixes(self, state: Mapping[str, Tensor]) -> tuple[str, ...]:
-        # a released checkpoint carries the loss networks of the autoencoder (LPIPS, discriminator); sampling and
-        # fine-tuning have no use for them
-        foreign = ["first_stage_model.loss."]
-        if not self.scale_by_std and "scale_factor" in state:
-            logger.info("the checkpoint's latent scale %.5f replaces the config's", float(state["scale_factor"]))
-            del self.scale_factor  # a buffer from here on, so that what is trained from it carries the scale along
-            self.register_buffer("scale_factor", state["scale_factor"].detach().clone().float())
-        elif self.scale_by_std and "scale_factor" in state:
-            self.scale_is_known = True
-        return (*super()._foreign_prefixes(state), *foreign)
+    def unused_prefixes(self) -> tuple[str, ...]:
+        # A released checkpoint carries the loss networks of its autoencoder (LPIPS, discriminator).
+        return (*super().unused_prefixes(), "first_stage_model.loss.")
 
     def load_lineage_state(
-        self, state: Mapping[str, Tensor], ignore: Sequence[str] = (), source: str = "", absent: Sequence[str] = ()
+        self,
+        state: Mapping[str, Tensor],
+        ignore: Sequence[str] = (),
+        source: str = "",
+        absent: Sequence[str] = (),
+        fresh_adapters: bool = False,
     ) -> None:
-        state, fresh = to_model_names(self, state, source)
-        super().load_lineage_state(state, ignore, source, (*absent, *fresh))
+        state, missing = to_model_names(self, state, source, fresh_adapters)
+        if "scale_factor" in state:
+            self._take_scale_of(state["scale_factor"])
+        super().load_lineage_state(state, ignore, source, (*absent, *missing))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.scale_is_known = True
+
+    # ------------------------------------------------------------------ the latent scale
+
+    def _set_scale(self, value: float, from_data: bool) -> None:
+        """Start with a scale; ``from_data`` leaves it to a checkpoint or the first batch of public images."""
+        self.scale_by_std = from_data
+        #: False while the scale is still to be measured.
+        self.scale_is_known = not from_data
+        self.scale_factor: float | Tensor
+        if from_data:
+            self.register_buffer("scale_factor", torch.tensor(float(value)))
+        else:
+            self.scale_factor = value
+
+    def _take_scale_of(self, stored: Tensor) -> None:
+        """Use a checkpoint's scale: as a buffer, so that checkpoints of this model carry it along."""
+        if not self.scale_by_std:
+            logger.info("the checkpoint's latent scale %.5f replaces the config's", float(stored))
+            del self.scale_factor
+            self.register_buffer("scale_factor", stored.detach().clone().float())
+        self.scale_is_known = True
+
+    @torch.no_grad()
+    def _measure_scale(self, batch: Mapping[str, Any]) -> None:
+        """Set the scale so that the latents of a batch of public images have standard deviation 1."""
+        if self.dp_config.enabled:  # the driver refuses this earlier; a model that is trained without it ends up here
+            raise UserError("scale_by_std: a statistic of private images is not covered by the guarantee")
+        self.scale_factor = torch.ones_like(torch.as_tensor(self.scale_factor))
+        self.scale_factor = 1.0 / self.latents(batch).flatten().std()
+        self.scale_is_known = True
+        logger.info("latent scale set to %.5f from the first batch", float(self.scale_factor))
 
     # ------------------------------------------------------------------ the first stage
 
@@ -253,13 +203,16 @@ class LatentDiffusion(DDPM):
         return self.scale_factor * encoder_posterior
 
     @torch.no_grad()
-    def latents(self, batch: Mapping[str, Any], chunk: int | None = None) -> Tensor:
-        """Scaled latents of a batch, from its cached moments or by encoding its images ``chunk`` at a time."""
+    def latents(self, batch: Mapping[str, Any], microbatch: int | None = None, key: str | None = None) -> Tensor:
+        """Scaled latents (B, z, h, w) of a batch, from its cached moments or by encoding its images.
+
+        Images are those under ``key`` (default ``first_stage_key``); at most ``microbatch`` are encoded at a time.
+        """
         if "moments" in batch:
             moments = batch["moments"].float()
         else:
-            images = super().get_input(batch, self.first_stage_key)
-            parts = images.split(chunk or max(1, len(images)))
+            images = super().get_input(batch, key or self.first_stage_key)
+            parts = images.split(microbatch or max(1, len(images)))
             moments = torch.cat([self.encode_moments(part) for part in parts]) if len(images) else None
             if moments is None:
                 return images.new_zeros(0, self.channels, self.image_size, self.image_size)
@@ -276,7 +229,9 @@ class LatentDiffusion(DDPM):
     # ------------------------------------------------------------------ the condition
 
     def get_learned_conditioning(self, c: Any) -> Any:
-        """What the network is shown of a raw condition (labels in a dict, tokens, images, ...)."""
+        """The encoded condition of a raw one (labels in a dict, tokens, images, ...), as the network takes it."""
+        if self.cond_stage_model is None:
+            raise UserError("this model has no condition stage; sample it without a condition")
         if self.cond_stage_forward is not None:
             return getattr(self.cond_stage_model, self.cond_stage_forward)(c)
         encode = getattr(self.cond_stage_model, "encode", None)
@@ -296,12 +251,15 @@ class LatentDiffusion(DDPM):
             return raw if tokenize is None or isinstance(raw, Tensor) else tokenize(raw)  # tokens split into records
         return super().get_input(batch, self.cond_stage_key)
 
-    def get_input(self, batch: Mapping[str, Any], key: str) -> tuple[Tensor, Any]:
-        """Latents and condition of a batch; a trainable condition stage gets the raw condition, as in the lineage."""
+    def get_input(self, batch: Mapping[str, Any], key: str) -> tuple[Tensor, Any]:  # type: ignore[override]
+        """Latents of the images under ``key``, and the condition of a batch.
+
+        The condition is raw for a trainable condition stage and encoded otherwise, as in the lineage.
+        """
         raw = self.raw_condition(batch)
         if raw is not None and not self.cond_stage_trainable:
             raw = self.get_learned_conditioning(raw)
-        return self.latents(batch), raw
+        return self.latents(batch, key=key), raw
 
     # ------------------------------------------------------------------ network and loss
 
@@ -314,18 +272,20 @@ class LatentDiffusion(DDPM):
             cond = {"c_concat" if self.model.conditioning_key == "concat" else "c_crossattn": tensors}
         return self.model(x_noisy, t, **cond)
 
-    def p_losses(
+    def p_losses(  # type: ignore[override]
         self, x_start: Tensor, cond: Any, t: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of latents under an encoded condition, and what to log about it."""
+        """Mean loss of latents under an encoded condition, and what to log about it; the lineage's signature."""
         noise = torch.randn_like(x_start) if noise is None else noise
-        return self._summarise(self.row_terms(x_start, t, noise, cond))
+        return self._summarise(self.loss_terms(x_start, t, noise, cond))
 
     def draw_timesteps(self, rows: int) -> Tensor:
+        """Timesteps (rows,) int64, as often as ``timestep_sampling`` says."""
         return self.timesteps.draw(rows, self.device)
 
-    def row_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
-        terms = super().row_terms(x_start, t, noise, cond)
+    def loss_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
+        """As in `DDPM`, the loss of every row times the weight of its timestep."""
+        terms = super().loss_terms(x_start, t, noise, cond)
         return {**terms, "loss": self.timesteps.weighted(terms["loss"], t)}
 
     def shared_step(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -335,58 +295,72 @@ class LatentDiffusion(DDPM):
         return self.p_losses(z, cond, self.draw_timesteps(len(z)))
 
     @torch.no_grad()
-    def private_rows(self, batch: Mapping[str, Any], copies: int, chunk: int | None) -> dict[str, Tensor]:
-        """Everything the loss of a logical batch needs, drawn once: (B*copies, ...) tensors, record-major.
+    def expand_batch(self, batch: Mapping[str, Any], multiplicity: int, microbatch: int | None) -> dict[str, Tensor]:
+        """The examples of a batch of B records: latents ``z``, timesteps ``t``, ``noise`` and condition.
 
-        One latent a record; ``copies`` independent timesteps and noises on it (Dockhorn et al. 2023, section 3).
+        Each is a tensor (B * multiplicity, ...) with the examples of a record next to each other. A record has one
+        latent, and ``multiplicity`` independent timesteps and noises on it (Dockhorn et al. 2023, section 3). At most
+        ``microbatch`` images are encoded at a time. Raises UserError for a condition that cannot be split by record.
         """
-        z = self.latents(batch, chunk).repeat_interleave(copies, dim=0)
-        rows = {"z": z, "t": self.draw_timesteps(len(z)), "noise": torch.randn_like(z)}
+        z = self.latents(batch, microbatch).repeat_interleave(multiplicity, dim=0)
+        examples = {"z": z, "t": self.draw_timesteps(len(z)), "noise": torch.randn_like(z)}
         condition = self.raw_condition(batch)
         if condition is None:
-            return rows
+            return examples
         if isinstance(condition, Mapping):
-            rows.update({f"cond:{name}": value.repeat_interleave(copies, dim=0) for name, value in condition.items()})
+            named = {f"cond:{name}": value for name, value in condition.items()}
         elif isinstance(condition, Tensor):
-            rows["cond"] = condition.repeat_interleave(copies, dim=0)
+            named = {"cond": condition}
         else:
             raise UserError(
                 f"private training cannot split a condition of type {type(condition).__name__} into records"
             )
-        return rows
+        return {**examples, **{name: value.repeat_interleave(multiplicity, dim=0) for name, value in named.items()}}
 
-    def row_losses(self, rows: Mapping[str, Tensor]) -> Tensor:
-        """The loss of every row (B*copies,) of `private_rows`."""
-        named = {key.removeprefix("cond:"): value for key, value in rows.items() if key.startswith("cond:")}
-        condition: Any = named or rows.get("cond")
-        if condition is not None:  # encoded here, a chunk at a time: a logical batch of encoded captions is large
+    def per_example_losses(self, examples: Mapping[str, Tensor]) -> Tensor:
+        """The losses (N,) of N examples of `expand_batch`."""
+        named = {key.removeprefix("cond:"): value for key, value in examples.items() if key.startswith("cond:")}
+        condition: Any = named or examples.get("cond")
+        if condition is not None:  # encoded a microbatch at a time: the captions of a whole batch take much memory
             condition = self.get_learned_conditioning(condition)
-        return self.row_terms(rows["z"], rows["t"], rows["noise"], condition)["loss"]
+        return self.loss_terms(examples["z"], examples["t"], examples["noise"], condition)["loss"]
+
+    def example_batch(self, records: int) -> dict[str, Any] | None:
+        """A batch of random latents with class 0 or a caption of one word; None for another kind of condition."""
+        shape = (records, self.channels, self.image_size, self.image_size)
+        batch: dict[str, Any] = {"moments": torch.randn(shape).to(self.device)}
+        if self.cond_stage_model is None:
+            return batch
+        if self.cond_stage_key == "class_label":
+            return {**batch, "class_label": torch.zeros(records, dtype=torch.long, device=self.device)}
+        if self.cond_stage_key == "caption":
+            return {**batch, "caption": ["image"] * records}
+        return None
 
     # ------------------------------------------------------------------ training
 
-    @property
-    def dp_enabled(self) -> bool:
-        """Whether the config asks for private training."""
-        return bool(self.dp_config.get("enabled", False))
-
     def select_trainable(self) -> Selection:
         """Freeze everything that is not fine-tuned; returns what is trained and what was left out."""
-        selection = self.fine_tuning.select(self, private=self.dp_enabled)
+        selection = self.fine_tuning.select(self, private=self.dp_config.enabled)
         self.requires_grad_(False)
         for parameter in selection.parameters.values():
             parameter.requires_grad_(True)
         return selection
 
     def setup(self, stage: str) -> None:
-        # ahead of the optimizer: processes that share a run agree on the gradients to exchange before there is one
+        # Before there is an optimizer: processes that share a run decide then which gradients they exchange.
         if stage == "fit":
             self.select_trainable()
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        return dict(self.select_trainable().parameters)
+        return dict(self.fine_tuning.select(self, private=self.dp_config.enabled).parameters)
+
+    def configure_optimizers(self) -> Any:
+        self.select_trainable()
+        return super().configure_optimizers()
 
     def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW, or with ``optimizer_config.name: adam_bc`` the Adam that knows the noise of a private step."""
         options = dict(self.optimizer_options())
         name = options.pop("name", "adamw")
         if name == "adamw":
@@ -400,21 +374,12 @@ class LatentDiffusion(DDPM):
         return self.optimizer_config
 
     def on_train_start(self) -> None:
-        if self.dp_enabled and self.private is None:
+        if self.dp_config.enabled and self.private is None:
             raise UserError("dp_config.enabled is set but no privacy plan was attached; train through main.py")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if not self.scale_is_known:
-            self._scale_from_public_batch(batch)
-
-    @torch.no_grad()
-    def _scale_from_public_batch(self, batch: Mapping[str, Any]) -> None:
-        if self.dp_enabled:  # the driver has said so before; nobody else may come here either
-            raise UserError("scale_by_std: a statistic of private images is not covered by the guarantee")
-        self.scale_factor.fill_(1.0)
-        self.scale_factor.copy_(1.0 / self.latents(batch).flatten().std())
-        self.scale_is_known = True
-        logger.info("latent scale set to %.5f from the first batch", float(self.scale_factor))
+            self._measure_scale(batch)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
         if self.private is None:
@@ -423,11 +388,18 @@ class LatentDiffusion(DDPM):
         return None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.start_privacy:  # training on public images does not undo what the start has spent
+        if self.start_privacy:  # what the starting weights have spent stays spent
             checkpoint["start_privacy"] = self.start_privacy
+        if seen := self.seen_unprotected():
+            checkpoint[UNPROTECTED_DATA] = list(seen)
         if self.private is not None:
             self.private.release()
             checkpoint["privacy"] = self.private.state_dict()
+
+    def seen_unprotected(self) -> tuple[str, ...]:
+        """Digests of the data sets that any part of the model was trained on without privacy, as far as is known."""
+        autoencoder = getattr(self.first_stage_model, "unprotected_data", ())
+        return tuple(dict.fromkeys((*self.unprotected_data, *autoencoder)))
 
     def log_images(
         self, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False

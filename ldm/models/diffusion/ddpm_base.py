@@ -15,51 +15,23 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ldm.checkpoint import check_metadata, ema_to_parameters, inherited_privacy, load_weights, read_checkpoint
+from ldm.checkpoint import (
+    check_metadata,
+    ema_to_parameters,
+    inherited_privacy,
+    load_weights,
+    read_checkpoint,
+    unprotected_data,
+)
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
+from ldm.models.diffusion.conditioning import DiffusionWrapper
 from ldm.models.diffusion.schedule import BUFFERS, diffusion_constants, elbo_weights
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
 from ldm.modules.ema import LitEma
 
 logger = logging.getLogger(__name__)
-
-CONDITIONING_KEYS = (None, "concat", "crossattn", "hybrid", "adm")
-
-
-class DiffusionWrapper(nn.Module):
-    """Hands a condition to the network in the way that ``conditioning_key`` names.
-
-    ``concat`` joins c_concat to the channels, ``crossattn`` passes c_crossattn (B, tokens, width) as context,
-    ``hybrid`` does both, ``adm`` passes a class vector, None passes nothing.
-    """
-
-    def __init__(self, diff_model_config: Any, conditioning_key: str | None):
-        super().__init__()
-        if conditioning_key not in CONDITIONING_KEYS:
-            known = ", ".join(str(key) for key in CONDITIONING_KEYS)
-            raise UserError(f"conditioning_key: {conditioning_key!r} is unknown; choose one of {known}")
-        self.diffusion_model = instantiate_from_config(diff_model_config)
-        self.conditioning_key = conditioning_key
-
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        c_concat: Sequence[Tensor] | None = None,
-        c_crossattn: Sequence[Tensor] | None = None,
-    ) -> Tensor:
-        key = self.conditioning_key
-        if key is None:
-            return self.diffusion_model(x, t)
-        if key in ("concat", "hybrid"):
-            x = torch.cat([x, *c_concat], dim=1)
-        if key == "concat":
-            return self.diffusion_model(x, t)
-        if key == "adm":
-            return self.diffusion_model(x, t, y=c_crossattn[0])
-        return self.diffusion_model(x, t, context=torch.cat(list(c_crossattn), dim=1))
 
 
 class DDPM(pl.LightningModule):
@@ -68,6 +40,21 @@ class DDPM(pl.LightningModule):
     The constructor's names, the state-dict keys and the buffers are those of the latent-diffusion lineage.
     Images and noise are (B, C, H, W), timesteps (B,) int64 in [0, T).
     """
+
+    betas: Tensor
+    alphas_cumprod: Tensor
+    alphas_cumprod_prev: Tensor
+    sqrt_alphas_cumprod: Tensor
+    sqrt_one_minus_alphas_cumprod: Tensor
+    log_one_minus_alphas_cumprod: Tensor
+    sqrt_recip_alphas_cumprod: Tensor
+    sqrt_recipm1_alphas_cumprod: Tensor
+    posterior_variance: Tensor
+    posterior_log_variance_clipped: Tensor
+    posterior_mean_coef1: Tensor
+    posterior_mean_coef2: Tensor
+    lvlb_weights: Tensor
+    logvar: Tensor
 
     def __init__(
         self,
@@ -95,7 +82,6 @@ class DDPM(pl.LightningModule):
         conditioning_key: str | None = None,
         parameterization: str = "eps",
         scheduler_config: Any = None,
-        use_positional_encodings: bool = False,
         learn_logvar: bool = False,
         logvar_init: float = 0.0,
         ema_decay: float = 0.9999,
@@ -115,7 +101,6 @@ class DDPM(pl.LightningModule):
         self.first_stage_key = first_stage_key
         self.image_size = image_size
         self.channels = channels
-        self.use_positional_encodings = use_positional_encodings
         self.v_posterior = v_posterior
         self.original_elbo_weight = original_elbo_weight
         self.l_simple_weight = l_simple_weight
@@ -125,7 +110,10 @@ class DDPM(pl.LightningModule):
         self.learning_rate = 1e-4  # the driver overwrites it with the computed rate
         self.model = DiffusionWrapper(unet_config, conditioning_key)
         self.unet_params = dict(unet_config.get("params") or {})
-        self.start_privacy: Any = None  # what the checkpoint we start from says about its own private training
+        #: Plan and ledger of the private run that the starting weights come from, if they come from one.
+        self.start_privacy: Any = None
+        #: Digests of the data sets that the starting weights were trained on without privacy, as far as they are known.
+        self.unprotected_data: tuple[str, ...] = ()
         self.use_ema = use_ema
         if use_ema:
             self.model_ema = LitEma(self.model, decay=ema_decay, power=ema_power)
@@ -161,30 +149,40 @@ class DDPM(pl.LightningModule):
             self.register_buffer(name, value)
         self.register_buffer("lvlb_weights", elbo_weights(constants, betas, self.parameterization), persistent=False)
 
-    def init_from_ckpt(self, path: str, ignore_keys: Sequence[str] = (), only_model: bool = False) -> None:
+    def init_from_ckpt(
+        self, path: str, ignore_keys: Sequence[str] = (), only_model: bool = False, fresh_adapters: bool = False
+    ) -> None:
         """Load weights from a checkpoint file; keys with a prefix of ``ignore_keys`` keep their fresh values.
 
         The network starts from the checkpoint's averaged (EMA) weights when it has them, unless
         ``start_from_ema`` is off; the running average then starts at exactly the weights that are loaded, so the
-        frozen part is the same in training and in sampling. Raises UserError on any other mismatch.
+        frozen part is the same in training and in sampling. With ``fresh_adapters`` the checkpoint may lack the
+        adapters of the model. Raises UserError on any other mismatch.
         """
         checkpoint = read_checkpoint(path)
         state = dict(checkpoint["state_dict"])
         check_metadata(self, checkpoint, path)
         self.start_privacy = inherited_privacy(checkpoint)
+        self.unprotected_data = unprotected_data(checkpoint)
         absent: tuple[str, ...] = ()
         if only_model:
             state = {key: value for key, value in state.items() if key.startswith(("model.", "model_ema."))}
             absent = tuple(key for key in self.state_dict() if not key.startswith("model."))
-        self.load_lineage_state(state, ignore=ignore_keys, source=str(path), absent=absent)
+        self.load_lineage_state(state, ignore_keys, str(path), absent, fresh_adapters)
         logger.info("weights of %s loaded", path)
 
     def load_lineage_state(
-        self, state: Mapping[str, Tensor], ignore: Sequence[str] = (), source: str = "", absent: Sequence[str] = ()
+        self,
+        state: Mapping[str, Tensor],
+        ignore: Sequence[str] = (),
+        source: str = "",
+        absent: Sequence[str] = (),
+        fresh_adapters: bool = False,
     ) -> None:
         """Load a whole state dict: EMA and raw weights, schedule checked, loss networks of the first stage dropped.
 
         Keys with a prefix of ``ignore`` keep their values here; those with one of ``absent`` may be missing there.
+        With ``fresh_adapters`` so may the adapters, of a model that has any. ``source`` names the file in errors.
         """
         state = dict(state)
         self._check_schedule(state, source)
@@ -195,8 +193,8 @@ class DDPM(pl.LightningModule):
         if averaged:
             logger.info("%s: starting from the averaged (EMA) weights", source)
             state.update({f"model.{name}": value for name, value in averaged.items()})
-        foreign = ("model_ema.", "lvlb_weights", *self._foreign_prefixes(state))
-        dropped = (*(prefix for prefix in foreign if any(key.startswith(prefix) for key in state)), *ignore)
+        unused = ("model_ema.", "lvlb_weights", *self.unused_prefixes())
+        dropped = (*(prefix for prefix in unused if any(key.startswith(prefix) for key in state)), *ignore)
         own = tuple(name for name, _ in self.named_buffers() if name in ("scale_factor", "logvar"))
         load_weights(
             self,
@@ -208,7 +206,7 @@ class DDPM(pl.LightningModule):
         if self.use_ema:
             self.model_ema.reset(self.model)
 
-    def _foreign_prefixes(self, state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    def unused_prefixes(self) -> tuple[str, ...]:
         """Prefixes of keys that a lineage checkpoint carries and this model has no use for."""
         return () if self.learn_logvar else ("logvar",)
 
@@ -244,7 +242,7 @@ class DDPM(pl.LightningModule):
         return mean, variance, extract_into_tensor(self.log_one_minus_alphas_cumprod, t, x_start.shape)
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Draw x_t from q(x_t | x_0), with the given standard normal ``noise`` if any."""
+        """Draw x_t (B, C, H, W) from q(x_t | x_0), with the given standard normal ``noise`` if any."""
         noise = torch.randn_like(x_start) if noise is None else noise
         return (
             extract_into_tensor(self.sqrt_alphas_cumprod, t, x_start.shape) * x_start
@@ -276,7 +274,10 @@ class DDPM(pl.LightningModule):
         return self.model(x_noisy, t)
 
     def p_sample_loop(self, cond: Any, shape: Sequence[int], **options: Any) -> Any:
-        """Ancestral sampling; see `ldm.models.diffusion.ancestral.p_sample_loop`."""
+        """Ancestral sampling of images of ``shape`` (B, C, H, W); see `ldm.models.diffusion.ancestral.p_sample_loop`.
+
+        ``cond`` is an encoded condition of B records, or None.
+        """
         return p_sample_loop(self, cond, shape, **options)
 
     def progressive_denoising(self, cond: Any, shape: Sequence[int], **options: Any) -> Any:
@@ -290,10 +291,10 @@ class DDPM(pl.LightningModule):
         error = (target - pred).abs() if self.loss_type == "l1" else F.mse_loss(pred, target, reduction="none")
         return error.mean() if mean else error
 
-    def row_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
-        """The loss of every row and its parts, each (B,): ``simple``, ``gamma``, ``vlb`` and their sum ``loss``.
+    def loss_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
+        """The loss of every example and its parts, each (B,): ``simple``, ``gamma``, ``vlb`` and their sum ``loss``.
 
-        Rows do not influence one another, which is what makes a per-record gradient well defined.
+        Examples do not influence one another, which is what makes a per-record gradient well defined.
         Source: Ho et al. 2020, equation 14; the learned log-variance is the lineage's extension.
         """
         output = self.apply_model(self.q_sample(x_start, t, noise), t, cond)
@@ -308,7 +309,7 @@ class DDPM(pl.LightningModule):
     def p_losses(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of a batch and what to log about it."""
         noise = torch.randn_like(x_start) if noise is None else noise
-        return self._summarise(self.row_terms(x_start, t, noise))
+        return self._summarise(self.loss_terms(x_start, t, noise))
 
     def _summarise(self, terms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         prefix = "train" if self.training else "val"
@@ -320,9 +321,9 @@ class DDPM(pl.LightningModule):
         report[f"{prefix}/loss"] = loss
         return loss, report
 
-    def draw_timesteps(self, rows: int) -> Tensor:
-        """Uniform timesteps (rows,) int64."""
-        return torch.randint(0, self.num_timesteps, (rows,), device=self.device)
+    def draw_timesteps(self, count: int) -> Tensor:
+        """Uniform timesteps (count,) int64 in [0, T)."""
+        return torch.randint(0, self.num_timesteps, (count,), device=self.device)
 
     def get_input(self, batch: Mapping[str, Any], key: str) -> Tensor:
         """Images (B, H, W, C) or (B, H, W) of a batch as contiguous float (B, C, H, W)."""
@@ -338,44 +339,45 @@ class DDPM(pl.LightningModule):
 
     # ------------------------------------------------------------------ Lightning
 
-    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
         loss, report = self.shared_step(batch)
-        rows = batch_rows(batch)
-        self.log_dict(report, prog_bar=True, on_step=True, on_epoch=True, batch_size=rows)
-        self.log("global_step", float(self.global_step), prog_bar=False, on_step=True, batch_size=rows)
+        size = count_records(batch)
+        self.log_dict(report, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        self.log("global_step", float(self.global_step), prog_bar=False, on_step=True, batch_size=size)
         return loss
 
     @torch.no_grad()
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        rows = batch_rows(batch)
+        size = count_records(batch)
         _, report = self.shared_step(batch)
-        self.log_dict(report, on_step=False, on_epoch=True, batch_size=rows)
+        self.log_dict(report, on_step=False, on_epoch=True, batch_size=size)
         if self.use_ema:
             with self.ema_scope():
                 _, averaged = self.shared_step(batch)
-            self.log_dict({f"{k}_ema": v for k, v in averaged.items()}, on_step=False, on_epoch=True, batch_size=rows)
+            self.log_dict({f"{k}_ema": v for k, v in averaged.items()}, on_step=False, on_epoch=True, batch_size=size)
 
     @torch.no_grad()
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         with self.ema_scope():
             _, report = self.shared_step(batch)
         named = {key.replace("val/", "test/"): value for key, value in report.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch_rows(batch))
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=count_records(batch))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # a tick belongs to its step: at the end of the batch, callbacks would have saved and drawn an older average
+        # Update the average right after the step: callbacks at the end of the batch would otherwise save and sample an
+        # average that lags behind.
         super().optimizer_step(*args, **kwargs)
         self.average_weights()
 
     def average_weights(self) -> None:
-        """Let the running average take in the weights of the step that was just made."""
+        """Take the weights after an optimizer step into the running average (EMA)."""
         if self.use_ema:
             self.model_ema(self.model)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Name to parameter of everything the optimizer moves."""
+        """Names and parameters that the optimizer is to move."""
         named = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
-        if self.learn_logvar:
+        if isinstance(self.logvar, nn.Parameter):
             named["logvar"] = self.logvar
         return named
 
@@ -394,9 +396,10 @@ class DDPM(pl.LightningModule):
         return torch.optim.AdamW(parameters, lr=self.learning_rate, **self.optimizer_options())
 
     def optimizer_options(self) -> dict[str, Any]:
-        return {}  # further arguments of AdamW
+        """Further arguments of AdamW."""
+        return {}
 
 
-def batch_rows(batch: Mapping[str, Any]) -> int:
+def count_records(batch: Mapping[str, Any]) -> int:
     """Number of records in a collated batch."""
     return len(next(iter(batch.values())))

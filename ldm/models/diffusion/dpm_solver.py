@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.models.diffusion.sampler import DDIMGrid, Predict, Sampler, Step
+from ldm.models.diffusion.sampler import DDIMGrid, Predict, Sampler, Step, Timesteps
 
 # With fewer steps than this the last one is of first order: an extrapolation over so long an interval overshoots.
 STEADY_STEPS = 15
@@ -20,7 +20,7 @@ def half_log_snr(alpha: float) -> float:
     return 0.5 * (math.log(alpha) - math.log1p(-alpha))
 
 
-def even_timesteps(alphas_cumprod: Tensor, steps: int) -> np.ndarray:
+def even_timesteps(alphas_cumprod: Tensor, steps: int) -> np.ndarray[Any, Any]:
     """``steps`` ascending timesteps (S,) int64, as evenly spaced in `half_log_snr` as whole numbers can be.
 
     On a grid even in time the last interval is so long in that measure that the second order is lost.
@@ -43,10 +43,11 @@ def even_timesteps(alphas_cumprod: Tensor, steps: int) -> np.ndarray:
 def dpm_step(
     x: Tensor, x0: Tensor, alpha: float, alpha_prev: float, earlier: Tensor | None = None, last: float = 0.0
 ) -> Tensor:
-    """One step of algorithm 2 from level ``alpha`` to ``alpha_prev``, given the estimate ``x0`` of the data at x.
+    """One step of Lu et al. 2022, algorithm 2, from level ``alpha`` to ``alpha_prev``; returns x_prev (B, C, H, W).
 
-    ``earlier`` is the estimate of the step before, which was ``last`` > 0 long in `half_log_snr`; without it the step
-    is of first order, which is DDIM's.
+    Notation: ``x`` is x at t_{i-1}, ``x0`` is x_theta(x, t_{i-1}), ``earlier`` is x_theta at t_{i-2}, ``length`` is
+    h_i, ``last`` > 0 is h_{i-1}, ``alpha`` and ``alpha_prev`` in (0, 1) are the squares of the paper's alpha at t_{i-1}
+    and t_i, and 1 minus them those of its sigma. Without ``earlier`` the step is of first order, which is that of DDIM.
     """
     length = half_log_snr(alpha_prev) - half_log_snr(alpha)
     if earlier is not None:
@@ -63,7 +64,7 @@ class DPMSolverSampler(Sampler):
 
     title = "DPM-Solver"
 
-    def grid(self, steps: int, eta: float, timesteps: Sequence[int] | None) -> DDIMGrid:
+    def grid(self, steps: int, eta: float, timesteps: Timesteps | None) -> DDIMGrid:
         if eta != 0:
             raise UserError(f"eta: {eta} adds noise, which DPM-Solver cannot use; set eta to 0, or sample with DDIM")
         levels = self.model.alphas_cumprod

@@ -22,7 +22,7 @@ DEAD_WITH_ONE_TOKEN = ("attn2.to_q", "attn2.to_k", "norm2")
 
 @dataclass(frozen=True)
 class Selection:
-    """What is trained (name to parameter), and what was left out because its gradient is always zero."""
+    """The trained parameters by name, and the names of those left out because their gradient is always zero."""
 
     parameters: Mapping[str, nn.Parameter]
     dead: tuple[str, ...] = ()
@@ -32,6 +32,28 @@ class Selection:
     def count(self) -> int:
         """Number of trained values."""
         return sum(parameter.numel() for parameter in self.parameters.values())
+
+
+@dataclass(frozen=True)
+class FineTuningOptions:
+    """The model's flags for what is trained, as DP-LDM names them; without any, the whole network is."""
+
+    #: Train the spatial transformers, and the condition stage.
+    train_condition_only: bool = False
+    #: Train the attention blocks.
+    train_attention_only: bool = False
+    #: Train the attention modules of the input half.
+    train_input_blocks_only: bool = False
+    #: Train the residual blocks.
+    train_resblocks_only: bool = False
+    #: The 1-based index of the first attention module that is trained; -1, 0 and 1 mean all of them.
+    ablation_blocks: int = -1
+    #: Train also what no record gives a gradient.
+    train_dead_parameters: bool = False
+    #: Do not load the checkpoint's attention modules: they keep their random start values.
+    retrain_attention: bool = False
+    #: Which ones ``retrain_attention`` means: ``spatial`` transformers, or blocks of ``self``-attention.
+    attention_flag: str = "spatial"
 
 
 @dataclass(frozen=True)
@@ -57,26 +79,32 @@ class FineTuning:
     condition_adapters: bool = False
 
     @classmethod
-    def from_flags(
+    def from_options(
         cls,
+        options: FineTuningOptions,
         *,
-        condition: bool,
-        attention: bool,
-        input_blocks: bool,
-        res_blocks: bool,
-        first_block: int,
-        train_dead_parameters: bool,
         cond_stage_trainable: bool,
         adapters: bool = False,
         condition_adapters: bool = False,
     ) -> FineTuning:
-        """Read the constructor flags of the lineage."""
-        flags = {"condition": condition, "attention": attention, "input_blocks": input_blocks, "res_blocks": res_blocks}
+        """Read the flags of the lineage; of several rules the first one counts, and a warning says so."""
+        flags = {
+            "condition": options.train_condition_only,
+            "attention": options.train_attention_only,
+            "input_blocks": options.train_input_blocks_only,
+            "res_blocks": options.train_resblocks_only,
+        }
         chosen = [mode for mode, on in flags.items() if on]
         if len(chosen) > 1:
             logger.warning("several fine-tuning rules are set (%s); the first one counts", ", ".join(chosen))
-        mode = chosen[0] if chosen else "all"
-        return cls(mode, first_block, cond_stage_trainable, train_dead_parameters, adapters, condition_adapters)
+        return cls(
+            chosen[0] if chosen else "all",
+            options.ablation_blocks,
+            cond_stage_trainable,
+            options.train_dead_parameters,
+            adapters,
+            condition_adapters,
+        )
 
     def select(self, model: Any, private: bool = False) -> Selection:
         """Pick the parameters of ``model`` (a `LatentDiffusion`).
@@ -160,7 +188,7 @@ class FineTuning:
 
 
 def context_tokens(model: Any) -> int | None:
-    """Number of tokens in the condition of a class-conditional model, from one made-up label; None without one."""
+    """Number of tokens in the condition of a class-conditional model, found with one made-up label; None for others."""
     stage = model.cond_stage_model
     if stage is None or model.cond_stage_key != "class_label" or not hasattr(stage, "n_classes"):
         return None

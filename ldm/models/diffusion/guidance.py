@@ -1,4 +1,4 @@
-"""`guided_noise`: what a diffusion model takes for the noise in x_t, steered by classifier-free guidance."""
+"""`guided_noise`: the noise that a diffusion model predicts in x_t, with classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.models.diffusion.protocols import DiffusionModel
 
-def guided_noise(model: Any, x: Tensor, t: Tensor, cond: Any, uncond: Any = None, scale: float = 1.0) -> Tensor:
-    """Predicted noise, with classifier-free guidance when ``uncond`` is given and ``scale`` is not 1.
+
+def guided_noise(
+    model: DiffusionModel, x: Tensor, t: Tensor, cond: Any, uncond: Any = None, scale: float = 1.0
+) -> Tensor:
+    """Predicted noise (B, C, H, W) in x_t at timesteps ``t`` (B,).
+
+    With classifier-free guidance when ``uncond`` is given and ``scale`` is not 1. ``cond`` and ``uncond`` are encoded
+    conditions of B records.
 
     Source: Ho and Salimans 2022, equation 6, in the lineage's form uncond + scale * (cond - uncond).
     """

@@ -1,4 +1,4 @@
-"""What a training run shows of its model: samples, and inputs and reconstructions when these are public."""
+"""Images of a latent diffusion model for the image logger: samples, and inputs and reconstructions of public data."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.ddpm_base import DDPM, batch_rows
+from ldm.models.diffusion.ddpm_base import DDPM, count_records
 
 
 @torch.no_grad()
 def log_images(
     model: Any, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
 ) -> dict[str, Tensor]:
-    """Images of a `LatentDiffusion` for the image logger, each (n, C, H, W).
+    """Images of a `LatentDiffusion` for the image logger, each (n, C, H, W) nominally in [-1, 1].
 
-    A private run gets samples of the model only: inputs and reconstructions would leave outside the mechanism.
+    With ``private`` only samples of the model: inputs and reconstructions would be released without noise.
     """
-    count = min(count, batch_rows(batch)) if not private else count
+    count = min(count, count_records(batch)) if not private else count
     images: dict[str, Tensor] = {}
     condition = None
     if not private:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.models.diffusion.ddim import ddim_step
-from ldm.models.diffusion.sampler import DDIMGrid, Predict, Sampler, Step
+from ldm.models.diffusion.sampler import DDIMGrid, Predict, Sampler, Step, Timesteps
 
 # Adams-Bashforth weights, newest prediction first, by the number of earlier predictions.
 WEIGHTS = {
@@ -19,13 +19,18 @@ WEIGHTS = {
 
 
 def linear_multistep(eps: Tensor, earlier: Sequence[Tensor]) -> Tensor:
-    """The noise to step along, from the prediction here and one to three ``earlier`` ones, the newest first.
+    """The extrapolated noise, from the prediction at x_t and one to three ``earlier`` ones, the newest first.
 
-    The weights sum to 1: where the prediction does not change, the step is DDIM's. With more than three the newest
-    three count.
+    Notation of Liu et al. 2022, equation 12: ``eps`` is e_t, ``earlier`` is e_{t+1}, e_{t+2}, e_{t+3}, and the result
+    is e'_t. The weights sum to 1, so that with constant predictions the step is that of DDIM. Of more than three
+    earlier predictions the newest three are used.
     """
     used = [eps, *earlier[:3]]
-    return sum(weight * value for weight, value in zip(WEIGHTS[len(used) - 1], used, strict=True))
+    weights = WEIGHTS[len(used) - 1]
+    total = weights[0] * used[0]
+    for weight, value in zip(weights[1:], used[1:], strict=True):
+        total = total + weight * value
+    return total
 
 
 class PLMSSampler(Sampler):
@@ -36,7 +41,7 @@ class PLMSSampler(Sampler):
 
     title = "PLMS"
 
-    def grid(self, steps: int, eta: float, timesteps: Sequence[int] | None) -> DDIMGrid:
+    def grid(self, steps: int, eta: float, timesteps: Timesteps | None) -> DDIMGrid:
         if eta != 0:
             raise UserError(f"eta: {eta} adds noise, which PLMS cannot use; set eta to 0, or sample with DDIM")
         return DDIMGrid.make(self.model.alphas_cumprod, steps, 0.0, timesteps)
@@ -51,7 +56,7 @@ class PLMSSampler(Sampler):
             eps = predict(x, index)
             if earlier:
                 direction = linear_multistep(eps, earlier)
-            else:  # no history yet: the mean of the noise here and where it leads
+            else:  # no earlier prediction: the mean of the noise here and after a trial step
                 probe, _ = advance(x, eps, index)
                 direction = (eps + predict(probe, max(index - 1, 0))) / 2
             earlier[:] = [eps, *earlier[:2]]

@@ -14,7 +14,11 @@ from tqdm import tqdm
 
 from ldm.errors import UserError
 from ldm.models.diffusion.guidance import guided_noise
+from ldm.models.diffusion.protocols import DiffusionModel
 from ldm.modules.diffusionmodules.util import make_ddim_sampling_parameters, make_ddim_timesteps
+
+#: Ascending timesteps (S,) in [0, T).
+Timesteps = Sequence[int] | np.ndarray[Any, Any]
 
 #: (x_t, index of t in the grid) -> the noise predicted in x_t
 Predict = Callable[[Tensor, int], Tensor]
@@ -25,15 +29,20 @@ Step = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class DDIMGrid:
-    """The visited timesteps, ascending (S,), and for each the signal levels and noise of the step that leaves it."""
+    """The visited timesteps (S,) in ascending order, and the constants of the step that starts at each of them.
 
-    timesteps: np.ndarray
-    alphas: np.ndarray
-    alphas_prev: np.ndarray
-    sigmas: np.ndarray
+    Notation of Song et al. 2021, with tau the sub-sequence of timesteps: ``timesteps`` is tau, ``alphas`` is
+    alpha_{tau_i}, ``alphas_prev`` is alpha_{tau_{i-1}}, ``sigmas`` is sigma_{tau_i}. Their alpha is the cumulative
+    product that Ho et al. write with a bar.
+    """
+
+    timesteps: np.ndarray[Any, Any]
+    alphas: np.ndarray[Any, Any]
+    alphas_prev: np.ndarray[Any, Any]
+    sigmas: np.ndarray[Any, Any]
 
     @classmethod
-    def make(cls, alphas_cumprod: Tensor, steps: int, eta: float, timesteps: Sequence[int] | None = None) -> DDIMGrid:
+    def make(cls, alphas_cumprod: Tensor, steps: int, eta: float, timesteps: Timesteps | None = None) -> DDIMGrid:
         """Choose ``steps`` in [1, T] timesteps, or take the given ascending ones.
 
         ``eta`` in [0, 1] goes from deterministic to ancestral noise.
@@ -41,9 +50,10 @@ class DDIMGrid:
         if not 0.0 <= eta <= 1.0:
             raise UserError(f"eta: {eta} is outside [0, 1]; 0 is deterministic, 1 adds the noise of ancestral sampling")
         levels = alphas_cumprod.detach().cpu().numpy()
-        if timesteps is None:
-            timesteps = make_ddim_timesteps("uniform", steps, len(levels), verbose=False)
-        visited = np.asarray(timesteps)
+        chosen = (
+            timesteps if timesteps is not None else make_ddim_timesteps("uniform", steps, len(levels), verbose=False)
+        )
+        visited = np.asarray(chosen)
         sigmas, alphas, previous = make_ddim_sampling_parameters(levels, visited, eta, verbose=False)
         return cls(visited, np.asarray(alphas), np.asarray(previous), np.asarray(sigmas))
 
@@ -52,20 +62,23 @@ class DDIMGrid:
 
 
 class Sampler(ABC):
-    """Samples a diffusion model in few steps. A method says which timesteps it visits, and how it takes a step."""
+    """Samples a diffusion model in few steps. A subclass chooses the timesteps and takes the steps."""
 
     title = "sampling"
 
-    def __init__(self, model: Any):
+    def __init__(self, model: DiffusionModel):
         self.model = model
 
     @abstractmethod
-    def grid(self, steps: int, eta: float, timesteps: Sequence[int] | None) -> DDIMGrid:
+    def grid(self, steps: int, eta: float, timesteps: Timesteps | None) -> DDIMGrid:
         """The timesteps to visit. Raises UserError for what the method cannot do."""
 
     @abstractmethod
     def stepper(self, grid: DDIMGrid, predict: Predict, temperature: float) -> Step:
-        """The steps of one trajectory, taken from the noisiest one down; what they remember is theirs alone."""
+        """The step function of one trajectory, which goes from the noisiest timestep down.
+
+        It may remember earlier steps of its own trajectory, so every trajectory needs a new one.
+        """
 
     @torch.no_grad()
     def sample(
@@ -76,7 +89,7 @@ class Sampler(ABC):
         conditioning: Any = None,
         *,
         eta: float = 0.0,
-        timesteps: Sequence[int] | None = None,
+        timesteps: Timesteps | None = None,
         x_T: Tensor | None = None,
         mask: Tensor | None = None,
         x0: Tensor | None = None,
@@ -94,6 +107,8 @@ class Sampler(ABC):
         ``temperature`` scales the noise of a step, where the method adds any.
         Raises UserError for steps outside [1, T], or an eta that the method cannot use.
         """
+        if (mask is None) != (x0 is None):
+            raise UserError("give both a mask and x0 (the content it keeps), or neither")
         model = self.model
         grid = self.grid(S, eta, timesteps)
         device = model.betas.device
@@ -111,7 +126,7 @@ class Sampler(ABC):
         step = self.stepper(grid, predict, temperature)
         steps = range(len(grid) - 1, -1, -1)
         for count, index in enumerate(tqdm(steps, desc=self.title, disable=not verbose)):
-            if mask is not None:
+            if mask is not None and x0 is not None:
                 x = model.q_sample(x0, times(index)) * mask + (1.0 - mask) * x
             x, estimate = step(x, index)
             if callback is not None:

@@ -97,7 +97,7 @@ def _steps(model: Any, parts: torch.nn.Module, draw: Draw, how: FurtherTraining,
         if condition is not None:
             condition = model.get_learned_conditioning(condition)
         timesteps = torch.randint(how.first_timestep, model.num_timesteps, (len(latents),), device=model.device)
-        loss = model.row_terms(latents, timesteps, torch.randn_like(latents), condition)["loss"].mean()
+        loss = model.loss_terms(latents, timesteps, torch.randn_like(latents), condition)["loss"].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -44,7 +44,7 @@ class BERTTokenizer(nn.Module):
     def pieces(self) -> WordPiece:
         """The word-piece tokenizer, read on first use."""
         if self._pieces is None:
-            self._pieces = WordPiece.read(find_vocabulary(self.vocabulary))
+            self._pieces = WordPiece(find_vocabulary(self.vocabulary))
         return self._pieces
 
     def forward(self, text: str | Sequence[str]) -> Tensor:
@@ -52,7 +52,7 @@ class BERTTokenizer(nn.Module):
         for item in texts:
             if not isinstance(item, str):
                 raise UserError(f"caption: {item!r} is a {type(item).__name__}; give text")
-        ids = [self.pieces.encode(item, self.max_length) for item in texts]
+        ids = self.pieces.encode(texts, self.max_length)
         return torch.tensor(ids, dtype=torch.long).reshape(len(texts), self.max_length)
 
     @torch.no_grad()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import vgg
 
 from ldm.errors import UserError
 
 VGG_FILE = "vgg16-397923af.pth"
 VGG_ENV = "LDM_VGG16_WEIGHTS"
 WIDTHS = (64, 128, 256, 512, 512)
-CONVOLUTIONS = (2, 2, 3, 3, 3)
 
 
 def find_vgg_weights(path: str | os.PathLike | None = None) -> Path | None:
@@ -33,10 +34,10 @@ def find_vgg_weights(path: str | os.PathLike | None = None) -> Path | None:
 
 
 def find_head_weights() -> Path | None:
-    """The five 1x1 heads shipped inside the `lpips` package (not imported), or None when it is not installed."""
-    spec = importlib.util.find_spec("lpips")
+    """The five 1x1 heads that torchmetrics ships (it comes with Lightning), or None when they are not there."""
+    spec = importlib.util.find_spec("torchmetrics")  # looked for, not imported
     for folder in (spec.submodule_search_locations or ()) if spec else ():
-        heads = Path(folder) / "weights" / "v0.1" / "vgg.pth"
+        heads = Path(folder) / "functional" / "image" / "lpips_models" / "vgg.pth"
         if heads.is_file():
             return heads
     return None
@@ -55,24 +56,18 @@ class ScalingLayer(nn.Module):
 
 
 class VGG16Features(nn.Module):
-    """The convolutions of VGG16 (Simonyan and Zisserman 2015) cut after each of the five blocks' last ReLU.
+    """The convolutions of torchvision's VGG16 (Simonyan and Zisserman 2015), cut after each block's last ReLU.
 
     Layers keep torchvision's numbers inside `slice1` ... `slice5`. (B,3,H,W) -> five feature maps.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        number, width = 0, 3
-        for block, (width_out, convolutions) in enumerate(zip(WIDTHS, CONVOLUTIONS, strict=True)):
-            part = nn.Sequential()
-            if block > 0:
-                part.add_module(str(number), nn.MaxPool2d(kernel_size=2, stride=2))
-                number += 1
-            for _ in range(convolutions):
-                part.add_module(str(number), nn.Conv2d(width, width_out, kernel_size=3, padding=1))
-                part.add_module(str(number + 1), nn.ReLU())
-                number, width = number + 2, width_out
-            self.add_module(f"slice{block + 1}", part)
+        # vgg16() would also draw the 120 million numbers of a classifier that is not used here
+        layers = list(vgg.make_layers(vgg.cfgs["D"]).named_children())
+        pools = [at for at, (_, layer) in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+        for block, (first, last) in enumerate(zip([0, *pools], pools, strict=False), 1):
+            self.add_module(f"slice{block}", nn.Sequential(OrderedDict(layers[first:last])))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = []
@@ -112,13 +107,13 @@ class LPIPS(nn.Module):
         self.eval()
         self.ready = False
         self.register_load_state_dict_pre_hook(_note_loaded)
-        vgg, heads = find_vgg_weights(vgg_weights), find_head_weights()
-        if vgg is not None and heads is not None:
-            self._load_files(vgg, heads)
+        backbone, heads = find_vgg_weights(vgg_weights), find_head_weights()
+        if backbone is not None and heads is not None:
+            self._load_files(backbone, heads)
 
-    def _load_files(self, vgg: Path, heads: Path) -> None:
+    def _load_files(self, backbone: Path, heads: Path) -> None:
         state = dict(torch.load(heads, map_location="cpu", weights_only=True))
-        state |= _rename_vgg(torch.load(vgg, map_location="cpu", weights_only=True), vgg)
+        state |= _rename_vgg(torch.load(backbone, map_location="cpu", weights_only=True), self.net, backbone)
         state |= {f"scaling_layer.{name}": value for name, value in self.scaling_layer.state_dict().items()}
         self.load_state_dict(state)
 
@@ -127,8 +122,8 @@ class LPIPS(nn.Module):
         if not self.ready:
             raise UserError(
                 "the perceptual loss has no weights: put torchvision's VGG16 file at "
-                f"$TORCH_HOME/hub/checkpoints/{VGG_FILE} (or name it in ${VGG_ENV}) and `pip install lpips` for the "
-                "heads, or set perceptual_weight: 0 in lossconfig.params"
+                f"$TORCH_HOME/hub/checkpoints/{VGG_FILE} (or name it in ${VGG_ENV}), see that torchmetrics is "
+                "installed, which ships the heads, or set perceptual_weight: 0 in lossconfig.params"
             )
 
     def train(self, mode: bool = True) -> LPIPS:
@@ -157,17 +152,12 @@ def _note_loaded(module: LPIPS, state_dict: Mapping[str, Tensor], prefix: str, *
         module.ready = True
 
 
-def _rename_vgg(state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+def _rename_vgg(state: Mapping[str, Tensor], network: VGG16Features, source: Path) -> dict[str, Tensor]:
     """torchvision's `features.{n}.*` under the names of `VGG16Features`; the classifier is left out."""
-    first = 0
     renamed = {}
-    for block, convolutions in enumerate(CONVOLUTIONS):
-        first += block > 0
-        for number in range(first, first + 2 * convolutions, 2):
-            for name in ("weight", "bias"):
-                key = f"features.{number}.{name}"
-                if key not in state:
-                    raise UserError(f"{source}: no tensor {key}; this is not torchvision's VGG16 file")
-                renamed[f"net.slice{block + 1}.{number}.{name}"] = state[key]
-        first += 2 * convolutions
+    for name in network.state_dict():
+        key = f"features.{name.partition('.')[2]}"
+        if key not in state:
+            raise UserError(f"{source}: no tensor {key}; this is not torchvision's VGG16 file")
+        renamed[f"net.{name}"] = state[key]
     return renamed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +17,19 @@ from ldm.evaluation.classifiers import training as classifier_training
 from ldm.evaluation.classifiers.downstream import (
     downstream_accuracy,
     fit_classifier,
-    format_scores,
+    format_accuracies,
     hold_out,
     train_classifier,
 )
 from ldm.evaluation.classifiers.networks import Preparation
 from ldm.evaluation.classifiers.protocols import PROTOCOLS, ClassifierProtocol
-from ldm.evaluation.classifiers.training import Average, ClassifierTrainer, EpochScore, score_classifier
+from ldm.evaluation.classifiers.training import ClassifierTrainer, EpochScore, averaged, score_classifier
 from ldm.samples import SampleSet
+
+
+def held_out(**changes: Any) -> ClassifierProtocol:
+    """The default protocol with some fields replaced."""
+    return ClassifierProtocol().changed(**changes)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def digits() -> tuple[SampleSet, SampleSet, SampleSet]:
 
 @pytest.mark.parametrize(("name", "lr", "least"), [("logreg", 1e-3, 0.85), ("mlp", 3e-3, 0.9)])
 def test_simple_classifiers_learn_digits(digits, name: str, lr: float, least: float) -> None:
-    result = train_classifier(name, *digits, epochs=10, lr=lr)
+    result = train_classifier(name, *digits, protocol=held_out(epochs=10, lr=lr))
     assert result.accuracy > least and result.validation_accuracy > least
     assert len(result.curve) == result.epochs == 10
 
@@ -46,7 +52,7 @@ def test_simple_classifiers_learn_digits(digits, name: str, lr: float, least: fl
 def test_cnn_learns_digits(digits) -> None:
     train, validation, test = digits
     few = train.subset(torch.arange(300)), validation.subset(torch.arange(100)), test.subset(torch.arange(200))
-    assert train_classifier("cnn", *few, epochs=3, lr=3e-3, batch_size=30).accuracy > 0.7
+    assert train_classifier("cnn", *few, protocol=held_out(epochs=3, lr=3e-3, batch_size=30)).accuracy > 0.7
 
 
 @pytest.mark.slow
@@ -56,27 +62,29 @@ def test_cnn_reads_handwriting_after_a_thousand_images() -> None:
     samples = SampleSet(torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 28, 28) / 127.5 - 1, torch.tensor(labels))
     order = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
     parts = [samples.subset(part) for part in (order[:1500], order[1500:1750], order[1750:])]
-    result = train_classifier("cnn", *parts, epochs=10, lr=1e-3, augment=True, amp=True)
+    result = train_classifier("cnn", *parts, amp=True, protocol=held_out(epochs=10, lr=1e-3, augment=("jitter",)))
     assert result.accuracy > 0.93
 
 
 def test_augmented_images_still_teach(digits) -> None:
-    assert train_classifier("mlp", *digits, epochs=10, lr=3e-3, augment=True).accuracy > 0.8
+    assert train_classifier("mlp", *digits, protocol=held_out(epochs=10, lr=3e-3, augment=("jitter",))).accuracy > 0.8
 
 
 def test_bfloat16_learns_too(digits) -> None:
-    assert train_classifier("mlp", *digits, epochs=8, lr=3e-3, amp=True).accuracy > 0.9
+    assert train_classifier("mlp", *digits, amp=True, protocol=held_out(epochs=8, lr=3e-3)).accuracy > 0.9
 
 
 def test_the_seed_fixes_everything_and_leaves_the_global_state_alone(digits) -> None:
     torch.manual_seed(5)
-    first = train_classifier("mlp", *digits, epochs=2, augment=True, seed=3)
+    first = train_classifier("mlp", *digits, seed=3, protocol=held_out(epochs=2, augment=("jitter",)))
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), after)
     torch.manual_seed(99)
-    assert train_classifier("mlp", *digits, epochs=2, augment=True, seed=3) == first
-    assert train_classifier("mlp", *digits, epochs=2, augment=True, seed=4).curve != first.curve
+    assert train_classifier("mlp", *digits, seed=3, protocol=held_out(epochs=2, augment=("jitter",))) == first
+    assert (
+        train_classifier("mlp", *digits, seed=4, protocol=held_out(epochs=2, augment=("jitter",))).curve != first.curve
+    )
 
 
 class Recorder:
@@ -101,7 +109,7 @@ def test_real_images_are_not_looked_at_before_the_epoch_is_chosen(digits, monkey
 
     monkeypatch.setattr(ClassifierTrainer, "run", logged)
     train, validation, test = digits
-    train_classifier("logreg", train, validation, Recorder(test, log), epochs=3)
+    train_classifier("logreg", train, validation, Recorder(test, log), protocol=held_out(epochs=3))
     assert log[:3] == ["epoch"] * 3 and set(log[3:]) == {"test"}
 
 
@@ -124,7 +132,7 @@ def test_the_epoch_is_the_best_on_held_out_samples(digits, monkeypatch: pytest.M
         "score_classifier",
         lambda network, *_, **__: scored.append(network.classify.weight.clone()) or (1, 0),
     )
-    result = train_classifier("logreg", *digits, epochs=4)
+    result = train_classifier("logreg", *digits, protocol=held_out(epochs=4))
     assert result.best_epoch == 3 and result.validation_accuracy == 0.9
     assert len(scored) == 1 and torch.equal(scored[0], weights[2])
 
@@ -150,7 +158,7 @@ def test_preparation_is_the_same_for_generated_and_real(digits, monkeypatch: pyt
         return prepare(self, images)
 
     monkeypatch.setattr(Preparation, "__call__", noted)
-    train_classifier("logreg", *digits, epochs=1)
+    train_classifier("logreg", *digits, protocol=held_out(epochs=1))
     assert [count for _, count in seen] == [600, 200, 400]
     assert len({(how.size, how.channels, how.mean) for how, _ in seen}) == 1
     seen.clear()
@@ -188,7 +196,7 @@ def test_scores_of_all_models_are_plain_and_printable(digits) -> None:
     assert content["results"][1]["seed"] == 1 and content["honest"] is True
     assert content["note"] == "epoch chosen on held-out samples" and content["protocol"] == "tiny"
     assert "step_losses" not in content["results"][0]
-    assert format_scores(scores).splitlines()[0].startswith("Logistic regression: ")
+    assert format_accuracies(scores).splitlines()[0].startswith("Logistic regression: ")
     with pytest.raises(FrozenInstanceError):
         scores[1].mean = 1.0
 
@@ -208,10 +216,10 @@ def test_a_choice_on_real_images_is_marked_everywhere(digits, caplog: pytest.Log
     protocol = PROTOCOLS["best-test-epoch"].changed(epochs=4, augment=(), lr=0.01, anneal_period=2)
     (summary,) = downstream_accuracy(train, test, classifiers=["logreg"], protocol=protocol)
     (result,) = summary.results
-    assert not summary.honest and not result.honest and summary.selection == "best-test-epoch"
+    assert summary.uses_test_for_selection and result.uses_test_for_selection and summary.selection == "best-test-epoch"
     assert result.accuracy == result.validation_accuracy == max(score.validation_accuracy for score in result.curve)
     assert result.average_accuracy == max(score.average_accuracy for score in result.curve)
-    assert "not an accuracy on unseen images" in format_scores([summary])
+    assert "not an accuracy on unseen images" in format_accuracies([summary])
     assert "not an accuracy on unseen images" in summary.to_dict()["note"]
     assert any(record.levelname == "WARNING" and "not an accuracy" in record.message for record in caplog.records)
     assert len(result.step_losses) == 4 and len(result.step_losses[0]) == 10  # 600 images twice, 128 a step
@@ -222,7 +230,7 @@ def test_the_last_epoch_is_scored_when_nothing_is_chosen(digits, caplog: pytest.
     protocol = TINY.changed(selection="last", epochs=3)
     (summary,) = downstream_accuracy(train, test, held_out=validation, classifiers=["logreg"], protocol=protocol)
     (result,) = summary.results
-    assert result.best_epoch == 3 and result.validation_accuracy is None and summary.honest
+    assert result.best_epoch == 3 and result.validation_accuracy is None and not summary.uses_test_for_selection
     assert all(score.validation_accuracy is None for score in result.curve)
     assert "does not use the held-out samples" in caplog.text
     network = fit_classifier("logreg", train, protocol=protocol)
@@ -252,17 +260,17 @@ def test_the_learning_rate_follows_warm_restarts(digits, monkeypatch: pytest.Mon
 
 def test_the_average_follows_its_formula() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1))
-    average = Average(network, 0.5)
+    average = averaged(network, 0.5)
     values, expected = [3.0, -1.0, 2.0, 7.0, 5.0, 1.0, 4.0, 2.0, 8.0], float(network[0].weight.detach())
     for count, value in enumerate(values, start=1):
         with torch.no_grad():
             network[0].weight.fill_(value)
             network[1].running_mean.fill_(value)
-        average.update(network)
+        average.update_parameters(network)
         decay = min(0.5, (1 + count) / (10 + count))
         expected = decay * expected + (1 - decay) * value
-    assert float(average.network[0].weight) == pytest.approx(expected, rel=1e-5)
-    assert float(average.network[1].running_mean) == values[-1]
+    assert float(average.module[0].weight) == pytest.approx(expected, rel=1e-5)
+    assert float(average.module[1].running_mean) == values[-1]
 
 
 def test_averaged_weights_are_the_figure_where_the_protocol_says_so(digits) -> None:
@@ -281,8 +289,8 @@ def test_training_that_diverges_is_not_scored(digits) -> None:
 def test_colour_stays_colour_unless_the_protocol_is_grey(digits) -> None:
     train = digits[0].subset(torch.arange(40))
     colour = SampleSet(train.images.expand(-1, 3, -1, -1), train.labels)
-    assert fit_classifier("logreg", colour, epochs=1).classify.in_features == 3 * 32 * 32
-    assert fit_classifier("logreg", colour, epochs=1, grey=True).classify.in_features == 32 * 32
+    assert fit_classifier("logreg", colour, protocol=held_out(epochs=1)).classify.in_features == 3 * 32 * 32
+    assert fit_classifier("logreg", colour, protocol=held_out(epochs=1, grey=True)).classify.in_features == 32 * 32
     assert fit_classifier("logreg", colour, protocol=PROTOCOLS["dpdm"].changed(epochs=1)).classify.in_features == 784
 
 
@@ -313,16 +321,16 @@ def test_hold_out_of_tiny_classes() -> None:
 )
 def test_settings_are_checked(digits, changes: dict[str, float], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        train_classifier("logreg", *digits, **{"epochs": 1, **changes})
+        train_classifier("logreg", *digits, protocol=held_out(**{"epochs": 1, **changes}))
 
 
 def test_missing_labels_and_sizes_are_named(digits) -> None:
     train, validation, _ = digits
     with pytest.raises(UserError, match="training samples have no labels"):
-        fit_classifier("logreg", SampleSet(train.images), epochs=1)
+        fit_classifier("logreg", SampleSet(train.images), protocol=held_out(epochs=1))
     bigger = SampleSet(torch.zeros(2, 1, 16, 16), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(UserError, match="one size"):
-        train_classifier("logreg", train, bigger, validation, epochs=1)
+        train_classifier("logreg", train, bigger, validation, protocol=held_out(epochs=1))
 
 
 def test_requests_are_checked(digits) -> None:

@@ -21,18 +21,28 @@ def count(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("logreg", 1024 * 10 + 10),
-        ("mlp", 1024 * 100 + 100 + 100 * 10 + 10),
-        ("cnn", (9 * 32 + 32) + (9 * 32 * 64 + 64) + (9 * 64 * 128 + 128) + (2048 * 128 + 128) + (128 * 10 + 10)),
-    ],
-)
-def test_sizes_at_32_pixels(name: str, parameters: int) -> None:
-    network = build_classifier(name)
+def as_published(name: str) -> torch.nn.Sequential:
+    """The three small classifiers at 32 pixels, written a second time as plain lists of layers."""
+    nn = torch.nn
+    if name == "logreg":
+        return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
+    if name == "mlp":
+        return nn.Sequential(nn.Flatten(), nn.Linear(1024, 100), nn.ReLU(), nn.Linear(100, 10))
+    maps = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    ends = [nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 128), nn.ReLU(), nn.Linear(128, 10)]
+    return nn.Sequential(*maps, *ends)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("logreg", 10_250), ("mlp", 103_510), ("cnn", 356_234)])
+def test_small_classifiers_compute_what_their_layers_do(name: str, parameters: int) -> None:
+    network, reference = build_classifier(name).eval(), as_published(name).eval()
+    assert [tuple(ours.shape) for ours in network.parameters()] == [tuple(one.shape) for one in reference.parameters()]
     assert count(network) == parameters
-    assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
+    with torch.no_grad():
+        for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
+            theirs.copy_(ours)
+    images = torch.rand(5, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(network(images), reference(images), rtol=1e-5, atol=1e-6)
 
 
 def convolutions(*shapes: tuple[int, int, int]) -> int:

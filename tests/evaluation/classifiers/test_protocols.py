@@ -19,7 +19,7 @@ from ldm.evaluation.classifiers.protocols import (
 
 def test_the_default_never_looks_at_real_test_images() -> None:
     default = ClassifierProtocol()
-    assert default.name == HELD_OUT and default.selection == HELD_OUT and default.honest
+    assert default.name == HELD_OUT and default.selection == HELD_OUT and not default.uses_test_for_selection
     assert protocol_named(HELD_OUT) == default
 
 
@@ -35,8 +35,8 @@ def test_selection_of_the_published_ones() -> None:
         "dpimagebench": BEST_TEST,
     }
     for name, protocol in PROTOCOLS.items():
-        assert protocol.honest == (name not in ("best-test-epoch", "dp-lora", "dpimagebench"))
-        assert ("real test images" in protocol.note) != protocol.honest
+        assert protocol.uses_test_for_selection == (name in ("best-test-epoch", "dp-lora", "dpimagebench"))
+        assert ("real test images" in protocol.note) == protocol.uses_test_for_selection
         assert protocol.source
 
 

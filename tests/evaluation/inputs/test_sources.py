@@ -51,7 +51,7 @@ class Broken(BySize):
             "range": {"image": item["image"] * 255},
             "layout": {"image": item["image"].transpose(2, 0, 1).repeat(2, axis=0)},
             "ragged": {"image": item["image"][: 1 + index % 2]},
-            "key": {"image": item["image"]},
+            "key": {"photo": item["image"]},
             "tuple": (item["image"], 0),
         }[self.fault]
 

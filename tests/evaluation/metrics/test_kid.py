@@ -1,10 +1,9 @@
-"""KID against the sum over pairs and against torch-fidelity on the same features."""
+"""KID against the sum over pairs: the exact estimate, and the subsets that torch-fidelity draws."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from ldm.errors import UserError
 from ldm.evaluation.metrics.kid import kernel_distance
@@ -35,15 +34,21 @@ def test_one_estimate_equals_the_sum_over_pairs() -> None:
     assert (found.subsets, found.subset_size, found.deviation) == (1, 12, 0.0)
 
 
-def test_agrees_with_torch_fidelity() -> None:
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+def test_subsets_average_to_the_exact_estimate() -> None:
+    """The exact estimate is computed here, the subsets by torch-fidelity."""
+    first, second = features(0, 300), features(1, 300, shift=0.3)
+    exact = kernel_distance(first, second, subset_size=300)
+    assert (exact.subsets, exact.deviation) == (1, 0.0)
+    many = kernel_distance(first, second, subsets=50, subset_size=100)
+    assert many.value == pytest.approx(exact.value, abs=4 * many.deviation / 50**0.5) and many.deviation > 0
 
-    first, second = torch.from_numpy(features(0, 300)), torch.from_numpy(features(1, 300, shift=0.3))
-    theirs = kid_features_to_metric(first, second, kid_subsets=1, kid_subset_size=300, verbose=False, rng_seed=0)
-    assert kernel_distance(first, second).value == pytest.approx(theirs[KEY_METRIC_KID_MEAN], abs=1e-9)
-    many = kid_features_to_metric(first, second, kid_subsets=50, kid_subset_size=100, verbose=False, rng_seed=0)
-    ours = kernel_distance(first, second, subsets=50, subset_size=100)
-    assert ours.value == pytest.approx(many[KEY_METRIC_KID_MEAN], abs=4 * ours.deviation / 50**0.5)
+
+def test_one_subset_of_all_rows_is_the_exact_estimate() -> None:
+    """Sets of two sizes: the subset is capped at the smaller one, whose rows are then all taken."""
+    first, second = features(0, 12), np.repeat(features(1, 1, shift=0.5), 20, axis=0)
+    found = kernel_distance(first, second, subsets=1, subset_size=1000)
+    assert found.subset_size == 12
+    assert found.value == pytest.approx(by_pairs(first, second[:12]), rel=1e-10)
 
 
 def test_subsets_shrink_to_the_smaller_set_and_are_seeded() -> None:

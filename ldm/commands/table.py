@@ -1,0 +1,41 @@
+"""The table of `dp-ldm`'s commands, and the entry point that picks one of them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ldm.cli import run
+from ldm.errors import UserError, nearest
+
+#: Command to the one line that the list shows. The module of a command has its name.
+COMMANDS = {
+    "release": "write a finished private run as a folder that can be handed over",
+    "verify": "check a release folder: checksums, epsilon, plan, weights, documents",
+}
+
+
+def usage() -> str:
+    """What ``dp-ldm`` and ``dp-ldm --help`` print."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {line}" for name, line in COMMANDS.items()]
+    return "\n".join(
+        ["usage: dp-ldm COMMAND [arguments]", "", *lines, "", "dp-ldm COMMAND --help lists its arguments."]
+    )
+
+
+def dispatch(words: Sequence[str]) -> None:
+    """Run the command that the first word names with the other words. Raises UserError for an unknown command."""
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return
+    name, *rest = words
+    if name not in COMMANDS:
+        raise UserError(f"unknown command '{name}'{nearest(name, COMMANDS)}; dp-ldm --help lists them")
+    importlib.import_module(f"ldm.commands.{name}").main(rest)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(lambda: dispatch(sys.argv[1:]))

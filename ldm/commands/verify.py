@@ -1,0 +1,23 @@
+"""`dp-ldm verify`: check a release folder; exit code 1 when a check fails."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli import ArgumentParser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, print one line a check and the verdict."""
+    parser = ArgumentParser(prog="dp-ldm verify", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="what dp-ldm release has written")
+    args = parser.parse_args(argv)
+
+    from ldm.reports.verification import verify_release
+
+    verdict = verify_release(args.folder)
+    print("\n".join(verdict.lines()))
+    if not verdict.sound:
+        sys.exit(1)

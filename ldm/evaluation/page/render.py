@@ -1,0 +1,113 @@
+"""Jinja templates as HTML documents that stand alone, and the few filters that they use."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+TEMPLATES = Path(__file__).parent / "templates"
+ARROWS = {"lower": "↓", "higher": "↑"}
+#: An absolute path inside a longer text; the last group is its last part.
+_PATH = re.compile(r"(?<![\w.:/\\~})-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"<>|()]+[/\\])+([^\s/\\:;,'\"<>|()]*)")
+
+
+def hide_folders(text: str) -> str:
+    """The text with absolute paths cut to their last part: a page tells nobody about one machine's folders."""
+    name, separator, rest = text.partition(" size:")
+    if name.startswith(("/", "~/")) and " /" not in name:
+        text = (PurePosixPath(name).name or "...") + separator + rest
+    elif re.match(r"[A-Za-z]:[\\/]", name):
+        text = (PureWindowsPath(name).name or "...") + separator + rest
+    return _PATH.sub(lambda found: found.group(1) or "...", text)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure for people: four significant digits, thousands marked, a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+
+
+def number_or_word(value: float | str | None) -> str:
+    """A figure for people; a word such as "infinite" stays."""
+    return value if isinstance(value, str) else number(value)
+
+
+def percent(value: float) -> str:
+    """A share from 0 to 1 as percent."""
+    return f"{100 * value:.1f} %"
+
+
+def direction(better: str) -> str:
+    """Which way is better, on one line."""
+    return f"{better}\N{NO-BREAK SPACE}{ARROWS[better]}"
+
+
+def words(name: str) -> str:
+    """A key of a file as words."""
+    return name.replace("_", " ")
+
+
+def flat_rows(values: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Nested mappings as one list of (name, value for people)."""
+    return [(words(key), plain(value)) for key, value in _flat(values)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{key} ")
+        else:
+            found.append((f"{prefix}{key}", value))
+    return found
+
+
+def plain(value: Any) -> object:
+    """A value of a file as text; a list of records becomes preformatted JSON."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if all(not isinstance(entry, Mapping | list | tuple) for entry in value):
+            return ", ".join(map(str, value)) or "none"
+        return Markup("<pre>{}</pre>").format(hide_folders(json.dumps(list(value), indent=1, default=str)))
+    return value
+
+
+def _finalize(value: Any) -> Any:
+    """Every text that reaches a page goes through here; markup was made by a template and is clean already."""
+    return hide_folders(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        finalize=_finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (number, number_or_word, percent, direction, words, flat_rows, plain)
+    environment.filters.update({function.__name__: function for function in filters})
+    return environment
+
+
+ENVIRONMENT = _environment()
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A template of this package filled in. Its result is markup, so that another template may show it."""
+    return Markup(ENVIRONMENT.get_template(template).render(**values))

@@ -1,0 +1,209 @@
+"""`DPConfig`: the settings of a private run, checked, and the plan that follows from them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from ldm.errors import UserError
+from ldm.privacy.clipping import ENGINES, STYLES
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT, History
+from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
+from ldm.privacy.validate import number, one_of, whole
+
+logger = logging.getLogger(__name__)
+
+#: A stated ``dataset_size`` more than this many times the number of records is worth a warning.
+FAR_ABOVE = 2.0
+
+#: A delta above this share of 1 / N is worth a warning: with delta = 1 / N one record may be published outright.
+DELTA_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class DPConfig:
+    """The section ``dp_config`` of a model: every value is in range, and None means that it was not given.
+
+    Public constants, none of them computed from the records. Raises UserError for a value out of range; what is missing
+    is another matter, see :meth:`require_complete`.
+    """
+
+    #: Whether training is private at all.
+    enabled: bool = False
+    #: The target epsilon > 0: the noise is calibrated to it. Excludes ``noise_multiplier``.
+    epsilon: float | None = None
+    #: The delta of the guarantee, in (0, 1) and below 1 / number of records.
+    delta: float | None = None
+    #: The clipping norm C > 0 of one record's gradient.
+    max_grad_norm: float | None = None
+    #: Poisson batches (the default), or batches of a fixed size drawn without replacement.
+    poisson_sampling: bool = True
+    #: Records whose gradients are computed at once, >= 1: memory only. None: the whole batch.
+    max_batch_size: int | None = None
+    #: K >= 1 timesteps and noises a record; its loss is their mean.
+    noise_multiplicity: int = 1
+    #: The clipping rule: flat, automatic or per_layer.
+    clipping: str = "flat"
+    #: How per-record gradients are computed: bookkeeping, instantiate or naive.
+    engine: str = "bookkeeping"
+    #: The published number of records N >= 1, at least that of the training set. None: that of the training set.
+    dataset_size: int | None = None
+    #: The sampling rate q in (0, 1] of Poisson batches. None: 1 / ceil(N / batch size).
+    sample_rate: float | None = None
+    #: sigma > 0, noise over sensitivity. Excludes ``epsilon``.
+    noise_multiplier: float | None = None
+    #: Makes sampling and noise reproducible by whoever knows it, >= 0; such a run is not private.
+    insecure_seed: int | None = None
+    #: Names of the data sets that the weights have seen outside the guarantee, for the release card.
+    public_data: tuple[str, ...] = ()
+    #: The statistics that are released before the first step; `ldm.training.statistics` reads them.
+    warm_up: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "public_data", tuple(self.public_data))  # a YAML list comes as a list
+        for name in ("epsilon", "max_grad_norm", "noise_multiplier"):
+            if getattr(self, name) is not None:
+                number(f"dp_config.{name}", getattr(self, name), above=0)
+        for name in ("delta", "sample_rate"):
+            if getattr(self, name) is not None:
+                number(f"dp_config.{name}", getattr(self, name), above=0, at_most=1)
+        if self.max_batch_size is not None and self.max_batch_size < 1:
+            raise UserError(f"dp_config.max_batch_size: {self.max_batch_size} is no positive number of records")
+        whole("dp_config.noise_multiplicity", self.noise_multiplicity)
+        for name, least in (("dataset_size", 1), ("insecure_seed", 0)):
+            if getattr(self, name) is not None:
+                whole(f"dp_config.{name}", getattr(self, name), at_least=least)
+        one_of("dp_config.clipping", self.clipping, STYLES)
+        one_of("dp_config.engine", self.engine, ENGINES)
+
+    @property
+    def sampling(self) -> str:
+        """The kind of sampling, as a `SamplingEvent` names it."""
+        return POISSON if self.poisson_sampling else WITHOUT_REPLACEMENT
+
+    @property
+    def relation(self) -> str:
+        """What neighbouring data sets are: batches of a fixed size need a fixed number of records."""
+        return ADD_OR_REMOVE_ONE if self.poisson_sampling else REPLACE_ONE
+
+    def require_complete(self) -> None:
+        """Raise UserError for what private training needs and the section does not give, or gives twice."""
+        for name in ("delta", "max_grad_norm"):
+            if getattr(self, name) is None:
+                raise UserError(f"dp_config.{name} is missing; private training needs it")
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise UserError("dp_config: give either epsilon (the noise is calibrated) or noise_multiplier")
+        if not self.poisson_sampling and self.sample_rate is not None:
+            raise UserError(
+                "dp_config.sample_rate: with poisson_sampling: false the rate is batch_size / records; remove it"
+            )
+
+    def check_records(self, records: int) -> None:
+        """Compare the stated size with the ``records`` at hand: too small is refused, a careless one is said.
+
+        Raises UserError when the stated size is below the number of records, or differs from it with batches of a
+        fixed size, where the number of records is public and decides what a step costs.
+        """
+        size = self.dataset_size
+        if size is None:
+            if self.poisson_sampling:
+                logger.warning(
+                    "dp_config.dataset_size is not given: the plan takes the number of records from the private data; "
+                    "state one that you may publish, rounded up if you like"
+                )
+            return
+        if not self.poisson_sampling:
+            if size != records:
+                raise UserError(
+                    f"dp_config.dataset_size: with poisson_sampling: false it must be the number of records, {records}"
+                )
+            return
+        if records > size:
+            raise UserError(f"dp_config.dataset_size: {size} is stated, but the training set has {records} records")
+        if records == size:
+            logger.warning(
+                "dp_config.dataset_size: %d is exactly the number of training records; with one more the run would be "
+                "refused, so that one record decides whether there is a result: round it up",
+                size,
+            )
+        elif size > FAR_ABOVE * records:
+            logger.warning(
+                "dp_config.dataset_size: %d is stated, the training set has %d records: batches will hold %.2g times "
+                "the records that the noise was sized for; state a number close to the real one",
+                size,
+                records,
+                records / size,
+            )
+
+    def plan(
+        self,
+        *,
+        num_records: int,
+        batch_size: int,
+        epochs: int | None = None,
+        steps: int | None = None,
+        history: History = (),
+    ) -> PrivacyPlan:
+        """The plan of a new run with ``epochs`` or ``steps`` of its length given, the noise calibrated if need be.
+
+        ``num_records`` is the length of the training set; a stated ``dataset_size`` takes its place. ``batch_size`` is
+        the expected number of records of a batch. ``history`` is what was spent on the same records before, and is
+        charged against a target epsilon first. Raises UserError for what is missing and for targets that cannot be met.
+        """
+        self.require_complete()
+        assert self.delta is not None and self.max_grad_norm is not None
+        size = self.dataset_size or num_records
+        if DELTA_SHARE / size < self.delta < 1 / size:
+            logger.warning(
+                "dp_config.delta: %g is above %g / %d records; delta is the chance that a record is given away, so "
+                "write delta: %.0e or less",
+                self.delta,
+                DELTA_SHARE,
+                size,
+                DELTA_SHARE / size,
+            )
+        rate = self._rate(size, batch_size)
+        if self.noise_multiplier is None:
+            assert self.epsilon is not None
+            return PrivacyPlan.calibrate(
+                target_epsilon=self.epsilon,
+                delta=self.delta,
+                batch_size=batch_size,
+                max_grad_norm=self.max_grad_norm,
+                num_records=size,
+                epochs=epochs,
+                steps=steps,
+                sample_rate=rate,
+                relation=self.relation,
+                sampling=self.sampling,
+                noise_multiplicity=self.noise_multiplicity,
+                clipping=self.clipping,
+                insecure_seed=self.insecure_seed,
+                history=history,
+            )
+        plan = PrivacyPlan(
+            sample_rate=rate,
+            steps=planned_steps(rate, epochs=epochs, steps=steps),
+            noise_multiplier=self.noise_multiplier,
+            max_grad_norm=self.max_grad_norm,
+            delta=self.delta,
+            expected_batch_size=batch_size,
+            relation=self.relation,
+            noise_multiplicity=self.noise_multiplicity,
+            clipping=self.clipping,
+            num_records=size,
+            sampling=self.sampling,
+            insecure_seed=self.insecure_seed,
+        )
+        if any(event == plan.event() for event, _ in history):  # the ledger could not tell them apart
+            raise UserError("dp_config: a step and an earlier release are one event; change a noise_multiplier")
+        return plan
+
+    def _rate(self, size: int, batch_size: int) -> float:
+        """The sampling rate q: the stated one, the lineage's, or the exact share of a batch of fixed size."""
+        if not self.poisson_sampling:
+            if batch_size > size:
+                raise UserError(f"data.params.batch_size: {batch_size} exceeds the {size} training records")
+            return batch_size / size
+        return self.sample_rate if self.sample_rate is not None else lineage_sample_rate(size, batch_size)

@@ -1,0 +1,118 @@
+"""What a ledger means in other terms: chances of a membership guess, Gaussian DP, and the other neighbouring relation.
+
+Every number is an upper bound on what an attacker can reach who knows all records but one and sees the whole release.
+It follows from the ledger alone and reads no record.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtr
+
+from ldm.errors import UserError
+from ldm.privacy.accounting import accountants_for, epsilon, privacy_loss
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, History
+
+#: Epsilons at which the trade-off curve is touched: the bound on the true positive rate is the best of them.
+_GRID = np.concatenate([np.linspace(0.0, 4.0, 81), np.linspace(4.25, 30.0, 104)])
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """A ledger in terms that people who do not work with epsilon can use.
+
+    ``guess``: largest chance, 0.5 to 1, that an attacker who must say whether a record was in the training set (prior
+    one half) is right. ``rate_at_one_percent``: largest share of members that are recognised when one non-member in a
+    hundred is accused (TPR at 1 % FPR). ``gaussian_mu``: the mu of the Gaussian mechanism with the same epsilon at the
+    same delta (Dong, Roth, Su 2019, arXiv 1905.02383, corollary 2.13). ``other_relation`` and ``other_epsilon``: the
+    other neighbouring relation and epsilon at the same delta under it, None where no accountant can judge it.
+    """
+
+    guess: float
+    rate_at_one_percent: float
+    gaussian_mu: float
+    other_relation: str
+    other_epsilon: float | None
+
+
+def interpret(events: History, delta: float) -> Interpretation:
+    """Read a ledger's events at ``delta`` in (0, 1).
+
+    Where no privacy loss distribution exists (batches of fixed size) guess and rate follow from the (epsilon, delta)
+    pairs of the Renyi accountant. Raises UserError for a history under several relations.
+    """
+    deltas = _deltas(events)
+    relation = events[0][0].relation if events else ADD_OR_REMOVE_ONE
+    other = REPLACE_ONE if relation == ADD_OR_REMOVE_ONE else ADD_OR_REMOVE_ONE
+    return Interpretation(
+        guess=0.5 + 0.5 * float(np.min((np.exp(_GRID) - 1 + 2 * deltas) / (np.exp(_GRID) + 1))),
+        rate_at_one_percent=true_positive_rate(deltas, 0.01),
+        gaussian_mu=gaussian_mu(epsilon(events, delta), delta),
+        other_relation=other,
+        other_epsilon=_under(events, delta, other),
+    )
+
+
+def true_positive_rate(deltas: np.ndarray, false_positive_rate: float) -> float:
+    """Largest true positive rate at a false positive rate in [0, 1], from delta at each epsilon of the grid.
+
+    (epsilon, delta)-DP gives TPR <= e^epsilon FPR + delta and 1 - FPR <= e^epsilon (1 - TPR) + delta (Kairouz, Oh,
+    Viswanath 2015, arXiv 1311.0776); the smallest of all these bounds holds.
+    """
+    rates = np.minimum(
+        np.exp(_GRID) * false_positive_rate + deltas, 1 - np.exp(-_GRID) * (1 - false_positive_rate - deltas)
+    )
+    return float(np.clip(rates.min(), 0.0, 1.0))
+
+
+def gaussian_mu(spent: float, delta: float) -> float:
+    """The mu whose Gaussian mechanism is exactly (``spent``, ``delta``)-DP; 0 for epsilon 0, infinity for infinity."""
+    if spent <= 0 or math.isinf(spent):
+        return 0.0 if spent <= 0 else math.inf
+
+    def excess(mu: float) -> float:
+        # Balle and Wang 2018, arXiv 1805.06530, theorem 5; the second product in logarithms, since e^epsilon overflows
+        second = math.exp(min(spent + _log_ndtr(-spent / mu - mu / 2), 0.0))
+        return float(ndtr(-spent / mu + mu / 2)) - second - delta
+
+    high = 1.0
+    while excess(high) < 0:
+        high *= 2
+    return float(brentq(excess, 1e-6, high, xtol=1e-9))
+
+
+def _log_ndtr(x: float) -> float:
+    from scipy.special import log_ndtr
+
+    return float(log_ndtr(x))
+
+
+def _deltas(events: History) -> np.ndarray:
+    """delta(epsilon) of a history at each epsilon of the grid."""
+    if not events:
+        return np.zeros_like(_GRID)
+    if "pld" in accountants_for(events):
+        loss = privacy_loss(events)
+        return np.ones_like(_GRID) if loss is None else np.asarray([loss.get_delta_for_epsilon(e) for e in _GRID])
+    # the Renyi accountant answers the other way round: epsilon at a delta. It gives one point of the curve per delta.
+    points = [(epsilon(events, delta, "rdp"), delta) for delta in np.logspace(-12, -0.5, 24)]
+    return np.asarray([min([delta for spent, delta in points if spent <= e], default=1.0) for e in _GRID])
+
+
+def _under(events: History, delta: float, relation: str) -> float | None:
+    """Epsilon of the same noise under another relation: sensitivity is C for add/remove, 2C for replace."""
+    if any(event.sampling != POISSON for event, _ in events):
+        return None
+    factor = 0.5 if relation == REPLACE_ONE else 2.0
+    try:
+        moved = [
+            (replace(event, relation=relation, noise_multiplier=event.noise_multiplier * factor), count)
+            for event, count in events
+        ]
+        return epsilon(moved, delta)
+    except UserError:
+        return None

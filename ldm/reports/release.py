@@ -1,0 +1,108 @@
+"""A finished private run as one folder that can be handed over: weights, configuration, card and checksums."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+
+from ldm.checkpoint import export_checkpoint
+from ldm.config import load_config, to_plain
+from ldm.errors import UserError
+from ldm.files import check_writable, file_digest
+from ldm.inference.load import without_checkpoints
+from ldm.privacy.card import ReleaseCard
+from ldm.reports.release_card import CardContent, card_page, card_text
+from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES, PRIVACY, SUMS, WEIGHTS, ReleaseFacts
+
+#: Keys of ``dp_config`` that a release repeats from the plan; the others say how the run computed.
+PUBLIC_DP_KEYS = ("enabled", "epsilon", "delta", "max_grad_norm", "noise_multiplicity", "noise_multiplier", "clipping")
+
+
+def release_run(run: Path, out: Path, facts: ReleaseFacts, checkpoint: Path | None = None) -> tuple[Path, ...]:
+    """Write the release of a run directory into the new folder ``out``, whole or not at all; returns its files.
+
+    ``checkpoint``: a file of the run; its ``checkpoints/last.ckpt`` without one. Everything is checked first.
+
+    Raises UserError, with what to do, for a run that is not private as a whole, a folder without card, configuration or
+    checkpoint, and an ``out`` that exists.
+    """
+    card = releasable_card(run)
+    weights = checkpoint or run / "checkpoints" / "last.ckpt"
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such checkpoint; train first, or name one with --checkpoint FILE")
+    section = model_section(run)
+    if out.exists():
+        raise UserError(f"{out} exists; name a new folder, so that no file of an earlier release stays in it")
+    check_writable(out.absolute().parent, f"{out}: folder")
+    staging = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        staging.mkdir(parents=True)
+        export_checkpoint(weights, staging / WEIGHTS)
+        (staging / CONFIG).write_text(yaml.safe_dump({"model": section}, sort_keys=False), encoding="utf-8")
+        card.write(staging / PRIVACY)
+        (staging / FACTS).write_text(json.dumps(facts.to_dict(), indent=2) + "\n", encoding="utf-8")
+        content = CardContent.make(facts, card)
+        (staging / CARD_TEXT).write_text(card_text(content), encoding="utf-8")
+        (staging / CARD_PAGE).write_text(card_page(content), encoding="utf-8")
+        lines = [f"{file_digest(staging / name)}  {name}\n" for name in FILES if name != SUMS]
+        (staging / SUMS).write_text("".join(lines), encoding="utf-8")
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return tuple(out / name for name in FILES)
+
+
+def releasable_card(run: Path) -> ReleaseCard:
+    """The card of a run whose guarantee holds for all of it. Raises UserError that says what stands against it."""
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run directory; type dp-ldm release logs/RUN OUT")
+    path = run / PRIVACY
+    if not path.is_file():
+        raise UserError(
+            f"{run}: has no privacy.json, so it was not trained privately; only private runs can be released. "
+            "Train with dp_config.enabled: true"
+        )
+    card = ReleaseCard.read(path)
+    if not card.plan.secure:
+        raise UserError(f"{path}: {card.statement()}; train again without dp_config.insecure_seed")
+    if card.not_covered:
+        raise UserError(
+            f"{path}: the guarantee does not cover: {'; '.join(card.not_covered)}. Train again without it; a run keeps "
+            "what its card says"
+        )
+    if not card.private or card.ledger.steps == 0:
+        raise UserError(f"{path}: {card.statement()}; there is nothing to release")
+    return card
+
+
+def model_section(run: Path) -> dict[str, Any]:
+    """The ``model`` section of a run's configuration as plain values, without paths of files or of private data.
+
+    Raises UserError when the run directory holds no configuration, or one without a model.
+    """
+    paths = sorted((run / "configs").glob("*.yaml"))
+    if not paths:
+        raise UserError(f"{run}: has no configs/*.yaml; give the run directory that main.py wrote")
+    config = load_config([str(path) for path in paths])
+    if not isinstance(config.get("model"), DictConfig):
+        raise UserError(f"{run}/configs: no section 'model'; give the run directory that main.py wrote")
+    section: dict[str, Any] = to_plain(without_checkpoints(config.model))
+    params = section.get("params", {})
+    dp_config = params.get("dp_config") or {}
+    params["dp_config"] = {key: dp_config[key] for key in PUBLIC_DP_KEYS if key in dp_config}
+    return section
+
+
+def release_files(folder: Path) -> tuple[Path, Path]:
+    """Configuration and weights of a release folder, for sampling. Raises UserError for another folder."""
+    config, weights = folder / CONFIG, folder / WEIGHTS
+    for path in (config, weights):
+        if not path.is_file():
+            raise UserError(f"{folder}: is no release, {path.name} is missing; dp-ldm release RUN OUT writes one")
+    return config, weights

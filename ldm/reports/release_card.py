@@ -1,0 +1,139 @@
+"""The card of a release in plain words: `CARD.md` and a page that prints on one sheet, both from the same facts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.event import ADD_OR_REMOVE_ONE
+from ldm.privacy.interpretation import Interpretation, interpret
+from ldm.reports.release_facts import ReleaseFacts
+
+TEMPLATES = Path(__file__).parent / "templates"
+RELATIONS = {
+    ADD_OR_REMOVE_ONE: "one record more or less",
+    "replace_one": "one record exchanged for another",
+}
+TO_FILL_IN = "____________________"
+
+
+@dataclass(frozen=True)
+class CardContent:
+    """Everything that the two forms of a card show; numbers are rounded up, so that no text claims too much."""
+
+    facts: ReleaseFacts
+    card: ReleaseCard
+    meaning: Interpretation
+
+    @classmethod
+    def make(cls, facts: ReleaseFacts, card: ReleaseCard) -> CardContent:
+        """Interpret the ledger of ``card``; a few seconds of arithmetic, nothing is read."""
+        return cls(facts, card, interpret(card.ledger.events, card.plan.delta))
+
+    @property
+    def title(self) -> str:
+        return self.facts.title or "Images generated with differential privacy"
+
+    @property
+    def epsilon(self) -> str:
+        return up(next(iter(self.card.epsilons().values()), math.inf))
+
+    @property
+    def delta(self) -> str:
+        return f"{self.card.plan.delta:.2g}"
+
+    @property
+    def guess(self) -> str:
+        return percent(self.meaning.guess)
+
+    @property
+    def recognised(self) -> str:
+        return percent(self.meaning.rate_at_one_percent)
+
+    @property
+    def protected(self) -> str:
+        return (
+            f"Every person with one record in the training set; a record is {self.card.record}. A person with several "
+            "records has the weaker protection of a group."
+        )
+
+    @property
+    def other_terms(self) -> list[tuple[str, str]]:
+        """Name and value of the guarantee in other vocabularies."""
+        meaning = self.meaning
+        rows = [
+            (f"epsilon by the {name.upper()} accountant", up(value)) for name, value in self.card.epsilons().items()
+        ]
+        other = "no accountant" if meaning.other_epsilon is None else up(meaning.other_epsilon)
+        rows.append((f"epsilon for {RELATIONS[meaning.other_relation]}", other))
+        rows.append(("Gaussian DP, mu at the same epsilon and delta", up(meaning.gaussian_mu)))
+        rows.append(("members recognised at 1 % false accusations, at most", self.recognised))
+        return rows
+
+    @property
+    def mechanism(self) -> list[tuple[str, str]]:
+        """Name and value of the public constants of the run."""
+        plan = self.card.plan
+        return [
+            ("neighbouring data sets", RELATIONS[plan.relation]),
+            ("noised steps", f"{self.card.ledger.steps} of {plan.steps} planned"),
+            ("sample rate", f"{plan.sample_rate:.4g} ({plan.sampling})"),
+            ("clipping norm C", f"{plan.max_grad_norm:g}"),
+            ("noise multiplier", f"{plan.noise_multiplier:.4g}"),
+            ("stated number of records", "not stated" if plan.num_records is None else f"{plan.num_records:,}"),
+            ("values trained", f"{sum(self.card.trained.values()):,}"),
+        ]
+
+    def owner(self) -> list[tuple[str, str]]:
+        """Name and value of the owner's statements; a blank to fill in where there is none."""
+        facts = self.facts
+        return [
+            ("Curator", facts.curator or TO_FILL_IN),
+            ("Contact", facts.contact or TO_FILL_IN),
+            ("Intended use", facts.intended_use or TO_FILL_IN),
+            ("Tuning: what was tried, on which data", facts.tuning or TO_FILL_IN),
+            ("Licence", facts.licence or TO_FILL_IN),
+            ("Audit", facts.audit or "none was made"),
+            ("Date", facts.date or TO_FILL_IN),
+        ]
+
+
+def card_text(content: CardContent) -> str:
+    """The card as Markdown."""
+    return _environment().get_template("card.md.j2").render(card=content)
+
+
+def card_page(content: CardContent) -> str:
+    """The card as one self-contained HTML page that prints on one sheet of A4."""
+    return _environment().get_template("card.html.j2").render(card=content)
+
+
+def up(value: float) -> str:
+    """Four significant digits, rounded up."""
+    if not math.isfinite(value):
+        return "unbounded"
+    if value == 0:
+        return "0"
+    digits = 3 - math.floor(math.log10(abs(value)))
+    return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.4g}"
+
+
+def percent(share: float) -> str:
+    """A share in percent with one digit, rounded up."""
+    return f"{min(math.ceil(share * 1000 - 1e-9) / 10, 100.0):.1f} %"
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(["html", "html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

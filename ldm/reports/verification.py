@@ -1,0 +1,164 @@
+"""Checks of a release folder by somebody who has nothing but the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm.checkpoint import checkpoint_metadata, read_checkpoint
+from ldm.config import load_config, to_plain
+from ldm.errors import UserError
+from ldm.files import file_digest
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.plan import PrivacyPlan
+from ldm.reports.release_card import CardContent, card_page, card_text
+from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES, PRIVACY, SUMS, WEIGHTS, ReleaseFacts
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that was asked of a release, and its answer; ``problem`` is empty when all is well."""
+
+    question: str
+    finding: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All checks of one release folder."""
+
+    folder: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def sound(self) -> bool:
+        return not any(check.problem for check in self.checks)
+
+    def lines(self) -> list[str]:
+        """One line a check, then the verdict."""
+        marked = [
+            f"{'WRONG' if check.problem else 'ok   '}  {check.question}: {check.problem or check.finding}"
+            for check in self.checks
+        ]
+        wrong = sum(bool(check.problem) for check in self.checks)
+        end = f"{wrong} of {len(self.checks)} checks failed: do not rely on it" if wrong else "every check passed"
+        return [*marked, f"{self.folder}: {end}"]
+
+
+def verify_release(folder: Path) -> Verdict:
+    """Check files against checksums, epsilon against the ledger by two accountants, and card, plan, weights and
+    documents against each other.
+
+    Raises UserError when ``folder`` is no folder. A missing or damaged file is a failed check.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one that dp-ldm release has written")
+    questions: tuple[tuple[str, Callable[[Path], str]], ...] = (
+        ("files and checksums", check_files),
+        ("card and its own ledger", check_card),
+        ("epsilon by two accountants", check_epsilon),
+        ("ledger within the plan", check_plan),
+        ("weights and card", check_weights),
+        ("configuration and plan", check_config),
+        ("documents and card", check_documents),
+    )
+    return Verdict(folder, tuple(_ask(question, answer, folder) for question, answer in questions))
+
+
+def _ask(question: str, answer: Callable[[Path], str], folder: Path) -> Check:
+    try:
+        return Check(question, finding=answer(folder))
+    except (UserError, OSError, KeyError, TypeError, ValueError) as error:
+        return Check(question, problem=str(error) or type(error).__name__)
+
+
+def check_files(folder: Path) -> str:
+    """Every file of a release is there, no other is, and each has the digest of ``SHA256SUMS``."""
+    present = {path.name for path in folder.iterdir()}
+    missing, extra = [name for name in FILES if name not in present], sorted(present - set(FILES))
+    if missing or extra:
+        raise UserError(f"missing: {', '.join(missing) or 'none'}; not part of a release: {', '.join(extra) or 'none'}")
+    stated = dict(reversed(line.split("  ", 1)) for line in (folder / SUMS).read_text().splitlines())
+    wrong = [name for name in FILES if name != SUMS and stated.get(name) != file_digest(folder / name)]
+    if wrong:
+        raise UserError(f"changed since the release: {', '.join(wrong)}")
+    return f"{len(FILES)} files, {len(FILES) - 1} digests agree"
+
+
+def check_card(folder: Path) -> str:
+    """The card is consistent with itself, and claims privacy for everything that it speaks of."""
+    card = ReleaseCard.read(folder / PRIVACY)
+    if not card.private or card.ledger.steps == 0:
+        raise UserError(card.statement())
+    return card.statement()
+
+
+def check_epsilon(folder: Path) -> str:
+    """Epsilon of the ledger by every quick accountant; the tightest is the smallest of upper bounds on one number."""
+    card = ReleaseCard.read(folder / PRIVACY)
+    found = card.epsilons()
+    if len(found) < 2:
+        return f"{found} (one accountant can judge this ledger)"
+    values = list(found.values())
+    if values[0] > min(values[1:]) * 1.01:
+        raise UserError(f"the accountants disagree: {found}")
+    return ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+
+
+def check_plan(folder: Path) -> str:
+    """The ledger holds no more steps than planned, and each with at least the plan's noise and at most its rate."""
+    card = ReleaseCard.read(folder / PRIVACY)
+    planned = card.plan.event()
+    steps = sum(count for event, count in card.ledger.events if event == planned)
+    if steps > card.plan.steps:
+        raise UserError(f"{steps} steps of the plan's kind are in the ledger, {card.plan.steps} were planned")
+    if steps == 0:
+        raise UserError("no step in the ledger is of the plan's kind")
+    others = sum(count for event, count in card.ledger.events if event != planned)
+    return f"{steps} of {card.plan.steps} planned steps" + (f", {others} other releases" if others else "")
+
+
+def check_weights(folder: Path) -> str:
+    """The account that travels in the weights is the card's: same plan, and every step of it is on the card."""
+    account: Any = checkpoint_metadata(read_checkpoint(folder / WEIGHTS), "privacy")
+    if not account:
+        raise UserError(f"{WEIGHTS} carries no privacy account: these are other weights than the card speaks of")
+    card = ReleaseCard.read(folder / PRIVACY)
+    if PrivacyPlan.from_dict(account["plan"]) != card.plan:
+        raise UserError(f"{WEIGHTS} was trained under another plan than the card's")
+    ledger = Ledger.from_dict(account["ledger"])
+    if not card.ledger.covers(ledger):
+        raise UserError(f"{WEIGHTS} has {ledger.steps} steps in its ledger, the card charges {card.ledger.steps}")
+    if ledger.steps == 0:
+        raise UserError(f"{WEIGHTS} has an empty ledger")
+    return f"the same plan, {ledger.steps} steps charged"
+
+
+def check_config(folder: Path) -> str:
+    """What ``config.yaml`` says of the mechanism is what the plan says."""
+    section = to_plain(load_config([str(folder / CONFIG)])).get("model", {}).get("params", {}).get("dp_config") or {}
+    plan = ReleaseCard.read(folder / PRIVACY).plan
+    stated = {
+        "delta": plan.delta,
+        "epsilon": plan.target_epsilon,
+        "max_grad_norm": plan.max_grad_norm,
+        "noise_multiplicity": plan.noise_multiplicity,
+        "clipping": plan.clipping,
+    }
+    for key, value in stated.items():
+        if section.get(key) is not None and value is not None and section[key] != value:
+            raise UserError(f"{CONFIG} says {key} {section[key]}, the plan {value}")
+    return f"{len(stated)} values agree"
+
+
+def check_documents(folder: Path) -> str:
+    """Both forms of the card are what the facts and the ledger give."""
+    content = CardContent.make(ReleaseFacts.read(folder / FACTS), ReleaseCard.read(folder / PRIVACY))
+    for name, text in ((CARD_TEXT, card_text(content)), (CARD_PAGE, card_page(content))):
+        if (folder / name).read_text(encoding="utf-8") != text:
+            raise UserError(f"{name} is not what {PRIVACY} and {FACTS} give; it was edited, or by another version")
+    return "card.html and CARD.md say what privacy.json says"

@@ -1,0 +1,190 @@
+"""A tiny private run is released; the folder verifies, samples, and every planted damage is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ldm.checkpoint import checkpoint_metadata, read_checkpoint, save_safetensors
+from ldm.errors import UserError
+from ldm.files import file_digest
+from ldm.inference import load_model
+from ldm.reports.release import release_files, release_run
+from ldm.reports.release_facts import FILES, SUMS, ReleaseFacts
+from ldm.reports.verification import verify_release
+from ldm.training import train
+from tests import tiny
+
+FACTS = ReleaseFacts(
+    title="Tiny digits | a test", curator="<b>The curator</b>", class_names=("zero", "one"), date="2026-01-01"
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A private run of two steps."""
+    folder = tmp_path_factory.mktemp("run")
+    section = tiny.ldm(
+        ckpt_path=str(tiny.public_checkpoint(folder / "public.ckpt")), dp_config=tiny.dp(dataset_size=30)
+    )
+    config = tiny.run_config(section, tiny.write_digits(folder / "digits"), 8, max_steps=2)
+    return train(tiny.options(folder, config)).path
+
+
+@pytest.fixture(scope="module")
+def release(run: Path) -> Path:
+    out = run.parent / "release"
+    release_run(run, out, FACTS)
+    return out
+
+
+@pytest.fixture
+def copy(release: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(release, tmp_path / "copy"))
+
+
+def renew_sums(folder: Path) -> None:
+    """What a careful forger does after an edit."""
+    lines = [f"{file_digest(folder / name)}  {name}\n" for name in FILES if name != SUMS]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def edit(path: Path, change: Callable[[dict], None]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def test_a_release_is_complete_and_sound(release: Path) -> None:
+    assert {path.name for path in release.iterdir()} == set(FILES)
+    verdict = verify_release(release)
+    assert verdict.sound, "\n".join(verdict.lines())
+    assert len(verdict.checks) == 7
+
+
+def test_the_released_files_sample(release: Path, run: Path) -> None:
+    config, weights = release_files(release)
+    model = load_model(config, weights, torch.device("cpu"))
+    assert model.dp_config["enabled"] and set(model.dp_config) <= {
+        "enabled",
+        "delta",
+        "max_grad_norm",
+        "noise_multiplier",
+    }
+    assert checkpoint_metadata(read_checkpoint(weights), "privacy")["ledger"]
+
+
+def test_no_path_of_the_owners_machine_leaves(release: Path, run: Path) -> None:
+    for path in release.iterdir():
+        assert str(run.parent).encode() not in path.read_bytes(), path.name
+
+
+def test_what_the_owner_says_is_escaped_and_shown(release: Path) -> None:
+    page, text = (release / "card.html").read_text(), (release / "CARD.md").read_text()
+    assert "&lt;b&gt;The curator" in page and "<b>The curator" not in page
+    assert "zero, one" in page and "zero, one" in text and "differentially private" in text
+
+
+def edited_epsilon(folder: Path) -> None:
+    edit(folder / "privacy.json", lambda card: card["epsilon"].update(pld=0.01))
+
+
+def edited_statement(folder: Path) -> None:
+    edit(folder / "privacy.json", lambda card: card.update(statement="(0.1, 1e-05)-differentially private"))
+
+
+def cut_ledger(folder: Path) -> None:
+    def change(card: dict) -> None:
+        card["ledger"]["entries"][0]["count"] = card["ledger"]["steps"] = card["steps"]["taken"] = 1
+
+    edit(folder / "privacy.json", change)
+
+
+def other_plan(folder: Path) -> None:
+    edit(folder / "privacy.json", lambda card: card["plan"].update(noise_multiplier=50.0))
+
+
+def swapped_weights(folder: Path) -> None:
+    content = read_checkpoint(folder / "weights.safetensors")
+    save_safetensors(
+        {key: value + 0.5 for key, value in content["state_dict"].items()}, folder / "weights.safetensors", {}
+    )
+
+
+def one_byte(folder: Path) -> None:
+    data = bytearray((folder / "weights.safetensors").read_bytes())
+    data[-5] ^= 1
+    (folder / "weights.safetensors").write_bytes(data)
+
+
+def edited_page(folder: Path) -> None:
+    page = folder / "card.html"
+    page.write_text(page.read_text().replace("at most <b>", "at most <b>1"))
+
+
+def more_files(folder: Path) -> None:
+    (folder / "last.ckpt").write_bytes(b"x")
+
+
+def edited_config(folder: Path) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["model"]["params"]["dp_config"]["max_grad_norm"] = 99.0
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def lost_card(folder: Path) -> None:
+    (folder / "privacy.json").unlink()
+
+
+DAMAGES = (
+    edited_epsilon,
+    edited_statement,
+    cut_ledger,
+    other_plan,
+    swapped_weights,
+    one_byte,
+    edited_page,
+    more_files,
+    edited_config,
+    lost_card,
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_damage_is_found(copy: Path, damage: Callable[[Path], None]) -> None:
+    damage(copy)
+    assert not verify_release(copy).sound
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_ledger, other_plan, swapped_weights, edited_page, edited_config], ids=lambda damage: damage.__name__
+)
+def test_damage_is_found_when_the_checksums_are_forged_too(copy: Path, damage: Callable[[Path], None]) -> None:
+    damage(copy)
+    renew_sums(copy)
+    assert not verify_release(copy).sound
+
+
+def test_what_is_not_private_as_a_whole_is_not_released(run: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(run, tmp_path / "run"))
+    card = copied / "privacy.json"
+    whole = card.read_text()
+    edit(card, lambda values: values.update(not_covered=["a leak"], private=False))
+    with pytest.raises(UserError, match=r"a leak|consistent|statement"):
+        release_run(copied, tmp_path / "out", FACTS)
+    card.unlink()
+    with pytest.raises(UserError, match="not trained privately"):
+        release_run(copied, tmp_path / "out", FACTS)
+    card.write_text(whole)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        release_run(copied, tmp_path / "out", FACTS, copied / "checkpoints" / "lost.ckpt")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="exists; name a new folder"):
+        release_run(copied, tmp_path / "there", FACTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"], "nothing half-written is left"
