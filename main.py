@@ -14,12 +14,20 @@ from callbacks.cuda_callback import CUDACallback
 from callbacks.image_logger import ImageLogger
 from callbacks.setup_callback import SetupCallback
 from ldm.cli import ArgumentParser, run, str2bool
-from ldm.data.module import DataModuleFromConfig
+from ldm.data.module import DataModuleFromConfig, WrappedDataset
 from ldm.training import RunOptions, train
 from ldm.training.trainer_flags import add_trainer_flags
 
 # the names that YAML files of the lineage look for here
-__all__ = ["CUDACallback", "DataModuleFromConfig", "ImageLogger", "SetupCallback", "main"]
+__all__ = [
+    "CUDACallback",
+    "DataModuleFromConfig",
+    "ImageLogger",
+    "SetupCallback",
+    "WrappedDataset",
+    "get_parser",
+    "main",
+]
 
 SETTING = re.compile(r"((model|data|lightning)(?=[.=])|[a-z_]\w*\.)[\w.\[\]-]*=")
 
@@ -48,6 +56,11 @@ def build_parser() -> ArgumentParser:
     )
     add_trainer_flags(parser)
     return parser
+
+
+def get_parser() -> ArgumentParser:
+    """`build_parser` under the lineage's name."""
+    return build_parser()
 
 
 def main() -> None:

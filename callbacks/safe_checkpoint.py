@@ -18,4 +18,4 @@ class SafeCheckpointIO(TorchCheckpointIO):
         save_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return read_checkpoint(path)
+        return dict(read_checkpoint(path))  # Lightning brings older files up to date in place

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, run
+from ldm.reports.flags import add_device_flag, add_extractor_flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,11 +19,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--path1", required=True, metavar="REAL", help=f"real images: {kinds}")
     add("--path2", required=True, metavar="SAMPLES", help="generated images: any of the same")
     add("--args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of a dataset class, such as size:32")
-    add("--extractor", default="inception", help="for images: inception (FID), efficientnet-lite0, digits-cnn, pixels")
-    add("--weights", metavar="FILE", help="weights of the extractor; inception downloads its own without it")
+    add_extractor_flags(parser)
     add("--quantize", action="store_true", help="round pixels to 8 bits first, as image files do")
     add("--batch_size", type=int, default=500, help="images a batch")
-    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
+    add_device_flag(parser)
     add("--force", action="store_true", help="compare although the features were made differently")
     args = parser.parse_args(argv)
 

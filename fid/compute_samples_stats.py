@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, run
+from ldm.reports.flags import add_device_flag, add_extractor_flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,14 +17,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--samples", required=True, metavar="FILE|FOLDER", help=".pt with `image`, .npz with `x`, or image files")
     add("--output", required=True, metavar="FILE.npz", help="statistics file to write")
     add("--batch_size", type=int, default=500, help="images a batch")
-    add(
-        "--extractor",
-        default="inception",
-        help="inception (FID), efficientnet-lite0, digits-cnn, pixels, or a dotted class",
-    )
-    add("--weights", metavar="FILE", help="weights of the extractor; inception downloads its own without it")
+    add_extractor_flags(parser)
     add("--quantize", action="store_true", help="round pixels to 8 bits first, as image files do")
-    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
+    add_device_flag(parser)
     args = parser.parse_args(argv)
 
     from ldm.evaluation.features import make_extractor

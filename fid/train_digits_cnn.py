@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ldm.files import require_writable
 
     require_writable(args.output)
-    public = load_labelled(args.dataset, args.args)
+    public = load_labelled(args.dataset, args.args, for_scores=False)
     device = pick_device(args.device)
     extractor = DigitFeatures.fit(public, epochs=args.epochs, lr=args.lr, seed=args.seed, device=device)
     extractor.save(args.output)

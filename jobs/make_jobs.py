@@ -2,22 +2,28 @@
 
 Usage: python jobs/make_jobs.py --write
 
-A job is a short shell script: its limits, what it needs, and the commands that a person would type. File names, run
-folders, sample files and statistics all come from the experiment's row, so that fine-tuning, sampling and scoring of
-one experiment cannot disagree. Limits in hours are those of the study.
+A job is a short shell script: its limits, what it needs, and the commands that a person would type. The shell stands in
+``templates/``; the table here says which experiment fills in which template. File names, run folders, sample files and
+statistics all come from the experiment's row, so that fine-tuning, sampling and scoring of one experiment cannot
+disagree. Limits in hours are those of the study.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldm.cli import ArgumentParser, run
 from ldm.errors import UserError
 
 CONFIGS = "dp_lora/reproducibility_experiments"
 HANDWRITTEN = ("common.sh", "make_jobs.py", "submit.sh")
+TEMPLATES = Path(__file__).parent / "templates"
 
 CIN256 = "dp_lora/models/ldm/cin256/model.ckpt"
 CIN256_V2 = "models/ldm/cin256-v2/model.ckpt"
@@ -25,12 +31,16 @@ CIN256_V2 = "models/ldm/cin256-v2/model.ckpt"
 
 @dataclass(frozen=True)
 class Job:
-    """One script: its path below ``jobs/``, what it does, hours, shell lines; jobs it waits for; other names of it."""
+    """One script: its path below ``jobs/``, what it does, hours, jobs it waits for, other names of it.
+
+    template: the file in ``templates/`` that has its commands; values: what they are filled in with.
+    """
 
     path: str
     about: str
     hours: int
-    lines: tuple[str, ...]
+    template: str
+    values: Mapping[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
 
@@ -40,21 +50,20 @@ class Job:
 
     def text(self) -> str:
         """The script, to be submitted from anywhere in the repository or run with bash."""
-        after = [f"# After: {' '.join(f'jobs/{path}' for path in self.after)}"] if self.after else []
-        head = (
-            "#!/bin/bash",
-            f"#SBATCH --job-name={self.name}",
-            "#SBATCH --partition=gpu_mig",
-            "#SBATCH --gpus=1",
-            "#SBATCH --cpus-per-task=8",
-            f"#SBATCH --time={self.hours}:00:00",
-            f"# {self.about}",
-            *after,
-            "# Written by jobs/make_jobs.py from the table in jobs/make_jobs.py; docs/dp-lora.md lists the variables.",
-            'cd "${REPOSITORY:-$(git rev-parse --show-toplevel)}"',
-            "source jobs/common.sh",
-        )
-        return "\n".join([*head, "", *self.lines, ""])
+        return _templates().get_template(f"{self.template}.sh.jinja").render(job=self, configs=CONFIGS, **self.values)
+
+
+@cache
+def _templates() -> Environment:
+    """Shell needs no escaping, and a misspelt name in a template is an error."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,11 @@ class FineTune:
     @property
     def yaml(self) -> str:
         return f"{CONFIGS}/{self.config}.yaml"
+
+    @property
+    def released(self) -> bool:
+        """Whether it starts from a released checkpoint, and not from a model that another job trains."""
+        return self.start.endswith(".ckpt")
 
 
 @dataclass(frozen=True)
@@ -200,26 +214,16 @@ def _names(name: str) -> list[str]:
 
 # --- the scripts ----------------------------------------------------------------------------------------------------
 
-TRAIN = "-t --gpus 0,"
-
 
 def all_jobs() -> Iterator[Job]:
     """Every script below ``jobs/``."""
     yield from _setup_jobs()
     for name in AUTOENCODERS:
-        train = f"run main.py --base {CONFIGS}/autoencoder/{name}.yaml {TRAIN} \\", '    -l "$LOGS/autoencoder" "$@"'
-        yield Job(f"autoencoder/{name}.job", "Pre-train a public autoencoder.", 4, train)
+        yield Job(f"autoencoder/{name}.job", "Pre-train a public autoencoder.", 4, "autoencoder", {"name": name})
     for name, autoencoder in LATENT_DIFFUSION.items():
-        yield Job(
-            f"latent-diffusion/{name}.job",
-            "Pre-train a public latent diffusion model. AUTOENCODER: checkpoint of the autoencoder.",
-            4,
-            (
-                _newest("AUTOENCODER", "autoencoder", autoencoder),
-                f"run main.py --base {CONFIGS}/latent-diffusion/{name}.yaml {TRAIN} \\",
-                '    -l "$LOGS/latent-diffusion" model.params.first_stage_config.params.ckpt_path="$AUTOENCODER" "$@"',
-            ),
-        )
+        about = "Pre-train a public latent diffusion model. AUTOENCODER: checkpoint of the autoencoder."
+        values = {"name": name, "autoencoder": autoencoder}
+        yield Job(f"latent-diffusion/{name}.job", about, 4, "latent_diffusion", values)
     for one in fine_tunes().values():
         yield _fine_tuning_job(one)
     for sampling in samplings():
@@ -229,42 +233,23 @@ def all_jobs() -> Iterator[Job]:
 
 
 def _fine_tuning_job(one: FineTune) -> Job:
-    released = one.start.endswith(".ckpt")
-    start = (
-        (f"PRETRAINED=${{PRETRAINED:-{one.start}}}",)
-        if released
-        else (_newest("PRETRAINED", "latent-diffusion", one.start),)
-    )
-    fetch = ('need "$PRETRAINED" "docs/dp-lora.md says where it comes from"',) if released else ()
     return Job(
         f"{one.job}.job",
         "Fine-tune on private images. PRETRAINED: the public checkpoint; YAML: the configuration.",
         one.hours,
-        (
-            *start,
-            f"YAML=${{YAML:-{one.yaml}}}",
-            *fetch,
-            f'run main.py --base "$YAML" {TRAIN} --accelerator gpu -l "$LOGS/{one.logs}" \\',
-            '    model.params.ckpt_path="$PRETRAINED" "$@"',
-        ),
+        "fine_tuning",
+        {"one": one},
         aliases=tuple(f"{alias}.job" for alias in one.aliases),
     )
 
 
 def _sampling_job(one: Sampling) -> Job:
-    verb, batch = ("conditional_sampling.py", 200) if one.classes else ("unconditional_sampling.py", 300)
-    classes = f" --classes {' '.join(map(str, one.classes))} --decoder_batch_size 25" if one.classes else ""
     return Job(
         f"{one.sampling}.job",
         "Sample a fine-tuned model. CKPT: its checkpoint; SAMPLES: how many; YAML: if not the run's own.",
         one.hours,
-        (
-            _newest("CKPT", one.of.logs, one.of.stem),
-            f'YAML="${{YAML:-$(yaml_of "$CKPT" {one.of.yaml})}}"',
-            f'run sampling/{verb} --yaml "$YAML" --ckpt "$CKPT" \\',
-            f'    --output "$OUTPUT/{one.output}.pt" \\',
-            f'    --num_samples "${{SAMPLES:-{one.count}}}" --batch_size {batch}{classes} "$@"',
-        ),
+        "sampling",
+        {"one": one},
         after=(f"{one.of.job}.job",),
         aliases=tuple(f"{alias}.job" for alias in one.sampling_aliases),
     )
@@ -275,51 +260,40 @@ def _fid_job(one: Sampling) -> Job:
         f"{one.fid}.job",
         "Score samples against the real training images. Arguments go to fid/compute_samples_stats.py.",
         1,
-        (
-            f'need "$OUTPUT/{one.output}.pt" "jobs/{one.sampling}.job writes it"',
-            f'need "$OUTPUT/{one.statistics}" "jobs/{one.statistics_job} writes it"',
-            f'run fid/compute_samples_stats.py --samples "$OUTPUT/{one.output}.pt" \\',
-            f'    --output "$OUTPUT/{one.output}_stats.npz" "$@"',
-            f'run fid/compute_fid.py --path1 "$OUTPUT/{one.statistics}" \\',
-            f'    --path2 "$OUTPUT/{one.output}_stats.npz"',
-        ),
+        "fid",
+        {"one": one},
         after=(f"{one.sampling}.job", one.statistics_job),
         aliases=tuple(f"{alias}.job" for alias in one.fid_aliases),
     )
 
 
 def _statistics_jobs() -> Iterator[Job]:
-    celebahq = "ldm.data.celebahq.CelebAHQ", "split:train size:256"
     for folder, output in (("backup/fid", "backup"), ("fid/table6", "table6")):
+        sets = [("split:train size:256", f"{output}/celebahq_train_stats_256.npz")]
         yield Job(
             f"{folder}/compute_celebahq_stats.job",
             "Statistics of the 256x256 CelebA-HQ training images; kept when they are there already.",
             12,
-            _statistics(*celebahq, f"{output}/celebahq_train_stats_256.npz"),
+            "statistics",
+            {"dataset": "ldm.data.celebahq.CelebAHQ", "sets": sets},
         )
-    lines = [
-        line
-        for size in (32, 64)
-        for line in _statistics("ldm.data.celeba.CelebATrain", f"size:{size}", f"celeba_train_stats_{size}.npz")
-    ]
-    about = "Statistics of the CelebA training images at both sizes; kept when they are there already."
-    yield Job("fid/table1/compute_celeba_stats.job", about, 12, tuple(lines))
-
-
-def _statistics(dataset: str, settings: str, output: str) -> tuple[str, ...]:
-    return (
-        f'[ -f "$OUTPUT/{output}" ] || run fid/compute_dataset_stats.py --dataset {dataset} \\',
-        f'    --args {settings} --num_workers 6 --output "$OUTPUT/{output}" "$@"',
+    sets = [(f"size:{size}", f"celeba_train_stats_{size}.npz") for size in (32, 64)]
+    yield Job(
+        "fid/table1/compute_celeba_stats.job",
+        "Statistics of the CelebA training images at both sizes; kept when they are there already.",
+        12,
+        "statistics",
+        {"dataset": "ldm.data.celeba.CelebATrain", "sets": sets},
     )
 
 
 def _setup_jobs() -> Iterator[Job]:
-    yield Job("install_env.job", "Make the environment.", 4, ('[ -n "$DRY_RUN" ] || bash dp_lora/setup_env.sh',))
+    yield Job("install_env.job", "Make the environment.", 4, "install_env")
     yield Job(
         "extract_celeba_hq.job",
         "Fetch and unpack CelebA-HQ into ~/.cache/CelebAHQ; --root FOLDER chooses another place.",
         12,
-        ('run scripts/extract_celeba_hq.py "$@"',),
+        "extract_celeba_hq",
     )
     models = ["latent-diffusion emnist32-conditional"]
     models += [f"finetuning/mnist mnist32-class-dp-eps{epsilon}" for epsilon in (1, 5, 10)]
@@ -327,21 +301,9 @@ def _setup_jobs() -> Iterator[Job]:
         "count_params_mnist.job",
         "Count the parameters of the EMNIST model and of what was fine-tuned from it; absent ones are left out.",
         1,
-        (
-            *(f"models[{index}]='{model}'" for index, model in enumerate(models)),
-            'for model in "${models[@]}"; do',
-            '    if checkpoint=$(newest_run "$LOGS/${model% *}" "${model#* }" 2> /dev/null); then',
-            '        run scripts/count_parameters.py --ckpt "$checkpoint"',
-            "    else",
-            '        echo "left out: there is no run of ${model#* }"',
-            "    fi",
-            "done",
-        ),
+        "count_params",
+        {"models": models},
     )
-
-
-def _newest(variable: str, folder: str, name: str) -> str:
-    return f'{variable}="${{{variable}:-$(newest_run "$LOGS/{folder}" {name} {variable})}}"'
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -364,7 +326,8 @@ def differences(folder: Path, wanted: Mapping[str, str | Path] | None = None) ->
     """One line for every file below ``folder`` that is missing, superfluous or not as the table has it."""
     expected = dict(files() if wanted is None else wanted)
     found = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    present = {str(path.relative_to(folder)) for path in found if "__pycache__" not in path.parts}
+    ours = {str(path.relative_to(folder)) for path in found if "__pycache__" not in path.parts}
+    present = {path for path in ours if Path(path).parts[0] != TEMPLATES.name}
     lines = [f"{path}: is not in the table" for path in sorted(present - set(expected) - set(HANDWRITTEN))]
     for path, content in expected.items():
         if path not in present:

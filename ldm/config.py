@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from ldm.errors import UserError, nearest
+from ldm.files import require_regular_file
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ MAIN_ALIASES: dict[str, str] = {
     "main.ImageLogger": "callbacks.image_logger.ImageLogger",
     "main.SetupCallback": "callbacks.setup_callback.SetupCallback",
     "main.CUDACallback": "callbacks.cuda_callback.CUDACallback",
+    "main.DPCallback": "callbacks.differential_privacy.DPCallback",
+    "main.RankSchedulerCallback": "callbacks.rank_scheduler.RankSchedulerCallback",
 }
 
 #: Classes of a package that old configurations of quantising autoencoders name and nobody has to install: ours instead.
@@ -44,6 +48,15 @@ TAMING_ALIASES: dict[str, str] = {
     "taming.modules.losses.vqperceptual.DummyLoss": "torch.nn.Identity",
     "taming.modules.losses.lpips.LPIPS": "ldm.modules.losses.lpips.LPIPS",
     "taming.modules.vqvae.quantize.VectorQuantizer2": "ldm.modules.vqvae.quantize.VectorQuantizer2",
+}
+
+#: Bounds of a configuration file; the largest shipped one has 5 kB, 12 levels and 150 values.
+MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES = 2**20, 64, 20_000
+
+#: Classes that newer releases of Lightning no longer have: what does the same there.
+LIGHTNING_ALIASES: dict[str, str] = {
+    "pytorch_lightning.loggers.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
+    "pytorch_lightning.loggers.test_tube.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
 }
 
 _NEVER_USED = "it was stored and never used"
@@ -59,6 +72,11 @@ RETIRED: dict[str, dict[str, str]] = {
         "clip_denoised": "a latent has no fixed range to clip to",
     },
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": {"use_fp16": "the Trainer's precision decides"},
+    "pytorch_lightning.loggers.TensorBoardLogger": {
+        "debug": "it was an option of test-tube",
+        "create_git_tag": "it was an option of test-tube",
+        "description": "it was an option of test-tube",
+    },
     "callbacks.image_logger.ImageLogger": {
         "increase_log_steps": "images are made every batch_frequency steps",
         "log_on_batch_idx": "images are counted by logical steps",
@@ -88,7 +106,7 @@ def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> Dic
             raise UserError(f"'{entry}' is not a setting; type key.path=value, such as model.params.image_size=32")
         try:
             setting = OmegaConf.from_dotlist([entry])
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
             raise UserError(f"cannot read the setting '{entry}': {_one_line(error)}") from None
         merged = _merge(merged, setting, f"'{entry}'")
     return merged
@@ -162,8 +180,9 @@ def allow_target(prefix: str) -> None:
 
 def canonical_target(target: str) -> str:
     """The dotted name under which an object lives now; ``main.*`` names and aliases are translated."""
-    if target in TAMING_ALIASES:
-        return TAMING_ALIASES[target]
+    for aliases in (TAMING_ALIASES, LIGHTNING_ALIASES):
+        if target in aliases:
+            return aliases[target]
     if target.partition(".")[0] != "main":
         return target
     if target not in MAIN_ALIASES:
@@ -233,9 +252,9 @@ def take_options(kind: type[Options], given: dict[str, Any]) -> Options:
 
 
 def _checked(target: str, factory: Any, params: dict[str, Any]) -> dict[str, Any]:
-    known, required, open_ended = _parameters(factory)
+    known, required, open_ended = accepted_parameters(factory)
     retired = RETIRED.get(canonical_target(target), {})
-    dropped = [] if open_ended else [name for name in params if name not in known and name in retired]
+    dropped = [name for name in params if name not in known and name in retired]
     if dropped:
         reasons = "; ".join(f"{name} ({retired[name]})" for name in dropped)
         logger.warning("%s no longer takes %s", target, reasons)
@@ -251,7 +270,7 @@ def _checked(target: str, factory: Any, params: dict[str, Any]) -> dict[str, Any
     return kept
 
 
-def _parameters(factory: Any) -> tuple[set[str], list[str], bool]:
+def accepted_parameters(factory: Any) -> tuple[set[str], list[str], bool]:
     """Names a constructor takes, those it must be given, and whether it takes any name at all.
 
     A constructor with ``**kwargs`` passes them to the next class of its MRO, so that one's names count as well. A class
@@ -278,7 +297,7 @@ def _accepted(factory: Any) -> tuple[set[str], list[str], bool]:
     for base in owners[1:]:
         if base.__module__.partition(".")[0] in ("torch", "pytorch_lightning"):
             return named, required, False  # nn.Module and the like take nothing of their own
-        below, _, _ = _parameters(base)
+        below, _, _ = accepted_parameters(base)
         named |= below
         if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base).parameters.values()):
             return named, required, False
@@ -287,7 +306,7 @@ def _accepted(factory: Any) -> tuple[set[str], list[str], bool]:
 
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a file laid over those of the files that its ``base`` names, as plain mappings."""
-    place = path.resolve()
+    place = Path(os.path.realpath(path))  # Path.resolve fails on a link that leads to itself
     if place in above:
         raise UserError(f"config file '{above[-1]}' names the base '{path}', which builds on it; a circle has no end")
     own = cast("dict[str, Any]", OmegaConf.to_container(_load_yaml(path)))
@@ -311,17 +330,49 @@ def _laid_over(below: Any, own: Any) -> Any:
 
 def _load_yaml(path: Path) -> DictConfig:
     try:
-        loaded = OmegaConf.load(path)
+        if require_regular_file(path) > MAX_YAML_BYTES:
+            raise UserError(f"config file '{path}' is larger than {MAX_YAML_BYTES:,} bytes; it is refused")
+        text = path.read_text(encoding="utf-8")
+        _check_extent(text, path)
+        loaded = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
     except FileNotFoundError:
         raise UserError(f"config file '{path}' does not exist{_neighbour(path)}") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"config file '{path}'{line} is not valid YAML: {error.problem or _one_line(error)}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"cannot read config file '{path}': {_one_line(error)}") from None
     if not isinstance(loaded, DictConfig):
         raise UserError(f"config file '{path}' must hold sections such as 'model:', not a list")
     return loaded
+
+
+def _check_extent(text: str, path: Path) -> None:
+    """Raise UserError for YAML that nests too deep, or whose aliases stand for too many values, before it is built."""
+    depth = 0
+    sizes: dict[str, int] = {}  # values that an anchor stands for
+    total, begun = 0, list[tuple[str | None, int]]()
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in (anchor for anchor, _ in begun):
+                line = event.start_mark.line + 1
+                raise UserError(f"config file '{path}', line {line}: '*{event.anchor}' stands for what it is a part of")
+            total += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            begun.append((event.anchor, total))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+            anchor, before = begun.pop()
+            if anchor:
+                sizes[anchor] = total - before
+        if depth > MAX_YAML_DEPTH or total > MAX_YAML_VALUES:
+            what = f"{MAX_YAML_DEPTH} levels deep" if depth > MAX_YAML_DEPTH else f"{MAX_YAML_VALUES:,} values"
+            raise UserError(f"config file '{path}', line {event.start_mark.line + 1}: more than {what}; it is refused")
 
 
 def _neighbour(path: Path) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from ldm.errors import UserError
 
@@ -44,17 +46,75 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     _sync(path.parent)
 
 
+def require_regular_file(path: str | Path) -> int:
+    """The size in bytes of a plain file, asked for before anything opens it.
+
+    Opening a pipe waits for a writer, and a device such as ``/dev/zero`` never ends; links to them count as them.
+
+    Raises:
+        UserError: for a path that is a folder, a pipe, a socket or a device, or that cannot be looked up. A missing
+            file raises FileNotFoundError, since its reader knows where the file should come from.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{path}': {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"cannot read '{path}': it is a folder; name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"cannot read '{path}': it is a pipe or a device, not a file; copy its content to a file")
+    return status.st_size
+
+
 def file_digest(path: str | Path) -> str:
     """The sha256 of a file as 64 hexadecimal digits.
 
     Raises:
         UserError: when the file cannot be read.
     """
+    with contextlib.suppress(FileNotFoundError):
+        require_regular_file(path)
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
+
+
+def require_regular(path: str | Path) -> None:
+    """Raise UserError for what is no ordinary file, such as a pipe or a device, and would be read for ever."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
+    if stat.S_ISDIR(mode):
+        raise UserError(f"'{path}' is a folder; name a file in it")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"'{path}' is no ordinary file but a pipe or a device; copy its content to a file")
+
+
+def read_json(path: str | Path, largest: int) -> Any:
+    """The content of a JSON file of at most ``largest`` bytes.
+
+    Raises:
+        UserError: when it cannot be read, is larger, is not JSON, is nested too deep, or holds NaN or a number of
+            thousands of digits.
+    """
+    require_regular(path)
+    try:
+        if Path(path).stat().st_size > largest:
+            raise UserError(f"'{path}' is larger than {largest} bytes; it is refused")
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
+    except RecursionError:
+        raise UserError(f"'{path}' is nested too deep; it is refused") from None
+    except (OSError, ValueError) as error:  # ValueError: bad JSON, bad text, numbers of thousands of digits
+        raise UserError(f"'{path}' is not readable JSON: {error}") from None
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def _sync(path: Path) -> None:

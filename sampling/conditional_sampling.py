@@ -34,7 +34,9 @@ def main() -> None:
         help="samples.pt, which the same command goes on with if it was stopped, or samples.png for a grid",
     )
     add("--num_samples", "-n", type=int, default=20, help="images in all, class by class")
-    add("--classes", "-c", nargs="+", type=class_list, default=[[0]], help="classes to sample")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--classes", "-c", nargs="+", type=class_list, default=[[0]], help="classes to sample")
+    what.add_argument("--prompt", nargs="+", metavar="TEXT", help="captions, for a model of text")
     add("--batch_size", "-bs", type=int, default=500)
     add("--decoder_batch_size", type=int, default=None, help="images decoded at a time")
     add("--ddim_steps", type=int, default=200)
@@ -55,14 +57,15 @@ def main() -> None:
         decoder_batch_size=args.decoder_batch_size,
         seed=args.seed,
     )
-    classes = [label for item in args.classes for label in item]
+    classes = None if args.prompt else [label for item in args.classes for label in item]
+    condition = {"classes": classes, "prompts": args.prompt}
     device = pick_device(args.device)
     files, count = (args.yaml, args.ckpt), args.num_samples
     if output.suffix == ".png":
-        samples = sample_set(*files, count, options, classes=classes, device=device, ema=args.ema)
-        save_grid(samples.images, output, columns=max(1, round(count / max(1, len(classes)))))
+        samples = sample_set(*files, count, options, **condition, device=device, ema=args.ema)
+        save_grid(samples.images, output, columns=max(1, round(count / max(1, len(classes or args.prompt)))))
     else:
-        write_samples(output, *files, count, options, classes=classes, device=device, ema=args.ema)
+        write_samples(output, *files, count, options, **condition, device=device, ema=args.ema)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 python scripts/convert_ckpt_lora.py --ckpt dplora.ckpt --to plain -o ours.safetensors
 python scripts/convert_ckpt_lora.py --ckpt last.ckpt --to adapter -o adapter.safetensors
+python scripts/convert_ckpt_lora.py public.ckpt for_dpldm.ckpt
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from ldm.cli import ArgumentParser, run
 def main() -> None:
     """Parse the command line and convert."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", required=True, help="checkpoint, in the names of any lineage")
-    parser.add_argument("--output", "-o", required=True, help="file to write, .safetensors or .ckpt")
+    parser.add_argument("files", nargs="*", metavar="IN OUT", help="checkpoint and file to write, as DP-LDM has it")
+    parser.add_argument("--ckpt", help="checkpoint, in the names of any lineage; a folder that PEFT saved")
+    parser.add_argument("--output", "-o", help="file to write, .safetensors or .ckpt")
     parser.add_argument(
         "--to",
-        required=True,
+        default=None,
         choices=(*STYLES, "adapter"),
         help="plain: this project; peft: DP-LoRA; loralib: DP-LDM; adapter: what was trained, alone, in plain names",
     )
@@ -28,6 +30,14 @@ def main() -> None:
     parser.add_argument("--ema", action=argparse.BooleanOptionalAction, default=True, help="averages, for --to adapter")
     parser.add_argument("--alpha", type=float, help="alpha of the adapters, for a file that does not say it")
     args = parser.parse_args()
+    if args.files:
+        if len(args.files) != 2 or args.ckpt or args.output:
+            parser.error("give the checkpoint and the file to write either as IN OUT or as --ckpt IN --output OUT")
+        args.ckpt, args.output = args.files
+        args.to = args.to or "loralib"
+    for flag, value in (("--ckpt", args.ckpt), ("--output", args.output), ("--to", args.to)):
+        if not value:
+            parser.error(f"the following arguments are required: {flag}")
     if args.to == "adapter":
         if args.adapt_rank is not None:
             parser.error("--adapt-rank goes with a naming style; change the rank first, then take the adapters out")

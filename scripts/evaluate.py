@@ -10,27 +10,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli import ArgumentParser, pick_device, run
+from ldm.reports.flags import add_dataset_flags, add_device_flag, add_extractor_flags
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--samples", required=True, metavar="FILE|FOLDER", help="generated images: .pt, .npz or an image folder")
-    add("--real", required=True, metavar="CLASS|FILE|FOLDER", help="real images; a dotted class gets their size")
-    add("--real_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --real, such as size:32")
+    kinds = {"metavar": "CLASS|FILE|FOLDER"}
+    add_dataset_flags(parser, "real", "real images; a dotted class gets the samples' size", required=True, **kinds)
     add("--suite", default="all", help="mnist, cifar10, celeba or all: scores, classifiers and class names")
     add("--output", metavar="FOLDER", help="where the results go; outputs/evaluation/NAME without it")
     add("--title", help="heading of the page; the name of the sample file without it")
-    add("--extractor", default="inception", help="inception, efficientnet-lite0, digits-cnn, pixels, or a dotted class")
-    add("--weights", metavar="FILE", help="weights of the extractor; inception downloads its own without it")
+    add_extractor_flags(parser)
     add(
         "--quantize",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="round pixels to 8 bits first, as image files do",
     )
-    add("--test", metavar="CLASS|FILE", help="held-out real images: they score classifiers, and stand beside copies")
-    add("--test_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --test, such as split:test")
+    add_dataset_flags(
+        parser, "test", "held-out real images: they score classifiers, and stand beside copies", metavar="CLASS|FILE"
+    )
     add("--public", metavar="FILE|FOLDER", help="samples of the public model: what every score is read beside")
     add("--real_level", action="store_true", help="measure --test in the samples' place too: what real images score")
     add("--classifiers", nargs="+", help="classifiers to train, such as cnn wrn-40-4; the suite's without it")
@@ -53,8 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--batch_size", type=int, default=250, help="images a batch")
     add("--num_workers", type=int, default=0, help="loader processes for --real")
     add("--force", action="store_true", help="compare although the two sides were made differently")
-    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
-    args = parser.parse_args(argv)
+    add_device_flag(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure, write and print."""
+    args = _parser().parse_args(argv)
 
     from ldm.evaluation.metrics.suite import MeasureOptions
     from ldm.evaluation.metrics.summary import SummaryOptions

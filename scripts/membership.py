@@ -1,28 +1,26 @@
 """Does a fine-tuned model betray who trained it? Loss-based membership inference beside what (epsilon, delta) allows.
 
 python scripts/membership.py --yaml finetune.yaml --ckpt last.ckpt --card privacy.json \
-    --members ldm.data.mnist.MNISTTrain --held_out ldm.data.mnist.MNISTVal --held_out_args split:test
+    --members ldm.data.mnist.MNISTTrain --held_out ldm.data.mnist.MNISTVal
 The figures are computed from private images and are covered by no guarantee: they are for whoever holds the images.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, run
+from ldm.reports.flags import add_dataset_flags, add_device_flag, add_model_flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--yaml", "-y", required=True, help="configuration the model was fine-tuned with")
-    add("--ckpt", required=True, help="checkpoint of the fine-tuned model")
-    add("--members", required=True, metavar="CLASS|FILE", help="private images that it was fine-tuned on")
-    add("--members_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of the dataset class")
-    add("--held_out", required=True, metavar="CLASS|FILE", help="images of the same kind that it never saw")
-    add("--held_out_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of the dataset class")
+    add_model_flags(parser)
+    kinds = {"required": True, "metavar": "CLASS|FILE"}
+    add_dataset_flags(parser, "members", "private images that it was fine-tuned on", **kinds)
+    add_dataset_flags(parser, "held_out", "images of the same kind that it never saw", **kinds)
     add("--reference_ckpt", metavar="FILE", help="model that saw neither, such as the public one: a stronger attack")
     add("--reference_yaml", metavar="FILE", help="its configuration, if another one")
     add("--card", metavar="privacy.json", help="card of the run, for epsilon and delta")
@@ -32,10 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--count", type=int, default=1000, help="images of each set, chosen at random")
     add("--batch_size", "-bs", type=int, default=64, help="images at a time")
     add("--seed", type=int, default=0, help="choice of images, and noises")
-    add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     add("--plot", metavar="FILE.png", help="draw the curves")
     add("--output", metavar="FILE.json", help="write all numbers")
-    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
+    add_device_flag(parser)
     args = parser.parse_args(argv)
 
     from ldm.errors import UserError

@@ -5,11 +5,11 @@ python scripts/mnist_sampling_and_acc.py --yaml config.yaml --ckpt last.ckpt
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ldm.cli import ArgumentParser, pick_device, run
+from ldm.reports.flags import add_device_flag, add_model_flags, add_sampling_flags
 
 REAL = "ldm.data.mnist.MNISTVal"
 
@@ -18,26 +18,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, sample a training and a held-out set, train, and score on real images."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--yaml", "-y", required=True, help="configuration the model was trained with")
-    add("--ckpt", "-ckpt", "--ckpt_path", required=True, help="checkpoint (.ckpt or .safetensors)")
+    add_model_flags(parser, "-ckpt", "--ckpt_path")
     add("--num_train", type=int, default=50000, help="samples that train the classifiers, class by class")
     add("--num_eval", type=int, default=10000, help="further samples, which choose the epoch")
     add("--classes", "-c", nargs="+", type=int, default=list(range(10)), help="classes to sample")
     add("--test", default=REAL, metavar="FILE|CLASS", help="real images: a labelled file or a dotted dataset class")
     add("--test_args", nargs="*", metavar="KEY:VALUE", help=f"its arguments; {REAL} gets split:test without them")
-    add("--ddim_step", "-step", "--ddim_steps", type=int, default=200)
-    add("--eta", "-eta", type=float, default=1.0, help="0 deterministic, 1 ancestral noise")
-    add("--scale", "-scale", type=float, default=1.0, help="guidance scale; 1 is none")
-    add("--uc", type=int, default=None, help="class that stands for no condition in guidance; default: the null class")
-    add("--batch_size", "-bs", type=int, default=500, help="images sampled at a time")
+    add_sampling_flags(parser)
     add("--seed", type=int, default=0, help="seed of the samples; the held-out ones use the next")
-    add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     add("--models", nargs="+", default=["logreg", "mlp", "cnn"], help="classifiers to train")
     add("--protocol", default="dp-ldm", help="how they are trained and the epoch is chosen, by a published name")
     add("--epochs", type=int, help="passes through the training samples, instead of the protocol's")
     add("--seeds", type=int, default=1, help="how many times to repeat the classifiers, with seeds 0, 1, ...")
     add("--output", metavar="FILE.json", help="write all numbers, with the curve of every run")
-    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
+    add_device_flag(parser)
     args = parser.parse_args(argv)
 
     from ldm.errors import UserError

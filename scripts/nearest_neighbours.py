@@ -1,7 +1,7 @@
 """Do samples copy private images? Nearest private images of samples, and the share of near-copies beside chance's.
 
 python scripts/nearest_neighbours.py --samples samples.pt --private ldm.data.mnist.MNISTTrain \
-    --held_out ldm.data.mnist.MNISTVal --held_out_args split:test --picture pairs.png --i-hold-the-private-data
+    --held_out ldm.data.mnist.MNISTVal --picture pairs.png --i-hold-the-private-data
 The figures are computed from private images and are covered by no guarantee: they are for whoever holds the images.
 """
 
@@ -11,18 +11,17 @@ import json
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, run
+from ldm.reports.flags import add_dataset_flags, add_device_flag, add_extractor_flags
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--samples", required=True, metavar="FILE", help="generated images (.pt or .npz)")
-    add("--private", required=True, metavar="CLASS|FILE|FOLDER", help="private images the model was fine-tuned on")
-    add("--private_args", nargs="*", default=[], metavar="KEY:VALUE", help="their arguments, such as size:32")
-    add("--held_out", required=True, metavar="CLASS|FILE|FOLDER", help="images of the same kind that it never saw")
-    add("--held_out_args", nargs="*", default=[], metavar="KEY:VALUE", help="their arguments")
-    add("--extractor", help="look in this feature space too: inception, digits-cnn ...")
-    add("--weights", metavar="FILE", help="weights of the extractor")
+    kinds = {"required": True, "metavar": "CLASS|FILE|FOLDER"}
+    add_dataset_flags(parser, "private", "private images the model was fine-tuned on", **kinds)
+    add_dataset_flags(parser, "held_out", "images of the same kind that it never saw", **kinds)
+    add_extractor_flags(parser, default=None)
     add("--quantile", type=float, default=0.05, help="of held-out distances, below which a sample is a near-copy")
     add("--count", type=int, default=2000, help="samples and held-out images looked at, chosen at random")
     add("--batch_size", "-bs", type=int, default=500, help="images at a time")
@@ -36,8 +35,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="the private images are yours to see, and the image goes nowhere else",
     )
     add("--output", metavar="FILE.json", help="write all numbers")
-    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
-    args = parser.parse_args(argv)
+    add_device_flag(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure, write and print."""
+    args = _parser().parse_args(argv)
 
     from ldm.evaluation.features import make_extractor
     from ldm.evaluation.inputs.image_source import open_images

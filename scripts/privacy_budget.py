@@ -5,7 +5,7 @@ python scripts/privacy_budget.py --noise_multiplier 1.5 --delta 1e-5 --num_recor
 python scripts/privacy_budget.py --epsilon 1 --delta 1e-6 --num_records 60000 --batch_size 512 1024 2048 --epochs 50 \
     --plot budget.png
 python scripts/privacy_budget.py --yaml configs/finetuning/mnist32-dp-eps10.yaml
-python scripts/privacy_budget.py --card logs/my_run/privacy.json
+python scripts/privacy_budget.py --card logs/my_run
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _parser() -> ArgumentParser:
     flags.add_argument("--plot", metavar="FILE.png", help="draw noise against batch size")
     flags.add_argument("--yaml", nargs="+", metavar="CONFIG", help="what private configurations would spend")
     flags.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings that change these files")
-    flags.add_argument("--card", metavar="FILE.json", help="read a privacy card and compute its epsilon anew")
+    flags.add_argument("--card", metavar="PATH", help="check a privacy card, a run directory or a file of weights")
     return flags
 
 
@@ -43,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ldm.errors import UserError
     from ldm.privacy.accounting import accountants_for, epsilon
     from ldm.privacy.budget import budget, table
-    from ldm.privacy.card import ReleaseCard
 
     if arguments.card:
-        print(ReleaseCard.read(arguments.card).statement())
+        from ldm.reports.claim import describe_claim
+
+        print("\n".join(describe_claim(arguments.card)))
         return
     if arguments.yaml:
         from ldm.reports.budget import config_budget

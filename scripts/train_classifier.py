@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ldm.cli import ArgumentParser, pick_device, run
+from ldm.reports.flags import add_device_flag
 
 
 def _parser() -> ArgumentParser:
@@ -37,7 +38,7 @@ def _parser() -> ArgumentParser:
     add("--output", metavar="FILE.pt", help="write losses and accuracies of all epochs")
     add("--seed", type=int, default=21, help="initial weights, order and augmentation")
     add("--amp", action="store_true", help="compute in bfloat16 where that is safe")
-    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
+    add_device_flag(parser)
     return parser
 
 

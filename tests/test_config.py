@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import types
 
@@ -255,7 +256,7 @@ def test_other_names_of_taming_stay_refused(target):
         get_obj_from_str(target)
 
 
-@pytest.mark.parametrize("target", ["ldm.checkpoint.io.os", "ldm.checkpoint.io.Path", "ldm.config.ALLOWED_PREFIXES"])
+@pytest.mark.parametrize("target", ["ldm.files.os", "ldm.files.Path", "ldm.config.ALLOWED_PREFIXES"])
 def test_what_a_module_merely_imports_is_no_target(target):
     with pytest.raises(UserError, match="not something a configuration may build"):
         get_obj_from_str(target)
@@ -314,5 +315,38 @@ def test_nearest_ignores_case_and_says_nothing_when_nothing_is_close():
 def test_the_tables_of_names_agree_with_the_code():
     """A retired parameter that the class takes again, or a class that moved, would be a dead entry."""
     for target in (*config_module.MAIN_ALIASES, *config_module.TAMING_ALIASES, *config_module.RETIRED):
-        known, _, _ = config_module._parameters(get_obj_from_str(target))
+        known, _, _ = config_module.accepted_parameters(get_obj_from_str(target))
         assert not known & config_module.RETIRED.get(config_module.canonical_target(target), {}).keys(), target
+
+
+ALIASES = "a0: &a0 [1,2,3,4,5,6,7,8,9,0]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 8)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (ALIASES, "line 5: more than 20,000 values"),
+        ("a: " + "[" * 400 + "]" * 400, "more than 64 levels deep"),
+        ("a: " + "[" * 20_000 + "]" * 20_000, "more than 64 levels deep"),
+        ("{a: " * 20_000, "more than 64 levels deep"),
+        ("a: " + "x" * 2**21, "larger than 1,048,576 bytes"),
+        ("a: &a [1, *a]", "line 1: .*stands for what it is a part of"),
+    ],
+)
+def test_yaml_is_bounded_before_it_is_built(tmp_path, text, words):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        load_config([tmp_path / "a.yaml"])
+    assert "\n" not in str(caught.value)
+
+
+def test_pipes_devices_and_links_that_lead_nowhere_are_one_line(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    for name, words in (("pipe", "pipe or a device"), ("zero", "pipe or a device"), ("loop", "cannot read")):
+        with pytest.raises(UserError, match=words) as caught:
+            load_config([tmp_path / f"{name}.yaml"])
+        assert "\n" not in str(caught.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ldm.checkpoint.content import Checkpoint
+from ldm.checkpoint.digest import state_digest
 from ldm.checkpoint.ema import ema_to_parameters, split_ema
 from ldm.checkpoint.export import export_checkpoint
 from ldm.checkpoint.io import (
@@ -24,6 +26,7 @@ __all__ = [
     "PICKLED_SUFFIXES",
     "SUFFIXES",
     "UNPROTECTED_DATA",
+    "Checkpoint",
     "check_metadata",
     "checkpoint_metadata",
     "ema_to_parameters",
@@ -34,5 +37,6 @@ __all__ = [
     "save_checkpoint",
     "save_safetensors",
     "split_ema",
+    "state_digest",
     "unprotected_data",
 ]

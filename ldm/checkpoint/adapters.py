@@ -11,27 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ldm.checkpoint.export import sampling_state
-from ldm.checkpoint.io import load_weights, read_checkpoint, save_checkpoint, save_safetensors
+from ldm.checkpoint.io import read_checkpoint, save_checkpoint, save_safetensors
 from ldm.checkpoint.lora_names import (
-    DOWN,
     Scale,
     default_scale,
     layers_of,
     merged,
     rescaled,
     stated_scale,
-    style_of,
     to_plain,
     to_style,
     with_rank,
 )
-from ldm.checkpoint.metadata import checkpoint_metadata
+from ldm.checkpoint.metadata import MADE_FROM, checkpoint_metadata, made_from
+from ldm.checkpoint.tensors import require_finite
 from ldm.errors import UserError
-from ldm.modules.lora import LoRAConfig, adapters, is_adapter_name
+from ldm.modules.lora import LoRAConfig, is_adapter_name
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +69,13 @@ def read_adapted(path: str | Path, alpha: float | None = None) -> AdaptedFile:
     loralib's names, 1 / r. Raises UserError for a file in plain names that states none.
     """
     content = read_checkpoint(path)
-    style = style_of(content["state_dict"])
-    state = to_plain(content["state_dict"])
+    require_finite(content.state_dict, path)
+    style = content.style
+    state = to_plain(content.state_dict)
     memory = {key: checkpoint_metadata(content, key) for key in CARRIED_METADATA}
     memory = {key: value for key, value in memory.items() if value}
+    if memory.get("privacy"):  # a private run's card names its checkpoints
+        memory[MADE_FROM] = made_from(content)
     facts = checkpoint_metadata(content, "lora") or {}
     params = (memory.get("model_config") or {}).get("params") or {}
     stated = None if style == "loralib" or (style == "peft" and params.get("use_lora")) else stated_scale(params)
@@ -176,40 +177,6 @@ def convert_checkpoint(
     memory = {**file.memory, **({"model_config": config} if config else {})}
     facts = {"scaling": scaling, "base": file.base} if layers else None
     return _write(to_style(state, style), target, memory, facts)
-
-
-@torch.no_grad()
-def load_adapter(model: Any, path: str | Path, adapt_rank: bool = False) -> None:
-    """Put the adapters of a file, and the condition stage if it has one, onto a model with such adapters.
-
-    Averages restart from what is loaded. Raises UserError for other layers, for another rank unless ``adapt_rank``
-    (fewer directions are added to by the model's own, more are cut), and for weights that they were not trained beside.
-    """
-    file = read_adapted(path)
-    theirs = file.require_adapters()
-    ours = dict(adapters(model))
-    if set(ours) != set(theirs):
-        odd = sorted(set(ours) ^ set(theirs))[0]
-        raise UserError(
-            f"{path}: has adapters on {len(theirs)} layers, the model on {len(ours)} ({odd} is in one only); give the "
-            "model the same targets"
-        )
-    if file.base not in (None, fingerprint(model.state_dict(), theirs)):
-        raise UserError(f"{path}: its adapters were trained beside other weights than the model has; load their base")
-    state = rescaled(file.state, lambda layer, rank: file.scale(layer, rank) / ours[layer].scaling)
-    different = [layer for layer, rank in theirs.items() if rank != ours[layer].rank]
-    if different and not adapt_rank:
-        raise UserError(
-            f"{path}: the adapter of {different[0]} has rank {theirs[different[0]]} in the file and "
-            f"{ours[different[0]].rank} in the model; set model_lora_r, or ask for the change (adapt_rank)"
-        )
-    state = with_rank(state, {layer: ours[layer].rank for layer in different})
-    for layer in different:  # a direction that is zero on both sides could never be trained
-        state[layer + DOWN][theirs[layer] :] = ours[layer].lora_A.weight[theirs[layer] :]
-    load_weights(model, state, allow_missing=("",), source=str(path))
-    model.start_privacy = file.memory.get("privacy") or file.memory.get("start_privacy") or model.start_privacy
-    if model.use_ema:
-        model.model_ema.reset(model.model)
 
 
 def fingerprint(state: Mapping[str, Tensor], layers: Iterable[str]) -> str:

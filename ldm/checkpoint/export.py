@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from ldm.checkpoint.ema import COUNTERS, split_ema
 from ldm.checkpoint.io import read_checkpoint, save_safetensors
-from ldm.checkpoint.metadata import UNPROTECTED_DATA, checkpoint_metadata
+from ldm.checkpoint.metadata import MADE_FROM, UNPROTECTED_DATA, checkpoint_metadata, made_from, refuse_adapter
+from ldm.checkpoint.tensors import require_finite
 from ldm.errors import UserError
 
 TRAINING_ONLY = ("first_stage_model.loss.", "loss.")
@@ -39,11 +39,15 @@ def export_checkpoint(source: str | Path, target: str | Path, ema: bool = True, 
     """
     if Path(target).suffix != ".safetensors":
         raise UserError(f"{target}: exported weights are .safetensors; end the name in that")
-    content: dict[str, Any] = read_checkpoint(source)
-    state = sampling_state(content["state_dict"], ema)
+    content = read_checkpoint(source)
+    require_finite(content.state_dict, source)
+    refuse_adapter(content.state_dict, source)
+    state = sampling_state(content.state_dict, ema)
     carried = ("model_config", "privacy", "start_privacy", UNPROTECTED_DATA)
     memories = {key: checkpoint_metadata(content, key) for key in carried}
     metadata = {key: json.dumps(value) for key, value in memories.items() if value}
+    if "privacy" in metadata:  # a private run's card names its checkpoints
+        metadata[MADE_FROM] = json.dumps(made_from(content))
     if note:
         metadata["made_by"] = note
     save_safetensors(state, target, metadata)

@@ -8,48 +8,56 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ldm.checkpoint.content import Checkpoint
+from ldm.checkpoint.digest import check_digest, with_digest, without_digest
+from ldm.checkpoint.peft_adapter import from_peft, is_peft, weights_in_folder
 from ldm.checkpoint.restricted_pickle import MAX_ENTRIES, MAX_EXPANSION, load_pickled
+from ldm.checkpoint.tensors import as_tensors, require_finite, same_kind
 from ldm.errors import UserError, nearest
-from ldm.files import write_atomic
+from ldm.files import require_regular, write_atomic
 
 logger = logging.getLogger(__name__)
 
 PICKLED_SUFFIXES = (".ckpt", ".pt", ".pth")
 SUFFIXES = (*PICKLED_SUFFIXES, ".safetensors")
+OF_HUB = ".bin"  # the suffix of pickled weights on the Hugging Face hub; read, never written
 _SHOWN = 10
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a Lightning ``.ckpt``, a ``.pt``/``.pth`` or a ``.safetensors`` file; tensors are on the CPU.
 
     The result always has ``state_dict``; a bare mapping of names to tensors becomes one. For ``.safetensors`` there
-    is ``metadata`` (str to str) as well. Nothing in the file is executed: objects of framework classes become inert
-    :class:`ldm.checkpoint.restricted_pickle.Foreign` stand-ins.
+    is ``metadata`` (str to str) as well. A folder that PEFT saved, and a file of weights in it, are read as adapters
+    under plain names. Numpy arrays become tensors, and prefixes that DDP or torch.compile put before names go.
+    Checksums are compared: those of a zip archive, and the digest that `save_safetensors` leaves. Nothing in the file
+    is executed: objects of framework classes become inert :class:`ldm.checkpoint.restricted_pickle.Foreign` stand-ins.
 
     Raises:
-        UserError: for a missing, damaged or foreign file, or one that asks for code to be run.
+        UserError: for a missing, damaged or foreign file, one with integers for weights, or one that asks for code to
+            be run.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"'{path}' is not a checkpoint by its name; expected one of {', '.join(SUFFIXES)}")
     if path.is_dir():
-        raise UserError(f"'{path}' is a folder; name the checkpoint file in it")
+        path = weights_in_folder(path)
+    if path.suffix.lower() not in (*SUFFIXES, OF_HUB):
+        raise UserError(f"'{path}' is not a checkpoint by its name; expected one of {', '.join(SUFFIXES)}")
     if not path.exists():
         folder = path.parent
         hint = nearest(path.name, (p.name for p in folder.iterdir())) if folder.is_dir() else "; no such folder"
         raise UserError(f"checkpoint '{path}' does not exist{hint}")
+    require_regular(path)
     try:
-        if path.suffix.lower() == ".safetensors":
-            return _read_safetensors(path)
-        content = load_pickled(path)
+        content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else load_pickled(path)
     except OSError as error:
         raise UserError(f"cannot read checkpoint '{path}': {error.strerror or error}") from None
-    return _with_state_dict(content, path)
+    return Checkpoint(path, _with_state_dict(content, path))
 
 
 def load_weights(
@@ -73,8 +81,8 @@ def load_weights(
         The keys of ``module`` that kept their values.
 
     Raises:
-        UserError: naming the missing, unexpected and misshapen keys (the first ten of each, and how many).
-            The module is unchanged then.
+        UserError: naming the missing, unexpected and misshapen keys (the first ten of each, and how many), or the
+            first tensor that holds NaN or infinite values. The module is unchanged then.
     """
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     allow_missing = (allow_missing,) if isinstance(allow_missing, str) else tuple(allow_missing)
@@ -86,20 +94,16 @@ def load_weights(
     absent = [key for key in own if key not in kept]
     missing = [key for key in absent if not key.startswith(allow_missing + ignore)]
     unexpected = [key for key in kept if key not in own]
-    mismatched = []
-    for key in kept.keys() & own.keys():
-        theirs, ours = kept[key], own[key]
-        if isinstance(ours, Tensor):
-            shape = tuple(theirs.shape) if isinstance(theirs, Tensor) else type(theirs).__name__
-            if shape != tuple(ours.shape):
-                mismatched.append(f"{key} is {shape} in the file, {tuple(ours.shape)} in the model")
+    mismatched = sorted(_difference(key, kept[key], own[key]) for key in kept.keys() & own.keys())
+    mismatched = [text for text in mismatched if text]
     if missing or unexpected or mismatched:
         table = [
             *_rows("missing from the file", missing),
             *_rows("unexpected in the file", unexpected),
-            *_rows("of another shape", sorted(mismatched)),
+            *_rows("of another shape or kind", mismatched),
         ]
         raise UserError(f"{source or 'the checkpoint'} does not fit {type(module).__name__}: " + "\n".join(table))
+    require_finite(kept, source or "the checkpoint")
     module.load_state_dict(kept, strict=False)
     return absent
 
@@ -129,6 +133,8 @@ def save_safetensors(
 ) -> None:
     """Write tensors and string metadata as ``.safetensors``, atomically; tied tensors are stored once each name.
 
+    A digest of both is added to the metadata, which `read_checkpoint` compares.
+
     Raises:
         UserError: for another suffix, values that are not tensors, metadata that are not strings.
     """
@@ -148,23 +154,26 @@ def save_safetensors(
         # safetensors refuses names that share memory, and would store a slice with the rest of its storage
         tensors[key] = value.clone() if value.untyped_storage().data_ptr() in storages else value
         storages.add(value.untyped_storage().data_ptr())
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=dict(metadata) if metadata else None))
+    words = with_digest(tensors, metadata or {})
+    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=words))
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-            return {"state_dict": state_dict, "metadata": dict(file.metadata() or {})}
+            metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         raise UserError(f"'{path}' is not a readable .safetensors file (cut short or damaged?): {error}") from None
+    check_digest(state_dict, metadata, path)
+    return {"state_dict": state_dict, "metadata": without_digest(metadata)}
 
 
 def _with_state_dict(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"'{path}' holds {type(content).__name__}, not a checkpoint; save a state_dict into it")
     if not isinstance(content.get("state_dict"), dict):
-        bare = bool(content) and all(isinstance(value, Tensor) for value in content.values())
+        bare = bool(content) and all(isinstance(value, Tensor | np.ndarray) for value in content.values())
         if not bare:
             keys = ", ".join(str(key) for key in list(content)[:_SHOWN])
             raise UserError(f"'{path}' has no 'state_dict'; it holds: {keys or 'nothing'}")
@@ -177,7 +186,24 @@ def _with_state_dict(content: Any, path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     if declared > MAX_EXPANSION * size + 2**28:
         raise UserError(f"'{path}' of {size} bytes declares tensors of {declared} bytes; it is refused")
-    return {**content, "state_dict": dict(state_dict)}
+    state = as_tensors(state_dict, path)
+    if is_peft(state):
+        state, facts = from_peft(state, path)
+        content = {**content, **({"lora": facts} if facts else {})}
+    return {**content, "state_dict": state}
+
+
+def _difference(key: str, theirs: Any, ours: Any) -> str:
+    """How a stored value differs from the one that it is to replace; "" when it may."""
+    if not isinstance(ours, Tensor):
+        return ""
+    if not isinstance(theirs, Tensor):
+        return f"{key} is {type(theirs).__name__} in the file, a tensor in the model"
+    if theirs.shape != ours.shape:
+        return f"{key} is {tuple(theirs.shape)} in the file, {tuple(ours.shape)} in the model"
+    if not same_kind(theirs, ours):
+        return f"{key} is {theirs.dtype} in the file, {ours.dtype} in the model"
+    return ""
 
 
 def _rows(title: str, keys: Sequence[str]) -> list[str]:

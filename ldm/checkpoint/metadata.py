@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ldm.checkpoint.lora_names import stated_scale, style_of
+from ldm.checkpoint.digest import state_digest
+from ldm.checkpoint.lora_names import layers_of, stated_scale, style_of, to_plain
 from ldm.errors import UserError
 from ldm.modules.lora import adapters
 
+MADE_FROM = "made_from"
 #: The key under which a checkpoint names the data that its weights were trained on without privacy.
 UNPROTECTED_DATA = "unprotected_data"
 
@@ -21,7 +23,15 @@ def checkpoint_metadata(checkpoint: Mapping[str, Any], key: str) -> Any:
     if key in checkpoint:
         return checkpoint[key]
     text = checkpoint.get("metadata", {}).get(key)
-    return json.loads(text) if text else None
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        raise UserError(f"the checkpoint's metadata '{key}' are no readable JSON; copy or download it again") from None
+
+
+def made_from(checkpoint: Mapping[str, Any]) -> str:
+    """Digest of the content of the checkpoint that a run wrote and that this one is, or was made from."""
+    return str(checkpoint_metadata(checkpoint, MADE_FROM) or state_digest(checkpoint["state_dict"]))
 
 
 def inherited_privacy(checkpoint: Mapping[str, Any]) -> Any:
@@ -52,8 +62,25 @@ def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:
             )
 
 
+def refuse_adapter(state: Mapping[str, Any], source: Any) -> None:
+    """Raise UserError for a file that holds adapters without the weights that they stand beside."""
+    layers = layers_of(to_plain(state))
+    beside = [layer for layer in layers if f"{layer}.weight" in state or f"{layer}.base_layer.weight" in state]
+    network = any(key.startswith("first_stage_model.") for key in state)
+    if layers and not beside and not network and style_of(state) != "loralib":
+        raise UserError(
+            f"{source}: this is an adapter: it holds what was trained on {len(layers)} layers and no model; put it "
+            f"into the model that it was trained from, and give the result: python scripts/merge_lora.py --ckpt "
+            f"{source} --base MODEL.ckpt -o merged.safetensors"
+        )
+
+
 def check_metadata(model: Any, checkpoint: Mapping[str, Any], source: Any) -> None:
-    """Refuse a checkpoint whose own words contradict the model where shapes cannot: heads, and scaling of adapters."""
+    """Refuse a checkpoint whose own words contradict the model where shapes cannot: heads, and scaling of adapters.
+
+    An adapter alone is refused, too.
+    """
+    refuse_adapter(checkpoint["state_dict"], source)
     config = checkpoint_metadata(checkpoint, "model_config")
     check_heads(model.unet_params, config, source)
     facts = checkpoint_metadata(checkpoint, "lora") or {}

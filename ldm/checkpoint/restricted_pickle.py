@@ -21,6 +21,7 @@ import torch
 from numpy._core.multiarray import _reconstruct as _numpy_reconstruct  # type: ignore[attr-defined]
 from numpy._core.multiarray import scalar as _numpy_scalar  # type: ignore[attr-defined]
 
+from ldm.checkpoint.digest import DAMAGE, check_zip
 from ldm.errors import UserError
 
 MAX_ENTRIES = 2_000_000
@@ -42,7 +43,7 @@ FOREIGN_NAMES = {
 
 
 class Foreign(dict[Any, Any]):
-    """An inert stand-in for an object of a class that is not loaded; keeps its named items and its state as data."""
+    """An inert stand-in for an object of a class that is not loaded; keeps its named items, nothing else."""
 
     foreign_name = "?"
 
@@ -51,10 +52,9 @@ class Foreign(dict[Any, Any]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
-        self.foreign_state: Any = None
 
     def __setstate__(self, state: Any) -> None:
-        vars(self)["foreign_state"] = state
+        """The state of the object; of no use to anyone, and dropped."""
 
     def append(self, item: Any) -> None:
         """What a pickle adds to a list or a set; of no use to anyone, and dropped."""
@@ -186,7 +186,11 @@ def _check_container(path: Path) -> None:
     size = path.stat().st_size
     if size == 0:
         raise UserError(f"checkpoint '{path}' is empty; copy or download it again")
-    if not zipfile.is_zipfile(path):
+    try:
+        zipped = zipfile.is_zipfile(path)
+    except DAMAGE as error:
+        raise UserError(f"checkpoint '{path}' is damaged: {error}; copy or download it again") from None
+    if not zipped:
         with path.open("rb") as file:
             head = file.read(4)
         if head[:2] == b"PK":
@@ -197,7 +201,7 @@ def _check_container(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (*DAMAGE, OSError) as error:
         raise UserError(f"checkpoint '{path}' is damaged: {error}; copy or download it again") from None
     if len(entries) > MAX_ENTRIES:
         raise UserError(f"checkpoint '{path}' holds {len(entries)} records, which no model needs; it is refused")
@@ -205,6 +209,7 @@ def _check_container(path: Path) -> None:
     if declared > MAX_EXPANSION * size + 2**20:
         raise UserError(f"checkpoint '{path}' of {size} bytes would unpack to {declared} bytes; it is refused")
     names = {entry.filename.partition("/")[2] for entry in entries}
+    check_zip(path)
     if "data.pkl" not in names:
         raise UserError(f"'{path}' is a zip archive but not a torch checkpoint; name a .ckpt, .pt or .safetensors file")
     if "constants.pkl" in names:

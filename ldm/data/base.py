@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
+from tqdm import tqdm
 
 from ldm.data.draws import RecordDraws
 from ldm.errors import UserError, nearest
+from ldm.files import file_digest
+from ldm.samples.framing import FRAMINGS, INTERPOLATIONS, to_size
 
 DATA_ROOT_VARIABLE = "LDM_DATA_ROOT"
+DIGEST_THREADS = 4
 SYSTEM_DATA_DIRS = "/usr/local/share:/usr/share"  # what the XDG base directory specification gives as default
-FRAMINGS = ("resize", "pad", "crop")
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "linear": Image.Resampling.BILINEAR,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 def cache_home() -> Path:
@@ -31,10 +29,30 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
+def to_path(value: str | os.PathLike | int, option: str = "path") -> Path:
+    """Return a path that a config or a command line gives, with ``~`` and ``$VARIABLES`` filled in.
+
+    A folder called 2024 arrives as a number, since YAML and ``key:value`` words read it as one.
+    Raises UserError for a number that is spelled in another way than it is written, and for what is no path.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and Path(str(value)).exists():
+        value = str(value)
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"{option}={value!r} is not a path; quote it in YAML, write ./{value} on a command line")
+    return Path(os.path.expandvars(value)).expanduser()
+
+
+def whole_number(name: str, option: str, value: object, least: int = 0) -> int:
+    """Return an option of data set ``name`` as an int of at least ``least``; True, 1.0 and "1" are no whole numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise UserError(f"{name}: {option}={value!r}; give a whole number from {least}")
+    return int(value)
+
+
 def data_root(root: str | os.PathLike | None = None) -> Path:
     """Return the folder that holds data sets: ``root``, else ``$LDM_DATA_ROOT``, else the user's cache folder."""
     if root is not None:
-        return Path(os.path.expandvars(root)).expanduser()
+        return to_path(root, "root")
     from_environment = os.environ.get(DATA_ROOT_VARIABLE)
     return Path(from_environment).expanduser() if from_environment else cache_home()
 
@@ -43,11 +61,11 @@ def root_or_datadir(
     name: str, root: str | os.PathLike | None, datadir: str | os.PathLike | None
 ) -> str | os.PathLike | None:
     """Return ``root``, or ``datadir`` (the older spelling; a relative one lies in the working or the cache folder)."""
-    if root is not None and datadir is not None and Path(root) != Path(datadir):
+    if root is not None and datadir is not None and to_path(root, "root") != to_path(datadir, "datadir"):
         raise UserError(f"{name}: root={str(root)!r} and datadir={str(datadir)!r} disagree; give root only")
     if root is not None or datadir is None:
         return root
-    path = Path(os.path.expandvars(datadir)).expanduser()
+    path = to_path(datadir, "datadir")
     return path if path.is_absolute() or path.exists() else data_root() / path
 
 
@@ -69,10 +87,25 @@ def digest(*parts: object) -> str:
     return state.hexdigest()[:32]
 
 
-def file_stamp(path: Path) -> tuple[str, int, int]:
-    """Return name, size and modification time of a file: a cheap stand-in for its content in a fingerprint."""
-    status = path.stat()
-    return (path.name, status.st_size, status.st_mtime_ns)
+def content_digests(paths: Iterable[Path]) -> list[str]:
+    """Return the SHA-256 of each file's bytes, in order; several files are read at once, with a progress bar.
+
+    Names, sizes and times do not tell contents apart: a copied folder has those of its origin. Every byte is read
+    each time, so that two contents never share a cache.
+    """
+    paths = list(paths)
+    with ThreadPoolExecutor(DIGEST_THREADS) as pool:
+        found = pool.map(file_digest, paths)
+        return list(tqdm(found, "checking files", len(paths), leave=False, unit="file", delay=5, disable=None))
+
+
+class RecordOptions(TypedDict, total=False):
+    """Options that every data set hands on to `RecordDataset`, which explains them."""
+
+    channels: int | None
+    framing: str | None
+    interpolation: str | None
+    config: Mapping | None
 
 
 class RecordDataset(Dataset):
@@ -86,19 +119,26 @@ class RecordDataset(Dataset):
         size: side of the square image in pixels; None is the set's ``default_size`` (None again: as stored).
         flip_p: probability of a random mirror image; a set of digits or letters, and every evaluation set, refuses
             a value above 0 because the label would no longer fit or the measurement would no longer repeat.
-        channels: 1 (luminance) or 3.
+        channels: 1 (luminance) or 3; default the set's own, 3 for most.
         framing: how ``size`` is reached: "resize" (shorter side, then centre crop), "pad" (black border) or "crop"
             (the centre, pixels as they are); default the set's ``default_framing``.
         interpolation: "nearest", "bilinear" (or "linear"), "bicubic" or "lanczos"; default the set's own.
         config: mapping with the key ``size``, the older way of passing it.
+
+    Attributes:
+        class_names: names of the labels 0, 1, ..., where the files give them. is_evaluation: images to measure on,
+            which must be the same each time.
 
     Raises:
         UserError: on a value outside these.
     """
 
     num_classes: int | None = None
+    class_names: Sequence[str] = ()
     mirrorable = True  # False: a mirror image may be another class
+    is_evaluation = False
     default_size: int | None = None
+    default_channels = 3
     default_framing = "resize"
     default_interpolation = "bicubic"
 
@@ -107,7 +147,7 @@ class RecordDataset(Dataset):
         size: int | None = None,
         flip_p: float = 0.0,
         *,
-        channels: int = 3,
+        channels: int | None = None,
         framing: str | None = None,
         interpolation: str | None = None,
         config: Mapping | None = None,
@@ -115,21 +155,22 @@ class RecordDataset(Dataset):
         name = type(self).__name__
         size = size_from_config(size, config, name)
         size = self.default_size if size is None else size
+        channels = self.default_channels if channels is None else channels
         framing = self.default_framing if framing is None else framing
         interpolation = self.default_interpolation if interpolation is None else interpolation
-        if size is not None and int(size) < 1:
-            raise UserError(f"{name}: size={size} is not a number of pixels; give size=32 or leave it out")
-        if channels not in (1, 3):
-            raise UserError(f"{name}: channels={channels}; give 1 (grey) or 3 (colour)")
+        if isinstance(channels, bool) or channels not in (1, 3):
+            raise UserError(f"{name}: channels={channels!r}; give 1 (grey) or 3 (colour)")
         check_choice(name, "framing", framing, FRAMINGS)
         check_choice(name, "interpolation", interpolation, INTERPOLATIONS)
-        if not 0.0 <= flip_p <= 1.0:
-            raise UserError(f"{name}: flip_p={flip_p} is not a probability; give a number from 0 to 1")
+        if isinstance(flip_p, bool) or not isinstance(flip_p, int | float) or not 0.0 <= flip_p <= 1.0:
+            raise UserError(f"{name}: flip_p={flip_p!r} is not a probability; give a number from 0 to 1")
         if flip_p > 0 and not self.mirrorable:
             raise UserError(f"{name}: flip_p={flip_p}, but a mirrored image of this set is wrong; give flip_p=0")
-        self.size = None if size is None else int(size)
+        if flip_p > 0 and self.is_evaluation:
+            raise UserError(f"{name}: flip_p={flip_p} in an evaluation set; give flip_p=0")
+        self.size = None if size is None else whole_number(name, "size", size, 1)
         self.flip_p = float(flip_p)
-        self.channels = channels
+        self.channels = int(channels)
         self.framing = framing
         self.interpolation = interpolation
         self._draws = RecordDraws()
@@ -202,14 +243,11 @@ class ArrayDataset(RecordDataset):
         size: int | None = None,
         flip_p: float = 0.0,
         *,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
         source: str = "",
         rows: np.ndarray | None = None,
+        **options: Unpack[RecordOptions],
     ):
-        super().__init__(size, flip_p, channels=channels, framing=framing, interpolation=interpolation, config=config)
+        super().__init__(size, flip_p, **options)
         if len(images) != len(labels):
             raise UserError(f"{type(self).__name__}: {len(images)} images but {len(labels)} labels; check the files")
         self._images = images
@@ -255,38 +293,6 @@ def check_choice(name: str, option: str, value: object, known: Iterable[str]) ->
         raise UserError(f"{name}: {option}={value!r}{nearest(str(value), known)}; one of {', '.join(known)}")
 
 
-def to_size(image: np.ndarray, size: int | None, framing: str = "resize", interpolation: str = "bicubic") -> np.ndarray:
-    """Return a uint8 image (H, W[, 3]) as (size, size[, 3]): resized and cropped, padded with black, or cropped.
-
-    "resize" rounds as torchvision's ``Resize(size)`` and ``CenterCrop(size)`` do, on whose pixels published
-    statistics rest.
-    """
-    height, width = image.shape[:2]
-    if size is None or (height, width) == (size, size):
-        return image
-    if framing == "pad":
-        if height > size or width > size:
-            raise UserError(f"a {height}x{width} image does not fit size={size} by padding; use framing='resize'")
-        top, left = (size - height) // 2, (size - width) // 2
-        border = [(top, size - height - top), (left, size - width - left)]
-        return np.pad(image, border + [(0, 0)] * (image.ndim - 2))
-    if framing == "crop":
-        if height < size or width < size:
-            raise UserError(f"size={size} cannot be cut from a {height}x{width} image; use framing='resize'")
-        return centre(image, size)
-    shorter = min(height, width)
-    if shorter != size:
-        target = (int(size * width / shorter), int(size * height / shorter))
-        image = np.asarray(Image.fromarray(image).resize(target, INTERPOLATIONS[interpolation]))
-    return centre(image, size)
-
-
-def centre(image: np.ndarray, size: int) -> np.ndarray:
-    """Return the (size, size) middle of an image; of two middles, the one that torchvision's CenterCrop takes."""
-    top, left = (round((side - size) / 2.0) for side in image.shape[:2])
-    return image[top : top + size, left : left + size]
-
-
 def to_item(image: np.ndarray, channels: int) -> np.ndarray:
     """Return a uint8 image (H, W[, 3]) as float32 (H, W, channels) in [-1, 1]."""
     if image.ndim == 2:
@@ -329,3 +335,23 @@ def find_files(names: Sequence[Sequence[str]], folders: Iterable[Path]) -> list[
         if all(path is not None for path in found):
             return [path for path in found if path is not None]
     return None
+
+
+class Txt2ImgIterableBaseDataset(IterableDataset):
+    """Base of data sets that are chained from a stream of (text, image) pairs, as the lineage has it.
+
+    A subclass implements ``__iter__``; ``num_records`` is what ``len`` says, ``valid_ids`` the ids to draw from.
+    """
+
+    def __init__(self, num_records: int = 0, valid_ids: Sequence[int] | None = None, size: int = 256):
+        super().__init__()
+        self.num_records = num_records
+        self.valid_ids = valid_ids
+        self.sample_ids = valid_ids
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.num_records
+
+    def __iter__(self) -> Iterator[Mapping[str, object]]:
+        raise NotImplementedError

@@ -9,11 +9,13 @@ import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
-from ldm.data.base import DATA_ROOT_VARIABLE, check_choice, data_root
+from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, check_choice, data_root
 from ldm.data.folder import FileDataset
+from ldm.data.splits import HOW_TO_DOWNLOAD
 from ldm.errors import UserError
 
 SPLITS = ("train", "id_val", "val", "test")
@@ -27,7 +29,7 @@ class CamelyonTrain(FileDataset):
 
     Args:
         size: side of the middle that is cut out, in pixels, at most 96; the labels speak of the middle 32.
-        flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`; framing "resize" scales
+        flip_p, options: see `ldm.data.base.RecordDataset`; framing "resize" scales
             the whole patch instead.
         root: folder with metadata.csv and patches, or a parent of it; default ``$LDM_DATA_ROOT`` or the user's
             cache folder.
@@ -51,30 +53,16 @@ class CamelyonTrain(FileDataset):
         *,
         root: str | os.PathLike | None = None,
         split: str | None = None,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
         download: bool = False,
+        **options: Unpack[RecordOptions],
     ):
         name = type(self).__name__
         split = self.default_split if split is None else split
         check_choice(name, "split", split, SPLITS)
-        if split != "train" and flip_p > 0:
-            raise UserError(f"{name}: flip_p={flip_p} in an evaluation set; give flip_p=0")
+        self.is_evaluation = split != "train"
         folder = find(name, root, download)
         files, labels, rows = read_metadata(folder / "metadata.csv", split)
-        super().__init__(
-            folder,
-            files,
-            labels,
-            size,
-            flip_p,
-            channels=channels,
-            framing=framing,
-            interpolation=interpolation,
-            config=config,
-        )
+        super().__init__(folder, files, labels, size, flip_p, **options)
         self.source, self.rows = "Camelyon17-WILDS", rows
 
 
@@ -95,7 +83,7 @@ def find(name: str, root: str | os.PathLike | None, download: bool) -> Path:
         raise UserError(
             f"{name}: no metadata.csv with a patches folder in {base} or its camelyon17 folder; pass download=true "
             f"(10 GB, needs `pip install wilds`), or unpack the archive of wilds' camelyon17_v1.0 there and set root "
-            f"(or {DATA_ROOT_VARIABLE}) to it"
+            f"(or {DATA_ROOT_VARIABLE}) to it. {HOW_TO_DOWNLOAD}"
         )
     return found
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Unpack
 
 import numpy as np
 
-from ldm.data.base import DATA_ROOT_VARIABLE, check_choice, data_root
+from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, check_choice, data_root
 from ldm.data.celeba_attributes import AttributedFiles, AttributeTable, check_targets
+from ldm.data.splits import HOW_TO_DOWNLOAD
 from ldm.errors import UserError
 
 PARTS = {"train": 0, "validation": 1, "valid": 1, "test": 2, "all": None}
-FOLDERS = ("", "celeba", "CelebA/celeba", "CelebA", "CelebA_Train/celeba")
+ORIGINALS = ("CelebA_Train/celeba", "CelebA_Val/celeba", "CelebA_Validation/celeba")  # as the lineage downloaded it
+FOLDERS = ("", "celeba", "CelebA/celeba", "CelebA", *ORIGINALS)
 IMAGES = ("img_align_celeba", "img_align_celeba/img_align_celeba")  # the second as Kaggle packs it
 PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
 ATTRIBUTES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
@@ -25,7 +27,7 @@ class CelebATrain(AttributedFiles):
 
     Args:
         size: the shorter side becomes ``size`` (bilinear) and the middle is cut out, as torchvision does it.
-        flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
+        flip_p, options: see `ldm.data.base.RecordDataset`.
         root: folder with img_align_celeba and list_eval_partition.txt, or a parent of it; default
             ``$LDM_DATA_ROOT`` or the user's cache folder.
         split: "train", "validation" (19,867 faces), "test" (19,962) or "all".
@@ -50,11 +52,8 @@ class CelebATrain(AttributedFiles):
         split: str | None = None,
         target_type: str | None = None,
         class_attrs: Sequence[str] | None = None,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
         download: bool = False,
+        **options: Unpack[RecordOptions],
     ):
         name = type(self).__name__
         split = self.default_split if split is None else split
@@ -62,8 +61,7 @@ class CelebATrain(AttributedFiles):
         if target_type == "caption":
             raise UserError(f"{name}: CelebA has no captions; ldm.data.celebahq.CelebAHQ has")
         check_targets(name, target_type, class_attrs)
-        if split != "train" and flip_p > 0:
-            raise UserError(f"{name}: flip_p={flip_p} in an evaluation set; give flip_p=0")
+        self.is_evaluation = split not in ("train", "all")
         lists, images = find(name, root, download)
         files = partition(lists, PARTS[split])
         attributes = None
@@ -78,10 +76,7 @@ class CelebATrain(AttributedFiles):
             attributes,
             size=size,
             flip_p=flip_p,
-            channels=channels,
-            framing=framing,
-            interpolation=interpolation,
-            config=config,
+            **options,
         )
         self.source, self.rows = "CelebA", np.array([number_of(file) for file in files], dtype=np.int64)
 
@@ -125,7 +120,8 @@ def missing(name: str, folder: Path, what: str) -> NoReturn:
     """Raise the UserError that says what is missing, where to put it and how to get it."""
     raise UserError(
         f"{name}: no {what} in {folder} or its CelebA folder; unpack the aligned images and lists of the CelebA site "
-        f"there, or pass download=true (needs `pip install gdown`), then set root (or {DATA_ROOT_VARIABLE}) to it"
+        f"there, or pass download=true (needs `pip install gdown`), then set root (or {DATA_ROOT_VARIABLE}) to it. "
+        f"{HOW_TO_DOWNLOAD}"
     )
 
 

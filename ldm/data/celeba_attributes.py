@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
-from ldm.data.base import check_choice, digest, file_stamp
+from ldm.data.base import RecordOptions, check_choice, content_digests, digest
 from ldm.data.folder import FileDataset
 from ldm.errors import UserError, nearest
 
@@ -76,7 +77,7 @@ class AttributedFiles(FileDataset):
         class_attrs: names of the attributes that make the class.
         attributes: names (A,) and values uint8 (N, A), for "attr" and "class".
         captions: text files (N,), for "caption".
-        size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
+        size, flip_p, options: see `ldm.data.base.RecordDataset`.
 
     Attributes:
         attribute_names: the names (A,) of the values in ``attr``; empty otherwise.
@@ -92,11 +93,7 @@ class AttributedFiles(FileDataset):
         captions: Sequence[Path] | None = None,
         size: int | None = None,
         flip_p: float = 0.0,
-        *,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
+        **options: Unpack[RecordOptions],
     ):
         labels = None
         self._attributes: np.ndarray | None = None
@@ -109,17 +106,7 @@ class AttributedFiles(FileDataset):
             labels = class_labels(type(self).__name__, attributes[0], attributes[1], class_attrs or ())
             self.num_classes = 2 ** len(class_attrs or ())
         self._captions = list(captions) if target_type == "caption" else None
-        super().__init__(
-            folder,
-            files,
-            labels,
-            size,
-            flip_p,
-            channels=channels,
-            framing=framing,
-            interpolation=interpolation,
-            config=config,
-        )
+        super().__init__(folder, files, labels, size, flip_p, **options)
 
     def annotations(self, index: int) -> dict:
         if self._attributes is not None:
@@ -129,7 +116,7 @@ class AttributedFiles(FileDataset):
         return super().annotations(index)
 
     def source_digest(self) -> str:
-        texts = [file_stamp(path) for path in self._captions or ()]
+        texts = content_digests(self._captions or ())
         extra = [] if self._attributes is None else [self._attributes]
         return digest(super().source_digest(), texts, *extra)
 

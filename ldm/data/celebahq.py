@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
-from ldm.data.base import DATA_ROOT_VARIABLE, check_choice, data_root, root_or_datadir
+from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, check_choice, data_root, root_or_datadir
 from ldm.data.celeba_attributes import AttributedFiles, AttributeTable, check_targets
 from ldm.data.formats.plain_pickle import read_pickle
 from ldm.errors import UserError
@@ -36,7 +37,7 @@ class CelebAHQ(AttributedFiles):
             (``class_label`` made of ``class_attrs``) or "caption" (``caption``: the first line of its file).
         size: side of the image in pixels, 256 unless said otherwise.
         class_attrs: such as [Male], which gives the classes 0 and 1.
-        flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
+        flip_p, options: see `ldm.data.base.RecordDataset`.
 
     Raises:
         UserError: on a value outside these, when files are not there, and when the attributes or captions there are
@@ -55,16 +56,12 @@ class CelebAHQ(AttributedFiles):
         *,
         root: str | os.PathLike | None = None,
         flip_p: float = 0.0,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
+        **options: Unpack[RecordOptions],
     ):
         name = type(self).__name__
         check_choice(name, "split", split, SPLITS)
         check_targets(name, target_type, class_attrs)
-        if split != "train" and flip_p > 0:
-            raise UserError(f"{name}: flip_p={flip_p} with split={split!r}; give flip_p=0")
+        self.is_evaluation = split != "train"
         folder = find(name, root_or_datadir(name, root, datadir))
         numbers = split_numbers(folder, split)
         attributes = attributes_of(folder, numbers) if target_type in ("attr", "class") else None
@@ -78,10 +75,7 @@ class CelebAHQ(AttributedFiles):
             captions,
             size,
             flip_p,
-            channels=channels,
-            framing=framing,
-            interpolation=interpolation,
-            config=config,
+            **options,
         )
         self.source, self.rows = "CelebA-HQ", np.array(numbers, dtype=np.int64)
 

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from ldm.data.base import content_digests
 from ldm.data.celebahq import ATTRIBUTES, image_name
 from ldm.data.formats import parquet_rows
 from ldm.errors import UserError
@@ -101,7 +102,8 @@ def _is_male(label: Any, male: int, path: Path) -> int:
 def _begin(root: Path, files: Sequence[Path], counts: Sequence[int], overwrite: bool) -> None:
     """Make the folder, and note which files its images come from."""
     images, note = root / "images", root / SOURCE
-    source = [[path.name, path.stat().st_size, count] for path, count in zip(files, counts, strict=True)]
+    contents = content_digests(files)
+    source = [[path.name, digest, count] for path, digest, count in zip(files, contents, counts, strict=True)]
     images.mkdir(parents=True, exist_ok=True)
     present = [entry for entry in os.listdir(images) if re.fullmatch(r"img\d{8}\.png", entry)]
     try:
@@ -132,7 +134,7 @@ def _image_bytes(row: Mapping[str, Any], path: Path, number: int) -> bytes:
 def _write_image(target: Path, data: bytes) -> None:
     """Write encoded bytes as a PNG file: as they are when they are one, else encoded anew. A whole file is kept."""
     is_png = data.startswith(b"\x89PNG\r\n\x1a\n")
-    if target.is_file() and (target.stat().st_size == len(data) if is_png else target.stat().st_size > 0):
+    if target.is_file() and (target.read_bytes() == data if is_png else target.stat().st_size > 0):
         return
     temporary = target.with_name(f".{target.name}.tmp")
     try:

@@ -55,13 +55,13 @@ class CIFAR10Train(CifarDataset):
 
 
 class CIFAR10Val(CIFAR10Train):
-    """A validation set: 5,000 stratified images of the training files; ``split="test"`` gives the 10,000 test ones.
+    """The 10,000 test images of CIFAR10, to measure on.
 
-    To keep it out of training, give `CIFAR10Train` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
+    unless ``holdout`` says otherwise; to keep it out of training, give `CIFAR10Train` the same ``holdout``.
     """
 
-    default_split = "validation"
-    default_holdout = 5000
+    default_split = "test"
 
 
 def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:

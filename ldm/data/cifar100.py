@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from typing import Unpack
 
 from ldm.data.cifar10 import CifarDataset
+from ldm.data.splits import SplitOptions
 
 
 class CIFAR100Train(CifarDataset):
@@ -13,8 +13,7 @@ class CIFAR100Train(CifarDataset):
 
     Args:
         coarse: labels are the 20 groups of five classes instead of the 100 classes.
-        size, flip_p, root, split, holdout, channels, framing, interpolation, config, download: see
-            `ldm.data.splits.SplitDataset`.
+        size, flip_p, options: see `ldm.data.splits.SplitDataset`.
     """
 
     num_classes = 100
@@ -31,36 +30,18 @@ class CIFAR100Train(CifarDataset):
         flip_p: float = 0.0,
         *,
         coarse: bool = False,
-        root: str | os.PathLike | None = None,
-        split: str | None = None,
-        holdout: int | None = None,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
-        download: bool = False,
+        **options: Unpack[SplitOptions],
     ):
         self.num_classes = 20 if coarse else 100
         self.label_key = "coarse_labels" if coarse else "fine_labels"
-        super().__init__(
-            size,
-            flip_p,
-            root=root,
-            split=split,
-            holdout=holdout,
-            channels=channels,
-            framing=framing,
-            interpolation=interpolation,
-            config=config,
-            download=download,
-        )
+        super().__init__(size, flip_p, **options)
 
 
 class CIFAR100Val(CIFAR100Train):
-    """A validation set: 5,000 stratified images of the training files; ``split="test"`` gives the 10,000 test ones.
+    """The 10,000 test images of CIFAR100, to measure on.
 
-    To keep it out of training, give `CIFAR100Train` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
+    unless ``holdout`` says otherwise; to keep it out of training, give `CIFAR100Train` the same ``holdout``.
     """
 
-    default_split = "validation"
-    default_holdout = 5000
+    default_split = "test"

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm.data.base import digest
-from ldm.data.rendering.drawing_files import Shelf, load_shelf
+from ldm.data.rendering.drawing_files import Shelf, load_shelf, shelf_digest
 from ldm.data.rendering.rendered import RenderedDataset
 from ldm.errors import UserError
 
@@ -63,7 +63,9 @@ class DrawingsTrain(RenderedDataset):
         self.open_images()
 
     def source_digest(self) -> str:
-        return digest(self.seed, self.stream, self.sets, self.words, self.dark_ground, self.size, RENDER_VERSION)
+        contents = [shelf_digest(name, self.root) for name in self.sets]
+        settings = (self.words, self.dark_ground, self.size, RENDER_VERSION)
+        return digest(self.seed, self.stream, self.sets, contents, *settings)
 
     def render(self) -> np.ndarray:
         drawings, classes = self._drawings()

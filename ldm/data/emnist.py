@@ -7,14 +7,14 @@ is False, which keeps the raw orientation for models that were trained on it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from ldm.data.base import check_choice, root_or_datadir
 from ldm.data.idx import IdxDataset
+from ldm.data.splits import SplitOptions
 from ldm.errors import UserError
 
 CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}
@@ -29,12 +29,12 @@ class EMNISTBase(IdxDataset):
         upright: turn the images the right way up.
         split: "train", "validation" (``holdout`` stratified records of the train files) or "test"; the name of an
             arrangement is taken too, as torchvision spells it (``split="letters"``).
-        datadir: another name of ``root``.
-        size, flip_p, root, holdout, channels, framing, interpolation, config, download: see
-            `ldm.data.splits.SplitDataset`.
+        datadir: another name of ``root``. train: torchvision's spelling of split="train" (true) or "test" (false).
+        size, flip_p, root, options: see `ldm.data.splits.SplitDataset`.
     """
 
     mirrorable = False
+    default_holdout = 5200
     folder_names = ("EMNIST", "emnist", "EMNIST/raw/gzip", "gzip")
     torchvision_name = "EMNIST"
     how_to_fetch = "unpack the gzip.zip of the EMNIST site there, or pass download=true where the network allows it"
@@ -49,33 +49,23 @@ class EMNISTBase(IdxDataset):
         root: str | os.PathLike | None = None,
         datadir: str | os.PathLike | None = None,
         split: str | None = None,
-        holdout: int | None = None,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
-        download: bool = False,
+        train: bool | None = None,
+        **options: Unpack[SplitOptions],
     ):
         if split in CLASSES:
             if arrangement not in (None, split):
                 raise UserError(f"EMNIST: split={split!r} and arrangement={arrangement!r} disagree; give one of them")
             arrangement, split = split, None
+        if train is not None:
+            said = "train" if train else "test"
+            if split not in (None, said):
+                raise UserError(f"EMNIST: train={train} and split={split!r} disagree; give split only")
+            split = said
         self.arrangement = "letters" if arrangement is None else arrangement
         check_choice("EMNIST", "arrangement", self.arrangement, sorted(CLASSES))
         self.is_upright = bool(upright)
         self.num_classes = CLASSES[self.arrangement]
-        super().__init__(
-            size,
-            flip_p,
-            root=root_or_datadir("EMNIST", root, datadir),
-            split=split,
-            holdout=holdout,
-            channels=channels,
-            framing=framing,
-            interpolation=interpolation,
-            config=config,
-            download=download,
-        )
+        super().__init__(size, flip_p, root=root_or_datadir("EMNIST", root, datadir), split=split, **options)
 
     def prefix(self, test: bool) -> str:
         return f"emnist-{self.arrangement}-{'test' if test else 'train'}"
@@ -100,10 +90,10 @@ class EMNISTTrain(EMNISTBase):
 
 
 class EMNISTVal(EMNISTBase):
-    """A validation set: 5,200 stratified letters of the training files; ``split="test"`` gives the 20,800 test ones.
+    """The 20,800 test letters of EMNIST, to measure on.
 
-    To keep it out of training, give `EMNISTTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,200 stratified records
+    unless ``holdout`` says otherwise; to keep it out of training, give `EMNISTTrain` the same ``holdout``.
     """
 
-    default_split = "validation"
-    default_holdout = 5200
+    default_split = "test"

@@ -14,10 +14,10 @@ class FashionMNISTTrain(IdxDataset):
 
 
 class FashionMNISTVal(FashionMNISTTrain):
-    """A validation set: 5,000 stratified images of the training files; ``split="test"`` gives the 10,000 test ones.
+    """The 10,000 test images of FashionMNIST, to measure on.
 
-    To keep it out of training, give `FashionMNISTTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
+    unless ``holdout`` says otherwise; to keep it out of training, give `FashionMNISTTrain` the same ``holdout``.
     """
 
-    default_split = "validation"
-    default_holdout = 5000
+    default_split = "test"

@@ -7,12 +7,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from tqdm import tqdm
 
-from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
+from ldm.data.base import RecordDataset, RecordOptions, cache_home, digest, whole_number
 from ldm.data.rendering.fonts import CHARACTERS, FIELDS_VERSION, file_sha, font_fields, font_files
+from ldm.data.rendering.rendered import keep_images, kept_images
 from ldm.data.rendering.warps import BLOCK, WarpRange, draw_images, random_block
 from ldm.errors import UserError, nearest
 
@@ -29,46 +31,46 @@ class GlyphsTrain(RecordDataset):
     memory-mapped file in the user's cache folder.
 
     Args:
-        count: number of images; classes take turns, so they are balanced.
+        count: number of images; classes take turns, so they are balanced. Default 40,000.
         size: 28 (MNIST's frame), or a multiple of 8 (32 = that frame with a border of 2, larger ones in proportion).
         seed: public constant, 0 or more.
         classes: "all", "digits", "letters", or the characters themselves, such as "0123456789X".
         fonts: "builtin" (matplotlib's), a font file, a folder of fonts, or a list of these.
-        channels: 1 or 3.
         warp: changes to `ldm.data.rendering.warps.WarpRange`, such as ``{"filled": 0.0}``.
         cache: folder for rendered images; default ``<user cache>/ldm/glyphs``.
+        flip_p, options: see `ldm.data.base.RecordDataset`; images have one channel unless told otherwise.
 
     Raises:
         UserError: on arguments outside these, or when no font draws a wanted character.
     """
 
     mirrorable = False
+    default_size = 32
+    default_channels = 1
+    default_count = 40000
     stream = 0
 
     def __init__(
         self,
-        count: int = 40000,
-        size: int | None = 32,
+        count: int | None = None,
+        size: int | None = None,
         flip_p: float = 0.0,
         *,
         seed: int = 0,
         classes: str = "all",
         fonts: str | Sequence[str] = "builtin",
-        channels: int = 1,
         warp: Mapping | None = None,
         cache: str | os.PathLike | None = None,
-        config: Mapping | None = None,
+        **options: Unpack[RecordOptions],
     ):
-        size = size_from_config(None if config is not None and "size" in config else size, config, type(self).__name__)
-        super().__init__(32 if size is None else size, flip_p, channels=channels)
+        super().__init__(size, flip_p, **options)
         if self.size != 28 and (self.size % 8 or self.size < 8):
             raise UserError(f"glyphs: size={self.size}; give 28 or a multiple of 8")
-        if count < 1:
-            raise UserError(f"glyphs: count={count}; give the number of images, 1 or more")
-        if not 0 <= int(seed) < 2**63:
-            raise UserError(f"glyphs: seed={seed}; give a whole number from 0")
+        self.count = whole_number("glyphs", "count", self.default_count if count is None else count, 1)
+        self.seed = whole_number("glyphs", "seed", seed)
+        if self.seed >= 2**63:
+            raise UserError(f"glyphs: seed={seed}; give a number below 2^63")
         self.characters = characters_of(classes)
-        self.count, self.seed = int(count), int(seed)
         self.num_classes = 1 + max(CHARACTERS.index(c) for c in self.characters)
         self.warp = warp_range(warp)
         self.fonts = font_files(fonts)
@@ -102,23 +104,13 @@ class GlyphsTrain(RecordDataset):
         self._images = self._load()
 
     def _load(self) -> np.ndarray:
-        """Return the images, uint8 (count, size, size), memory-mapped; render them when there are none."""
+        """Return the images, uint8 (count, size, size), memory-mapped; render them when there are none.
+
+        Beside them lies the digest of their content: a damaged file, or one of another set, is rendered again.
+        """
         path = self.cache / f"glyphs-{digest(self.source_digest(), self.count)}.npy"
-        try:
-            images = np.load(path, mmap_mode="r")
-            if images.shape == (self.count, self.size, self.size) and images.dtype == np.uint8:
-                return images
-            log.warning("%s has the wrong shape and is rendered again", path)
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, EOFError) as error:
-            log.warning("%s is damaged (%s) and is rendered again", path, error)
-        images = self._render()
-        self.cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
-        np.save(temporary, images)
-        temporary.replace(path)
-        return np.load(path, mmap_mode="r")
+        images = kept_images(path, (self.count, self.size, self.size))
+        return keep_images(path, self._render()) if images is None else images
 
     def _render(self) -> np.ndarray:
         """Return all images, uint8 (count, size, size)."""
@@ -155,36 +147,10 @@ class GlyphsTrain(RecordDataset):
 
 
 class GlyphsVal(GlyphsTrain):
-    """Other images of the same kind (the same fonts, other warps), for validation on public data."""
+    """Other images of the same kind (the same fonts, other warps), 2,000, for validation on public data."""
 
+    default_count = 2000
     stream = 1
-
-    def __init__(
-        self,
-        count: int = 2000,
-        size: int | None = 32,
-        flip_p: float = 0.0,
-        *,
-        seed: int = 0,
-        classes: str = "all",
-        fonts: str | Sequence[str] = "builtin",
-        channels: int = 1,
-        warp: Mapping | None = None,
-        cache: str | os.PathLike | None = None,
-        config: Mapping | None = None,
-    ):
-        super().__init__(
-            count,
-            size,
-            flip_p,
-            seed=seed,
-            classes=classes,
-            fonts=fonts,
-            channels=channels,
-            warp=warp,
-            cache=cache,
-            config=config,
-        )
 
 
 def characters_of(classes: str) -> str:

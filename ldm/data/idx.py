@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from ldm.data.base import find_files
+from ldm.data.base import data_root, find_files
 from ldm.data.splits import SplitDataset
 from ldm.errors import UserError
+from ldm.files import require_regular_file
+from ldm.samples.array_files import require_plausible
 
+MAX_RANK = 4
 DTYPES = {
     0x08: np.dtype(np.uint8),
     0x09: np.dtype(np.int8),
@@ -27,28 +32,41 @@ DTYPES = {
 def read_idx(path: str | Path) -> np.ndarray:
     """Return the array in an IDX file, gzipped or not.
 
-    The header is two zero bytes, a type byte, the number of dimensions and big-endian 32-bit sizes.
+    The header is two zero bytes, a type byte, the number of dimensions and big-endian 32-bit sizes. What it asks for
+    is compared with the file's size before it is read.
 
     Raises:
-        UserError: when the file is missing, is not IDX, or is shorter or longer than its header says.
+        UserError: when the file is missing, is not IDX, is shorter or longer than its header says, or claims more
+            than images compress to.
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        size = require_regular_file(path)
+        with path.open("rb") as raw:
+            is_packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            return _array(gzip.GzipFile(fileobj=raw) if is_packed else raw, size, path)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); fetch the file again") from error
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in DTYPES:
-        raise UserError(f"{path} is not an IDX file (it starts with {data[:4].hex() or 'nothing'}); fetch it again")
-    dtype, rank = DTYPES[data[2]], data[3]
-    start = 4 + 4 * rank
-    if len(data) < start:
+
+
+def _array(stream: IO[bytes], size: int, path: Path) -> np.ndarray:
+    """The array of an unpacked stream; ``size`` is that of the file as it lies on the disk."""
+    head = stream.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES or head[3] > MAX_RANK:
+        raise UserError(f"{path} is not an IDX file (it starts with {head.hex() or 'nothing'}); fetch it again")
+    dtype, rank = DTYPES[head[2]], head[3]
+    sizes = stream.read(4 * rank)
+    if len(sizes) < 4 * rank:
         raise UserError(f"{path} ends inside its header; fetch it again")
-    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", count=rank, offset=4))
-    expected = start + math.prod(shape) * dtype.itemsize
+    shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4", count=rank))
+    start, expected = 4 + 4 * rank, math.prod(shape) * dtype.itemsize
+    require_plausible(expected, size, str(path))
+    data = stream.read(expected + 1)
     if len(data) != expected:
-        raise UserError(f"{path} has {len(data)} bytes where its header {shape} asks for {expected}; fetch it again")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+        found = f"{start + len(data)} bytes" if len(data) < expected else "more bytes"
+        raise UserError(f"{path} has {found} where its header {shape} asks for {start + expected}; fetch it again")
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def read_pair(prefix: str, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -76,6 +94,16 @@ class IdxDataset(SplitDataset):
 
     num_classes = 10
     inner_folders = ("", "raw", "data")
+
+    def folders(self, root: str | os.PathLike | None) -> list[Path]:
+        """Where the files are looked for; torchvision's subclasses put them into ``<root>/<class name>/raw``."""
+        base, name = data_root(root), self.torchvision_name
+        originals = [
+            base / outer / f"{name}{part}" / "raw"
+            for outer in (f"{name}_Train", f"{name}_Val", "")
+            for part in ("Train", "Val", "Base")
+        ]
+        return [*super().folders(root), *originals]
 
     def prefix(self, test: bool) -> str:
         """Return how the names of the train or test files begin."""

@@ -6,14 +6,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from PIL import Image
 
-from ldm.data.base import DATA_ROOT_VARIABLE, INTERPOLATIONS, data_root, to_item
-from ldm.data.folder import FileDataset, images_in
+from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, data_root, to_item
+from ldm.data.folder import FileDataset
 from ldm.errors import UserError, nearest
+from ldm.samples.framing import INTERPOLATIONS
+from ldm.samples.image_folder import images_in
 
 SYNSET = re.compile(r"n\d{8}")
 UNREADABLE = frozenset({"n06596364_9591.JPEG"})  # broken in the distributed archive
@@ -28,8 +30,8 @@ class ImageNetFolder(FileDataset):
     name, when synset_human.txt or LOC_synset_mapping.txt lies beside the data; else the synset), ``file_path_``.
 
     Args:
-        size, flip_p, channels, interpolation: see `ldm.data.base.RecordDataset`; the shorter side becomes ``size``
-            and the middle is cut out.
+        size, flip_p, rest: see `ldm.data.base.RecordDataset`; the shorter side becomes ``size`` and the middle is
+            cut out.
         config: mapping of the four options ``size, random_crop, sub_indices, keep_orig_class_label``, an older way.
         process_images: False gives items without ``image``, which are not decoded.
         data_root: folder with the synset folders, or a parent of it in one of the usual layouts.
@@ -45,7 +47,6 @@ class ImageNetFolder(FileDataset):
 
     folder_names: Sequence[str] = ()
     how_to_fetch = ""
-    is_evaluation = False
 
     def __init__(
         self,
@@ -58,16 +59,15 @@ class ImageNetFolder(FileDataset):
         random_crop: bool | None = None,
         sub_indices: str | int | Sequence[int] | None = None,
         keep_orig_class_label: bool | None = None,
-        channels: int = 3,
-        interpolation: str | None = None,
+        **rest: Unpack[RecordOptions],
     ):
         name = type(self).__name__
         options = (size, random_crop, sub_indices, keep_orig_class_label)
         given = merged_options(name, dict(zip(OPTIONS, options, strict=True)), config)
         self.process_images = bool(process_images)
         self.random_crop = bool(given["random_crop"])
-        if (self.random_crop or flip_p > 0) and self.is_evaluation:
-            raise UserError(f"{name}: random_crop or flip_p in an evaluation set; leave them out")
+        if self.random_crop and self.is_evaluation:
+            raise UserError(f"{name}: random_crop in an evaluation set; leave it out")
         if self.random_crop and given["size"] is None:
             raise UserError(f"{name}: random_crop needs a size; give size=256")
         folder = self.find(data_root)
@@ -84,8 +84,9 @@ class ImageNetFolder(FileDataset):
         if not files:
             raise UserError(f"{name}: no images in the {len(used)} synset folders of {folder}; unpack them again")
         labels = np.repeat([numbering.index(synset) for synset in used], [len(inside) for inside in found])
-        super().__init__(folder, files, labels, given["size"], flip_p, channels=channels, interpolation=interpolation)
+        super().__init__(folder, files, labels, given["size"], flip_p, **rest)
         self.num_classes = len(numbering)
+        self.class_names = [self._human.get(synset, synset) for synset in numbering]
 
     def find(self, root: str | os.PathLike | None) -> Path:
         """Return the folder with the synset folders. Raises UserError, with what to do, when there is none."""

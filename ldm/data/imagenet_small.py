@@ -6,14 +6,16 @@ Classes are in the order of the authors' list (map_clsloc.txt), which is not tha
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
-from ldm.data.base import DATA_ROOT_VARIABLE, RecordDataset, data_root, digest, file_stamp
+from ldm.data.base import DATA_ROOT_VARIABLE, RecordDataset, RecordOptions, content_digests, data_root, digest
 from ldm.data.formats.plain_pickle import read_pickle
 from ldm.errors import UserError
+from ldm.samples.array_files import NpzArchive
 
 FORMS = ("", ".npz", ".pkl", ".pickle")
 CLASSES = 1000
@@ -24,7 +26,7 @@ class SmallImageNet(RecordDataset):
     """Images from batch files, which are kept as they are read: 3.9 GB of memory for 32x32, 16 GB for 64x64.
 
     Args:
-        size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
+        size, flip_p, options: see `ldm.data.base.RecordDataset`.
         root: folder with the batch files, or a parent of it; default ``$LDM_DATA_ROOT`` or the user's cache folder.
         batches: numbers of the training files to use, such as [1, 2]; default all ten.
 
@@ -43,15 +45,11 @@ class SmallImageNet(RecordDataset):
         *,
         root: str | os.PathLike | None = None,
         batches: Sequence[int] | None = None,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
+        **options: Unpack[RecordOptions],
     ):
-        super().__init__(size, flip_p, channels=channels, framing=framing, interpolation=interpolation, config=config)
+        self.is_evaluation = not self.training
+        super().__init__(size, flip_p, **options)
         name = type(self).__name__
-        if flip_p > 0 and not self.training:
-            raise UserError(f"{name}: flip_p={flip_p} in an evaluation set; give flip_p=0")
         if batches is not None and (not self.training or not batches or not set(batches) <= set(range(1, 11))):
             raise UserError(f"{name}: batches={batches}; training files are numbered 1 to 10")
         numbers = range(1, 11) if batches is None else batches
@@ -104,7 +102,7 @@ class SmallImageNet(RecordDataset):
         return self._labels.copy()
 
     def source_digest(self) -> str:
-        return digest([file_stamp(path) for path in self.files], self._labels)
+        return digest(content_digests(self.files), self._labels)
 
 
 class ImageNet32Train(SmallImageNet):
@@ -140,14 +138,14 @@ def read_batch(path: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as content:
-                data, labels = content["data"], content["labels"]
+            archive = NpzArchive(path)
+            data, labels = archive.array("data"), archive.array("labels")
         else:
             content = read_pickle(path)
             data, labels = np.asarray(content["data"]), content["labels"]
         labels = np.asarray(labels, dtype=np.int64).reshape(-1)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except Exception as error:  # bytes that are no such file make the reader fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a batch of 'data' and 'labels' ({reason}); fetch it again") from None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,27 +15,32 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ldm.config import instantiate_from_config
-from ldm.data.base import RecordDataset, digest, file_stamp, to_item, to_size
+from ldm.data.base import RecordDataset, RecordOptions, content_digests, digest, to_item, to_path, to_size
 from ldm.errors import UserError
 from ldm.files import write_atomic
+from ldm.samples.array_files import NpzArchive, load_torch, require_stored
+from ldm.samples.pixel_range import BYTES, PixelRange, find_range
 
 IMAGE_KEY, LABEL_KEY, METADATA_KEY = "image", "class_label", "metadata"
+RANGE_KEY, CLASS_NAMES_KEY = "value_range", "class_names"
+SCAN_VALUES = 2**22  # looked at together when the range is found
 
 
 class InMemoryDataset(RecordDataset):
     """Images and labels from a file that `cache_dataset` (scripts/cache_data.py) or a sampler has written.
 
-    ``.pt``: a dict of ``image`` (N, H, W, C), floats in [-1, 1] or uint8, optional ``class_label`` (N,) and any other
-    tensors (N, ...), which items carry too. Images of different sizes lie one after the other in a flat ``image``,
-    and row i of ``metadata``, (N, 2 + d), is the offset, the number of values and the shape of image i. Sample files
-    (N, C, H, W) are read as well. ``.npz``: ``x`` (N, H, W, C) and optional ``y``. Nothing in a file is run.
+    ``.pt``: a dict of ``image`` (N, H, W, C), uint8 or floats, whose range `ldm.samples.pixel_range` finds; optional
+    ``class_label`` (N,), ``class_names`` (a list), and any other tensors (N, ...), which items carry too. Images of
+    different sizes lie one after the other in a flat ``image``, and row i of ``metadata``, (N, 2 + d), is the offset,
+    the number of values and the shape of image i. Sample files (N, C, H, W) are read as well. ``.npz``: ``x``
+    (N, H, W, C) and optional ``y``. Nothing in a file is run.
 
     Args:
         path: the file; a ``.pt`` is mapped, so that loader processes share it.
         transform: a function of an image (float32 (H, W, C) in [-1, 1]) that gives the item's image, or its
             ``{target, params}``; items then count as random.
-        size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`; ``channels`` None
-            keeps those of the file. Floats of another size are rounded to 8 bits before they are resized.
+        size, flip_p, options: see `ldm.data.base.RecordDataset`; ``channels`` None keeps those of the file. Floats
+            of another size are rounded to 8 bits before they are resized.
 
     Raises:
         UserError: for a file that is missing or of another form, and (when it is read) an image of another scale.
@@ -48,16 +52,14 @@ class InMemoryDataset(RecordDataset):
         transform: Callable[[np.ndarray], Any] | Mapping | None = None,
         size: int | None = None,
         flip_p: float = 0.0,
-        *,
-        channels: int | None = None,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
+        **options: Unpack[RecordOptions],
     ):
-        self.path = Path(os.path.expandvars(path)).expanduser()
+        self.path = to_path(path)
         content = read_npz(self.path) if self.path.suffix == ".npz" else read_pt(self.path)
         self._image, self._rows = content.pop(IMAGE_KEY), content.pop(METADATA_KEY, None)
-        self._channels_first = self._rows is None and is_channels_first(self._image, "meta" in content)
+        is_sample_file = "meta" in content
+        self._channels_first = self._rows is None and is_channels_first(self._image, is_sample_file)
+        self.class_names = named_classes(content, self.path)
         labels = content.pop(LABEL_KEY, None)
         count = len(self._image) if self._rows is None else len(self._rows)
         for name, value in [(LABEL_KEY, labels), *content.items()]:
@@ -66,12 +68,15 @@ class InMemoryDataset(RecordDataset):
         self._labels = None if labels is None else labels.reshape(count).to(torch.int64).numpy()
         self._others = {name: value for name, value in content.items() if isinstance(value, Tensor)}
         self._count = count
-        if channels is None:
-            channels = 1 if self._stored(0).ndim == 2 or self._stored(0).shape[2] == 1 else 3
-        super().__init__(size, flip_p, channels=channels, framing=framing, interpolation=interpolation, config=config)
+        self._range = self._found_range(is_sample_file or RANGE_KEY in content)
+        self.default_channels = 1 if self._stored(0).ndim == 2 or self._stored(0).shape[2] == 1 else 3
+        super().__init__(size, flip_p, **options)
         self.transform = instantiate_from_config(transform) if isinstance(transform, Mapping) else transform
         if self.transform is not None and not callable(self.transform):
             raise UserError(f"InMemoryDataset: transform={transform!r} cannot be called; give a function or a target")
+        sizes = set() if self._rows is None else {tuple(row[2:4]) for row in self._rows.tolist()}
+        if self.size is None and self.transform is None and len(sizes) > 1:
+            raise UserError(f"{self.path}: images of {len(sizes)} different sizes; give size=32 (or the size you need)")
         self.num_classes = None if self._labels is None else int(self._labels.max()) + 1
         self.source, self.rows = str(self.path), np.arange(count)
 
@@ -83,20 +88,30 @@ class InMemoryDataset(RecordDataset):
             raise UserError(f"{self.path}: holds no {LABEL_KEY!r}")
         return int(self._labels[index])
 
-    def _stored(self, index: int) -> np.ndarray:
+    def _found_range(self, is_signed: bool) -> PixelRange:
+        """The range of the file's pixels, found in one pass over it. Raises UserError."""
+        if self._image.dtype == torch.uint8:
+            return BYTES
+        each = max(1, self._image[0].numel()) if self._image.ndim > 1 else 1
+        whole = self._image if self._image.ndim > 1 else self._image[:, None]
+        return find_range(whole.split(max(1, SCAN_VALUES // each)), str(self.path), is_signed=is_signed)
+
+    def _stored(self, index: int) -> Tensor:
         """Image ``index`` as it is stored: uint8 or floats, (H, W) or (H, W, C)."""
         if self._rows is not None:
             offset, numel, *shape = self._rows[index].tolist()
             image = self._image[offset : offset + numel].reshape(shape)
         else:
             image = self._image[index]
-        return (image.permute(1, 2, 0) if self._channels_first else image).numpy()
+        return image.permute(1, 2, 0) if self._channels_first else image
 
     def pixels(self, index: int) -> np.ndarray:
         """Return image ``index`` as uint8; floats are rounded to the nearest of 256 levels."""
-        image = self._stored(index)
-        if image.dtype != np.uint8:
-            image = np.clip(np.rint((self._checked_range(image, index) + 1) * 127.5), 0, 255).astype(np.uint8)
+        stored = self._stored(index)
+        if stored.dtype == torch.uint8:
+            image = stored.numpy()
+        else:
+            image = np.clip(np.rint((self._range.to_signed(stored).numpy() + 1) * 127.5), 0, 255).astype(np.uint8)
         return image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
 
     def annotations(self, index: int) -> dict:
@@ -112,15 +127,15 @@ class InMemoryDataset(RecordDataset):
         return super().deterministic and self.transform is None
 
     def source_digest(self) -> str:
-        return digest(file_stamp(self.path))
+        return digest(content_digests([self.path]))
 
     def __getitem__(self, index: int) -> dict:
         index = self._checked(index)
-        image = self._stored(index)
-        image = image[:, :, None] if image.ndim == 2 else image
-        fits = self.size is None or image.shape[:2] == (self.size, self.size)
-        if image.dtype != np.uint8 and fits and image.shape[2] == self.channels:
-            item = self._checked_range(image, index).astype(np.float32)
+        stored = self._stored(index)
+        stored = stored[:, :, None] if stored.ndim == 2 else stored
+        fits = self.size is None or stored.shape[:2] == (self.size, self.size)
+        if stored.dtype != torch.uint8 and fits and stored.shape[2] == self.channels:
+            item = self._range.to_signed(stored).numpy()
         else:
             item = to_item(to_size(self.pixels(index), self.size, self.framing, self.interpolation), self.channels)
         if self.flip_p > 0 and self._draws.uniform(index)[0] < self.flip_p:
@@ -129,21 +144,10 @@ class InMemoryDataset(RecordDataset):
             item = self.transform(item)
         return {IMAGE_KEY: item, **self.annotations(index)}
 
-    def _checked_range(self, image: np.ndarray, index: int) -> np.ndarray:
-        if not np.abs(image).max() <= 1.001:  # NaN fails as well
-            low, high = float(image.min()), float(image.max())
-            raise UserError(f"{self.path}: image {index} has values from {low:.3g} to {high:.3g}; expected [-1, 1]")
-        return image
-
 
 def read_pt(path: Path) -> dict[str, Any]:
     """Return the content of a ``.pt`` file, mapped, with ``image`` among it. Raises UserError."""
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; scripts/cache_data.py writes one from a data set")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception:  # bytes that are no such file make the reader fail in any way
-        raise UserError(f"{path}: not a torch file that holds only tensors and plain values") from None
+    content = _read(path, load_torch)
     if not isinstance(content, dict) or not isinstance(content.get(IMAGE_KEY), Tensor):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path}: no tensor {IMAGE_KEY!r} in this file (it holds {found})")
@@ -152,22 +156,38 @@ def read_pt(path: Path) -> dict[str, Any]:
 
 def read_npz(path: Path) -> dict[str, Any]:
     """Return ``x`` and ``y`` of a ``.npz`` file as ``image`` and ``class_label``. Raises UserError."""
+    archive = _read(path, NpzArchive)
+    if "x" not in archive.headers:
+        raise UserError(f"{path}: no 'x' in this file; expected 'x' (N, H, W, C) and 'y'")
     try:
-        with np.load(path, allow_pickle=False) as content:
-            found = {name: torch.from_numpy(content[name]) for name in ("x", "y") if name in content.files}
+        names = {"x": IMAGE_KEY, "y": LABEL_KEY}
+        return checked({names[n]: torch.from_numpy(archive.array(n)) for n in names if n in archive.headers}, path)
+    except TypeError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; scripts/cache_data.py writes one from a data set") from None
-    except Exception:
-        raise UserError(f"{path}: not a readable .npz file of plain arrays") from None
-    if "x" not in found:
-        raise UserError(f"{path}: no 'x' in this file; expected 'x' (N, H, W, C) and 'y'")
-    named = {IMAGE_KEY: found["x"], **({LABEL_KEY: found["y"]} if "y" in found else {})}
-    return checked(named, path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def named_classes(content: dict[str, Any], path: Path) -> list[str]:
+    """Take the names of the classes out of a file's content, [] without them. Raises UserError for other values."""
+    meta = content.get("meta")
+    names = content.pop(CLASS_NAMES_KEY, None) or (meta.get(CLASS_NAMES_KEY) if isinstance(meta, Mapping) else None)
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{path}: {CLASS_NAMES_KEY!r} is no list of names")
+    return list(names or ())
 
 
 def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return a file's content when its images have a known form. Raises UserError."""
     image, rows, labels = content[IMAGE_KEY], content.get(METADATA_KEY), content.get(LABEL_KEY)
+    require_stored(image, f"{path}: {IMAGE_KEY}")
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise UserError(f"{path}: images have type {image.dtype}; expected floats in [-1, 1] or uint8")
     if rows is not None:
@@ -175,6 +195,8 @@ def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
         whole = rows.ndim == 2 and rows.shape[1] in (4, 5) and not rows.is_floating_point() and image.ndim == 1
         if not whole or not all(0 <= o <= o + n <= len(image) and n == prod(s) for o, n, *s in rows.tolist()):
             raise UserError(f"{path}: {METADATA_KEY!r} does not fit; expected offset, numel, shape")
+        if not len(rows):
+            raise UserError(f"{path}: holds no images")
     elif image.ndim not in (3, 4) or not image.numel():
         raise UserError(f"{path}: images have shape {tuple(image.shape)}; expected (N, height, width, 1 or 3)")
     if labels is not None and (not isinstance(labels, Tensor) or labels.is_floating_point() or not labels.numel()):
@@ -224,7 +246,10 @@ def cache_dataset(
             for name, value in item.items():
                 if name != IMAGE_KEY and not isinstance(value, str):
                     others.setdefault(name, []).append(torch.as_tensor(value))
-    content = {**laid_out(images), **{name: torch.stack(values) for name, values in others.items()}}
+    content: dict[str, Any] = {**laid_out(images), **{name: torch.stack(values) for name, values in others.items()}}
+    content[RANGE_KEY] = [-1.0, 1.0]  # of floats; readers need not guess it
+    if names := list(getattr(dataset, "class_names", None) or ()):
+        content[CLASS_NAMES_KEY] = names
     write_atomic(Path(output), lambda temporary: torch.save(content, temporary))
     return len(images)
 

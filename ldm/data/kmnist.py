@@ -15,10 +15,10 @@ class KMNISTTrain(IdxDataset):
 
 
 class KMNISTVal(KMNISTTrain):
-    """A validation set: 5,000 stratified records of the training files; ``split="test"`` gives the 10,000 test ones.
+    """The 10,000 test characters of KMNIST, to measure on.
 
-    To keep it out of training, give `KMNISTTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
+    unless ``holdout`` says otherwise; to keep it out of training, give `KMNISTTrain` the same ``holdout``.
     """
 
-    default_split = "validation"
-    default_holdout = 5000
+    default_split = "test"

@@ -10,6 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from tqdm import tqdm
 
 from ldm.data.base import cache_home, digest
 from ldm.errors import UserError
+from ldm.files import require_regular_file
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 STORED = {torch.float32: np.float32, torch.float16: np.float16}
 INDEX = "index.json"
+MAX_INDEX = 2**20  # bytes
 
 
 def why_not_cacheable(dataset: Dataset) -> str | None:
@@ -88,7 +91,7 @@ class LatentCache(Dataset):
         self._arrays: dict[str, np.ndarray] | None = None
         if not self._is_intact():
             self._build(encode, batch_size, STORED[dtype])
-        index = json.loads((self.path / INDEX).read_text())
+        index = read_index(self.path)
         self._fields: list[str] = index["fields"]
         self._again: list[str] = index["again"]
 
@@ -142,18 +145,23 @@ class LatentCache(Dataset):
 
     def _is_intact(self) -> bool:
         """Tell whether the folder is there and every file has the checksum that was written down."""
+        if not os.path.lexists(self.path):
+            return False
         try:
-            index = json.loads((self.path / INDEX).read_text())
-            damaged = [name for name, crc in index["files"].items() if _checksum(self.path / name) != crc]
-            shape = np.load(self.path / _file(["moments"], "moments"), mmap_mode="r").shape
-            if not damaged and index["key"] == self.key and shape[0] == len(self.dataset):
+            index = read_index(self.path)
+            names = ["moments", *index["fields"]]
+            expected = {_file(names, name) for name in names}
+            item = self.dataset.annotations(0) if hasattr(self.dataset, "annotations") else self.dataset[0]
+            known = set(names[1:]) | set(index["again"]) <= set(item)
+            whole = expected == set(index["files"]) and all(
+                _checksum(self.path / name) == crc for name, crc in index["files"].items()
+            )
+            shapes = [np.load(self.path / name, mmap_mode="r").shape for name in expected] if whole else []
+            if known and whole and index["key"] == self.key and all(s[:1] == (len(self.dataset),) for s in shapes):
                 log.info("latents are read from %s", self.path)
                 return True
-        except FileNotFoundError:
-            if not self.path.exists():
-                return False
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
+        except (OSError, ValueError, EOFError, UserError) as error:
+            log.debug("%s: %s", self.path, error)
         log.warning("the latent cache %s is damaged and is made again", self.path)
         return False
 
@@ -170,8 +178,11 @@ class LatentCache(Dataset):
             (folder / INDEX).write_text(json.dumps(index, indent=1))
             for path in folder.iterdir():
                 path.chmod(0o600)
-            if self.path.exists() and not self._is_intact():  # another process may be reading a whole one already
-                shutil.rmtree(self.path)
+            if os.path.lexists(self.path) and not self._is_intact():  # another process may read a whole one already
+                if self.path.is_dir() and not self.path.is_symlink():
+                    shutil.rmtree(self.path)
+                else:
+                    self.path.unlink()
             try:
                 folder.rename(self.path)
             except OSError:
@@ -219,6 +230,24 @@ class LatentCache(Dataset):
         if moments.ndim != 4 or len(moments) != len(items):
             raise ValueError(f"encode gave {tuple(moments.shape)} for {tuple(images.shape)}, expected (B, 2z, h, w)")
         return moments.detach().float().cpu().numpy()
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a cache folder. Raises UserError, ValueError or OSError for what `LatentCache` does not write."""
+    path = folder / INDEX
+    if require_regular_file(path) > MAX_INDEX:
+        raise ValueError("the index is too large")
+    try:
+        index = json.loads(path.read_text())
+    except RecursionError:
+        raise ValueError("the index is too deep") from None
+    lists = isinstance(index, dict) and all(
+        isinstance(index.get(key), list) and all(isinstance(name, str) and name for name in index[key])
+        for key in ("fields", "again")
+    )
+    if not lists or not isinstance(index.get("files"), dict) or not isinstance(index.get("key"), str):
+        raise ValueError("the index has other fields")
+    return index
 
 
 def _is_numeric(value: object) -> bool:

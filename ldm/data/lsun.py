@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
-from ldm.data.base import DATA_ROOT_VARIABLE
+from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions
 from ldm.data.base import data_root as data_folder
 from ldm.data.folder import FileDataset
 from ldm.errors import UserError
@@ -21,10 +22,10 @@ class LSUNBase(FileDataset):
         size: side in pixels; None keeps the square that is cut from the middle.
         interpolation: "bicubic", "bilinear" (or "linear") or "lanczos".
         flip_p: probability of a mirror image; by default 0.5 in training sets and 0 in validation sets.
-        txt_file: the list; default the set's own, in ``<root>/lsun``.
+        txt_file: the list; default the set's own, in ``<root>/lsun``, or in ``data/lsun`` of the working folder.
         data_root: folder of the images; default the set's own, in ``<root>/lsun``. ``root`` is ``$LDM_DATA_ROOT``
             or the user's cache folder.
-        channels, config: see `ldm.data.base.RecordDataset`.
+        options: see `ldm.data.base.RecordDataset`.
 
     Raises:
         UserError: when the list or the first of its images is not there, and on a value outside these.
@@ -42,24 +43,21 @@ class LSUNBase(FileDataset):
         *,
         txt_file: str | os.PathLike | None = None,
         data_root: str | os.PathLike | None = None,
-        channels: int = 3,
-        config: Mapping | None = None,
+        **options: Unpack[RecordOptions],
     ):
-        name = type(self).__name__
         if flip_p is None:
             flip_p = 0.5 if self.training else 0.0
-        if flip_p > 0 and not self.training:
-            raise UserError(f"{name}: flip_p={flip_p} in an evaluation set; give flip_p=0")
-        home = data_folder() / "lsun"
+        self.is_evaluation = not self.training
+        # the originals read data/lsun below the working folder
+        home, original = data_folder() / "lsun", Path("data/lsun")
+        home = original if original.is_dir() and not home.is_dir() else home
         folder = home / self.folder_name if data_root is None else data_folder(data_root)
         listed = home / self.list_name if txt_file is None else data_folder(txt_file)
         if txt_file is None and data_root is not None:  # the list may lie with the images, or beside them
             near = [place / self.list_name for place in (folder, folder.parent)]
             listed = next((path for path in near if path.is_file()), listed)
         files = self._read_list(listed, folder)
-        super().__init__(
-            folder, files, None, size, flip_p, channels=channels, interpolation=interpolation, config=config
-        )
+        super().__init__(folder, files, None, size, flip_p, interpolation=interpolation, **options)
         self.source = f"{folder} {listed.name}"
 
     def _read_list(self, listed: Path, folder: Path) -> Sequence[str]:

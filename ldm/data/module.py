@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -51,7 +52,19 @@ class EmptyAwareCollate:
     def __call__(self, items: Sequence[Mapping]) -> dict:
         if len(items) == 0:
             return {key: value.clone() if torch.is_tensor(value) else list(value) for key, value in self.empty.items()}
-        return default_collate(list(items))
+        return collate(list(items))
+
+
+def collate(items: list) -> Any:
+    """Stack items into a batch. Raises UserError, in one line, for images of different sizes."""
+    try:
+        return default_collate(items)
+    except RuntimeError as error:
+        sizes = {np.shape(item["image"]) for item in items if isinstance(item, Mapping) and "image" in item}
+        if len(sizes) < 2:
+            raise
+        shown = ", ".join("x".join(map(str, size)) for size in sorted(sizes)[:3])
+        raise UserError(f"images of different sizes in one batch ({shown} ...); give the data set a size") from error
 
 
 def _emptied(value: object) -> object:
@@ -173,7 +186,8 @@ class DataModuleFromConfig(pl.LightningDataModule):
 
     def _loader(self, name: str, shuffle: bool) -> DataLoader:
         dataset = self._dataset(name)
-        return DataLoader(dataset, batch_size=self.batch_size, shuffle=shuffle, **self._worker_options())
+        options = self._worker_options()
+        return DataLoader(dataset, batch_size=self.batch_size, shuffle=shuffle, collate_fn=collate, **options)
 
     def _worker_options(self) -> dict:
         seed = seed_worker if self.use_worker_init_fn and self.num_workers > 0 else None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-from PIL import Image
 
-from ldm.data.base import RecordDataset, digest, file_stamp
-from ldm.data.folder import decoded
-from ldm.data.formats.parquet_rows import column_names, rows
+from ldm.data.base import RecordDataset, RecordOptions, digest, to_path
+from ldm.data.formats.parquet_rows import class_names, column_names, rows
 from ldm.errors import UserError, nearest
+from ldm.samples.array_files import require_plausible
+from ldm.samples.image_files import decode_bytes
 
+MAX_CLASSES = 2**20  # a larger label is no class
 LABEL_COLUMNS = ("label", "class_label", "labels")
 
 
@@ -24,7 +24,7 @@ class ParquetImages(RecordDataset):
 
     Args:
         path: a file, a folder (all ``*.parquet`` below it, sorted by name), or a list of them.
-        size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
+        size, flip_p, options: see `ldm.data.base.RecordDataset`.
         image_column: the column of images: bytes, or a struct with ``bytes``.
         label_column: the column of whole numbers that are classes; None takes ``label``, ``class_label`` or
             ``labels`` when there is one, and items have no ``class_label`` when there is none; "" leaves it out.
@@ -42,13 +42,10 @@ class ParquetImages(RecordDataset):
         *,
         image_column: str = "image",
         label_column: str | None = None,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
+        **options: Unpack[RecordOptions],
     ):
-        super().__init__(size, flip_p, channels=channels, framing=framing, interpolation=interpolation, config=config)
-        self.files = parquet_files([path] if isinstance(path, str | os.PathLike) else list(path))
+        super().__init__(size, flip_p, **options)
+        self.files = parquet_files(list(path) if isinstance(path, list | tuple) else [path])
         known = column_names(self.files[0])
         if image_column not in known:
             raise UserError(
@@ -64,8 +61,9 @@ class ParquetImages(RecordDataset):
         self._firsts: list[int] = []  # of each file
         for file in self.files:
             self._firsts.append(len(lengths))
-            blob = bytearray()
+            blob, stored = bytearray(), file.stat().st_size
             for row in rows([file], columns):
+                require_plausible(len(blob), stored, str(file))
                 where = f"ParquetImages: {file}, row {len(lengths) - self._firsts[-1]}"
                 content = encoded(row[image_column], f"{where}: column {image_column!r}")
                 blob += content
@@ -79,8 +77,20 @@ class ParquetImages(RecordDataset):
         self._lengths = np.asarray(lengths)
         self._ends = np.concatenate([np.cumsum(part) for part in np.split(self._lengths, self._firsts[1:])])
         self._labels = np.asarray(labels, dtype=np.int64) if label_column else None
-        self.num_classes = int(self._labels.max()) + 1 if self._labels is not None else None
+        self.class_names = class_names(self.files[0], label_column) or [] if label_column else []
+        self.num_classes = self._class_count()
         self.source, self.rows = " ".join(map(str, self.files)), np.arange(len(lengths))
+
+    def _class_count(self) -> int | None:
+        """The number of classes: as many as the file names, or else up to the largest label. Raises UserError."""
+        if self._labels is None:
+            return None
+        largest = int(self._labels.max())
+        known = len(self.class_names) or MAX_CLASSES
+        if largest >= known:
+            row = int(self._labels.argmax())
+            raise UserError(f"{self.files[0]} ...: row {row} has the label {largest}; expected 0 to {known - 1}")
+        return len(self.class_names) or largest + 1
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -95,12 +105,7 @@ class ParquetImages(RecordDataset):
         # of files without rows, several begin at the same record; the last of them is the one that has it
         end = int(self._ends[index])
         content = self._blobs[part][end - int(self._lengths[index]) : end]
-        try:
-            with Image.open(io.BytesIO(content.tobytes())) as image:
-                return decoded(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            row = index - self._firsts[part]
-            raise UserError(f"{self.files[part]}, row {row}: cannot be read as an image ({error})") from None
+        return decode_bytes(content.tobytes(), f"{self.files[part]}, row {index - self._firsts[part]}")
 
     def annotations(self, index: int) -> dict:
         return {} if self._labels is None else {"class_label": self.label(index)}
@@ -110,14 +115,13 @@ class ParquetImages(RecordDataset):
         return None if self._labels is None else self._labels.copy()
 
     def source_digest(self) -> str:
-        stamps = [file_stamp(file) for file in self.files]
-        return digest(stamps, self._lengths, *([] if self._labels is None else [self._labels]))
+        return digest(*self._blobs, self._lengths, *([] if self._labels is None else [self._labels]))
 
 
 def parquet_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
     """Return the Parquet files of files and folders, those of a folder sorted. Raises UserError when there are none."""
     found: list[Path] = []
-    for path in (Path(os.path.expandvars(path)).expanduser() for path in paths):
+    for path in map(to_path, paths):
         inside = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
         if not inside:
             raise UserError(f"ParquetImages: no Parquet file at {path}; set path to a .parquet file or a folder")
@@ -137,6 +141,6 @@ def encoded(value: Any, where: str) -> bytes:
 
 def class_number(value: Any, where: str) -> int:
     """Return a class's cell as an int from 0. Raises UserError when it is none."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise UserError(f"{where} holds {value!r} and no class number from 0; give label_column, or '' for none")
     return value

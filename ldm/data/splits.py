@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from ldm.data.base import (
     DATA_ROOT_VARIABLE,
     ArrayDataset,
+    RecordOptions,
     check_choice,
     data_root,
     stratified_split,
     system_data_dirs,
+    whole_number,
 )
 from ldm.errors import UserError
 
+HOW_TO_DOWNLOAD = (
+    "To download: download: true under the set's params in YAML, "
+    "data.params.train.params.download=true behind main.py, download:true behind --args and the like"
+)
 SPLITS = ("train", "validation", "test")
+
+
+class SplitOptions(RecordOptions, total=False):
+    """Options that sets with train and test files hand on to `SplitDataset`, which explains them."""
+
+    root: str | os.PathLike | None
+    split: str | None
+    holdout: int | None
+    download: bool
 
 
 class SplitDataset(ArrayDataset):
     """A set with train files and test files; a new one states the class attributes, ``load`` and ``wanted``.
 
     Args:
-        size, flip_p, channels, framing, interpolation, config: see `ldm.data.base.RecordDataset`.
+        size, flip_p, options: see `ldm.data.base.RecordDataset`.
         root: folder with the files, or a parent of it; default ``$LDM_DATA_ROOT`` or the user's cache folder.
-        split: "train" (train files without the held-out part), "validation" (the held-out part) or "test".
+        split: "train" (train files without the held-out part), "validation" (the held-out part of the train files)
+            or "test". A set called ...Val is the test set unless it is told a split or a holdout.
         holdout: records of the train files that are set aside for validation, a fixed stratified choice. 0 trains
             on all of them; a validation set that is to be disjoint needs the same number on both sides.
         download: fetch missing files by torchvision.
+
+    Attributes:
+        split: "train", "validation" or "test". source: the files the records come from, "MNIST train" or "MNIST test".
 
     Raises:
         UserError: on a value outside these, and when the files are not there (where to put them, and how).
     """
 
     default_split = "train"
-    default_holdout = 0
+    default_holdout = 5000  # of a validation split
     folder_names: Sequence[str] = ()  # below the root; the first is named in messages
     inner_folders: Sequence[str] = ("",)
     torchvision_name = ""
@@ -52,17 +71,16 @@ class SplitDataset(ArrayDataset):
         root: str | os.PathLike | None = None,
         split: str | None = None,
         holdout: int | None = None,
-        channels: int = 3,
-        framing: str | None = None,
-        interpolation: str | None = None,
-        config: Mapping | None = None,
         download: bool = False,
+        **options: Unpack[RecordOptions],
     ):
-        split = self.default_split if split is None else split
-        holdout = self.default_holdout if holdout is None else int(holdout)
-        check_choice(type(self).__name__, "split", split, SPLITS)
-        if split != "train" and flip_p > 0:
-            raise UserError(f"{type(self).__name__}: flip_p={flip_p} in an evaluation set; give flip_p=0")
+        name = type(self).__name__
+        if split is None:  # a number of records to hold out speaks of the train files
+            split = "validation" if holdout is not None and self.default_split == "test" else self.default_split
+        check_choice(name, "split", split, SPLITS)
+        holdout = self._holdout(split, holdout)
+        self.split = split
+        self.is_evaluation = split != "train"
         images, labels = self._read(root, split == "test", download)
         rows = np.arange(len(images))
         if split != "test":
@@ -73,13 +91,19 @@ class SplitDataset(ArrayDataset):
             self.relabel(labels[rows]),
             size,
             flip_p,
-            channels=channels,
-            framing=framing,
-            interpolation=interpolation,
-            config=config,
             source=f"{self.torchvision_name} {'test' if split == 'test' else 'train'}",
             rows=rows,
+            **options,
         )
+
+    def _holdout(self, split: str, holdout: int | None) -> int:
+        """Return how many records of the train files are set aside. Raises UserError when that makes no sense."""
+        name = type(self).__name__
+        if holdout is None:
+            return self.default_holdout if split == "validation" else 0
+        if split == "test":
+            raise UserError(f"{name}: holdout={holdout} is a part of the train files, but split='test'; leave it out")
+        return whole_number(name, "holdout", holdout)
 
     def load(self, folders: Sequence[Path], test: bool) -> tuple[np.ndarray, np.ndarray] | None:
         """Return (images uint8 (N, H, W[, 3]), raw labels (N,)) of the train or test files, or None without them."""
@@ -100,8 +124,11 @@ class SplitDataset(ArrayDataset):
     def folders(self, root: str | os.PathLike | None) -> list[Path]:
         """Return where the files are looked for, best first."""
         base = data_root(root)
-        folders = [base / outer / inner for outer in ("", *self.folder_names) for inner in self.inner_folders]
+        name = self.torchvision_name  # the lineage made <cache>/MNIST_Train and the like
+        names = ("", *self.folder_names, f"{name}_Train/{name}", f"{name}_Train", f"{name}_Val/{name}", f"{name}_Val")
+        folders = [base / outer / inner for outer in names for inner in self.inner_folders]
         if root is None:
+            folders += [Path("data") / outer / inner for outer in names for inner in self.inner_folders]
             folders += [place / "datasets" / name for place in system_data_dirs() for name in self.folder_names]
         return folders
 
@@ -122,5 +149,6 @@ class SplitDataset(ArrayDataset):
             raise UserError(
                 f"{name}: no {self.wanted(test)} in {data_root(root)} or its {self.folder_names[0]} folder; "
                 f"{self.how_to_fetch}, then set root (or {DATA_ROOT_VARIABLE}) to it"
+                + ("" if download else f". {HOW_TO_DOWNLOAD}")
             )
         return found

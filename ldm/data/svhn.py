@@ -11,6 +11,7 @@ import numpy as np
 from ldm.data.base import find_files
 from ldm.data.splits import SplitDataset
 from ldm.errors import UserError
+from ldm.files import require_regular_file
 
 
 class SVHNTrain(SplitDataset):
@@ -35,13 +36,13 @@ class SVHNTrain(SplitDataset):
 
 
 class SVHNVal(SVHNTrain):
-    """A validation set: 5,000 stratified digits of the training file; ``split="test"`` gives the 26,032 test digits.
+    """The 26,032 test digits of SVHN, to measure on.
 
-    To keep it out of training, give `SVHNTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
+    unless ``holdout`` says otherwise; to keep it out of training, give `SVHNTrain` the same ``holdout``.
     """
 
-    default_split = "validation"
-    default_holdout = 5000
+    default_split = "test"
 
 
 def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +53,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     from scipy.io import loadmat
 
     try:
+        require_regular_file(path)
         content = loadmat(str(path), variable_names=["X", "y"])
         images, labels = content["X"], content["y"].reshape(-1).astype(np.int64)
     except Exception as error:  # scipy fails in many ways on a broken file

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from ldm.checkpoint import check_metadata, read_checkpoint
+from ldm.checkpoint.lora_names import layers_of
+from ldm.checkpoint.lora_names import to_plain as to_plain_names
+from ldm.checkpoint.metadata import refuse_adapter
 from ldm.config import get_obj_from_str, instantiate_from_config, load_config, to_plain
 from ldm.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+UNMATCHED = "to_out.Linear"
 
 
 def load_model(config: str | Path, checkpoint: str | Path, device: torch.device, ema: bool = True) -> Any:
@@ -26,12 +36,28 @@ def load_model(config: str | Path, checkpoint: str | Path, device: torch.device,
     section.pop("base_learning_rate", None)
     if not hasattr(get_obj_from_str(section.get("target")), "load_lineage_state"):
         raise UserError(f"{config}: describes {section['target']}; sampling needs a latent diffusion model")
-    section["params"] = {**section["params"], "start_from_ema": ema}
-    model = instantiate_from_config(section)
     content = read_checkpoint(checkpoint)
+    refuse_adapter(content.state_dict, checkpoint)
+    section["params"] = {**section["params"], "start_from_ema": ema}
+    leave_out_unmatched_targets(section["params"], content.state_dict, checkpoint)
+    model = instantiate_from_config(section)
     check_metadata(model, content, checkpoint)
-    model.load_lineage_state(content["state_dict"], source=str(checkpoint))
+    model.load_lineage_state(content.state_dict, source=str(checkpoint))
     return model.to(device).eval()
+
+
+def leave_out_unmatched_targets(params: dict[str, Any], state: Mapping[str, Tensor], source: Any) -> None:
+    """Take DP-LoRA's target ``to_out.Linear`` out of ``params`` for a checkpoint without adapters there.
+
+    It named nothing in the published code, so that its checkpoints have none; the configurations are as they were.
+    """
+    targets = params.get("model_lora_target")
+    if not isinstance(targets, list) or UNMATCHED not in targets:
+        return
+    layers = layers_of(to_plain_names(state))
+    if layers and not any(layer.endswith(".to_out.0") for layer in layers):
+        params["model_lora_target"] = [target for target in targets if target != UNMATCHED]
+        logger.info("%s has no adapters on %s, which named nothing in the published code: left out", source, UNMATCHED)
 
 
 def without_checkpoints(section: Any) -> Any:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
+from ldm.files import read_json, write_atomic
 from ldm.privacy.accounting import accountants_for, epsilon
+from ldm.privacy.card_checks import check_card, check_size
+from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
 
 FORMAT = "latent diffusion privacy card"
 VERSION = 1
+LARGEST = 16 * 2**20
+"""Bytes of the largest card that is read; one that names every tensor of a large model has a hundredth of that."""
 
 #: What the mechanism covers in every private run of this program.
 COVERED = (
@@ -48,7 +52,9 @@ class ReleaseCard:
     back. ``trained``: parameter name to number of coordinates, all of them noised. ``left_out``: parameters of the
     selection that no record can reach and that stay at their public values. ``public_data``: what else the weights
     have seen. ``not_covered``: what left the run other than through the mechanism, in words. ``statistics``: what was
-    released of the records before training, each by one event of the ledger (:meth:`Release.summary`).
+    released of the records before training, each by one event of the ledger (:meth:`Release.summary`). ``weights``:
+    digest of the content of every checkpoint that the run has written (`ldm.checkpoint.state_digest`) to the steps
+    behind it.
     """
 
     plan: PrivacyPlan
@@ -60,27 +66,36 @@ class ReleaseCard:
     covered: tuple[str, ...] = COVERED
     record: str = "one image with its label"
     statistics: tuple[Mapping[str, Any], ...] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_installed_versions)
 
     @property
     def private(self) -> bool:
-        """Whether the guarantee holds for the whole release: secret generators, and nothing outside the mechanism."""
-        return self.plan.secure and not self.not_covered
+        """Whether there is a guarantee for the whole release.
+
+        That is: secret generators, nothing outside the mechanism, and noise enough for some finite epsilon.
+        """
+        return self.plan.secure and not self.not_covered and math.isfinite(self._tightest())
 
     def epsilons(self) -> dict[str, float]:
         """Epsilon of the ledger by every quick accountant that can judge it, the tightest first."""
-        names = [name for name in accountants_for(self.ledger.events) if name != "prv"]
-        return {name: epsilon(self.ledger.events, self.plan.delta, name) for name in names}
+        return dict(_epsilons(tuple(self.ledger.events), self.plan.delta))
 
     def statement(self) -> str:
         """The guarantee in one line, exceptions included."""
-        return self._statement(next(iter(self.epsilons().values()), math.inf))
+        return self.statement_at(self._tightest())
 
-    def _statement(self, spent: float) -> str:
+    def statement_at(self, spent: float) -> str:
+        """The line that :meth:`statement` gives when the tightest epsilon is ``spent``."""
         if not self.plan.secure:
             return (
                 f"NOT private: insecure_seed {self.plan.insecure_seed} lets anyone subtract the noise"
                 f" (with secret noise: epsilon {spent:.4g} at delta {self.plan.delta:g})"
+            )
+        if math.isinf(spent):
+            return (
+                f"NOT private: noise multiplier {self.plan.noise_multiplier:g} is too little for any epsilon at delta "
+                f"{self.plan.delta:g}"
             )
         guarantee = (
             f"({spent:.4g}, {self.plan.delta:g})-differentially private, {self.plan.relation}, record: {self.record}"
@@ -93,7 +108,7 @@ class ReleaseCard:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "statement": self._statement(next(iter(epsilons.values()), math.inf)),
+            "statement": self.statement(),
             "private": self.private,
             "epsilon": {name: value if math.isfinite(value) else "infinite" for name, value in epsilons.items()},
             "delta": self.plan.delta,
@@ -107,6 +122,7 @@ class ReleaseCard:
             "trained": {"coordinates": sum(self.trained.values()), "parameters": dict(self.trained)},
             "left_out": list(self.left_out),
             "statistics": [dict(statistic) for statistic in self.statistics],
+            "weights": [{"sha256": digest, "steps": steps} for digest, steps in self.weights.items()],
             "versions": dict(self.versions),
             "plan": self.plan.to_dict(),
             "ledger": self.ledger.to_dict(),
@@ -132,10 +148,14 @@ class ReleaseCard:
                 covered=tuple(values["covered"]),
                 record=str(values["record"]),
                 statistics=tuple(dict(statistic) for statistic in values.get("statistics", ())),
+                weights={str(entry["sha256"]): int(entry["steps"]) for entry in values.get("weights", ())},
                 versions=dict(values["versions"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"the privacy card is damaged: {type(error).__name__} {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise UserError(f"the privacy card is damaged: {type(error).__name__} {str(error)[:80]}") from error
+
+    def _tightest(self) -> float:
+        return next(iter(self.epsilons().values()), math.inf)
 
     def write(self, path: str | Path) -> None:
         """Write JSON to ``path`` (readable by all), whole or not at all. Do so before the checkpoint it speaks of.
@@ -144,30 +164,48 @@ class ReleaseCard:
         Resume with ``ledger.absorb(ReleaseCard.read(path).ledger)``.
         """
         target = Path(path)
-        if target.exists() and not self.ledger.covers(ReleaseCard.read(target).ledger):
-            raise UserError(
-                f"{target} charges steps of another run that would be forgotten; use an empty run directory or resume"
-            )
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        card = self
+        if target.exists():
+            before = _read(target, checked=False)
+            if not self.ledger.covers(before.ledger):
+                raise UserError(
+                    f"{target} charges steps of another run that would be forgotten; use an empty run directory or "
+                    "resume"
+                )
+            card = replace(self, weights={**before.weights, **self.weights})
+        text = json.dumps(card.to_dict(), indent=2, allow_nan=False) + "\n"
+        write_atomic(target, lambda temporary: _write_for_all(temporary, text))
 
     @classmethod
     def read(cls, path: str | Path) -> ReleaseCard:
-        """Read a card; raises UserError that names the file when it is missing, not JSON or damaged."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls.from_dict(values)
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: no privacy card here; a private run directory has one") from error
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, UserError) as error:
-            raise UserError(f"{path}: {error}") from error
+        """Read a card and check that it agrees with itself; epsilon is computed anew.
+
+        Raises UserError, naming the file, when it is missing, is no card, is damaged or was changed.
+        """
+        return _read(Path(path), checked=True)
+
+
+def _read(path: Path, checked: bool) -> ReleaseCard:
+    if not path.exists():
+        raise UserError(f"{path}: no privacy card here; a private run directory has one")
+    values = read_json(path, LARGEST)
+    try:
+        card = ReleaseCard.from_dict(values)
+        check_size(card)
+        if checked:
+            check_card(values, card)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: the privacy card is damaged: {type(error).__name__} {str(error)[:80]}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return card
+
+
+@lru_cache(maxsize=64)
+def _epsilons(events: tuple[tuple[SamplingEvent, int], ...], delta: float) -> tuple[tuple[str, float], ...]:
+    names = [name for name in accountants_for(events) if name != "prv"]
+    return tuple((name, epsilon(events, delta, name)) for name in names)
+
+
+def _write_for_all(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -6,11 +6,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 from ldm.privacy.clipping import ENGINES, STYLES
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT, History
 from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
-from ldm.privacy.validate import number, one_of, whole
+from ldm.privacy.validate import number, whole
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +74,12 @@ class DPConfig:
         for name, least in (("dataset_size", 1), ("insecure_seed", 0)):
             if getattr(self, name) is not None:
                 whole(f"dp_config.{name}", getattr(self, name), at_least=least)
-        one_of("dp_config.clipping", self.clipping, STYLES)
-        one_of("dp_config.engine", self.engine, ENGINES)
+        for name, known in (("clipping", STYLES), ("engine", ENGINES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(
+                    f"dp_config.{name}: {value!r} is unknown; choose one of {', '.join(known)}{nearest(value, known)}"
+                )
 
     @property
     def sampling(self) -> str:

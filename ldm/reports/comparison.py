@@ -66,13 +66,14 @@ def format_comparison(comparison: Comparison) -> str:
     """A table for the terminal, one line a score; * marks the best run, = the runs that share the top."""
     runs = list(comparison.runs)
     width = max(12, *(len(run) + 2 for run in runs))
-    lines = [f"{'':36}" + "".join(f"{run:>{width}}" for run in runs)]
+    first = max([36, *(len(score.label) for score in comparison.scores.values())])
+    lines = [" " * first + "".join(f"{run:>{width}}" for run in runs)]
     for score in comparison.scores.values():
         cells = []
         for run in runs:
             mark = "*" if run == score.best else "=" if run in score.tied else ""
             cells.append(f"{score.runs[run].value:.4f}{mark}" if run in score.runs else "-")
-        lines.append(f"{score.label:36}" + "".join(f"{cell:>{width}}" for cell in cells))
+        lines.append(f"{score.label:{first}}" + "".join(f"{cell:>{width}}" for cell in cells))
     if comparison.differences:
         lines.append(f"not measured alike: {', '.join(comparison.differences)}; no run is marked as the best")
     elif any(score.tied for score in comparison.scores.values()):

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ldm.checkpoint import checkpoint_metadata, read_checkpoint
+from ldm.checkpoint import read_checkpoint
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.files import file_digest
 from ldm.privacy.card import ReleaseCard
-from ldm.privacy.ledger import Ledger
-from ldm.privacy.plan import PrivacyPlan
+from ldm.reports import claim
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES, PRIVACY, SUMS, WEIGHTS, ReleaseFacts
 
@@ -123,19 +121,8 @@ def check_plan(folder: Path) -> str:
 
 
 def check_weights(folder: Path) -> str:
-    """The account that travels in the weights is the card's: same plan, and every step of it is on the card."""
-    account: Any = checkpoint_metadata(read_checkpoint(folder / WEIGHTS), "privacy")
-    if not account:
-        raise UserError(f"{WEIGHTS} carries no privacy account: these are other weights than the card speaks of")
-    card = ReleaseCard.read(folder / PRIVACY)
-    if PrivacyPlan.from_dict(account["plan"]) != card.plan:
-        raise UserError(f"{WEIGHTS} was trained under another plan than the card's")
-    ledger = Ledger.from_dict(account["ledger"])
-    if not card.ledger.covers(ledger):
-        raise UserError(f"{WEIGHTS} has {ledger.steps} steps in its ledger, the card charges {card.ledger.steps}")
-    if ledger.steps == 0:
-        raise UserError(f"{WEIGHTS} has an empty ledger")
-    return f"the same plan, {ledger.steps} steps charged"
+    """The account that travels in the weights is the card's, and the card names the checkpoint they were made from."""
+    return claim.check_weights(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / WEIGHTS), WEIGHTS)
 
 
 def check_config(folder: Path) -> str:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-
-logger = logging.getLogger(__name__)
+from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, read_exactly, require_stored
+from ldm.samples.pixel_range import BYTES, SIGNED, find_range
 
 IMAGE_KEY, LABEL_KEY, META_KEY = "image", "class_label", "meta"
-
-# Decoders overshoot [-1, 1] a little and older samplers saved what came out. More than this share of values beyond
-# this bound is another scale (0-255, standardised), which clamping would silently turn into black and white.
-OVERSHOOT_BOUND, OVERSHOOT_SHARE = 1.5, 0.01
 
 SCAN_BYTES = 2**24
 # A mapped file's pages count as the process's memory for as long as it is mapped: after this much it is mapped anew.
@@ -67,38 +60,15 @@ class SampleFile:
     def converter(self, *, checked: bool = True) -> Callable[[Tensor], Tensor]:
         """A function that brings stored images to float32 in [-1, 1]; goes once through the file to find it.
 
-        uint8 is 0 to 255; floats lie in [-1, 1], or in [0, 1] in a file of an older form without a negative value.
-        Without ``checked`` a file that is not of an older form is trusted. Raises UserError for NaN, infinite values,
-        and scales that cannot be told apart from a mistake.
+        The range is that of `ldm.samples.pixel_range`. Without ``checked`` a file that is not of an older form is
+        trusted. Raises UserError for NaN, infinite values, and scales that cannot be told apart from a mistake.
         """
         if self.dtype == torch.uint8:
-            return lambda images: images.float() / 127.5 - 1
+            return BYTES.to_signed
         if not checked and self.meta is not None:
-            return lambda images: images.float().clamp(-1, 1)
-        low, high = float("inf"), float("-inf")
-        bad = beyond = 0
-        for block in self.blocks(max(1, SCAN_BYTES // (4 * prod(self.shape)))):
-            least, most = (float(bound) for bound in torch.aminmax(block))
-            if least >= -OVERSHOOT_BOUND and most <= OVERSHOOT_BOUND:  # false for NaN
-                low, high = min(low, least), max(high, most)
-                continue
-            finite = torch.isfinite(block)
-            bad += int((~finite.flatten(1).all(dim=1)).sum())
-            beyond += int((block.abs() > OVERSHOOT_BOUND).sum())
-            if finite.any():
-                low, high = min(low, float(block[finite].min())), max(high, float(block[finite].max()))
-        if bad:
-            raise UserError(f"{self.path}: {bad} of {self.count} images hold NaN or infinite values")
-        if beyond > OVERSHOOT_SHARE * self.count * prod(self.shape):
-            raise UserError(
-                f"{self.path}: pixel values lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], [0, 1] or uint8"
-            )
-        if self.meta is None and low >= 0:
-            logger.warning(
-                "%s: no negative pixel and no %r: read as an older file with pixels in [0, 1]", self.path, META_KEY
-            )
-            return lambda images: (images.float() * 2 - 1).clamp(-1, 1)
-        return lambda images: images.float().clamp(-1, 1)
+            return SIGNED.to_signed
+        blocks = self.blocks(max(1, SCAN_BYTES // (4 * prod(self.shape))))
+        return find_range(blocks, str(self.path), is_signed=self.meta is not None).to_signed
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Images (B, C, H, W) float32 in [-1, 1] with their labels (B,) or None, in the file's order.
@@ -154,10 +124,11 @@ def _open_pt(path: Path) -> SampleFile:
     if meta is not None and not isinstance(meta, dict):
         raise UserError(f"{META_KEY!r} is a {type(meta).__name__}; expected a dict of plain values")
     images = _tensor(content[IMAGE_KEY], IMAGE_KEY)
+    require_stored(images, IMAGE_KEY)
     count, stored = _layout(images.shape)
     labels = content.get(LABEL_KEY)
     dtype = images.dtype
-    whole = None if _is_mapped(path) else images.reshape(count, *stored)
+    whole = None if is_mapped(path) else images.reshape(count, *stored)
 
     def blocks(size: int) -> Iterator[Tensor]:
         mapped, handed = whole, 0
@@ -174,13 +145,9 @@ def _open_pt(path: Path) -> SampleFile:
 
 def _load_pt(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_mapped(path))
+        return load_torch(path)
     except FileNotFoundError:
         raise UserError("no such file") from None
-    except Exception as error:  # bytes that are no such file make the reader fail in any way
-        raise UserError(
-            "not a readable sample file; expected a torch file that holds only tensors and plain values"
-        ) from error
 
 
 def _again(path: Path, count: int, stored: tuple[int, ...]) -> Tensor:
@@ -191,66 +158,33 @@ def _again(path: Path, count: int, stored: tuple[int, ...]) -> Tensor:
     return images.reshape(count, *stored)
 
 
-def _is_mapped(path: Path) -> bool:
-    """Whether a file can be mapped into memory; files of torch before 1.6 are no zip archives and cannot."""
-    return zipfile.is_zipfile(path)
-
-
 def _open_npz(path: Path) -> SampleFile:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            names = list(content.files)
-            labels = content["y"] if "y" in names else None
-        if "x" not in names:
-            raise UserError(f"no 'x' in this file (it holds {sorted(names)}); expected 'x' (N, H, W, C) and 'y'")
-        with zipfile.ZipFile(path) as archive, archive.open("x.npy") as member:
-            shape, by_columns, dtype = _npy_header(member)
-        if by_columns:
-            with np.load(path, allow_pickle=False) as content:
-                whole = np.ascontiguousarray(content["x"])
+        archive = NpzArchive(path)
     except FileNotFoundError:
         raise UserError("no such file") from None
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError("not a readable .npz file of plain arrays") from error
-    count, stored = _layout(shape)
+    if "x" not in archive.headers:
+        raise UserError(f"no 'x' in this file (it holds {sorted(archive.headers)}); expected 'x' (N, H, W, C) and 'y'")
+    labels = archive.array("y") if "y" in archive.headers else None
+    header = archive.headers["x"]
+    count, stored = _layout(header.shape)
+    whole = torch.from_numpy(archive.array("x")).reshape(count, *stored) if header.by_columns else None
 
     def blocks(size: int) -> Iterator[Tensor]:
-        if by_columns:
-            for part in torch.from_numpy(whole.reshape(count, *stored)).split(size):
-                yield _to_nchw(part)
+        if whole is not None:
+            yield from map(_to_nchw, whole.split(size))
             return
-        with zipfile.ZipFile(path) as archive, archive.open("x.npy") as member:
-            _npy_header(member)
+        with archive.values("x") as member:
             for start in range(0, count, size):
                 shape = (min(size, count - start), *stored)
-                array = np.frombuffer(_read(member, prod(shape) * dtype.itemsize, path), dtype).reshape(shape)
-                yield _to_nchw(torch.from_numpy(array.astype(dtype.newbyteorder("="))))
-            _read(member, 0, path)
+                array = np.frombuffer(
+                    read_exactly(member, prod(shape) * header.dtype.itemsize, path), header.dtype
+                ).reshape(shape)
+                yield _to_nchw(torch.from_numpy(array.astype(header.dtype.newbyteorder("="))))
+            read_exactly(member, 0, path)
 
-    return _made(path, count, stored, _tensor(np.empty(0, dtype.newbyteorder("=")), "x").dtype, labels, None, blocks)
-
-
-def _npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether columns come first, and type of the array whose .npy form begins here."""
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(member)
-    if dtype.hasobject:
-        raise UserError("'x' holds objects; expected numbers")
-    return shape, by_columns, dtype
-
-
-def _read(member: IO[bytes], size: int, path: Path) -> bytes:
-    """The next bytes of an archive's member; none asked for at its end is when its checksum is compared."""
-    try:
-        data = member.read(size or 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise UserError(f"{path}: is damaged ({error})") from None
-    if size and len(data) < size:
-        raise UserError(f"{path}: is cut short")
-    return data
+    dtype = _tensor(np.empty(0, header.dtype.newbyteorder("=")), "x").dtype
+    return _made(path, count, stored, dtype, labels, None, blocks)
 
 
 def _made(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -49,6 +49,7 @@ class PrivateSession:
     written: int | None = None  # steps that the card on disk charges
     statistics: StatisticsPlan | None = None  # what is released of the records before the first step
     releases: tuple[Release, ...] = ()
+    weights: dict[str, int] = field(default_factory=dict)  # digests of the checkpoints so far, and their steps
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -104,10 +105,16 @@ class PrivateSession:
         )
         self.model.select_trainable()
 
-    def write_card(self) -> None:
-        """Write ``privacy.json`` of the run directory: what has been spent, by two accountants."""
+    def write_card(self, weights: str | None = None) -> None:
+        """Write ``privacy.json`` of the run directory: what has been spent, by two accountants.
+
+        ``weights`` is the digest of the checkpoint that is about to be written; the card names them all.
+        """
         taken = self.training.ledger.steps
-        if self.written == taken and self.run_dir.privacy_card.exists():
+        known = weights is None or weights in self.weights
+        if weights is not None:
+            self.weights.setdefault(weights, taken)
+        if self.written == taken and known and self.run_dir.privacy_card.exists():
             return  # several files are written after one step
         selection = self.training.selection
         card = ReleaseCard(
@@ -118,6 +125,7 @@ class PrivateSession:
             public_data=self.public_data,
             not_covered=self.not_covered,
             statistics=tuple(release.summary() for release in self.releases),
+            weights=self.weights,
         )
         self.run_dir.path.mkdir(parents=True, exist_ok=True)
         card.write(self.run_dir.privacy_card)

@@ -263,8 +263,11 @@ def prepare_model(
         model.load_lineage_state(read_checkpoint(run_dir.warmed_up)["state_dict"], source=str(run_dir.warmed_up))
         return
     train_further(model, drawer(mixture, frame, shape), statistics.training)
+    state = model.state_dict()
+    if model.private is not None:
+        model.private.release(state)  # the card names every file of weights before it is there
     account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
-    content = {"state_dict": model.state_dict(), "model_config": dict(model_config), "privacy": account}
+    content = {"state_dict": state, "model_config": dict(model_config), "privacy": account}
     save_checkpoint(content, run_dir.warmed_up)
 
 

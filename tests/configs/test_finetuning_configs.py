@@ -114,7 +114,10 @@ def test_the_budget_is_stated_and_sound(name: str) -> None:
     dp = read_dp_config(to_plain(config.model.params.dp_config))
     records, _ = RECORDS[family(name)]
     assert dp.enabled and dp.poisson_sampling and dp.delta is not None
-    assert dp.dataset_size == records and dp.delta < 1 / records
+    assert dp.dataset_size is not None and dp.delta < 1 / dp.dataset_size
+    assert records <= dp.dataset_size < 1.02 * records
+    batch = config.data.params.batch_size  # a multiple of it is not rounded up: the published rate would change
+    assert dp.dataset_size > records or records % batch == 0
     assert config.lightning.trainer.max_epochs > 0
     assert dp.max_batch_size is not None and dp.max_batch_size < config.data.params.batch_size < records
     assert dp.public_data

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.data.folder import ImageFolder, read_image
+from ldm.data.folder import ImageFolder
 from ldm.errors import UserError
+from ldm.samples.image_files import read_image
 from tests.data.numbered_images import image, red, write_image
 
 
@@ -14,7 +15,6 @@ def classes(tmp_path):
     """Two classes of two images, one of them a level deeper."""
     for number, name in enumerate(["cat/a.png", "cat/deep/b.JPG", "dog/a.png", "dog/b.png"]):
         write_image(tmp_path / name, number)
-    (tmp_path / "empty").mkdir()
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     (tmp_path / "cat" / ".hidden.png").write_text("no image")
     return tmp_path
@@ -58,15 +58,19 @@ def test_grey_and_transparent_files(tmp_path):
 
 
 def test_mistakes_are_named(classes, tmp_path):
-    with pytest.raises(UserError, match="no folder .*none; set root"):
+    with pytest.raises(UserError, match="no folder .*none; name the folder"):
         ImageFolder(tmp_path / "none")
+    (tmp_path / "cat" / "empty").mkdir()
     with pytest.raises(UserError, match="no images in .*it looks for .bmp"):
-        ImageFolder(classes / "empty")
+        ImageFolder(classes / "cat" / "empty")
     write_image(classes / "stray.png", 5)
     with pytest.raises(UserError, match="both beside and in subfolders"):
         ImageFolder(classes)
     (classes / "dog" / "a.png").write_text("no image")
     (classes / "stray.png").unlink()
     with pytest.raises(UserError, match=r"a.png: cannot be read as an image .*remove it") as caught:
-        ImageFolder(classes)[2]
+        ImageFolder(classes)
     assert "\n" not in str(caught.value)
+    (classes / "cat" / "a.png").write_text("no image")
+    with pytest.raises(UserError, match=r"2 files cannot be read: .*cat/a.png.*dog/a.png"):
+        ImageFolder(classes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -59,3 +60,24 @@ def test_images_and_labels_must_be_as_many(tmp_path):
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(3))
     with pytest.raises(UserError, match="labels"):
         read_pair("train", [tmp_path])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_a_header_claims_is_bounded(tmp_path, packed):
+    """A few kilobytes that unpack to gigabytes, and a rank without end, are refused before memory is taken."""
+    header = bytes([0, 0, 8, 3]) + (60_000).to_bytes(4, "big") + (256).to_bytes(4, "big") * 2
+    content = header + bytes(10**6)
+    (tmp_path / "a").write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(UserError, match="would unpack .* it is refused"):
+        read_idx(tmp_path / "a")
+    (tmp_path / "a").write_bytes(bytes([0, 0, 8, 255]) + bytes(2000))
+    with pytest.raises(UserError, match="not an IDX file"):
+        read_idx(tmp_path / "a")
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(UserError, match="it is a pipe or a device"):
+            read_idx(tmp_path / name)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,9 @@ def test_images_of_different_sizes_and_other_fields(tmp_path):
     cache_dataset(source, tmp_path / "a.pt", progress=False)
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     assert content["metadata"].tolist()[1] == [4 * 8 * 3, 5 * 8 * 3, 5, 8, 3] and "name" not in content
-    data = InMemoryDataset(tmp_path / "a.pt")
+    with pytest.raises(UserError, match="4 different sizes; give size="):
+        InMemoryDataset(tmp_path / "a.pt")
+    data = InMemoryDataset(tmp_path / "a.pt", transform=np.asarray)
     for index in range(4):
         assert np.array_equal(data[index]["image"], source[index]["image"])
         assert float(data[index]["weight"]) == 0.5 * index
@@ -128,11 +132,46 @@ def test_other_content_is_one_line(tmp_path, content, line):
 
 
 def test_another_scale_is_noticed(tmp_path):
-    for values in (floats() * 2, floats() * float("nan")):
-        data = InMemoryDataset(saved(tmp_path, {"image": values}))
-        for options in ({}, {"size": 4}):
-            with pytest.raises(UserError, match="a.pt: image 0 has values from"):
-                InMemoryDataset(data.path, **options)[0]
+    for values, words in ((floats() * 2, r"pixel values lie in \[-2, 2\]"), (floats() * float("nan"), "hold NaN")):
+        with pytest.raises(UserError, match=f"a.pt: .*{words}"):
+            InMemoryDataset(saved(tmp_path, {"image": values}))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shift", [0.0, -0.5])
+def test_one_file_has_one_range_for_every_reader(tmp_path, kind, shift):
+    """Floats in [0, 1] and in [-1, 1], of any precision, are the same pixels to training and to evaluation."""
+    images = (torch.rand(9, 6, 6, 3, generator=torch.Generator().manual_seed(1)) + shift) * (2 if shift else 1)
+    images[0] = 0.75  # alone, this image could be of either range
+    path = saved(tmp_path, {"image": images.to(kind), "class_label": torch.arange(9)})
+    data, samples = InMemoryDataset(path), SampleSet.load(path)
+    expected = images.to(kind).float() if shift else images.to(kind).float() * 2 - 1
+    for index in range(9):
+        assert torch.allclose(torch.from_numpy(data[index]["image"]), expected[index], atol=1e-6)
+        assert torch.allclose(samples.images[index].permute(1, 2, 0), expected[index], atol=1e-6)
+
+
+def test_what_cache_dataset_writes_states_its_range_and_classes(tmp_path):
+    source = ArrayDataset(np.full((4, 8, 8, 3), 200, np.uint8), LABELS[:4])  # no negative value in [-1, 1]
+    source.class_names = ["ape", "cat", "dog", "eel"]
+    cache_dataset(source, tmp_path / "a.pt", progress=False)
+    data = InMemoryDataset(tmp_path / "a.pt")
+    assert np.allclose(data[0]["image"], source[0]["image"]) and data.class_names == source.class_names
+
+
+@pytest.mark.parametrize("form", ["strides", "bomb", "pipe"])
+def test_files_that_claim_more_than_they_hold(tmp_path, form):
+    path = tmp_path / ("a.npz" if form == "bomb" else "a.pt")
+    if form == "strides":
+        torch.save({"image": torch.zeros(1).expand(10**7, 8, 8, 3)}, path)
+    elif form == "bomb":
+        np.savez_compressed(path, x=np.zeros((30_000, 32, 32, 3), np.uint8))
+    else:
+        os.mkfifo(path)
+    for reader in (InMemoryDataset, SampleSet.load):
+        with pytest.raises(UserError, match="claims|would unpack|a pipe or a device") as caught:
+            reader(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_files_that_are_none(tmp_path):

@@ -36,12 +36,16 @@ def test_kmnist_is_read_like_mnist(tmp_path):
         KMNISTTrain(root=tmp_path, flip_p=0.5)
 
 
-@pytest.mark.parametrize("kind, default", [(MNISTVal, 5000), (FashionMNISTVal, 5000), (KMNISTVal, 5000)])
-def test_a_split_states_only_its_defaults(tmp_path, kind, default):
-    write_digits(tmp_path, train=default + 50)
-    assert len(kind(root=tmp_path)) == default
-    assert len(kind(root=tmp_path, split="train")) == 50
-    assert len(kind.__mro__[1](root=tmp_path)) == default + 50
+@pytest.mark.parametrize("kind", [MNISTVal, FashionMNISTVal, KMNISTVal])
+def test_a_val_set_is_the_test_set_unless_told_otherwise(tmp_path, kind):
+    write_digits(tmp_path, train=5050, test=20)
+    assert len(kind(root=tmp_path)) == 20 and kind(root=tmp_path).source.endswith("test")
+    held = kind(root=tmp_path, split="validation")
+    assert len(held) == 5000 and held.source.endswith("train") and held.is_evaluation
+    assert len(kind(root=tmp_path, holdout=30)) == 30
+    assert len(kind.__mro__[1](root=tmp_path)) == 5050
+    with pytest.raises(UserError, match="holdout=30 is a part of the train files, but split='test'"):
+        kind(root=tmp_path, split="test", holdout=30)
 
 
 def test_downloading_happens_when_asked_for(tmp_path, monkeypatch):
@@ -153,3 +157,32 @@ def test_the_real_5000_digits():
     assert not set(train.rows) & set(held.rows)
     mean = np.mean([train.pixels(i).mean() for i in range(0, 4000, 10)]) / 255
     assert 0.11 < mean < 0.15  # MNIST's well-known mean is 0.1307
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["MNIST_Train/MNISTTrain/raw", "MNIST_Val/MNISTVal/raw", "MNIST_Train/MNIST/raw", "MNIST_Train", "MNISTTrain/raw"],
+)
+def test_folders_that_the_originals_made_are_found(tmp_path, place):
+    write_digits(tmp_path / place)
+    assert len(MNISTTrain(root=tmp_path)) == 40 and len(MNISTVal(root=tmp_path)) == 20
+
+
+def test_data_below_the_working_folder_is_found(tmp_path, monkeypatch):
+    write_digits(tmp_path / "work" / "data" / "MNIST" / "raw")
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("LDM_DATA_ROOT", raising=False)
+    assert len(MNISTTrain()) == 40
+
+
+def test_a_missing_set_says_how_to_download_it_everywhere(tmp_path):
+    with pytest.raises(UserError, match="download: true under .* in YAML, .*download=true behind main.py, .*--args"):
+        MNISTTrain(root=tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"size": True}, {"size": 32.0}, {"size": "32"}, {"size": 0}, {"channels": True}])
+def test_words_and_truth_values_are_no_numbers(tmp_path, options):
+    write_digits(tmp_path)
+    with pytest.raises(UserError, match=next(iter(options))):
+        MNISTTrain(root=tmp_path, **options)

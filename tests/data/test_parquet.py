@@ -35,6 +35,7 @@ def tables(tmp_path, monkeypatch):
                 yield {column: row[column] for column in columns}
 
     monkeypatch.setattr(parquet, "rows", rows)
+    monkeypatch.setattr(parquet, "class_names", lambda path, column: None)
     monkeypatch.setattr(parquet, "column_names", lambda path: list(next(iter(content["a.parquet"]))))
     return tmp_path, content
 
@@ -113,3 +114,20 @@ def test_files_that_pyarrow_writes(tmp_path):
         write_table(pa.table({"image": cells, "label": [0, 1, 2]}), tmp_path / f"train-{part}.parquet")
     data = ParquetImages(tmp_path, size=10)
     assert [red(data[i]) for i in range(6)] == list(range(6)) and np.array_equal(data.labels, [0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize("label", [2**62, 2**21, 3])
+def test_labels_stay_in_range(tables, monkeypatch, label):
+    """Up to the classes that the file names, or else up to a million; `num_classes` never follows a damaged label."""
+    folder, content = tables
+    content["a.parquet"][1]["label"] = label
+    if label == 3:
+        monkeypatch.setattr(parquet, "class_names", lambda path, column: ["cat", "dog"])
+    with pytest.raises(UserError, match=f"row 1 has the label {label}; expected 0 to"):
+        ParquetImages(folder)
+
+
+def test_named_classes_count_even_when_one_is_absent(tables, monkeypatch):
+    monkeypatch.setattr(parquet, "class_names", lambda path, column: ["cat", "dog", "eel"])
+    data = ParquetImages(tables[0])
+    assert data.num_classes == 3 and data.class_names == ["cat", "dog", "eel"]

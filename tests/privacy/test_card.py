@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 
 import pytest
 
@@ -83,15 +84,101 @@ def test_it_is_read_back_as_written_and_readable_by_all(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["privacy.json"]
 
 
-def test_epsilon_is_never_taken_from_the_file(tmp_path):
+def changed(card, **paths):
+    """The card's values with some of them replaced, addressed as ``plan__noise_multiplier``."""
+    values = json.loads(json.dumps(card.to_dict()))
+    for path, value in paths.items():
+        *above, last = path.split("__")
+        place = values
+        for key in above:
+            place = place[int(key)] if isinstance(place, list) else place[key]
+        place[last] = value
+    return values
+
+
+def refusal(tmp_path, text):
     path = tmp_path / "privacy.json"
-    card().write(path)
-    forged = json.loads(path.read_text())
-    forged["epsilon"]["pld"] = 0.001
-    forged["statement"] = "(0.001, 1e-5)"
-    path.write_text(json.dumps(forged))
-    assert ReleaseCard.read(path).epsilons() == card().epsilons()
-    assert ReleaseCard.read(path).statement() == card().statement()
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=r"privacy\.json") as failure:
+        ReleaseCard.read(path)
+    assert time.monotonic() - begin < 10 and "\n" not in str(failure.value)
+    return str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"epsilon__pld": 0.001}, "epsilon by pld is stated as 0.001, its ledger gives"),
+        ({"epsilon__rdp": "infinite"}, "epsilon by rdp is stated as 'infinite'"),
+        ({"epsilon": {}}, "epsilon is stated as {}"),
+        ({"epsilon": {"rdp": 1.0}}, "epsilon by pld is not stated"),
+        ({"statement": "(0.001, 1e-05)-differentially private"}, "it states '"),
+        ({"private": "yes"}, "private is stated as 'yes', its plan and ledger say True"),
+        ({"private": 1}, "private is stated as 1"),
+        ({"private": False}, "private is stated as False"),
+        ({"delta": 1e-9}, "delta is stated as 1e-09"),
+        ({"relation": "replace_one"}, "relation is stated as"),
+        ({"rng": "insecure"}, "rng is stated as"),
+        ({"steps__taken": 2}, "steps are stated as"),
+        ({"steps__planned": 4}, "steps are stated as"),
+        ({"trained__coordinates": 7}, "7 trained coordinates are stated, 100 are listed"),
+        ({"plan__noise_multiplier": 12.0}, "20 of the 20 steps in its ledger are not steps of its plan"),
+        ({"plan__noise_multiplier": 1e-6, "ledger__entries__0__event__noise_multiplier": 1e-6}, "epsilon by pld"),
+        ({"ledger__entries__0__event__noise_multiplier": 12.0}, "not steps of its plan"),
+        ({"ledger": {"version": 1, "steps": 0, "entries": []}}, "its ledger is empty"),
+        ({"weights": [{"sha256": "x", "steps": 1}]}, "'x' is no digest of weights"),
+        ({"weights": [{"sha256": "0" * 64, "steps": 21}]}, "weights after 21 steps are named, its ledger has 20"),
+        ({"statistics": 7}, "damaged"),
+    ],
+)
+def test_a_card_that_disagrees_with_itself_is_refused(tmp_path, change, line):
+    assert line in refusal(tmp_path, changed(card(), **change))
+
+
+def test_a_card_without_a_bound_says_so_and_an_old_one_is_refused(tmp_path):
+    from dataclasses import replace
+
+    hopeless = card(plan=replace(PLAN, noise_multiplier=1e-6))
+    assert not hopeless.private and hopeless.statement().startswith("NOT private: noise multiplier 1e-06 is too little")
+    hopeless.write(tmp_path / "privacy.json")
+    assert not ReleaseCard.read(tmp_path / "privacy.json").private
+    old = "(inf, 1e-05)-differentially private, add_or_remove_one, record: one image with its label"
+    assert "private is stated as True" in refusal(tmp_path, changed(hopeless, statement=old, private=True))
+
+
+def many_entries(count):
+    values = card().to_dict()
+    event = PLAN.event().to_dict()
+    entries = [
+        {"session": "a", "event": {**event, "noise_multiplier": 1 + place / 9999}, "count": 1} for place in range(count)
+    ]
+    return {**values, "ledger": {"version": 1, "steps": count, "entries": entries}}
+
+
+def test_cards_that_would_keep_the_accountants_busy_are_refused_at_once(tmp_path):
+    for count in (10**9, 10**12):
+        large = changed(card(), ledger__steps=count, ledger__entries__0__count=count)
+        assert "steps, more than" in refusal(tmp_path, large)
+    assert "3000 different events" in refusal(tmp_path, many_entries(3000))
+    assert "nested too deep" in refusal(tmp_path, '{"format": ' + "[" * 100_000)
+    text = json.dumps(card().to_dict())
+    assert "not readable JSON" in refusal(tmp_path, text.replace('"version": 1', f'"version": {"9" * 5000}', 1))
+    assert "NaN is no number" in refusal(tmp_path, text.replace('"delta": 1e-05', '"delta": NaN', 1))
+    assert "larger than" in refusal(tmp_path, text + " " * (2**24))
+    (tmp_path / "privacy.json").unlink()
+    os.mkfifo(tmp_path / "privacy.json")
+    with pytest.raises(UserError, match="a pipe or a device"):
+        ReleaseCard.read(tmp_path / "privacy.json")
+
+
+def test_a_card_names_all_weights_of_its_run(tmp_path):
+    path = tmp_path / "privacy.json"
+    one = card(steps=3, weights={"a" * 64: 2})
+    one.write(path)
+    later = card(ledger=one.ledger, weights={"b" * 64: 3})
+    later.write(path)
+    assert ReleaseCard.read(path).weights == {"a" * 64: 2, "b" * 64: 3}
 
 
 def test_a_card_never_forgets_a_release(tmp_path):

@@ -160,7 +160,7 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 PEAK = """
 import json, resource, sys
 import torch
-from ldm.sample_writer import SampleWriter
+from ldm.samples.writer import SampleWriter
 from ldm.samples import iter_batches
 torch.set_num_threads(1)
 path, count = sys.argv[1], int(sys.argv[2])

@@ -28,7 +28,9 @@ def test_evaluate_twice_and_compare(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert f"written to {tmp_path / f'run{seed}'}" in printed
     compare.main([str(tmp_path / "run1"), str(tmp_path / "run2"), "--output", str(tmp_path / "both")])
     printed = capsys.readouterr().out
-    assert "s1" in printed and "*" in printed and (tmp_path / "both" / "comparison.html").exists()
+    assert (
+        printed.split()[:2] == ["run1", "run2"] and "*" in printed and (tmp_path / "both" / "comparison.html").exists()
+    )
 
 
 def test_rounding_can_be_switched_off(tmp_path: Path) -> None:

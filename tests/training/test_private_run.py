@@ -443,6 +443,7 @@ def test_the_latent_scale_is_never_taken_from_private_images(latent_cache: bool,
     config = config_of(place, max_steps=1)
     config["model"]["params"]["scale_by_std"] = True
     config["data"]["params"]["latent_cache"] = latent_cache
+    config["model"]["params"]["ckpt_path"] = None
     with pytest.raises(UserError, match="scale_by_std: the checkpoint holds no scale_factor"):
         train(tiny.options(place / "scale", config))
 
@@ -520,7 +521,7 @@ def test_shipped_private_configurations_state_the_number_of_records() -> None:
         dp = load_config([path]).get("model", {}).get("params", {}).get("dp_config") or {}
         if dp.get("enabled"):
             found[path.name] = dp.get("dataset_size")
-    assert found["finetune-dp-eps10.yaml"] == 4000
+    assert found["finetune-dp-eps10.yaml"] == 4096
     assert [name for name, size in found.items() if size is None] == []
 
 

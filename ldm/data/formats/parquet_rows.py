@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError, nearest
+from ldm.files import require_regular_file
+from ldm.samples.array_files import require_plausible
+
+BATCH_BYTES = 2**30
+THRIFT_LIMIT = 100 * 2**20
 
 
 def open_parquet(path: str | os.PathLike) -> Any:
@@ -23,7 +28,11 @@ def open_parquet(path: str | os.PathLike) -> Any:
     except ImportError:
         raise UserError("reading Parquet files needs the pyarrow package; type: pip install pyarrow") from None
     try:
-        return ParquetFile(path)
+        size = require_regular_file(path)
+        file = ParquetFile(path, thrift_string_size_limit=THRIFT_LIMIT, thrift_container_size_limit=THRIFT_LIMIT)
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        require_plausible(sum(group.total_byte_size for group in groups), size, str(path))
+        return file
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; check the folder") from None
     except (ArrowException, OSError, ValueError) as error:
@@ -73,5 +82,20 @@ def rows(
             for name in columns or ():
                 if name not in known:
                     raise UserError(f"{path} has no column {name!r}{nearest(name, known)}; its columns are {known}")
-            for batch in file.iter_batches(batch_size=batch_size, columns=None if columns is None else list(columns)):
-                yield from batch.to_pylist()
+            try:
+                for batch in file.iter_batches(
+                    batch_size=bounded_batch(file, batch_size), columns=None if columns is None else list(columns)
+                ):
+                    yield from batch.to_pylist()
+            except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are of these kinds
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UserError(f"{path} is damaged ({reason}); fetch the file again") from None
+
+
+def bounded_batch(file: Any, batch_size: int) -> int:
+    """Rows to decode at a time, within `BATCH_BYTES`: a dictionary may repeat one large value in every row.
+
+    Only the sizes of row groups are asked for: looking at a column of a damaged file can end the process.
+    """
+    sizes = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
+    return max(1, min(batch_size, BATCH_BYTES // max(1, *sizes, 1)))

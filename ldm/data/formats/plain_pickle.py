@@ -11,6 +11,7 @@ import numpy as np
 from numpy._core.multiarray import _reconstruct  # type: ignore[attr-defined]
 
 from ldm.errors import UserError
+from ldm.files import require_regular_file
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -50,6 +51,7 @@ def read_pickle(path: str | Path) -> Any:
         UserError: when the file cannot be read, or asks for anything else.
     """
     try:
+        require_regular_file(path)
         return PlainUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
     except Exception as error:  # a broken pickle fails in every way there is
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ldm.data.base import cache_home, data_root, digest, file_stamp
+from ldm.data.base import cache_home, content_digests, data_root, digest
 from ldm.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -70,9 +70,8 @@ def load_shelf(
     if name not in known:
         place = data_root(root) / FOLDER
         raise UserError(f"drawings: no set {name!r} in {place}{nearest(name, known)}; {HOW_TO_FETCH}")
-    folder = data_root(root) / FOLDER / (name if name in ("emoji", "openclipart") else f"icons/{name}")
-    stamps = sorted(file_stamp(path) for path in folder.rglob("*") if path.suffix in (".json", ".svg", ".png"))
-    key = digest(VERSION, SIDE, name, only, [stamp[:2] for stamp in stamps])
+    folder = folder_of(name, root)
+    key = digest(VERSION, SIDE, name, only, shelf_digest(name, root))
     cache = Path(cache) if cache is not None else cache_home() / "ldm" / "drawings"
     kept = cache / f"{name}-{key}.npz"
     try:
@@ -86,6 +85,18 @@ def load_shelf(
     np.savez_compressed(temporary, images=shelf.images, names=np.array(shelf.names))
     temporary.replace(kept)
     return shelf
+
+
+def folder_of(name: str, root: str | os.PathLike | None = None) -> Path:
+    """Return the folder of one set of drawings."""
+    return data_root(root) / FOLDER / (name if name in ("emoji", "openclipart") else f"icons/{name}")
+
+
+def shelf_digest(name: str, root: str | os.PathLike | None = None) -> str:
+    """Return a digest of the files of one set of drawings: their names and what is in them."""
+    folder = folder_of(name, root)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".svg", ".png") and path.is_file())
+    return digest([path.relative_to(folder).as_posix() for path in paths], content_digests(paths))
 
 
 def _rendered(name: str, folder: Path, only: re.Pattern[str]) -> Shelf:

@@ -7,7 +7,6 @@ import importlib.util
 import logging
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,6 @@ def font_files(fonts: str | Sequence[str | os.PathLike]) -> list[Path]:
     return list(files)
 
 
-@lru_cache(maxsize=4096)
 def file_sha(path: Path) -> str:
     """Return the SHA-256 of a font file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 
 from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
 from ldm.errors import UserError
+from ldm.files import file_digest, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -88,29 +89,10 @@ class RenderedDataset(RecordDataset):
     def open_images(self) -> None:
         """Map the file of drawn images into memory; draw them first when there is none, or a damaged one."""
         path = self.cache / f"{self.kind}-{digest(self.source_digest(), self.count)}.npy"
-        images = self._stored(path)
-        if images is None:
-            drawn = self.render()
-            self.cache.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
-            np.save(temporary, drawn)
-            temporary.replace(path)
-            images = np.load(path, mmap_mode="r")
-        self._images = images
-
-    def _stored(self, path: Path) -> np.ndarray | None:
-        """Return the images in a file, or None when it is missing or not what it should be."""
-        try:
-            images = np.load(path, mmap_mode="r")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, EOFError) as error:
-            log.warning("%s is damaged (%s) and is made again", path, error)
-            return None
-        if images.shape != (self.count, self.size, self.size) or images.dtype != np.uint8:
-            log.warning("%s has the wrong shape and is made again", path)
-            return None
-        return images
+        shape = (self.count, self.size, self.size)
+        self._images = kept_images(path, shape)
+        if self._images is None:
+            self._images = keep_images(path, self.render())
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_images": None}  # a worker maps the file again instead of receiving a copy
@@ -118,3 +100,32 @@ class RenderedDataset(RecordDataset):
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self.open_images()
+
+
+def kept_images(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return the uint8 images of a file that `keep_images` wrote, mapped; None when it is missing or not as written."""
+    try:
+        images = np.load(path, mmap_mode="r")
+        if images.shape == shape and images.dtype == np.uint8 and _note(path).read_text() == file_digest(path):
+            return images
+        log.warning("%s is damaged (wrong shape or content) and is made again", path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("%s is damaged (%s) and is made again", path, error)
+    return None
+
+
+def keep_images(path: Path, images: np.ndarray) -> np.ndarray:
+    """Write images to a file, with the digest of its content beside it; return them mapped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
+    np.save(temporary, images)
+    content = file_digest(temporary)
+    temporary.replace(path)
+    write_atomic(_note(path), lambda place: place.write_text(content))
+    return np.load(path, mmap_mode="r")
+
+
+def _note(path: Path) -> Path:
+    return path.with_suffix(".sha256")

@@ -11,16 +11,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
 from ldm.errors import UserError
-from ldm.evaluation.inputs.images import resize
-from ldm.evaluation.inputs.sources import SAMPLE_SUFFIXES, dataset_batches, open_dataset, parse_settings, takes_size
+from ldm.evaluation.inputs.sources import (
+    SAMPLE_SUFFIXES,
+    dataset_batches,
+    from_training_files,
+    open_dataset,
+    parse_settings,
+    takes_size,
+)
 from ldm.samples import SampleFile, iter_batches
+from ldm.samples.framing import to_size
+from ldm.samples.image_files import all_problems, read_image
+from ldm.samples.image_folder import ImageFolderListing, list_images, read_headers, require_one_size
+from ldm.samples.pixel_range import BYTES
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 Batches = Iterator[tuple[Tensor, Tensor | None]]
 
 
@@ -29,13 +37,15 @@ class ImageSource:
     """Images that can be gone through more than once, a batch at a time, and never all held at once.
 
     batches(batch_size) yields images (B, 1 or 3, H, W) float32 in [-1, 1] and labels (B,) int64 or None.
-    meta: what a sample file says about itself. class_names: names of the labels where a folder gives them.
+    meta: what a sample file says about itself. class_names: names of the labels 0, 1, ... where the images give them.
+    from_training_files: whether these are images of a data set's training files, on which a score is no test score.
     """
 
     name: str
     batches: Callable[[int], Batches]
     meta: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    from_training_files: bool = False
 
 
 def open_images(
@@ -65,6 +75,8 @@ def open_images(
     return ImageSource(
         " ".join([name, *settings]),
         lambda batch_size: dataset_batches(dataset, batch_size=batch_size, num_workers=num_workers),
+        class_names=tuple(getattr(dataset, "class_names", None) or ()),
+        from_training_files=from_training_files(dataset),
     )
 
 
@@ -73,9 +85,9 @@ def is_statistics_file(path: str | Path) -> bool:
     if Path(path).suffix != ".npz" or not Path(path).is_file():
         return False
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return {"mu", "sigma"} <= set(content.files)
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile):
+        with zipfile.ZipFile(path) as archive:
+            return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile):
         return False
 
 
@@ -86,7 +98,8 @@ def _sample_file(path: Path) -> ImageSource:
         total = -(-file.count // _checked(batch_size))
         yield from tqdm(iter_batches(path, batch_size), total=total, unit="batch", disable=None)
 
-    return ImageSource(str(path), batches, file.meta or {})
+    meta = file.meta or {}
+    return ImageSource(str(path), batches, meta, tuple(map(str, meta.get("class_names") or ())))
 
 
 def _folder_size(settings: Mapping[str, Any], name: str) -> int | None:
@@ -98,56 +111,43 @@ def _folder_size(settings: Mapping[str, Any], name: str) -> int | None:
 
 
 def folder_images(folder: Path, size: int | None = None) -> ImageSource:
-    """Image files of a folder in sorted order; subfolders, if there are any, are the classes, in sorted order.
+    """Image files of a folder; subfolders, if there are any, are the classes. Training reads folders the same way.
 
-    Grey files stay grey when all are, else everything is colour; transparency is dropped. Images keep their size
-    unless `size` asks for (size, size) by the bilinear, anti-aliased rule of `images.resize`, and then the name says
-    so. Raises UserError for a folder without images, unreadable files, or images of several sizes without `size`.
+    `ldm.samples.image_folder` says which files count, `ldm.samples.image_files` how they are decoded. Grey files stay
+    grey when all are, else everything is colour. Images keep their size unless `size` asks for (size, size): the
+    shorter side is resized and the middle cut out, as a training set does it, and the name says so.
+    Raises UserError for a folder without images, for unreadable files, all of them in one list, and for images of
+    several sizes without `size`.
     """
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files: list[tuple[Path, int | None]] = [(path, None) for path in _files(folder)]
-    if not files:
-        files = [(path, label) for label, place in enumerate(classes) for path in _files(place)]
-    if not files:
-        raise UserError(f"{folder}: no images here ({', '.join(IMAGE_SUFFIXES[:3])} ...), nor in its subfolders")
-    grey = all(_mode(path) in ("1", "L", "LA", "I;16") for path, _ in files)
+    listing = list_images(folder)
+    headers = read_headers(listing.paths)
+    if size is None:
+        require_one_size(folder, headers, "give size:N")
+    grey = all(header.is_grey for header in headers)
+    labels = None if listing.labels is None else torch.from_numpy(listing.labels)
 
     def batches(batch_size: int) -> Batches:
-        for start in tqdm(range(0, len(files), _checked(batch_size)), unit="batch", disable=None):
-            part = files[start : start + batch_size]
-            images = [_read(path, grey, size) for path, _ in part]
-            shapes = {tuple(image.shape[-2:]) for image in images}
-            if len(shapes) > 1:
-                raise UserError(f"{folder}: images of different sizes ({sorted(shapes)[:2]} ...); give size:N")
-            labels = [label for _, label in part if label is not None]
-            yield torch.cat(images), torch.tensor(labels) if labels else None
+        for start in tqdm(range(0, len(listing.paths), _checked(batch_size)), unit="batch", disable=None):
+            part = listing.paths[start : start + batch_size]
+            images = torch.stack([_to_tensor(to_size(_read(path, listing), size), grey) for path in part])
+            yield images, None if labels is None else labels[start : start + batch_size]
 
-    name = str(folder) if size is None else f"{folder} size:{size} (bilinear, anti-aliased)"
-    labelled = files[0][1] is not None
-    return ImageSource(name, batches, {}, tuple(place.name for place in classes) if labelled else ())
+    name = str(folder) if size is None else f"{folder} size:{size} (shorter side bicubic, middle cut out)"
+    return ImageSource(name, batches, {}, tuple(listing.class_names))
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-
-
-def _mode(path: Path) -> str:
+def _read(path: Path, listing: ImageFolderListing) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            return image.mode
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path}: not a readable image") from error
+        return read_image(path)
+    except UserError as error:
+        raise all_problems(error, listing.paths) from None
 
 
-def _read(path: Path, grey: bool, size: int | None) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("L" if grey else "RGB"), np.float32)
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path}: not a readable image") from error
-    tensor = torch.from_numpy(pixels / 127.5 - 1)
-    tensor = tensor[None, None] if grey else tensor.permute(2, 0, 1)[None]
-    return tensor if size is None else resize(tensor, size)
+def _to_tensor(image: np.ndarray, grey: bool) -> Tensor:
+    """A uint8 image (H, W[, 3]) as float32 (1 or 3, H, W) in [-1, 1]."""
+    pixels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    pixels = np.repeat(pixels, 3, axis=0) if len(pixels) == 1 and not grey else pixels
+    return BYTES.to_signed(torch.from_numpy(np.array(pixels)))
 
 
 def _checked(batch_size: int) -> int:

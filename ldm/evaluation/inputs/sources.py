@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ldm.config import allow_target, get_obj_from_str, instantiate_from_config
+from ldm.config import accepted_parameters, allow_target, get_obj_from_str, instantiate_from_config
 from ldm.errors import UserError
 from ldm.samples import SampleSet
 from ldm.samples.sample_set import IMAGE_KEY, LABEL_KEY
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_SUFFIXES = (".pt", ".pth", ".npz")
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
@@ -50,9 +52,11 @@ def _scalar(text: str) -> Any:
         return _WORDS[text.lower()]
     for convert in (int, float):
         try:
-            return convert(text)
+            value = convert(text)
         except ValueError:
-            pass
+            continue
+        # 007 and 1_000 are names: as numbers they would lose their spelling, and a folder of that name with it
+        return text if convert is int and str(value) != text.removeprefix("+") else value
     return text
 
 
@@ -74,11 +78,8 @@ def open_dataset(target: str, settings: Mapping[str, Any] | None = None) -> Any:
 
 
 def _respell_size(factory: Any, params: dict[str, Any]) -> dict[str, Any]:
-    try:
-        accepted = inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        return params
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+    accepted, _, is_open = accepted_parameters(factory)
+    if is_open:
         return params
     config = params.get("config")
     if "config" in params and "config" not in accepted and "size" in accepted and isinstance(config, dict):
@@ -102,7 +103,21 @@ def dataset_batches(
     if not len(dataset):
         raise UserError("the dataset is empty")
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_stack)
-    yield from tqdm(loader, unit="batch", disable=None if progress else True)
+    shape, darkest = None, float("inf")
+    for images, labels in tqdm(loader, unit="batch", disable=None if progress else True):
+        shape = images.shape[1:] if shape is None else shape
+        if images.shape[1:] != shape:
+            sizes = sorted([tuple(shape[1:]), tuple(images.shape[2:])])
+            raise UserError(f"images have different shapes ({sizes} ...); pass a size, such as size:32")
+        darkest = min(darkest, float(images.min()))
+        yield images, labels
+    if darkest >= 0:
+        logger.warning("%s: no pixel is below 0; items are read as [-1, 1], not [0, 1]", type(dataset).__name__)
+
+
+def from_training_files(dataset: Any) -> bool:
+    """Whether a data set's records come from its training files, whatever its name says."""
+    return str(getattr(dataset, "source", "")).endswith(" train")
 
 
 def _stack(items: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
@@ -128,19 +143,26 @@ def sample_batches(samples: SampleSet, batch_size: int = 500, *, progress: bool 
 
 
 def collect(dataset: Any, *, num_workers: int = 0, progress: bool = True) -> SampleSet:
-    """A whole dataset as a sample set in memory."""
+    """A whole dataset as a sample set in memory; its meta says what the classes are called and where they are from."""
     images, labels = [], []
     for batch, batch_labels in dataset_batches(dataset, num_workers=num_workers, progress=progress):
         images.append(batch)
         if batch_labels is not None:
             labels.append(batch_labels)
-    return SampleSet(torch.cat(images), torch.cat(labels) if labels else None)
+    meta: dict[str, Any] = {"from_training_files": True} if from_training_files(dataset) else {}
+    if names := list(getattr(dataset, "class_names", None) or ()):
+        meta["class_names"] = names
+    return SampleSet(torch.cat(images), torch.cat(labels) if labels else None, meta)
 
 
-def load_labelled(name: str, settings: Sequence[str] = (), *, size: int | None = None) -> SampleSet:
+def load_labelled(
+    name: str, settings: Sequence[str] = (), *, size: int | None = None, for_scores: bool = True
+) -> SampleSet:
     """Labelled images from a sample file (.pt, .npz), or from a dataset class by its dotted name and `settings`.
 
-    size: passed to a dataset class that takes a size when `settings` give none. Raises UserError as the parts do.
+    size: passed to a dataset class that takes a size when `settings` give none. for_scores: whether something is
+    measured on them; then images of training files are warned of, and meta has `from_training_files`.
+    Raises UserError as the parts do.
     """
     if Path(name).suffix in SAMPLE_SUFFIXES or os.sep in name or Path(name).exists():
         if settings:
@@ -152,10 +174,18 @@ def load_labelled(name: str, settings: Sequence[str] = (), *, size: int | None =
     samples = collect(open_dataset(name, params))
     if samples.labels is None:
         raise UserError(f"{name} has no labels")
+    if for_scores and samples.meta.get("from_training_files"):
+        logger.warning(
+            "%s: these %d images come from the training files; on a model trained with them this is no test score "
+            "(split:test gives the test files)",
+            " ".join([name, *settings]),
+            len(samples),
+        )
     return samples
 
 
 def takes_size(target: str) -> bool:
     """Whether the dataset class `target` has a constructor argument `size` or `config`. Raises UserError."""
     allow_target(target.rpartition(".")[0])
-    return bool({"size", "config"} & inspect.signature(get_obj_from_str(target)).parameters.keys())
+    names, _, _ = accepted_parameters(get_obj_from_str(target))
+    return bool({"size", "config"} & names)

@@ -55,7 +55,7 @@ def raw_pixels(size: int, channels: int) -> Callable[[Tensor], Tensor]:
     return rows
 
 
-def nearest(queries: Tensor, references: Iterable[Tensor], k: int = 1) -> Neighbours:
+def nearest_neighbours(queries: Tensor, references: Iterable[Tensor], k: int = 1) -> Neighbours:
     """The k nearest of all ``references``, rows (M, D) in batches, of each of the ``queries`` (N, D), Euclidean.
 
     Memory does not grow with the number of references. Results are on the CPU.
@@ -135,7 +135,7 @@ class NearCopies:
 def near_copies(
     samples: Neighbours, held_out: Neighbours, *, space: str, quantile: float = 0.05, seed: int = 0
 ) -> NearCopies:
-    """Compare distances to the nearest private image of samples and of held-out images, both (N, k) by `nearest`.
+    """Compare distances to the nearest private image of samples and of held-out images, each from `nearest_neighbours`.
 
     Half of the held-out images, chosen by ``seed``, set the threshold and the others are counted, so that their
     share is an honest reference and not ``quantile`` by construction. Raises UserError below two held-out images.
@@ -211,7 +211,7 @@ def look_for_copies(
     for part in stream(held_out):
         chosen.update(part)
     theirs = torch.from_numpy(chosen.rows).to(device)
-    both = nearest(torch.cat([mine, theirs]), stream(private))
+    both = nearest_neighbours(torch.cat([mine, theirs]), stream(private))
     found = Neighbours(both.distances[: len(mine)], both.indices[: len(mine)], both.references)
     reference = Neighbours(both.distances[len(mine) :], both.indices[len(mine) :], both.references)
     return near_copies(found, reference, space=space, quantile=quantile, seed=seed), found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,13 @@ from ldm.evaluation.features import FeatureExtractor
 from ldm.evaluation.inputs.images import quantize as quantize_images
 from ldm.evaluation.metrics.frechet import frechet_distance
 from ldm.files import write_atomic
+from ldm.samples.array_files import NpzArchive
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 INCEPTION_DIM = 2048
+ROUNDING = 1e-5  # of a covariance that was kept in float32
 
 
 @dataclass(frozen=True)
@@ -61,30 +62,26 @@ class FeatureStatistics:
         """Read an `.npz` with at least `mu` and `sigma`. Raises UserError, one line, when it is not one."""
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as content:
-                arrays = {name: content[name] for name in content.files}
+            archive = NpzArchive(path)
+            arrays = {name: archive.array(name) for name in cls.__dataclass_fields__ if name in archive.headers}
         except FileNotFoundError:
             raise UserError(
                 f"{path}: no such file; write it with fid/compute_dataset_stats.py or fid/compute_samples_stats.py"
             ) from None
-        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: not a readable .npz statistics file") from error
+        except UserError as error:
+            raise UserError(f"{path}: not a readable .npz statistics file ({error})") from error
         missing = {"mu", "sigma"} - arrays.keys()
         if missing:
-            raise UserError(f"{path}: no {sorted(missing)} in this file (it holds {sorted(arrays)})")
-        mu, sigma = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
-        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-            raise UserError(f"{path}: mu has shape {mu.shape} and sigma {sigma.shape}; expected (D,) and (D, D)")
+            raise UserError(f"{path}: no {sorted(missing)} in this file (it holds {sorted(archive.headers)})")
+        mu, sigma = checked_moments(arrays["mu"], arrays["sigma"], path)
+        texts = {name: _text(arrays, name, path) for name in ("weights", "resize", "source", "size")}
         return cls(
             mu,
             sigma,
-            count=int(arrays.get("count", 0)),
-            extractor=str(arrays.get("extractor", UNKNOWN)),
-            weights=str(arrays.get("weights", "")),
-            quantize=bool(arrays.get("quantize", False)),
-            resize=str(arrays.get("resize", "")),
-            source=str(arrays.get("source", "")),
-            size=str(arrays.get("size", "")),
+            count=_count(arrays, path),
+            extractor=_text(arrays, "extractor", path) or UNKNOWN,
+            quantize=bool(_scalar(arrays, "quantize", path, "b", False)),
+            **texts,
         )
 
     def policy(self) -> str:
@@ -93,6 +90,45 @@ class FeatureStatistics:
         size = f"{self.size} pixels, " if self.size else ""
         weights = f" (weights {self.weights})" if self.weights else ""
         return f"{size}clamped to [-1, 1], {rounding}, resized: {self.resize or 'unknown'}, {self.extractor}{weights}"
+
+
+def checked_moments(mu: NDArray[Any], sigma: NDArray[Any], where: Path) -> tuple[Any, Any]:
+    """Mean (D,) and covariance (D, D) as float64. Raises UserError when they are no mean and no covariance."""
+    for name, array in (("mu", mu), ("sigma", sigma)):
+        if array.dtype.kind not in "fiu":
+            raise UserError(f"{where}: {name} has type {array.dtype}; expected real numbers")
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not len(mu):
+        raise UserError(f"{where}: mu has shape {mu.shape} and sigma {sigma.shape}; expected (D,) and (D, D)")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise UserError(f"{where}: mu or sigma hold NaN or infinite values; compute the statistics again")
+    scale = float(np.abs(sigma).max())
+    if float(np.abs(sigma - sigma.T).max()) > ROUNDING * scale:
+        raise UserError(f"{where}: sigma is not symmetric, so it is no covariance; compute the statistics again")
+    if float(np.linalg.eigvalsh(sigma)[0]) < -ROUNDING * scale * len(mu):
+        raise UserError(f"{where}: sigma has negative eigenvalues; compute the statistics again")
+    return mu, sigma
+
+
+def _scalar(arrays: dict[str, NDArray[Any]], name: str, where: Path, kinds: str, default: Any) -> Any:
+    """One value of a file, or the default where it has none. Raises UserError for another type or an array."""
+    value = arrays.get(name)
+    if value is None:
+        return default
+    if value.ndim != 0 or value.dtype.kind not in kinds:
+        raise UserError(f"{where}: {name} is {value.dtype} of shape {value.shape}; compute the statistics again")
+    return value.item()
+
+
+def _text(arrays: dict[str, NDArray[Any]], name: str, where: Path) -> str:
+    return str(_scalar(arrays, name, where, "US", ""))
+
+
+def _count(arrays: dict[str, NDArray[Any]], where: Path) -> int:
+    count = int(_scalar(arrays, "count", where, "iu", 0))
+    if count < 0 or ("count" in arrays and count == 1):
+        raise UserError(f"{where}: count is {count}; a covariance takes at least 2 images")
+    return count
 
 
 class RunningStatistics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from ldm.evaluation.page.charts import bars, lines
 from ldm.evaluation.page.images import Figure, strip
 from ldm.evaluation.page.render import direction, flat_rows, number, number_or_word, percent, render, words
 from ldm.evaluation.page.verdicts import verdict
-from ldm.evaluation.result import Downstream, DownstreamRow, EvaluationResult, PrivacySummary
+from ldm.evaluation.result import CHANCE, Downstream, DownstreamRow, EvaluationResult, PrivacySummary
 
 #: Scores that are seen first, in this order, as far as they were measured.
 HEADLINES = ("frechet", "kid", "precision", "recall", "density", "coverage", "inception_score")
@@ -77,14 +78,24 @@ def headline_cards(result: EvaluationResult) -> list[Card]:
     for name in HEADLINES:
         if score := result.scores.get(name):
             place = verdict(score.value, score.better, score.levels, deviation=score.deviation)
-            found.append(Card(score.label, number(score.value), place or f"{score.better} is better"))
+            found.append(Card(score.label, number(score.value), _short(place) or f"{score.better} is better"))
     for row in result.downstream.results if result.downstream else ():
-        found.append(Card(f"Accuracy, {row.name}", percent(row.mean), accuracy_verdict(row) or "higher is better"))
+        note = accuracy_verdict(row)
+        if not row.levels.keys() - {CHANCE}:
+            note = f"on real images; {note}" if note else "on real images, higher is better"
+        else:
+            note = _short(note)
+        found.append(Card(f"Accuracy, {row.name}", percent(row.mean), note))
     if result.privacy:
         name, epsilon = result.privacy.tightest
         note = f"at δ = {result.privacy.delta:g}" if result.privacy.private else "does not hold, see below"
         found.append(Card(f"Privacy ε ({name})", number_or_word(epsilon), note))
     return found
+
+
+def _short(place: str) -> str:
+    """A verdict without the values of its levels, which the table below has."""
+    return re.sub(r" \([^)]*\)", "", place)
 
 
 def accuracy_verdict(row: DownstreamRow) -> str:
@@ -181,7 +192,7 @@ def protocol_facts(result: EvaluationResult) -> list[tuple[str, str]]:
     samples, subset = result.samples, result.protocol.subset
     return [
         ("samples", f"{samples.source}, {number(samples.count)} images of {samples.size}"),
-        ("real images", f"{result.real.source}, {number(result.real.count)}"),
+        ("real images", f"{result.real.source}, {number(result.real.count)} images"),
         *(
             (f"level: {words(name)}", f"{level.source}, {number(level.count)} images")
             for name, level in result.levels.items()

@@ -147,6 +147,12 @@ def to_model_names(
                 f"{source}: has no adapters, the config has {len(ours)}; give the checkpoint of the fine-tuned model"
             )
         return plain, tuple(key for key in model.state_dict() if is_adapter_name(key))
+    missing = [name for name in ours if name not in theirs]
+    if missing and all(name.endswith(".to_out.0") for name in missing) and len(missing) < len(ours):
+        raise UserError(
+            f"{source}: has no adapters on output projections, the config has: take to_out.0 (or to_out.Linear, which "
+            "named nothing in the published code) out of model_lora_target"
+        )
     if not ours:
         raise UserError(
             f"{source}: has adapters on {len(theirs)} layers (rank {max(theirs.values())}), the config has none; set "

@@ -17,7 +17,7 @@ from ldm.models.diffusion.conditioning import DiffusionWrapper
 from ldm.models.diffusion.ddpm_base import DDPM
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.models.diffusion.finetuning import FineTuning, FineTuningOptions, Selection
-from ldm.models.diffusion.log_images import log_images
+from ldm.models.diffusion.lineage import LineageSampling
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.models.diffusion.timesteps import TimestepRule
 from ldm.modules.adam_bc import AdamBC
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 RAW_CONDITION_KEYS = ("caption", "coordinates_bbox")
 
 
-class LatentDiffusion(DDPM):
+class LatentDiffusion(LineageSampling, DDPM):
     """Latent diffusion (Rombach et al. 2022) with the fine-tuning switches of DP-LDM.
 
     A batch holds images (B, H, W, C) under ``first_stage_key``, or ``moments`` (B, 2z, h, w) when its latents were
@@ -39,6 +39,8 @@ class LatentDiffusion(DDPM):
 
     #: Flags that are read into these dataclasses; a configuration may give any of their fields.
     OPTION_GROUPS = (LoRAOptions, FineTuningOptions)
+
+    scale_is_known: bool
 
     #: Options of `DDPM` that this model decides: a latent has no fixed range to clip to.
     FIXED_OPTIONS = ("clip_denoised",)
@@ -144,6 +146,9 @@ class LatentDiffusion(DDPM):
         state, missing = to_model_names(self, state, source, fresh_adapters)
         if "scale_factor" in state:
             self._take_scale_of(state["scale_factor"])
+        elif not self.scale_is_known:
+            logger.info("%s holds no scale_factor: it stays %g, as in its training", source, float(self.scale_factor))
+            self.scale_is_known = True
         super().load_lineage_state(state, ignore, source, (*absent, *missing))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -211,7 +216,7 @@ class LatentDiffusion(DDPM):
         if "moments" in batch:
             moments = batch["moments"].float()
         else:
-            images = super().get_input(batch, key or self.first_stage_key)
+            images = DDPM.get_input(self, batch, key or self.first_stage_key)
             parts = images.split(microbatch or max(1, len(images)))
             moments = torch.cat([self.encode_moments(part) for part in parts]) if len(images) else None
             if moments is None:
@@ -249,17 +254,7 @@ class LatentDiffusion(DDPM):
         if self.cond_stage_key in RAW_CONDITION_KEYS:
             raw, tokenize = batch[self.cond_stage_key], getattr(self.cond_stage_model, "tokenize", None)
             return raw if tokenize is None or isinstance(raw, Tensor) else tokenize(raw)  # tokens split into records
-        return super().get_input(batch, self.cond_stage_key)
-
-    def get_input(self, batch: Mapping[str, Any], key: str) -> tuple[Tensor, Any]:  # type: ignore[override]
-        """Latents of the images under ``key``, and the condition of a batch.
-
-        The condition is raw for a trainable condition stage and encoded otherwise, as in the lineage.
-        """
-        raw = self.raw_condition(batch)
-        if raw is not None and not self.cond_stage_trainable:
-            raw = self.get_learned_conditioning(raw)
-        return self.latents(batch, key=key), raw
+        return DDPM.get_input(self, batch, self.cond_stage_key)
 
     # ------------------------------------------------------------------ network and loss
 
@@ -393,16 +388,10 @@ class LatentDiffusion(DDPM):
         if seen := self.seen_unprotected():
             checkpoint[UNPROTECTED_DATA] = list(seen)
         if self.private is not None:
-            self.private.release()
+            self.private.release(checkpoint.get("state_dict"))
             checkpoint["privacy"] = self.private.state_dict()
 
     def seen_unprotected(self) -> tuple[str, ...]:
         """Digests of the data sets that any part of the model was trained on without privacy, as far as is known."""
         autoencoder = getattr(self.first_stage_model, "unprotected_data", ())
         return tuple(dict.fromkeys((*self.unprotected_data, *autoencoder)))
-
-    def log_images(
-        self, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
-    ) -> dict[str, Tensor]:
-        """Images for the image logger; see `ldm.models.diffusion.log_images.log_images`."""
-        return log_images(self, batch, count, steps, private)

@@ -23,6 +23,7 @@ from ldm.checkpoint import (
     read_checkpoint,
     unprotected_data,
 )
+from ldm.checkpoint.tensors import is_rounded
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
@@ -55,6 +56,10 @@ class DDPM(pl.LightningModule):
     posterior_mean_coef2: Tensor
     lvlb_weights: Tensor
     logvar: Tensor
+    #: Plan and ledger of the private run that the starting weights come from, if they come from one.
+    start_privacy: Any = None
+    #: Digests of the data sets that the starting weights were trained on without privacy, as far as they are known.
+    unprotected_data: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -89,10 +94,8 @@ class DDPM(pl.LightningModule):
         ema_power: float | None = None,
     ):
         super().__init__()
-        if parameterization not in ("eps", "x0"):
-            raise UserError(f"parameterization: {parameterization!r} is unknown; choose eps or x0")
-        if loss_type not in ("l1", "l2"):
-            raise UserError(f"loss_type: {loss_type!r} is unknown; choose l1 or l2")
+        _check_choice("parameterization", parameterization, ("eps", "x0"))
+        _check_choice("loss_type", loss_type, ("l1", "l2"))
         self.parameterization = parameterization
         self.loss_type = loss_type
         self.cond_stage_model: nn.Module | None = None
@@ -110,20 +113,11 @@ class DDPM(pl.LightningModule):
         self.learning_rate = 1e-4  # the driver overwrites it with the computed rate
         self.model = DiffusionWrapper(unet_config, conditioning_key)
         self.unet_params = dict(unet_config.get("params") or {})
-        #: Plan and ledger of the private run that the starting weights come from, if they come from one.
-        self.start_privacy: Any = None
-        #: Digests of the data sets that the starting weights were trained on without privacy, as far as they are known.
-        self.unprotected_data: tuple[str, ...] = ()
         self.use_ema = use_ema
         if use_ema:
             self.model_ema = LitEma(self.model, decay=ema_decay, power=ema_power)
         self._register_schedule(beta_schedule, timesteps, linear_start, linear_end, cosine_s, given_betas)
-        self.learn_logvar = learn_logvar
-        logvar = torch.full((self.num_timesteps,), float(logvar_init))
-        if learn_logvar:
-            self.logvar = nn.Parameter(logvar)
-        else:
-            self.register_buffer("logvar", logvar, persistent=False)
+        self._register_logvar(learn_logvar, logvar_init)
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys, only_model=load_only_unet)
 
@@ -148,6 +142,14 @@ class DDPM(pl.LightningModule):
         for name, value in constants.items():
             self.register_buffer(name, value)
         self.register_buffer("lvlb_weights", elbo_weights(constants, betas, self.parameterization), persistent=False)
+
+    def _register_logvar(self, learn: bool, start: float) -> None:
+        self.learn_logvar = learn
+        logvar = torch.full((self.num_timesteps,), float(start))
+        if learn:
+            self.logvar = nn.Parameter(logvar)
+        else:
+            self.register_buffer("logvar", logvar, persistent=False)
 
     def init_from_ckpt(
         self, path: str, ignore_keys: Sequence[str] = (), only_model: bool = False, fresh_adapters: bool = False
@@ -186,6 +188,8 @@ class DDPM(pl.LightningModule):
         """
         state = dict(state)
         self._check_schedule(state, source)
+        # a file in half precision holds the constants of its schedule rounded; the model has them in full
+        state = {key: value for key, value in state.items() if key not in BUFFERS or not is_rounded(value)}
         try:
             averaged = ema_to_parameters(self.model, state) if self.start_from_ema else {}
         except UserError as error:
@@ -200,7 +204,7 @@ class DDPM(pl.LightningModule):
             self,
             state,
             ignore=dropped,
-            allow_missing=("model_ema.", *BUFFERS, *own, *ignore, *absent),
+            allow_missing=(*unused, *BUFFERS, *own, *ignore, *absent),
             source=source,
         )
         if self.use_ema:
@@ -214,8 +218,9 @@ class DDPM(pl.LightningModule):
         stored = state.get("betas")
         if stored is None:
             return
+        rtol = 1e-4 if not is_rounded(stored) else torch.finfo(stored.dtype).eps
         if stored.shape != self.betas.shape or not torch.allclose(
-            stored.float(), self.betas.cpu(), rtol=1e-4, atol=1e-8
+            stored.float(), self.betas.cpu(), rtol=rtol, atol=1e-8 if rtol == 1e-4 else 1e-7
         ):
             raise UserError(
                 f"{source}: was trained with another noise schedule ({len(stored)} steps, beta "
@@ -232,8 +237,6 @@ class DDPM(pl.LightningModule):
             return
         with self.model_ema.swapped(self.model):
             yield
-
-    # ------------------------------------------------------------------ the forward process
 
     def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and log-variance of q(x_t | x_0) (Ho et al. 2020, equation 4)."""
@@ -283,8 +286,6 @@ class DDPM(pl.LightningModule):
     def progressive_denoising(self, cond: Any, shape: Sequence[int], **options: Any) -> Any:
         """Ancestral sampling that keeps the x_0 estimates; see `ldm.models.diffusion.ancestral`."""
         return progressive_denoising(self, cond, shape, **options)
-
-    # ------------------------------------------------------------------ the loss
 
     def get_loss(self, pred: Tensor, target: Tensor, mean: bool = True) -> Tensor:
         """Absolute (l1) or squared (l2) error, averaged over everything or left elementwise."""
@@ -336,8 +337,6 @@ class DDPM(pl.LightningModule):
         """Loss of a batch as the data loader gives it."""
         x = self.get_input(batch, self.first_stage_key)
         return self.p_losses(x, self.draw_timesteps(len(x)))
-
-    # ------------------------------------------------------------------ Lightning
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor | None:
         loss, report = self.shared_step(batch)
@@ -403,3 +402,8 @@ class DDPM(pl.LightningModule):
 def count_records(batch: Mapping[str, Any]) -> int:
     """Number of records in a collated batch."""
     return len(next(iter(batch.values())))
+
+
+def _check_choice(option: str, value: str, known: tuple[str, str]) -> None:
+    if value not in known:
+        raise UserError(f"{option}: {value!r} is unknown; choose {known[0]} or {known[1]}")

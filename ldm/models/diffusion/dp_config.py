@@ -25,6 +25,8 @@ def read_dp_config(raw: Mapping[str, Any] | None, multiplicity: int = 1) -> DPCo
     """
     section = {str(key): value for key, value in (raw or {}).items() if value is not None}
     inside = section.pop(DPDM_K, None)
+    if inside is not None and (not isinstance(inside, int) or isinstance(inside, bool)):
+        raise UserError(f"dp_config.{DPDM_K}: {inside!r} is no whole number")
     if inside is not None and section.setdefault("noise_multiplicity", inside) != inside:
         raise UserError(
             f"dp_config: DPDM_k {inside} and noise_multiplicity {section['noise_multiplicity']} are one setting; "

@@ -14,7 +14,13 @@ from ldm.models.diffusion.ddpm_base import DDPM, count_records
 
 @torch.no_grad()
 def log_images(
-    model: Any, batch: Mapping[str, Any], count: int = 8, steps: int = 50, private: bool = False
+    model: Any,
+    batch: Mapping[str, Any],
+    count: int = 8,
+    steps: int = 50,
+    private: bool = False,
+    samples: bool = True,
+    eta: float = 1.0,
 ) -> dict[str, Tensor]:
     """Images of a `LatentDiffusion` for the image logger, each (n, C, H, W) nominally in [-1, 1].
 
@@ -36,8 +42,10 @@ def log_images(
             return {}
         classes = torch.arange(count, device=model.device) % model.cond_stage_model.n_classes
         condition = model.get_learned_conditioning({"class_label": classes})
+    if not samples:
+        return images
     shape = (model.channels, model.image_size, model.image_size)
     with model.ema_scope():
-        samples, _ = DDIMSampler(model).sample(S=steps, batch_size=count, shape=shape, conditioning=condition, eta=1.0)
-    images["samples"] = model.decode_first_stage(samples)
+        latents, _ = DDIMSampler(model).sample(S=steps, batch_size=count, shape=shape, conditioning=condition, eta=eta)
+    images["samples"] = model.decode_first_stage(latents)
     return images

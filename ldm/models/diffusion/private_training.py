@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm.checkpoint import state_digest
 from ldm.errors import UserError
 from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.protocols import PrivateModel
@@ -50,7 +51,7 @@ class PrivateTraining:
         self.ranks = Ranks()
         clipping = Clipping(plan.max_grad_norm, style=plan.clipping)
         self.clipper = PerRecordClipper(module, selection.parameters, clipping, engine=engine)
-        self.on_release: Callable[[], None] | None = None
+        self.on_release: Callable[[str | None], None] | None = None
         self.noise = GaussianNoise(plan.noise_std, insecure_seed=plan.insecure_seed, start=self.taken)
         self.draws = LossDraws(insecure_seed=plan.insecure_seed, start=self.taken)
 
@@ -77,10 +78,13 @@ class PrivateTraining:
                 return
             self.clipper.verify(model.per_example_losses, model.expand_batch(batch, multiplicity, None), multiplicity)
 
-    def release(self) -> None:
-        """Call this before anything computed from the trained weights is written: the release card is written first."""
+    def release(self, state: Mapping[str, Tensor] | None = None) -> None:
+        """Call this before anything computed from the trained weights is written: the release card is written first.
+
+        ``state`` are the weights themselves, when it is they: the card names the digest of their content.
+        """
         if self.on_release is not None:
-            self.on_release()
+            self.on_release(state_digest(state) if state else None)
 
     def describe(self) -> str:
         """The epsilon spent so far, in one line."""

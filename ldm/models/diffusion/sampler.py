@@ -68,6 +68,51 @@ class Sampler(ABC):
 
     def __init__(self, model: DiffusionModel):
         self.model = model
+        self.ddpm_num_timesteps: int = getattr(model, "num_timesteps", 0)
+        self._schedule: DDIMGrid | None = None
+
+    def make_schedule(
+        self, ddim_num_steps: int, ddim_discretize: str = "uniform", ddim_eta: float = 0.0, verbose: bool = False
+    ) -> None:
+        """Make the tables of a schedule for looking at: ``ddim_timesteps``, ``ddim_alphas``, ``ddim_sigmas``, ...
+
+        :meth:`sample` needs no such call: it makes its own. Raises UserError for another way of choosing timesteps.
+        """
+        timesteps = None
+        if ddim_discretize != "uniform":
+            total = len(self.model.alphas_cumprod)
+            timesteps = make_ddim_timesteps(ddim_discretize, ddim_num_steps, total, verbose=verbose)
+        self._schedule = self.grid(ddim_num_steps, ddim_eta, timesteps)
+
+    @property
+    def ddim_timesteps(self) -> np.ndarray:
+        """The visited timesteps of `make_schedule`, ascending (S,)."""
+        return self._table().timesteps
+
+    @property
+    def ddim_alphas(self) -> np.ndarray:
+        """The cumulative signal levels at the visited timesteps (S,)."""
+        return self._table().alphas
+
+    @property
+    def ddim_alphas_prev(self) -> np.ndarray:
+        """The cumulative signal levels one visited timestep earlier (S,)."""
+        return self._table().alphas_prev
+
+    @property
+    def ddim_sigmas(self) -> np.ndarray:
+        """The noise of each step (S,)."""
+        return self._table().sigmas
+
+    @property
+    def ddim_sqrt_one_minus_alphas(self) -> np.ndarray:
+        """sqrt(1 - ``ddim_alphas``) (S,)."""
+        return np.sqrt(1.0 - self._table().alphas)
+
+    def _table(self) -> DDIMGrid:
+        if self._schedule is None:
+            raise UserError("there is no schedule yet; call make_schedule(ddim_num_steps) first")
+        return self._schedule
 
     @abstractmethod
     def grid(self, steps: int, eta: float, timesteps: Timesteps | None) -> DDIMGrid:

@@ -9,9 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError, nearest
+from ldm.modules.encoders.clip import FrozenCLIPEmbedder
 from ldm.modules.encoders.text import BERTEmbedder, BERTTokenizer, TransformerEmbedder
 
-__all__ = ["BERTEmbedder", "BERTTokenizer", "ClassEmbedder", "SpatialRescaler", "TransformerEmbedder"]
+__all__ = [
+    "BERTEmbedder",
+    "BERTTokenizer",
+    "ClassEmbedder",
+    "FrozenCLIPEmbedder",
+    "FrozenCLIPTextEmbedder",
+    "SpatialRescaler",
+    "TransformerEmbedder",
+]
+
+FrozenCLIPTextEmbedder = FrozenCLIPEmbedder
 
 RESCALERS = ("nearest", "linear", "bilinear", "trilinear", "bicubic", "area")
 

@@ -11,6 +11,10 @@ from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.modules.losses.adversarial import AdversarialLoss, Logged, named
 
 
+class DummyLoss(nn.Identity):
+    """No loss: for an autoencoder that only encodes and decodes, under the name that old configurations give it."""
+
+
 class LPIPSWithDiscriminator(AdversarialLoss):
     """Absolute pixel error and LPIPS with scale exp(logvar), KL, and a patch discriminator's verdict.
 

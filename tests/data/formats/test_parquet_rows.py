@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
+import numpy as np
 import pytest
 
-from ldm.data.formats.parquet_rows import class_names, column_names, row_count, rows
+from ldm.data.formats.parquet_rows import bounded_batch, class_names, column_names, open_parquet, row_count, rows
 from ldm.errors import UserError
 
 
@@ -73,3 +75,36 @@ def test_without_pyarrow_one_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match="pip install pyarrow"):
         next(rows([tmp_path / "a.parquet"]))
+
+
+def test_a_damaged_file_is_one_line(files):
+    content = bytearray(files[0].read_bytes())
+    for place in (310, 526, *range(4, len(content) - 8, 41)):  # 310 and 526 ended the process
+        broken = bytearray(content)
+        broken[place] ^= 0x55
+        files[0].write_bytes(broken)
+        try:
+            list(rows([files[0]]))
+        except UserError as error:
+            assert "\n" not in str(error) and str(files[0]) in str(error)
+
+
+def test_what_a_file_unpacks_to_is_bounded(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"image": [bytes(2**20)] * 200})
+    parquet.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 2**20
+    with pytest.raises(UserError, match="would unpack .* it is refused"):
+        list(rows([tmp_path / "a.parquet"]))
+    os.mkfifo(tmp_path / "pipe.parquet")
+    with pytest.raises(UserError, match="a pipe or a device"):
+        row_count(tmp_path / "pipe.parquet")
+
+
+def test_large_values_that_a_dictionary_repeats_are_decoded_few_at_a_time(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    content = np.random.default_rng(0).bytes(2**24)
+    parquet.write_table(arrow.table({"image": [content] * 40}), tmp_path / "a.parquet", dictionary_pagesize_limit=2**26)
+    with open_parquet(tmp_path / "a.parquet") as file:
+        assert bounded_batch(file, 10**6) <= 64
+    assert sum(1 for _ in rows([tmp_path / "a.parquet"])) == 40

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ldm.errors import UserError
+from ldm.evaluation.inputs.image_source import open_images
 from ldm.evaluation.inputs.sources import (
     collect,
     dataset_batches,
@@ -19,6 +21,7 @@ from ldm.evaluation.inputs.sources import (
 )
 from ldm.files import require_writable
 from ldm.samples import SampleSet
+from tests.data.files import write_digits
 
 
 class BySize:
@@ -163,3 +166,40 @@ def test_unwritable_outputs_fail_before_the_work(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "file" / "a.npz"):
         with pytest.raises(UserError, match="cannot write"):
             require_writable(path)
+
+
+@pytest.mark.parametrize("name", ["2024", "007", "1_000"])
+def test_a_folder_that_is_called_like_a_number_is_a_folder(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name / "a").mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name / "a" / "0.png")
+    assert len(open_dataset("ldm.data.folder.ImageFolder", parse_settings([f"root:{name}"]))) == 1
+    with pytest.raises(UserError, match="root=1e5|root=100000.0"):
+        open_dataset("ldm.data.folder.ImageFolder", parse_settings(["root:1e5"]))
+
+
+def test_scores_on_training_files_are_marked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_digits(tmp_path)
+    words = [f"root:{tmp_path}"]
+    assert "from_training_files" not in load_labelled("ldm.data.mnist.MNISTVal", words).meta and not caplog.text
+    for name, more in (("MNISTVal", ["holdout:10"]), ("MNISTVal", ["split:train"]), ("MNISTTrain", [])):
+        caplog.clear()
+        found = load_labelled(f"ldm.data.mnist.{name}", [*words, *more])
+        assert found.meta["from_training_files"] and "this is no test score" in caplog.text
+        assert open_images(f"ldm.data.mnist.{name}", [*words, *more]).from_training_files
+
+
+class Growing(BySize):
+    """Item 5 is larger than the others."""
+
+    def __getitem__(self, index: int) -> dict:
+        self.size = 5 if index == 5 else 4
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 10])
+def test_several_sizes_are_refused_whatever_the_batch(batch_size: int) -> None:
+    with pytest.raises(UserError, match="different shapes"):
+        list(dataset_batches(Growing(), batch_size=batch_size, progress=False))

@@ -16,7 +16,7 @@ from ldm.evaluation.leakage.neighbours import (
     Neighbours,
     look_for_copies,
     near_copies,
-    nearest,
+    nearest_neighbours,
     private_path,
     raw_pixels,
     save_pairs,
@@ -40,7 +40,7 @@ def source(images: torch.Tensor) -> ImageSource:
 def test_nearest_equals_the_loop(k: int, batch: int) -> None:
     generator = torch.Generator().manual_seed(0)
     queries, references = torch.randn(300, 5, generator=generator), torch.randn(40, 5, generator=generator)
-    found = nearest(queries, references.split(batch), k)
+    found = nearest_neighbours(queries, references.split(batch), k)
     distances = (queries[:, None].double() - references[None].double()).square().sum(dim=2).sqrt()
     expected = distances.sort(dim=1, stable=True)
     assert found.references == 40
@@ -50,7 +50,7 @@ def test_nearest_equals_the_loop(k: int, batch: int) -> None:
 
 def test_a_copy_is_at_distance_zero_even_where_products_round() -> None:
     references = torch.randn(50, 3000, generator=torch.Generator().manual_seed(0)) + 100
-    found = nearest(references[[17, 4]], references.split(20))
+    found = nearest_neighbours(references[[17, 4]], references.split(20))
     assert found.distances.tolist() == [[0.0], [0.0]] and found.indices.tolist() == [[17], [4]]
 
 
@@ -149,9 +149,9 @@ def test_some_are_chosen_by_the_seed() -> None:
 def test_mistakes_are_named(caplog: pytest.LogCaptureFixture) -> None:
     rows = torch.zeros(3, 4)
     with pytest.raises(UserError, match="2 reference images have no 3 nearest"):
-        nearest(rows, [torch.zeros(2, 4)], 3)
+        nearest_neighbours(rows, [torch.zeros(2, 4)], 3)
     with pytest.raises(UserError, match="make both alike"):
-        nearest(rows, [torch.zeros(2, 5)])
+        nearest_neighbours(rows, [torch.zeros(2, 5)])
     one = Neighbours(torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64), 5)
     with pytest.raises(UserError, match="too few"):
         near_copies(one, one, space="x")

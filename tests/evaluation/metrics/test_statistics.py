@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -170,3 +171,40 @@ def test_only_inception_numbers_are_called_fid() -> None:
     assert describe(made(), made()) == "Frechet distance (pixels)"
     assert describe(made(extractor="unknown"), made(extractor="unknown")) == "Frechet distance (unknown)"
     assert describe(made(), inception) == "Frechet distance (inception / pixels)"
+
+
+def _arrays(**changes: object) -> dict[str, object]:
+    return {"mu": np.zeros(3), "sigma": np.eye(3), "count": np.asarray(50), **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sigma": -np.eye(3)}, "negative eigenvalues"),
+        ({"sigma": np.triu(np.ones((3, 3)))}, "not symmetric"),
+        ({"mu": np.zeros(3, complex)}, "expected real numbers"),
+        ({"mu": np.array(["a", "b", "c"])}, "expected real numbers"),
+        ({"sigma": np.eye(3) * np.nan}, "NaN or infinite"),
+        ({"count": np.asarray(-5)}, "count is -5"),
+        ({"count": np.asarray(1)}, "count is 1"),
+        ({"count": np.arange(3)}, "count is int64 of shape"),
+        ({"count": np.asarray("many")}, "count is <U4"),
+        ({"extractor": np.arange(3)}, "extractor is int64"),
+        ({"mu": np.zeros((0,)), "sigma": np.zeros((0, 0))}, r"expected \(D,\) and \(D, D\)"),
+    ],
+)
+def test_only_a_mean_and_a_covariance_are_taken(tmp_path: Path, changes: dict, words: str) -> None:
+    np.savez(tmp_path / "good.npz", **_arrays())
+    assert FeatureStatistics.load(tmp_path / "good.npz").count == 50
+    np.savez(tmp_path / "bad.npz", **_arrays(**changes))
+    with pytest.raises(UserError, match=f"bad.npz: .*{words}") as caught:
+        FeatureStatistics.load(tmp_path / "bad.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_statistics_that_claim_more_than_they_hold(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", mu=np.zeros(4000), sigma=np.zeros((4000, 4000)))
+    os.mkfifo(tmp_path / "pipe.npz")
+    for name, words in (("bomb", "would unpack"), ("pipe", "a pipe or a device")):
+        with pytest.raises(UserError, match=f"{name}.npz.*{words}"):
+            FeatureStatistics.load(tmp_path / f"{name}.npz")

@@ -1,0 +1,100 @@
+"""Checksums of weights: those of a zip archive, and the digest that travels in the files written here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+
+DIGEST_KEY = "content_sha256"
+"""The entry of a .safetensors file's metadata with the digest of its tensors and of its other metadata."""
+
+PROMISE = {"digest": DIGEST_KEY}
+"""An entry that says that there is a digest: one wrong byte in the name of either is noticed."""
+
+_CHUNK = 2**20
+#: What zipfile raises on bytes that are not what they should be.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    KeyError,
+    EOFError,
+)
+
+
+def state_digest(state: Mapping[str, object], metadata: Mapping[str, str] | None = None) -> str:
+    """SHA-256 (64 hexadecimal digits) of tensors and their names, dtypes and shapes, and of text metadata.
+
+    The order of names, devices and the format of a file do not matter.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key]
+        if not isinstance(value, Tensor):
+            continue
+        value = value.detach().cpu().contiguous()
+        head = json.dumps([key, str(value.dtype), list(value.shape)])
+        digest.update(f"{head}\n".encode())
+        if value.numel():
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    if metadata:
+        digest.update(json.dumps({**metadata}, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def check_digest(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: object) -> None:
+    """Raise UserError when the digest among the metadata, if there is to be one, is not that of the rest."""
+    rest = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
+    promised = DIGEST_KEY in metadata or PROMISE.items() <= metadata.items()
+    if promised and metadata.get(DIGEST_KEY) != state_digest(state, rest):
+        raise UserError(
+            f"'{path}' was changed after it was written (its {DIGEST_KEY} is of other content); copy or download it "
+            "again"
+        )
+
+
+def with_digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata with the digest of tensors and metadata among them."""
+    rest = {**without_digest(metadata), **PROMISE}
+    return {**rest, DIGEST_KEY: state_digest(state, rest)}
+
+
+def without_digest(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata without what `with_digest` has added."""
+    return {key: value for key, value in metadata.items() if key not in (DIGEST_KEY, *PROMISE)}
+
+
+def check_zip(path: Path) -> None:
+    """Compare the checksum of every record of a zip archive. Raises UserError for one that is not right.
+
+    An archive in which every checksum is 0 was written without any.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            if not any(record.CRC for record in records):
+                return
+            for record in records:
+                with archive.open(record) as file:
+                    while file.read(_CHUNK):
+                        pass
+    except DAMAGE as error:
+        raise UserError(
+            f"checkpoint '{path}' is damaged ({str(error)[:80] or type(error).__name__}): its bytes are not those that "
+            "were written; copy or download it again"
+        ) from None

@@ -1,0 +1,118 @@
+"""Whether a privacy card agrees with itself: what it states against its own plan and ledger."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ldm.errors import UserError
+
+if TYPE_CHECKING:
+    from ldm.privacy.card import ReleaseCard
+
+#: A stated epsilon may differ by this share from one computed now: accountants change a little between versions.
+TOLERANCE = 2e-3
+
+#: A card with more different events, or more steps, than any run has would keep the accountants busy for minutes.
+MAX_EVENTS = 16
+MAX_STEPS = 1_000_000
+MAX_LOSS = 1e5
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def check_size(card: ReleaseCard) -> None:
+    """Raise UserError for a ledger that no run can have written and that would take minutes to account for."""
+    different = len({event for event, _ in card.ledger.events})
+    if different > MAX_EVENTS:
+        raise UserError(f"the privacy card's ledger lists {different} different events, more than {MAX_EVENTS}")
+    if card.ledger.steps > MAX_STEPS:
+        raise UserError(f"the privacy card's ledger lists {card.ledger.steps} steps, more than {MAX_STEPS}")
+    # the expected privacy loss of so many steps, to first order: what the grids of the accountants grow with
+    loss = sum(count * event.sample_rate / event.noise_multiplier**2 / 2 for event, count in card.ledger.events)
+    if loss > MAX_LOSS and min(event.noise_multiplier for event, _ in card.ledger.events) > 0.02:
+        raise UserError(f"the privacy card's ledger spends an epsilon of about {loss:.1g}, which bounds nothing")
+
+
+def check_card(values: Mapping[str, Any], card: ReleaseCard) -> None:
+    """Raise UserError with the first thing in ``values`` that disagrees with the plan and the ledger among them.
+
+    ``card`` was made of the same values; epsilon is computed from its ledger anew.
+    """
+    check_size(card)
+    for find in (_ledger_finding, _epsilon_finding, _fact_finding, _weights_finding, _statement_finding):
+        finding = find(values, card)
+        if finding:
+            raise UserError(f"the privacy card does not agree with itself: {finding}; take the card that the run wrote")
+
+
+def _ledger_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
+    if not card.ledger.steps:
+        return "its ledger is empty, so nothing was released, or entries were taken out"
+    planned = card.plan.event()
+    others = sum(count for event, count in card.ledger.events if event != planned)
+    if others > len(values.get("statistics", ())):
+        return f"{others} of the {card.ledger.steps} steps in its ledger are not steps of its plan"
+    return ""
+
+
+def _epsilon_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
+    stated, computed = values["epsilon"], card.epsilons()
+    if not isinstance(stated, Mapping) or not stated or not set(stated) <= set(computed):
+        return f"epsilon is stated as {_brief(stated)}, its ledger can be judged by {', '.join(computed)}"
+    if next(iter(computed)) not in stated:
+        return f"epsilon by {next(iter(computed))} is not stated"
+    for name, value in stated.items():
+        number = math.inf if value == "infinite" else value
+        if isinstance(number, bool) or not isinstance(number, int | float) or not _close(number, computed[name]):
+            return f"epsilon by {name} is stated as {_brief(value)}, its ledger gives {computed[name]:.6g}"
+    return ""
+
+
+def _fact_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
+    now = card.to_dict()
+    for key in ("private", "delta", "relation", "record", "rng"):
+        if values[key] != now[key] or type(values[key]) is not type(now[key]):
+            return f"{key} is stated as {_brief(values[key])}, its plan and ledger say {now[key]!r}"
+    steps = values["steps"]
+    taken = sum(count for event, count in card.ledger.events if event == card.plan.event())
+    if not isinstance(steps, Mapping) or steps.get("taken") not in (card.ledger.steps, taken):
+        return f"steps are stated as {_brief(steps)}, its ledger has {card.ledger.steps}"
+    if steps.get("planned") != card.plan.steps:
+        return f"steps are stated as {_brief(steps)}, its plan has {card.plan.steps}"
+    coordinates = sum(card.trained.values())
+    if values["trained"].get("coordinates") != coordinates:
+        return (
+            f"{_brief(values['trained'].get('coordinates'))} trained coordinates are stated, {coordinates} are listed"
+        )
+    return ""
+
+
+def _weights_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
+    for digest, steps in card.weights.items():
+        if not _DIGEST.fullmatch(digest):
+            return f"{_brief(digest)} is no digest of weights"
+        if not 0 <= steps <= card.ledger.steps:
+            return f"weights after {steps} steps are named, its ledger has {card.ledger.steps}"
+    return ""
+
+
+def _statement_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
+    stated = next(values["epsilon"][name] for name in card.epsilons() if name in values["epsilon"])
+    right = card.statement_at(math.inf if stated == "infinite" else stated)
+    if values["statement"] != right:
+        return f"it states {_brief(values['statement'])} instead of {right!r}"
+    return ""
+
+
+def _close(stated: float, computed: float) -> bool:
+    if math.isinf(stated) or math.isinf(computed):
+        return stated == computed
+    return abs(stated - computed) <= TOLERANCE * computed + 1e-9
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."

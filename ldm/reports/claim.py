@@ -1,0 +1,89 @@
+"""What a privacy card, a run directory or a file of weights claims, checked against everything that lies beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldm.checkpoint import SUFFIXES, checkpoint_metadata, inherited_privacy, read_checkpoint
+from ldm.checkpoint.metadata import made_from
+from ldm.errors import UserError
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.plan import PrivacyPlan
+
+CARD = "privacy.json"
+
+
+def describe_claim(path: str | Path) -> list[str]:
+    """The guarantee of a release, and what was compared, a line each.
+
+    ``path``: a card, a run directory (its card and every checkpoint in it), or a file of weights (with the card of the
+    run that it lies in, if there is one). Raises UserError with the first thing that is off.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _of_run(path)
+    if path.suffix.lower() in SUFFIXES:
+        return _of_weights(path)
+    return [ReleaseCard.read(path).statement()]
+
+
+def check_weights(card: ReleaseCard, content: Mapping[str, Any], path: object) -> str:
+    """Whether weights are of the run that a card is about; a line that says how far that could be compared.
+
+    Raises UserError for another plan, for steps that the card does not charge, and for weights that it does not name.
+    """
+    account = inherited_privacy(content)
+    if not account:
+        raise UserError(f"{path}: carries no privacy account, and lies in a run whose card says that it is private")
+    plan, ledger = _read_account(account, path)
+    if plan != card.plan:
+        differences = ", ".join(plan.differences(card.plan))
+        raise UserError(f"{path}: was trained by another plan than that of the card ({differences})")
+    if not card.ledger.covers(ledger):
+        raise UserError(f"{path}: has taken {ledger.steps} steps, and not all of them are charged on the card")
+    if not card.weights:
+        return f"{path}: {ledger.steps} steps, all on the card, which names no weights to compare"
+    if made_from(content) not in card.weights:
+        raise UserError(f"{path}: is none of the {len(card.weights)} checkpoints that the card names")
+    return f"{path}: {ledger.steps} steps, all on the card, which names these weights"
+
+
+def _of_run(path: Path) -> list[str]:
+    card = ReleaseCard.read(path / CARD)
+    files = sorted(file for file in (path / "checkpoints").rglob("*") if file.suffix.lower() in SUFFIXES)
+    return [card.statement(), *(check_weights(card, read_checkpoint(file), file) for file in files)]
+
+
+def _of_weights(path: Path) -> list[str]:
+    content = read_checkpoint(path)
+    card = next((folder / CARD for folder in path.absolute().parents[:3] if (folder / CARD).is_file()), None)
+    if card is not None:
+        read = ReleaseCard.read(card)
+        return [read.statement(), check_weights(read, content, path)]
+    account = inherited_privacy(content)
+    if not account:
+        raise UserError(
+            f"{path}: carries no privacy account: these weights were trained without privacy, as far as it says"
+        )
+    plan, ledger = _read_account(account, path)
+    alone = ReleaseCard(plan, ledger)
+    if not ledger.steps:
+        raise UserError(f"{path}: its ledger is empty, so nothing was released, or entries were taken out")
+    came = "" if checkpoint_metadata(content, "privacy") else "; of the private run that it was trained from"
+    return [
+        alone.statement() + came,
+        f"{path}: {ledger.steps} steps by the account in the file; what its run released besides stands on the run's "
+        f"{CARD}, which is not here",
+    ]
+
+
+def _read_account(account: Any, path: object) -> tuple[PrivacyPlan, Ledger]:
+    try:
+        return PrivacyPlan.from_dict(account["plan"]), Ledger.from_dict(account["ledger"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: its privacy account is damaged ({type(error).__name__} {error})") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

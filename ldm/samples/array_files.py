@@ -1,0 +1,154 @@
+"""Arrays in `.npz` and `.pt` files: opened with a bound on what they may claim, and nothing in them is run.
+
+A small file can claim a large array: by compression, by a header that lies, or by a tensor whose strides read one
+value again and again. What a file claims is compared with what it stores before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.files import require_regular_file
+
+MAX_EXPANSION = 100  # photographs and digits compress 2 to 10 times
+SMALL = 2**26  # bytes that are no matter, whatever they were compressed from
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+
+
+def require_plausible(declared: int, stored: int, what: str) -> None:
+    """Raise UserError when ``declared`` bytes are to come out of ``stored`` ones by more than any image compresses."""
+    if declared > SMALL and declared > MAX_EXPANSION * stored:
+        raise UserError(f"{what} would unpack {stored:,} bytes to {declared:,}; it is refused")
+
+
+@dataclass(frozen=True)
+class ArrayHeader:
+    """What the `.npy` form of an array says about it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    by_columns: bool
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+class NpzArchive:
+    """The arrays of an `.npz` file: headers at once, values when they are asked for.
+
+    Raises UserError, without the file's name, for a file that is none or claims more than it can hold;
+    FileNotFoundError when there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        size = require_regular_file(path)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = {entry.filename: entry for entry in archive.infolist()}
+                named = {name.removesuffix(".npy"): entry for name, entry in members.items() if name.endswith(".npy")}
+                self.headers = {name: self._header(archive, entry) for name, entry in named.items()}
+        except UserError:
+            raise
+        except _DAMAGE as error:
+            raise UserError("not a readable .npz file of plain arrays") from error
+        require_plausible(sum(header.nbytes for header in self.headers.values()), size, "the file")
+
+    @staticmethod
+    def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> ArrayHeader:
+        with archive.open(entry) as member:
+            header = read_npy_header(member)
+            if entry.file_size != member.tell() + header.nbytes:
+                raise UserError(f"{entry.filename} holds {entry.file_size} bytes; its shape is {header.shape}")
+        return header
+
+    def array(self, name: str) -> np.ndarray:
+        """One array as a whole."""
+        header = self.headers[name]
+        with self.values(name) as member:
+            flat = np.frombuffer(read_exactly(member, header.nbytes, self.path), header.dtype)
+            read_exactly(member, 0, self.path)
+        array = flat.reshape(header.shape, order="F" if header.by_columns else "C")
+        return array.astype(header.dtype.newbyteorder("="))
+
+    @contextmanager
+    def values(self, name: str) -> Iterator[IO[bytes]]:
+        """The bytes of one array, behind its header."""
+        with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:
+            read_npy_header(member)
+            yield member
+
+
+def read_npy_header(member: IO[bytes]) -> ArrayHeader:
+    """The header of the array whose `.npy` form begins here. Raises UserError for objects and impossible shapes."""
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(member)
+    if dtype.hasobject:
+        raise UserError("an array of objects; expected numbers")
+    if any(length < 0 for length in shape):
+        raise UserError(f"an array of shape {shape}")
+    return ArrayHeader(tuple(int(length) for length in shape), dtype, bool(by_columns))
+
+
+def read_exactly(member: IO[bytes], size: int, path: Path) -> bytes:
+    """The next bytes of an archive's member; none asked for at its end is when its checksum is compared."""
+    try:
+        data = member.read(size or 1)
+    except _DAMAGE as error:
+        raise UserError(f"{path}: is damaged ({error})") from None
+    if size and len(data) < size:
+        raise UserError(f"{path}: is cut short")
+    return data
+
+
+def is_mapped(path: Path) -> bool:
+    """Whether a torch file can be mapped into memory; files of torch before 1.6 are no zip archives and cannot."""
+    return zipfile.is_zipfile(path)
+
+
+def load_torch(path: Path) -> Any:
+    """What a `.pt` file holds, mapped where possible; only tensors and plain values come out of it.
+
+    Raises UserError, without the file's name, for another file, and for tensors that claim more than is stored;
+    FileNotFoundError when there is no file.
+    """
+    size = require_regular_file(path)
+    try:
+        mapped = is_mapped(path)
+        if mapped:
+            with zipfile.ZipFile(path) as archive:
+                require_plausible(sum(entry.file_size for entry in archive.infolist()), size, "the file")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UserError:
+        raise
+    except Exception as error:  # bytes that are no such file make the reader fail in any way
+        raise UserError(
+            "not a readable sample file; expected a torch file that holds only tensors and plain values"
+        ) from error
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            if isinstance(value, Tensor):
+                require_stored(value, str(name))
+    return content
+
+
+def require_stored(tensor: Tensor, name: str) -> None:
+    """Raise UserError for a tensor that shows values more often than it stores them, or is no plain tensor."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise UserError(f"{name!r} is no dense tensor of values")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise UserError(f"{name!r} claims {tensor.numel():,} values and stores fewer; save it with .contiguous()")

@@ -1,0 +1,178 @@
+"""One image file as pixels: every reader of images decodes by these rules.
+
+Pixels come out as uint8, since that is what all data sets and metrics start from. Deeper files are scaled to it by a
+fixed white, never by their own brightest pixel, so that one image does not depend on others or on its content:
+
+=============================  =========================================================================
+8 bits, black and white        as they are
+16-bit grey (PNG, TIFF, PGM)   divided by 257, so that 65535 is white; TIFF that states 12 bits, by 4095/255
+16-bit colour                  the upper 8 bits
+floats (TIFF)                  0 is black and 1 is white; other ranges are refused
+other 32-bit whole numbers     refused: the file does not say which value is white
+palette                        its colours
+transparency                   laid on white
+EXIF orientation               turned upright
+several images in one file     refused
+=============================  =========================================================================
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ldm.errors import UserError
+from ldm.files import require_regular_file
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})  # the formats whose whole numbers ("I") end at 65535
+BITS_PER_SAMPLE, ORIENTATION = 258, 0x0112
+SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that exchange height and width
+FLOAT_SLACK = 1e-3  # rounding of a resampled image in [0, 1]
+SHOWN = 5
+MAX_LISTED = 100
+PATIENCE = 60.0  # seconds
+THREADS = 8
+Found = TypeVar("Found")
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the first bytes of an image file say: height and width as shown, and whether it is grey."""
+
+    height: int
+    width: int
+    is_grey: bool
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Return an image file as uint8: (H, W) when it is grey, else (H, W, 3). Raises UserError, naming the file."""
+    return _opened(path, decode)
+
+
+def read_header(path: str | os.PathLike) -> ImageHeader:
+    """Return what an image file says about itself, without decoding it. Raises UserError, naming the file."""
+    return _opened(path, _header)
+
+
+def decode(image: Image.Image) -> np.ndarray:
+    """Return an opened image as uint8: (H, W) when it is grey, else (H, W, 3).
+
+    Raises ValueError, without the file's name, for pixels that cannot be scaled truthfully.
+    """
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's MPO is one image with previews
+        raise ValueError(f"it holds {frames} images; write each into a file of its own")
+    if image.mode in DEEP_GREY or image.mode in ("I", "F"):
+        return _scaled_grey(image)
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        return _on_white(image)
+    return np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB"))
+
+
+def unreadable(paths: Iterable[str | os.PathLike]) -> list[str]:
+    """Return one line for each file that cannot be decoded: `MAX_LISTED` at most, in `PATIENCE` seconds."""
+
+    def problem(path: str | os.PathLike) -> str:
+        try:
+            read_image(path)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    waiting, found = iter(paths), list[str]()
+    end = time.monotonic() + PATIENCE
+    with ThreadPoolExecutor(THREADS) as pool:
+        while len(found) < MAX_LISTED and time.monotonic() < end and (part := list(islice(waiting, 256))):
+            found += filter(None, pool.map(problem, part))
+    return found[:MAX_LISTED]
+
+
+def all_problems(first: UserError, paths: Iterable[str | os.PathLike]) -> UserError:
+    """Return one error about all unreadable files among ``paths``, where reading one of them has raised ``first``."""
+    lines = unreadable(paths)
+    if len(lines) < 2:
+        return first
+    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return UserError(f"{len(lines)} files cannot be read: {'; '.join(lines[:SHOWN])}{more}")
+
+
+def decode_bytes(content: bytes, where: str) -> np.ndarray:
+    """Return an encoded image as `read_image` does. Raises UserError, naming ``where``."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return decode(image)
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{where}: cannot be read as an image ({reason})") from None
+
+
+def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Found]) -> Found:
+    try:
+        require_regular_file(path)
+        if Path(path).suffix.lower() == ".dcm":
+            raise UserError(f"{path}: {DICOM_HINT}")
+        with Image.open(path) as image:
+            return use(image)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such image; check the folder") from None
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read as an image ({reason}); remove it or fetch it again") from None
+
+
+DICOM_HINT = (
+    "DICOM files are not read here; write their pixels as 16-bit grey PNG with the pydicom package "
+    "(pip install pydicom), which knows the window and the rescale slope"
+)
+
+
+def _header(image: Image.Image) -> ImageHeader:
+    width, height = image.size
+    if image.getexif().get(ORIENTATION) in SIDEWAYS:
+        height, width = width, height
+    return ImageHeader(height, width, image.mode in GREY_MODES)
+
+
+def _scaled_grey(image: Image.Image) -> np.ndarray:
+    """Grey pixels deeper than 8 bits as uint8 (H, W), see the table of this module."""
+    if image.mode == "F":
+        values = np.asarray(ImageOps.exif_transpose(image), np.float64)
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+        if not (low >= -FLOAT_SLACK and high <= 1 + FLOAT_SLACK):  # NaN fails as well
+            raise ValueError(f"float pixels from {low:.4g} to {high:.4g}; expected 0 (black) to 1 (white)")
+        return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    if image.mode == "I" and image.format not in SIXTEEN_BIT_FORMATS:
+        raise ValueError("32-bit whole numbers, whose white is not known; save it with 8 or 16 bits")
+    white = 65535
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:
+        bits = tags.get(BITS_PER_SAMPLE, (16,))
+        white = 2 ** int(bits[0] if isinstance(bits, tuple) else bits) - 1
+    values = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+    if values.size and not (values.min() >= 0 and values.max() <= white):
+        raise ValueError(f"pixels from {values.min()} to {values.max()}; expected 0 to {white}")
+    return np.rint(values * (255.0 / white)).astype(np.uint8)
+
+
+def _on_white(image: Image.Image) -> np.ndarray:
+    grey = image.mode in GREY_MODES
+    layered = image.convert("RGBA")
+    sheet = Image.new("RGBA", layered.size, "white")
+    sheet.alpha_composite(layered)
+    return np.asarray(sheet.convert("L" if grey else "RGB"))

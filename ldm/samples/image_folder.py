@@ -1,0 +1,261 @@
+"""The images of a folder: which files are records, which subfolders are classes. Training, evaluation and statistics
+read every folder by this one rule.
+
+- Images directly in the folder: no classes. Images in subfolders: each subfolder is a class, numbered by its name in
+  sorted order, images in deeper folders included. Both at once is refused.
+- A subfolder without images is a class without images: it keeps its number, so that two folders with the same
+  subfolders have the same labels.
+- Names that begin with a dot, folders that programs make beside images (``@eaDir``, ``__MACOSX``, thumbnails, ...),
+  thumbnails of another file of the same folder, links, and second names of one file (hard links) are no records: one
+  person's image would be two records, or a class of its own. What is left out is listed in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ldm.errors import UserError
+from ldm.samples.image_files import DICOM_HINT, IMAGE_SUFFIXES, ImageHeader, all_problems, read_header
+
+logger = logging.getLogger(__name__)
+
+#: Folders that file managers, storage systems and editors make; compared without regard to case.
+HOUSEKEEPING = frozenset(
+    {
+        "@eadir",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "__macosx",
+        "__pycache__",
+        "lost+found",
+        "system volume information",
+        "thumbnail",
+        "thumbnails",
+        "thumbs",
+        "_thumbs",
+        "_thumbnails",
+    }
+)
+THUMBNAIL = re.compile(r"(?:thumb|thumbnail|tn)[-_. ](?P<after>.+)|(?P<before>.+)[-_. ](?:thumb|thumbnail|tn)", re.I)
+LISTED = 50  # names of left-out files in the log
+
+
+@dataclass(frozen=True)
+class ImageFolderListing:
+    """The records of a folder.
+
+    files: (N,) paths below ``folder``, "/"-separated, sorted within each class. labels: (N,) int64, or None without
+    classes. class_names: the subfolders, in the order of the labels. skipped: (path below the folder, why).
+    """
+
+    folder: Path
+    files: list[str]
+    labels: np.ndarray | None
+    class_names: list[str]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files as they are opened."""
+        return [self.folder / file for file in self.files]
+
+    def summary(self) -> str:
+        """One line: how many images, how many classes, what was left out."""
+        classes = f" in {len(self.class_names)} classes" if self.class_names else ""
+        reasons = Counter(reason for _, reason in self.skipped)
+        left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        return f"{self.folder}: {len(self.files)} images{classes}" + (f"; left out: {left_out}" if left_out else "")
+
+
+def list_images(folder: str | os.PathLike) -> ImageFolderListing:
+    """List the records of a folder by the rules of this module; a log line says what is left out.
+
+    Raises UserError for a folder that is missing, has no images, has images both beside and in subfolders, or has
+    DICOM files.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; name the folder with your images")
+    walk = _Walk(folder)
+    flat = walk.images("")
+    names = walk.subfolders("")
+    found = {name: walk.images(name, deep=True) for name in names}
+    classes = found if any(found.values()) else {}
+    if flat and classes:
+        inside = next(files[0] for files in classes.values() if files)
+        raise UserError(
+            f"{folder} has images both beside and in subfolders ({flat[0]}, {inside}); put all of them into "
+            "subfolders, one a class, or none"
+        )
+    if walk.dicom:
+        raise UserError(f"{folder}: {len(walk.dicom)} DICOM files, such as {walk.dicom[0]}; {DICOM_HINT}")
+    if not flat and not classes:
+        raise UserError(_nothing(folder, walk.skipped))
+    if not classes:
+        walk.skipped += [(name, "folder without images") for name in names]
+    files = flat or [file for inside in classes.values() for file in inside]
+    labels = np.repeat(np.arange(len(classes)), [len(inside) for inside in classes.values()]) if classes else None
+    listing = ImageFolderListing(folder, files, labels, list(classes), sorted(walk.skipped))
+    _report(listing)
+    return listing
+
+
+def images_in(folder: Path) -> list[str]:
+    """The names of the image files in one folder, sorted, by the rules of this module; without its subfolders.
+
+    For folders of a distributed set: hard links are not looked for, which takes a look at every file's entry.
+    """
+    return _Walk(folder, hard_links=False).images("")
+
+
+def read_headers(paths: Sequence[Path]) -> list[ImageHeader]:
+    """The headers of image files, in order. Raises one UserError that lists every file without a readable one."""
+    headers: list[ImageHeader] = []
+    for path in paths:
+        try:
+            headers.append(read_header(path))
+        except UserError as error:
+            raise all_problems(error, paths) from None
+    return headers
+
+
+def require_one_size(folder: Path, headers: Sequence[ImageHeader], how: str) -> None:
+    """Raise UserError when images differ in size; ``how`` says how to give one, such as "give size:64"."""
+    sizes = Counter((header.height, header.width) for header in headers)
+    if len(sizes) > 1:
+        shown = ", ".join(f"{height}x{width} ({count})" for (height, width), count in sizes.most_common(3))
+        raise UserError(f"{folder}: images of {len(sizes)} different sizes: {shown} ...; {how}")
+
+
+class _Walk:
+    """Goes through a folder once and notes what is left out and why."""
+
+    def __init__(self, root: Path, *, hard_links: bool = True) -> None:
+        self.root = root
+        self.hard_links = hard_links
+        self.skipped: list[tuple[str, str]] = []
+        self.dicom: list[str] = []
+        self._seen: set[tuple[int, int]] = set()
+
+    def subfolders(self, place: str) -> list[str]:
+        """Names of the visible subfolders of a place below the root, sorted."""
+        found = []
+        for entry in self._entries(place):
+            if not _is_folder(entry):
+                continue
+            if reason := self._no_folder(entry):
+                self.skipped.append((_joined(place, entry.name), reason))
+            else:
+                found.append(entry.name)
+        return found
+
+    def images(self, place: str, *, deep: bool = False) -> list[str]:
+        """Image files of a place below the root, as paths below the root, sorted."""
+        entries = [entry for entry in self._entries(place) if not _is_folder(entry)]
+        stems = {os.path.splitext(entry.name)[0].lower() for entry in entries if _has_suffix(entry.name)}
+        found = []
+        for entry in entries:
+            if reason := self._no_record(entry, stems):
+                self.skipped.append((_joined(place, entry.name), reason))
+            else:
+                found.append(_joined(place, entry.name))
+        if deep:
+            for name in self.subfolders(place):
+                found += self.images(_joined(place, name), deep=True)
+            found.sort()
+        return found
+
+    def _entries(self, place: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.root / place) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{self.root / place}: cannot be listed ({error.strerror or error})") from None
+
+    def _no_folder(self, entry: os.DirEntry[str]) -> str:
+        if entry.name.startswith("."):
+            return "hidden folder"
+        if entry.name.lower() in HOUSEKEEPING:
+            return f"folder {entry.name}"
+        return "link to a folder" if entry.is_symlink() else ""
+
+    def _no_record(self, entry: os.DirEntry[str], stems: set[str]) -> str:
+        """Why a file is no record, "" when it is one."""
+        name = entry.name
+        if name.startswith("."):
+            return "hidden file"
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix == ".dcm":
+            self.dicom.append(name)
+            return "DICOM file"
+        if not _has_suffix(name):
+            return f"{suffix} file" if suffix else "file without a suffix"
+        if entry.is_symlink():
+            return "link"
+        match = THUMBNAIL.fullmatch(os.path.splitext(name)[0])
+        if match and (match["after"] or match["before"]).lower() in stems:
+            return "thumbnail"
+        if not entry.is_file():
+            return "pipe or device"
+        return "second name of a file" if self.hard_links and self._is_seen(entry.stat()) else ""
+
+    def _is_seen(self, status: os.stat_result) -> bool:
+        """Whether a file was met under another name; remembers it."""
+        if status.st_nlink < 2:
+            return False
+        key = (status.st_dev, status.st_ino)
+        seen = key in self._seen
+        self._seen.add(key)
+        return seen
+
+
+def _joined(place: str, name: str) -> str:
+    return f"{place}/{name}" if place else name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _has_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _nothing(folder: Path, skipped: Sequence[tuple[str, str]]) -> str:
+    links = sum("link" in reason for _, reason in skipped)
+    if links:
+        return (
+            f"no images in {folder}: its {links} links are not followed, because one image could be two records; "
+            f"type cp -rL {folder} COPY and name the copy"
+        )
+    return f"no images in {folder} or its subfolders; it looks for {' '.join(sorted(IMAGE_SUFFIXES))}"
+
+
+def _report(listing: ImageFolderListing) -> None:
+    if listing.skipped:
+        logger.warning("%s", listing.summary())
+        shown = "; ".join(f"{path} ({reason})" for path, reason in listing.skipped[:LISTED])
+        more = f"; and {len(listing.skipped) - LISTED} more" if len(listing.skipped) > LISTED else ""
+        logger.info("%s: left out: %s%s", listing.folder, shown, more)
+    if listing.labels is not None:
+        present = set(listing.labels.tolist())
+        empty = [name for number, name in enumerate(listing.class_names) if number not in present]
+        if empty:
+            logger.warning(
+                "%s: %d classes have no images and keep their numbers: %s",
+                listing.folder,
+                len(empty),
+                ", ".join(empty[:LISTED]),
+            )

@@ -1,0 +1,78 @@
+"""Which range stored pixels have: every reader of sample files, caches and training files asks here.
+
+=====================================  ==================================================================
+uint8                                  0 is black and 255 is white
+floats of any precision                in [-1, 1] when the file says so (our own), or has a negative value
+floats without a negative value        in [0, 1], when nothing says otherwise: an older file, one log line
+NaN, infinite values, other ranges     refused, with the range that was found
+=====================================  ==================================================================
+
+A file is looked at as a whole, never batch by batch: a batch may lie in [0, 1] by chance.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Decoders overshoot [-1, 1] a little and older samplers saved what came out. More than this share of values beyond
+# this bound is another scale (0-255, standardised), which clamping would silently turn into black and white.
+OVERSHOOT_BOUND, OVERSHOOT_SHARE = 1.5, 0.01
+
+
+@dataclass(frozen=True)
+class PixelRange:
+    """The range of a file's pixels: stored values divided by ``half``, less ``shift``, lie in [-1, 1]."""
+
+    half: float
+    shift: float
+
+    def to_signed(self, images: Tensor) -> Tensor:
+        """Stored pixels as float32 in [-1, 1], clamped; the shape stays."""
+        return (images.float() / self.half - self.shift).clamp(-1, 1)
+
+
+BYTES = PixelRange(127.5, 1.0)
+UNIT = PixelRange(0.5, 1.0)
+SIGNED = PixelRange(1.0, 0.0)
+
+
+def find_range(blocks: Iterable[Tensor], where: str, *, is_signed: bool) -> PixelRange:
+    """The range of floats that come in blocks (B, ...), a row an image; goes once through all of them.
+
+    Args:
+        where: names the file in messages.
+        is_signed: whether the file says that its range is [-1, 1].
+
+    Raises:
+        UserError: for NaN or infinite values, and for scales that cannot be told apart from a mistake.
+    """
+    low, high = float("inf"), float("-inf")
+    bad = beyond = count = total = 0
+    for block in blocks:
+        count, total = count + len(block), total + block.numel()
+        least, most = (float(bound) for bound in torch.aminmax(block))
+        if least >= -OVERSHOOT_BOUND and most <= OVERSHOOT_BOUND:  # false for NaN
+            low, high = min(low, least), max(high, most)
+            continue
+        finite = torch.isfinite(block)
+        bad += int((~finite.flatten(1).all(dim=1)).sum())
+        beyond += int((block.abs() > OVERSHOOT_BOUND).sum())
+        if finite.any():
+            low, high = min(low, float(block[finite].min())), max(high, float(block[finite].max()))
+    if bad:
+        raise UserError(f"{where}: {bad} of {count} images hold NaN or infinite values")
+    if beyond > OVERSHOOT_SHARE * total:
+        raise UserError(f"{where}: pixel values lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], [0, 1] or uint8")
+    if is_signed or low < 0:
+        return SIGNED
+    logger.warning("%s: no negative pixel, and nothing says the range: read as an older file in [0, 1]", where)
+    return UNIT
