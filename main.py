@@ -6,30 +6,22 @@ python main.py --resume logs/2026-01-01T00-00-00_finetune-dp-eps10 -t
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
+from typing import Any
 
-from callbacks.cuda_callback import CUDACallback
-from callbacks.image_logger import ImageLogger
-from callbacks.setup_callback import SetupCallback
-from ldm.cli import ArgumentParser, run, str2bool
-from ldm.data.module import DataModuleFromConfig, WrappedDataset
+from ldm.cli import ArgumentParser, run, split_settings, str2bool
 from ldm.training import RunOptions, train
 from ldm.training.trainer_flags import add_trainer_flags
 
-# the names that YAML files of the lineage look for here
-__all__ = [
-    "CUDACallback",
-    "DataModuleFromConfig",
-    "ImageLogger",
-    "SetupCallback",
-    "WrappedDataset",
-    "get_parser",
-    "main",
-]
 
-SETTING = re.compile(r"((model|data|lightning)(?=[.=])|[a-z_]\w*\.)[\w.\[\]-]*=")
+def __getattr__(name: str) -> Any:
+    """The names that YAML files and programs of the lineage look for here, imported when one is asked for."""
+    from ldm.config import MAIN_ALIASES, get_obj_from_str
+
+    if f"main.{name}" in MAIN_ALIASES:
+        return get_obj_from_str(f"main.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def build_parser() -> ArgumentParser:
@@ -51,6 +43,7 @@ def build_parser() -> ArgumentParser:
     add("-f", "--postfix", default="", help="appended to the name of the run")
     add("-l", "--logdir", default="logs", help="folder of the runs")
     add("--scale_lr", type=str2bool, nargs="?", const=True, default=True, help="scale the base learning rate")
+    add("--dry-run", action="store_true", help="check everything, print the plan, and stop before anything is computed")
     add(
         "--allow-target", action="append", default=[], metavar="PREFIX", help="let YAML files name objects of a package"
     )
@@ -66,11 +59,7 @@ def get_parser() -> ArgumentParser:
 def main() -> None:
     """Parse the command line and train."""
     parser = build_parser()
-    # settings are taken out first: behind --base F, -t or -n they would be read as the value of that flag
-    dotlist: list[str] = []
-    words: list[str] = []
-    for word in sys.argv[1:]:
-        (dotlist if SETTING.match(word) and not Path(word).exists() else words).append(word)
+    dotlist, words = split_settings(sys.argv[1:])
     options, rest = parser.parse_known_args(words)
     base: list[str] = []
     for item in options.base:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, pick_device, run
+from ldm.cli import ArgumentParser, pick_device, run, seed
 
 PUBLISHED_PROMPTS = "celeba_inputcaption.txt"  # what the published command reads when no captions are given
 SHOWN = 100
@@ -40,7 +40,7 @@ def main() -> None:
     add("--W", type=int, default=None, help="width in pixels; default: that of the model")
     add("--bs", type=int, default=300, help="images sampled at a time")
     add("--decoder_batch_size", type=int, default=None, help="images decoded at a time")
-    add("--seed", type=int, default=0)
+    add("--seed", type=seed, default=0)
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()

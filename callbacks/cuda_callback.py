@@ -13,7 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class CUDACallback(Callback):
-    """Logs the seconds of every training epoch and, on a GPU, its peak memory in MiB."""
+    """Logs the seconds of every training epoch and, on a GPU, its peak memory in MiB.
+
+    Of a private run it says nothing: both follow the numbers of records drawn, and an epoch may be a single draw.
+    """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # a run that is resumed within an epoch gets no epoch start
@@ -26,6 +29,8 @@ class CUDACallback(Callback):
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if getattr(pl_module, "private", None) is not None:
+            return
         memory = ""
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from callbacks.step_clock import StepClock
 from ldm.errors import UserError
 from ldm.samples import save_grid
 
@@ -42,6 +43,8 @@ class ImageLogger(Callback):
         self.steps = steps
         self.log_first_step = log_first_step
         self._last = -1
+        #: In a private run, the times that the files carry.
+        self.clock: StepClock | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -79,3 +82,5 @@ class ImageLogger(Callback):
             images = images[: self.max_images].float().cpu()
             name = f"{key}_gs-{trainer.global_step:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}.png"
             save_grid(images.clamp(-1, 1) if self.clamp else images, folder / name, columns=4)
+            if self.clock is not None:
+                self.clock.set_file_time(folder / name, trainer.global_step)

@@ -1,4 +1,4 @@
-"""Checkpoints outside the schedule: on a signal, on Ctrl-C, and when training fails."""
+"""Checkpoints outside the schedule, and ends in good order: on signals, on Ctrl-C, and when training fails."""
 
 from __future__ import annotations
 
@@ -11,55 +11,118 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from ldm.errors import UserError
+from callbacks.slurm_requeue import requeue, requeues_itself
+from ldm.errors import Stopped, UserError
 
 logger = logging.getLogger(__name__)
 
+ENDING = ("SIGTERM", "SIGINT")
+SAVING = ("SIGUSR1",)
+
 
 class RescueCallback(Callback):
-    """Saves ``on_signal.ckpt`` on SIGUSR1, ``last.ckpt`` on Ctrl-C and ``on_exception.ckpt`` on any other failure.
+    """Saves ``on_signal.ckpt`` on SIGUSR1 and goes on; saves ``last.ckpt`` on SIGTERM and on Ctrl-C and ends the run.
 
-    A signal is acted on between two steps: in the middle of one, the weights and the ledger would not fit together.
+    A signal is acted on between two steps: in the middle of one, the weights and the ledger would not fit together. A
+    second Ctrl-C does not wait. The run ends with `ldm.errors.Stopped`, hence with exit code 143 or 130. In a SLURM job
+    that may be requeued, SIGUSR1 (``sbatch --signal=USR1@90``) saves ``last.ckpt``, requeues the job and ends the run.
+    Any other failure saves ``on_exception.ckpt``; a mistake of the user (UserError) saves nothing.
     """
 
     def __init__(self, checkpoints: str):
         self.checkpoints = Path(checkpoints)
-        self.asked = False
-        self._before: Any = None
+        self.asked: signal.Signals | None = None
+        self._saved: Path | None = None
+        self._waiting = False  # whether a step is being made that a signal has to wait for
+        self._before: dict[signal.Signals, Any] = {}
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGUSR1, self._ask)
+    # ------------------------------------------------------------------ signals
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # not earlier: Lightning puts its own handlers in place right before, and puts the earlier ones back in the end
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in (*ENDING, *SAVING):
+            number = getattr(signal, name, None)  # not every system has all of them
+            if number is not None:
+                self._before[number] = signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
-        self.asked = True
+        again = self.asked == number
+        self.asked = signal.Signals(number)
+        if self.asked.name == "SIGINT" and (again or not self._waiting):
+            raise self._stopped()
+        if self._waiting and self.asked.name in ENDING:
+            logger.info("%s: the run ends after this step", self.asked.name)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        self._waiting = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.asked:
-            self.asked = False
+        self._waiting = False
+        self._act(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        if not trainer.sanity_checking:
+            self._act(trainer)
+
+    def _act(self, trainer: pl.Trainer) -> None:
+        """Do what the last signal asked for; the weights are those between two steps."""
+        asked, again = self.asked, requeues_itself()
+        if asked is None:
+            return
+        if asked.name in SAVING and not again:
+            self.asked = None
             self._save(trainer, "on_signal.ckpt")
+            return
+        self._save(trainer, "last.ckpt")
+        if asked.name in SAVING and trainer.is_global_zero:
+            requeue()
+        raise self._stopped()
+
+    def _stopped(self) -> Stopped:
+        name = self.asked.name if self.asked is not None else "SIGINT"
+        return Stopped(int(self.asked or signal.SIGINT), f"stopped by {'Ctrl-C' if name == 'SIGINT' else name}")
+
+    # ------------------------------------------------------------------ exceptions
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, UserError) or trainer.global_step == 0:
             return
-        self._save(trainer, "last.ckpt" if isinstance(exception, KeyboardInterrupt) else "on_exception.ckpt")
+        if isinstance(exception, (Stopped, KeyboardInterrupt)):
+            if self._saved is None:
+                self._save(trainer, "last.ckpt")
+            self._end_other_processes(trainer)
+        else:
+            self._save(trainer, "on_exception.ckpt")
+
+    def _end_other_processes(self, trainer: pl.Trainer) -> None:
+        kill = getattr(trainer.strategy.launcher, "kill", None)
+        if kill is not None and trainer.world_size > 1:
+            kill(signal.SIGTERM)
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
+        path = self.checkpoints / name
         if trainer.world_size > 1:
-            self._save_alone(trainer, name)
+            self._save_alone(trainer, path)
         else:
-            trainer.save_checkpoint(str(self.checkpoints / name))
-        logger.info("saved %s", self.checkpoints / name)
+            trainer.save_checkpoint(str(path))
+        self._saved = path
+        logger.info("saved %s", path)
 
-    def _save_alone(self, trainer: pl.Trainer, name: str) -> None:
+    def _save_alone(self, trainer: pl.Trainer, path: Path) -> None:
         # the Trainer would have the processes wait for one another, and the others may be elsewhere, or gone
         if trainer.is_global_zero:
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            trainer.strategy.save_checkpoint(checkpoint, str(self.checkpoints / name))
+            trainer.strategy.save_checkpoint(checkpoint, str(path))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGUSR1, self._before)
-            self._before = None
+        self.restore_handlers()
+
+    def restore_handlers(self) -> None:
+        """Put the handlers back that were there before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -7,15 +7,31 @@ from typing import Any
 
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from callbacks.step_clock import StepClock
 from ldm.checkpoint import read_checkpoint, save_checkpoint
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary name and renames; reads with the restricted reader."""
+    """Writes to a temporary name and renames; reads with the restricted reader.
+
+    Every checkpoint of a run comes by here, whoever asks for it. ``account`` is the privacy account of the weights that
+    the run started from, or None: each file carries it, whatever was trained since. With a ``clock`` (a private run)
+    files carry its times.
+    """
+
+    def __init__(self, account: Any = None, clock: StepClock | None = None) -> None:
+        super().__init__()
+        self.account = account
+        self.clock = clock
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(checkpoint, Path(path))
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.account:
+            checkpoint = {**checkpoint, "start_privacy": self.account}
+        save_checkpoint(checkpoint, path)
+        if self.clock is not None:
+            self.clock.set_file_time(path, int(checkpoint.get("global_step", 0)))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return dict(read_checkpoint(path))  # Lightning brings older files up to date in place

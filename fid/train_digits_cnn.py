@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, pick_device, run
+from ldm.cli import ArgumentParser, pick_device, run, seed
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--output", required=True, metavar="FILE.safetensors", help="weight file to write")
     add("--epochs", type=int, default=10, help="passes through the images")
     add("--lr", type=float, default=1e-3, help="learning rate of Adam")
-    add("--seed", type=int, default=0, help="initial weights, order and augmentation")
+    add("--seed", type=seed, default=0, help="initial weights, order and augmentation")
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
     args = parser.parse_args(argv)
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ldm.errors import UserError, nearest
+from ldm.errors import Stopped, UserError, nearest
 
 if TYPE_CHECKING:
     import torch
 
 _TRUE = {"yes", "true", "t", "y", "1"}
 _FALSE = {"no", "false", "f", "n", "0"}
+_SETTING = re.compile(r"((model|data|lightning)(?=[.=])|[a-z_]\w*\.)[\w.\[\]-]*=")
+
+LARGEST_SEED = 2**32 - 1
+"""The largest seed that every generator here takes (numpy's the smallest of them)."""
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -77,6 +84,34 @@ def str2bool(value: str | bool) -> bool:
     raise argparse.ArgumentTypeError(f"expected yes or no, got '{value}'")
 
 
+def seed(text: str) -> int:
+    """Read a seed for use as an argparse ``type``: a whole number from 0 to 2**32 - 1, which every generator takes.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything else.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {LARGEST_SEED}, got '{text}'")
+    return value
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the settings ``key.path=value`` of a command line from its other words, each in their order.
+
+    Done before the flags are read: behind ``--base F`` or ``-t`` a setting would be taken for a value of that flag. A
+    word that is the name of a file is none.
+    """
+    settings: list[str] = []
+    rest: list[str] = []
+    for word in words:
+        (settings if _SETTING.match(word) and not Path(word).exists() else rest).append(word)
+    return settings, rest
+
+
 def pick_device(name: str | None = None) -> torch.device:
     """The device to compute on: the one named, or else a GPU when there is one, or else the CPU.
 
@@ -105,7 +140,8 @@ def pick_device(name: str | None = None) -> torch.device:
 def run(main: Callable[[], None]) -> None:
     """Run a command: log to standard error, and turn a :class:`UserError` into ``error: ...`` and exit code 2.
 
-    Other exceptions keep their traceback, since they are faults of the program; Ctrl-C exits with 130.
+    A full disk is one line as well, and exit code 1. Other exceptions keep their traceback, since they are faults of
+    the program; a command that a signal ended exits with 128 plus its number, Ctrl-C with 130.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
     try:
@@ -113,6 +149,29 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    except Stopped as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+    except (OSError, RuntimeError) as error:
+        if not is_full_disk(error):
+            raise
+        sys.stderr.write(f"error: {full_disk_line(error)}\n")
+        sys.exit(1)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an exception says that there is no room left: no space, quota used up, file larger than is allowed."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # torch's writer does not say why it failed; the errors of Python beneath it do
+    return "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
+
+
+def full_disk_line(error: BaseException) -> str:
+    """One line about a write for which there was no room."""
+    name = getattr(error, "filename", None)
+    reason = getattr(error, "strerror", None) or "a file could not be written whole"
+    return f"{reason}{f': {name!r}' if name else ''}; free some space (is the disk or the quota full?), then go on"

@@ -19,6 +19,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from ldm.config_values import fitting_values
 from ldm.errors import UserError, nearest
 from ldm.files import require_regular_file
 
@@ -170,7 +171,7 @@ def instantiate_from_config(config: Mapping[str, Any] | DictConfig, **extra: Any
         raise UserError(f"'params' of {target} must be a mapping, got {_brief(params)}")
     params = {**params, **extra}
     factory = get_obj_from_str(target)
-    return factory(**_checked(target, factory, params))
+    return factory(**fitting_values(target, factory, _checked(target, factory, params)))
 
 
 def allow_target(prefix: str) -> None:
@@ -318,6 +319,15 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     for base in bases:
         below = _laid_over(below, _with_bases(path.parent / base, (*above, place)))
     return cast("dict[str, Any]", _laid_over(below, own))
+
+
+def config_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The files that a configuration consists of, those it builds on first, each with its own values alone."""
+    path = Path(path)
+    own = cast("dict[str, Any]", OmegaConf.to_container(_load_yaml(path)))
+    bases = own.pop("base", None)
+    bases = [bases] if isinstance(bases, str) else bases or []
+    return [*(layer for base in bases for layer in config_layers(path.parent / base)), (path, own)]
 
 
 def _laid_over(below: Any, own: Any) -> Any:

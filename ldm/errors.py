@@ -14,6 +14,17 @@ class UserError(Exception):
     """
 
 
+class Stopped(BaseException):
+    """A signal ended the command in good order; ``signal`` is its number, the text says how to go on.
+
+    No Exception, as `KeyboardInterrupt` is none: code that recovers from errors shall not recover from this.
+    """
+
+    def __init__(self, signal: int, message: str):
+        super().__init__(message)
+        self.signal = signal
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Give ``"; did you mean 'x'?"`` for the known name closest to ``name``, or ``""`` when none is close.
 

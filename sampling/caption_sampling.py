@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.cli import ArgumentParser, pick_device, run
-from ldm.inference import SamplingOptions, check_output, read_prompts, sample_set, write_samples
-from ldm.samples import save_grid
+from ldm.cli import ArgumentParser, pick_device, run, seed
 
 
 def main() -> None:
@@ -35,10 +33,14 @@ def main() -> None:
     add("--eta", type=float, default=None, help="0 deterministic, 1 ancestral noise; default: 1; 0 unless DDIM")
     add("--uc", type=int, default=None, help="class that stands for no condition in guidance; default: the null class")
     add("--uc_scale", type=float, default=1.0, help="guidance scale; 1 is none")
-    add("--seed", type=int, default=0)
+    add("--seed", type=seed, default=0)
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
+
+    from ldm.inference import SamplingOptions, check_output, read_prompts, sample_set, write_samples
+    from ldm.samples import save_grid
+
     output = check_output(args.output)
     sampler = "plms" if args.plms else "dpm" if args.dpm_solver else "ddim"
     eta = args.eta if args.eta is not None else 1.0 if sampler == "ddim" else 0.0

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.cli import ArgumentParser, pick_device, run
-from ldm.inference import SamplingOptions, check_output, write_samples
-from ldm.samples import first_images, save_grid
+from ldm.cli import ArgumentParser, pick_device, run, seed
 
 
 def main() -> None:
@@ -24,10 +22,14 @@ def main() -> None:
     add("-bs", "--batch_size", type=int, default=500)
     add("-o", "--output", default="conditional_mnist_samples.pt", help="the same command goes on if it was stopped")
     add("--picture", default="test_class_cond.jpg", help="grid of the samples")
-    add("--seed", type=int, default=0)
+    add("--seed", type=seed, default=0)
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
+
+    from ldm.inference import SamplingOptions, check_output, write_samples
+    from ldm.samples import first_images, save_grid
+
     output = check_output(args.output, (".pt",))
     image = check_output(args.picture, (".jpg", ".jpeg", ".png"))
     options = SamplingOptions(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 
-from ldm.cli import ArgumentParser, pick_device, run
-from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
-from ldm.samples import save_grid
+from ldm.cli import ArgumentParser, pick_device, run, seed
 
 
 def class_list(text: str) -> list[int]:
@@ -43,10 +41,14 @@ def main() -> None:
     add("--eta", type=float, default=1.0, help="0 deterministic, 1 ancestral noise")
     add("--uc", type=int, default=None, help="class that stands for no condition in guidance; default: the null class")
     add("--uc_scale", type=float, default=1.0, help="guidance scale; 1 is none")
-    add("--seed", type=int, default=0)
+    add("--seed", type=seed, default=0)
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
+
+    from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
+    from ldm.samples import save_grid
+
     output = check_output(args.output)
     options = SamplingOptions(
         steps=args.ddim_steps,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, pick_device, run
-from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
-from ldm.samples import save_grid
+from ldm.cli import ArgumentParser, pick_device, run, seed
 
 
 def main() -> None:
@@ -27,10 +25,14 @@ def main() -> None:
     add("--decoder_batch_size", type=int, default=None, help="images decoded at a time")
     add("--ddim_steps", type=int, default=200)
     add("--ddim_eta", type=float, default=1.0, help="0 deterministic, 1 ancestral noise")
-    add("--seed", type=int, default=None)
+    add("--seed", type=seed, default=None)
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     args = parser.parse_args()
+
+    from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
+    from ldm.samples import save_grid
+
     output = check_output(args.output or f"{Path(args.yaml).stem}_samples.pt")
     options = SamplingOptions(
         steps=args.ddim_steps,

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, pick_device, run
+from ldm.cli import ArgumentParser, pick_device, run, seed
 from ldm.reports.flags import add_dataset_flags, add_device_flag, add_extractor_flags
 
 
@@ -50,7 +50,7 @@ def _parser() -> ArgumentParser:
     add("--kid_subset_size", type=int, default=1000, help="images of each of the 100 draws of KID")
     add("--neighbours", type=int, default=3, help="of precision and recall")
     add("--density_neighbours", type=int, default=5, help="of density and coverage")
-    add("--seed", type=int, default=0, help="which images the subsets hold")
+    add("--seed", type=seed, default=0, help="which images the subsets hold")
     add("--batch_size", type=int, default=250, help="images a batch")
     add("--num_workers", type=int, default=0, help="loader processes for --real")
     add("--force", action="store_true", help="compare although the two sides were made differently")

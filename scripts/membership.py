@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, pick_device, run
+from ldm.cli import ArgumentParser, pick_device, run, seed
 from ldm.reports.flags import add_dataset_flags, add_device_flag, add_model_flags
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--draws", type=int, default=16, help="timesteps and noises of an image, the same for all")
     add("--count", type=int, default=1000, help="images of each set, chosen at random")
     add("--batch_size", "-bs", type=int, default=64, help="images at a time")
-    add("--seed", type=int, default=0, help="choice of images, and noises")
+    add("--seed", type=seed, default=0, help="choice of images, and noises")
     add("--plot", metavar="FILE.png", help="draw the curves")
     add("--output", metavar="FILE.json", help="write all numbers")
     add_device_flag(parser)

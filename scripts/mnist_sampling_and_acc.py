@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ldm.cli import ArgumentParser, pick_device, run
+from ldm.cli import ArgumentParser, pick_device, run, seed
 from ldm.reports.flags import add_device_flag, add_model_flags, add_sampling_flags
 
 REAL = "ldm.data.mnist.MNISTVal"
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--test", default=REAL, metavar="FILE|CLASS", help="real images: a labelled file or a dotted dataset class")
     add("--test_args", nargs="*", metavar="KEY:VALUE", help=f"its arguments; {REAL} gets split:test without them")
     add_sampling_flags(parser)
-    add("--seed", type=int, default=0, help="seed of the samples; the held-out ones use the next")
+    add("--seed", type=seed, default=0, help="seed of the samples; the held-out ones use the next")
     add("--models", nargs="+", default=["logreg", "mlp", "cnn"], help="classifiers to train")
     add("--protocol", default="dp-ldm", help="how they are trained and the epoch is chosen, by a published name")
     add("--epochs", type=int, help="passes through the training samples, instead of the protocol's")

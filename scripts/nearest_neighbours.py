@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, pick_device, run
+from ldm.cli import ArgumentParser, pick_device, run, seed
 from ldm.reports.flags import add_dataset_flags, add_device_flag, add_extractor_flags
 
 
@@ -25,7 +25,7 @@ def _parser() -> ArgumentParser:
     add("--quantile", type=float, default=0.05, help="of held-out distances, below which a sample is a near-copy")
     add("--count", type=int, default=2000, help="samples and held-out images looked at, chosen at random")
     add("--batch_size", "-bs", type=int, default=500, help="images at a time")
-    add("--seed", type=int, default=0, help="choice of images")
+    add("--seed", type=seed, default=0, help="choice of images")
     add("--picture", metavar="FILE.png", help="draw the nearest pairs; PRIVATE goes into the name and the image")
     add("--pairs", type=int, default=40, help="pairs in the image")
     add(

@@ -4,20 +4,25 @@ python scripts/privacy_budget.py --epsilon 10 --delta 1e-5 --num_records 60000 -
 python scripts/privacy_budget.py --noise_multiplier 1.5 --delta 1e-5 --num_records 60000 --batch_size 2000 --epochs 200
 python scripts/privacy_budget.py --epsilon 1 --delta 1e-6 --num_records 60000 --batch_size 512 1024 2048 --epochs 50 \
     --plot budget.png
-python scripts/privacy_budget.py --yaml configs/finetuning/mnist32-dp-eps10.yaml
+python scripts/privacy_budget.py --yaml configs/finetuning/mnist32-dp-eps10.yaml model.params.dp_config.epsilon=1
 python scripts/privacy_budget.py --card logs/my_run
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, run, split_settings
 
 
 def _parser() -> ArgumentParser:
-    flags = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = ArgumentParser(
+        description=__doc__,
+        epilog="Further arguments key.path=value change the configurations after --yaml.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     flags.add_argument("--epsilon", type=float, help="find the noise for this epsilon")
     flags.add_argument("--noise_multiplier", type=float, help="find the epsilon of this noise (sigma)")
     flags.add_argument("--delta", type=float, help="chance of failure, far below 1 / number of records")
@@ -32,13 +37,17 @@ def _parser() -> ArgumentParser:
     flags.add_argument("--second_opinion", action="store_true", help="also ask the other accountants that apply")
     flags.add_argument("--plot", metavar="FILE.png", help="draw noise against batch size")
     flags.add_argument("--yaml", nargs="+", metavar="CONFIG", help="what private configurations would spend")
-    flags.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings that change these files")
+    flags.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="older spelling: key.path=value alone does the same"
+    )
     flags.add_argument("--card", metavar="PATH", help="check a privacy card, a run directory or a file of weights")
     return flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = _parser().parse_args(argv)
+    settings, words = split_settings(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words)
+    settings += arguments.set
 
     from ldm.errors import UserError
     from ldm.privacy.accounting import accountants_for, epsilon
@@ -52,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.yaml:
         from ldm.reports.budget import config_budget
 
-        print(table([config_budget(path, arguments.set) for path in arguments.yaml]))
+        print(table([config_budget(path, settings) for path in arguments.yaml]))
         return
+    if settings:
+        raise UserError(f"{settings[0]}: settings change a configuration; type --yaml CONFIG {settings[0]}")
     missing = [flag for flag in ("delta", "batch_size") if getattr(arguments, flag) is None]
     if missing:
         raise UserError(f"missing --{' --'.join(missing)}; --help shows complete commands")

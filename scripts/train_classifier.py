@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ldm.cli import ArgumentParser, pick_device, run
+from ldm.cli import ArgumentParser, pick_device, run, seed
 from ldm.reports.flags import add_device_flag
 
 
@@ -36,7 +36,7 @@ def _parser() -> ArgumentParser:
     add("--quiet", action="store_true", help="no progress bar, warnings only")
     add("--val_period", type=int, default=1, help="epochs between two scores")
     add("--output", metavar="FILE.pt", help="write losses and accuracies of all epochs")
-    add("--seed", type=int, default=21, help="initial weights, order and augmentation")
+    add("--seed", type=seed, default=21, help="initial weights, order and augmentation")
     add("--amp", action="store_true", help="compute in bfloat16 where that is safe")
     add_device_flag(parser)
     return parser

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from ldm.cli import ArgumentParser, pick_device, run, str2bool
-from ldm.errors import UserError
+from ldm.cli import ArgumentParser, pick_device, run, seed, split_settings, str2bool
+from ldm.errors import Stopped, UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -105,3 +109,53 @@ def test_what_is_no_device_is_named():
 def test_help_does_not_wait_for_torch():
     code = "import sys, ldm.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_seed_is_one_that_every_generator_takes():
+    assert [seed(text) for text in ("0", "23", "4294967295")] == [0, 23, 2**32 - 1]
+    for text in ("-1", "4294967296", "99999999999999999999", "1.5", "x"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number from 0 to 4294967295, got"):
+            seed(text)
+
+
+def test_every_command_with_a_seed_checks_it():
+    commands = [path for folder in ("sampling", "scripts", "fid") for path in (ROOT / folder).glob("*.py")]
+    for path in (*commands, ROOT / "txt2img.py"):
+        assert 'add("--seed", type=int' not in path.read_text(), path
+
+
+def test_settings_are_parted_from_other_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.b=3").touch()
+    words = ["--base", "f.yaml", "model.params.x=1", "-t", "data=null", "a.b=3", "--max=3", "x=1"]
+    assert split_settings(words) == (
+        ["model.params.x=1", "data=null"],
+        ["--base", "f.yaml", "-t", "a.b=3", "--max=3", "x=1"],
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "a/last.ckpt"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_a_full_disk_is_one_line(capsys, error):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1 and line.startswith("error: ") and "free some space" in line
+
+
+def test_a_signal_is_in_the_exit_code(capsys):
+    def main():
+        raise Stopped(15, "stopped by SIGTERM; to go on, type x")
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    assert stop.value.code == 143 and capsys.readouterr().err == "stopped by SIGTERM; to go on, type x\n"

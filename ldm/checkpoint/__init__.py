@@ -19,6 +19,7 @@ from ldm.checkpoint.metadata import (
     check_metadata,
     checkpoint_metadata,
     inherited_privacy,
+    joined_accounts,
     unprotected_data,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "ema_to_parameters",
     "export_checkpoint",
     "inherited_privacy",
+    "joined_accounts",
     "load_weights",
     "read_checkpoint",
     "save_checkpoint",

@@ -35,8 +35,29 @@ def made_from(checkpoint: Mapping[str, Any]) -> str:
 
 
 def inherited_privacy(checkpoint: Mapping[str, Any]) -> Any:
-    """Plan and ledger of the private run that a checkpoint comes from, be it by way of public training; or None."""
-    return checkpoint_metadata(checkpoint, "privacy") or checkpoint_metadata(checkpoint, "start_privacy")
+    """Plan and ledger of the private run that a checkpoint comes from, be it by way of public training; or None.
+
+    Where that run had started from another private one, the earlier account is in it as ``start_privacy``.
+    """
+    return joined_accounts(checkpoint_metadata(checkpoint, "privacy"), checkpoint_metadata(checkpoint, "start_privacy"))
+
+
+def joined_accounts(*accounts: Any) -> Any:
+    """One account of several private runs (each once), the earlier ones nested in the later as ``start_privacy``.
+
+    None when there is none of them.
+    """
+    flat: list[dict[str, Any]] = []
+    for account in accounts:
+        while isinstance(account, Mapping):
+            own = {key: value for key, value in account.items() if key != "start_privacy"}
+            if own and own not in flat:
+                flat.append(own)
+            account = account.get("start_privacy")
+    joined: Any = None
+    for own in reversed(flat):
+        joined = {**own, "start_privacy": joined} if joined else own
+    return joined
 
 
 def unprotected_data(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:

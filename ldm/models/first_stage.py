@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.checkpoint import UNPROTECTED_DATA, load_weights, read_checkpoint, unprotected_data
+from ldm.checkpoint import UNPROTECTED_DATA, inherited_privacy, load_weights, read_checkpoint, unprotected_data
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError, nearest
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
@@ -79,6 +79,7 @@ class FirstStage(pl.LightningModule):
         self.image_key = image_key
         self.embed_dim = embed_dim
         self.learning_rate: float | None = None
+        self.start_privacy: Any = None  # what the checkpoint we start from says about its own private training
         #: Digests of the data sets that the weights were trained on without privacy, as far as they are known.
         self.unprotected_data: tuple[str, ...] = ()
         self.lr_g_factor = lr_g_factor
@@ -106,6 +107,7 @@ class FirstStage(pl.LightningModule):
         """
         checkpoint = read_checkpoint(path)
         self.unprotected_data = unprotected_data(checkpoint)
+        self.start_privacy = inherited_privacy(checkpoint)
         state_dict = checkpoint["state_dict"]
         own = self.state_dict()
         ignore, allow_missing = list(ignore_keys), list(ignore_keys)

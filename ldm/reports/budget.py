@@ -12,7 +12,7 @@ from ldm.errors import UserError
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.privacy.budget import Budget
 from ldm.training.private_run import required_length
-from ldm.training.trainer_flags import translate_legacy_arguments
+from ldm.training.trainer_flags import rename_legacy_arguments
 
 
 def config_budget(path: str | Path, dotlist: Sequence[str] = ()) -> Budget:
@@ -29,11 +29,9 @@ def config_budget(path: str | Path, dotlist: Sequence[str] = ()) -> Budget:
         raise UserError(f"{path}: dp_config.enabled is not set, so the run would have no guarantee to account for")
     private = read_dp_config(raw, config.model.params.get("DPDM_k") or 1)
     if private.dataset_size is None:
-        raise UserError(
-            f"{path}: dp_config.dataset_size is not stated; type --set model.params.dp_config.dataset_size=N"
-        )
+        raise UserError(f"{path}: dp_config.dataset_size is not stated; type model.params.dp_config.dataset_size=N")
     batch = config.data.params.batch_size
-    settings = translate_legacy_arguments(to_plain((config.get("lightning") or {}).get("trainer")) or {})
+    settings = rename_legacy_arguments(to_plain((config.get("lightning") or {}).get("trainer")) or {})
     epochs, steps = required_length(settings)
     plan = private.plan(num_records=private.dataset_size, batch_size=batch, epochs=epochs, steps=steps)
     return Budget(

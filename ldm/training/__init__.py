@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ldm.training.options import RunOptions
 
 if TYPE_CHECKING:
-    from ldm.training.driver import RunOptions, train
+    from ldm.training.run_directory import RunDirectory
 
 __all__ = ["RunOptions", "train"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the driver, and with it Lightning (seconds), only when one of its names is asked for."""
-    if name in __all__:
-        from ldm.training import driver
+def train(options: RunOptions) -> RunDirectory:
+    """Run everything that `main.py` was asked for; returns where the run writes.
 
-        return getattr(driver, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    Files, flags and settings are checked before torch and Lightning (seconds) are imported. Raises UserError for what a
+    person can mend, `ldm.errors.Stopped` when a signal or Ctrl-C ended the run.
+    """
+    from ldm.training.request import read_request
+
+    request = read_request(options)
+    from ldm.training.driver import execute
+
+    return execute(request)

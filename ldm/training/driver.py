@@ -1,176 +1,177 @@
-"""From YAML to a trained model: the driver behind `main.py`."""
+"""From a checked request to a trained model: the driver behind `main.py`."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
+from omegaconf import DictConfig
 
 from callbacks.safe_checkpoint import SafeCheckpointIO
 from callbacks.setup_callback import SetupCallback
-from ldm.checkpoint import check_metadata, load_weights, read_checkpoint
+from callbacks.slurm_requeue import forget_run, note_run
+from callbacks.step_clock import StepClock
+from ldm.checkpoint import check_metadata, checkpoint_metadata, joined_accounts, load_weights, read_checkpoint
 from ldm.checkpoint.adapters import export_adapter_next_to
-from ldm.config import allow_target, instantiate_from_config, load_config, to_plain
-from ldm.errors import UserError, nearest
+from ldm.config import instantiate_from_config, to_plain
+from ldm.errors import Stopped, UserError
+from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.training import private_run
-from ldm.training.learning_rate import base_learning_rate, learning_rate
+from ldm.training.data_check import check_data, check_labels
+from ldm.training.dry_run import plan_lines
+from ldm.training.learning_rate import learning_rate
 from ldm.training.lightning_warnings import filter_lightning_warnings
-from ldm.training.preparation import cache_latents, check_labels
-from ldm.training.run_directory import RunDirectory, launched, new_run, parents_run, resumed_run
-from ldm.training.trainer_flags import merge_flags, translate_legacy_arguments
-from ldm.training.trainer_parts import build_callbacks, build_loggers, one_line
+from ldm.training.preparation import cache_latents
+from ldm.training.request import RunRequest
+from ldm.training.run_directory import RunDirectory, launched
+from ldm.training.trainer_parts import build_callbacks, build_loggers, one_line, uncovered_loggers
 from ldm.training.unprotected_run import record_unprotected, warn_unprotected
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "data", "lightning")
-LIGHTNING_KEYS = ("trainer", "callbacks", "logger", "modelcheckpoint")
-MODEL_KEYS = ("target", "params", "base_learning_rate")
-LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
+MIXED_SIZES = "stack expects each tensor to be equal size"
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What the command line says about a run, besides the YAML files."""
+@dataclass
+class Run:
+    """What is built for a run: model, data, Trainer, and the private session of a private one."""
 
-    FROM_FLAGS: ClassVar[tuple[str, ...]] = (
-        "name",
-        "resume",
-        "base",
-        "train",
-        "no_test",
-        "debug",
-        "seed",
-        "postfix",
-        "logdir",
-        "scale_lr",
-        "allow_target",
-    )
-    base: list[str]
-    name: Any = ""
-    resume: str = ""
-    train: bool = False
-    no_test: bool = False
-    debug: bool = False
-    seed: int = 23
-    postfix: str = ""
-    logdir: str = "logs"
-    scale_lr: bool = True
-    allow_target: list[str] = field(default_factory=list)
-    dotlist: list[str] = field(default_factory=list)
-    trainer: Mapping[str, Any] = field(default_factory=dict)
+    model: Any
+    data: Any
+    trainer: pl.Trainer
+    session: private_run.PrivateSession | None
+    account: Any  # of the private runs that the weights come from
 
 
-def train(options: RunOptions) -> RunDirectory:
-    """Run everything that `main.py` was asked for; returns where the run wrote.
+def execute(request: RunRequest) -> RunDirectory:
+    """Do what was asked for; returns where the run writes.
 
-    Order: configs, model, data, privacy plan, learning rate, Trainer, fit, test. Nothing is written before the
-    configuration, the model and the data have been built. Raises UserError for what a person can mend.
+    Order: data, privacy plan, model, learning rate, Trainer, latents, fit, test. Nothing is encoded, trained or
+    written before everything that can be checked has been. Raises UserError for what a person can mend, Stopped when
+    a signal ended the run.
     """
-    for prefix in options.allow_target:
-        allow_target(prefix)
-    if not 0 <= options.seed <= LARGEST_SEED:
-        raise UserError(f"--seed {options.seed}: give a whole number from 0 to {LARGEST_SEED}")
-    run_dir, config = read_run(options)
+    prepare_process(request)
+    resumed = read_resumed(request)
+    data, planned = plan(request)
+    if request.options.dry_run:
+        print_plan(request, data, planned)
+        return request.run_dir
+    run = build(request, data, planned, resumed)
+    resumed_at = int(resumed.get("global_step", 0)) if resumed else 0
+    del resumed  # as large as the model
+    cache_latents(run.model, data, request.settings)
+    run_dir = request.run_dir
+    try:
+        with refused_without_trace(request, run, resumed_at):
+            train_and_test(request, run)
+    finally:
+        if request.options.debug and not request.options.resume and run.trainer.is_global_zero:
+            run_dir = put_aside(run_dir)
+    return run_dir
+
+
+# ---------------------------------------------------------------------- before anything is computed
+
+
+def prepare_process(request: RunRequest) -> None:
+    """Seed this process, and let those that it starts find the run directory."""
     if launched():
         for name in ("ldm", "callbacks"):  # what the first process says counts for all
             logging.getLogger(name).setLevel(logging.WARNING)
     else:
-        run_dir.announce_to_child_processes()
-    lightning = config.pop("lightning", None) or OmegaConf.create({})
-    check_sections(config, lightning)
-    lightning.trainer = OmegaConf.create(
-        translate_legacy_arguments(merge_flags(to_plain(lightning.get("trainer") or {}), options.trainer))
-    )
-    settings = to_plain(lightning.trainer)
-    base_rate = base_learning_rate(config)
+        request.run_dir.announce_to_child_processes()
     filter_lightning_warnings()
-    pl.seed_everything(options.seed, verbose=False)
+    pl.seed_everything(request.options.seed, verbose=False)
 
-    model = build_model(config)
-    private = private_run.is_private(model)
-    if private:
-        private_run.check_request(model, settings)
-    elif options.train:
-        warn_unprotected(model)
-    data = instantiate_from_config(config.data)
+
+def read_resumed(request: RunRequest) -> dict[str, Any] | None:
+    """The checkpoint that training goes on from, or None for a new start.
+
+    Raises UserError for one that holds weights only, and for one of a private run that would go on without privacy.
+    """
+    if request.resume is None:
+        return None
+    content = read_checkpoint(request.resume)
+    if checkpoint_metadata(content, "privacy") and not request.private:
+        raise UserError(
+            f"{request.resume}: is the checkpoint of a private run, and dp_config.enabled is off in the configuration: "
+            "what is private goes on privately or not at all; type model.params.dp_config.enabled=true, or start a new "
+            f"run on public data: model.params.ckpt_path={request.resume}"
+        )
+    if "optimizer_states" not in content:
+        raise UserError(
+            f"{request.resume}: holds weights only, no state of a training run; start a new run from it: "
+            f"model.params.ckpt_path={request.resume}"
+        )
+    return content
+
+
+def plan(request: RunRequest) -> tuple[Any, private_run.Account | None]:
+    """The data, compared with the model that is asked for, and the privacy account of a private run."""
+    params = request.model_params
+    dp_config = read_dp_config(request.dp_config, params.get("DPDM_k") or 1)
+    if request.private:
+        private_run.check_settings(dp_config, request.settings)
+    data = instantiate_from_config(request.config.data)
     data.prepare_data()
     data.setup()
+    check_data(params, data)
+    if not request.private:
+        return data, None
+    return data, private_run.open_account(dp_config, data, request.settings, request.run_dir)
+
+
+def print_plan(request: RunRequest, data: Any, planned: private_run.Account | None) -> None:
+    """What ``--dry-run`` shows instead of training."""
+    rate = rate_of(request, data)
+    steps = planned.ledger.count(planned.plan.event()) if planned else 0
+    for line in plan_lines(request, data, planned.plan if planned else None, steps, rate):
+        print(line)
+
+
+def rate_of(request: RunRequest, data: Any) -> float:
+    """The learning rate of a run."""
+    return learning_rate(
+        request.base_rate,
+        data.batch_size,
+        request.settings,
+        request.options.scale_lr,
+        request.private,
+        request.made_for,
+    )
+
+
+# ---------------------------------------------------------------------- building
+
+
+def build(request: RunRequest, data: Any, planned: private_run.Account | None, resumed: dict[str, Any] | None) -> Run:
+    """Build the model, the private session and the Trainer; writes nothing."""
+    model = build_model(request.config)
     check_labels(model, data)
-    session = private_run.build_session(model, data, settings, run_dir) if private else None
-    cache_latents(model, data, settings)
-    model.learning_rate = learning_rate(base_rate, data.batch_size, settings, options.scale_lr, private)
+    session = None
+    if private_run.is_private(model):
+        session = private_run.build_session(model, data, request.settings, request.run_dir, planned)
+    elif request.options.train:
+        warn_unprotected(model)
+    model.learning_rate = rate_of(request, data)
+    settings = dict(request.settings)
     if getattr(model, "has_discriminator", False):  # two optimizers: the model accumulates by itself
         model.accumulate_grad_batches = settings.pop("accumulate_grad_batches", None) or model.accumulate_grad_batches
-    trainer = build_trainer(config, lightning, settings, run_dir, session, options)
+    account = inherited_accounts(model, resumed)
+    trainer = build_trainer(request, settings, session, account)
     if session is not None:
         session.start(trainer)
-    resume = run_dir.resume_from or settings.get("ckpt_path")
-    if resume:
-        check_resumable(model, resume)
-    try:
-        if options.train:
-            if session is None and trainer.is_global_zero:
-                record_unprotected(model, data, run_dir)
-            if session is not None and session.statistics is not None:
-                keep_config(trainer)  # a run that stops in its warm-up is resumed from it
-                session.warm_up(to_plain(config.model))
-            fit(trainer, model, data, resume, options)
-            if trainer.is_global_zero and getattr(model, "adapter_plan", None):
-                export_adapter_next_to(run_dir.checkpoints / "last.ckpt")
-        else:
-            logger.info("nothing is trained; -t trains")
-        if not options.no_test and not trainer.interrupted and "test" in data.dataset_configs and session is None:
-            trainer.test(model, data, ckpt_path=str(resume) if resume and not options.train else None)
-    except MisconfigurationException as error:  # Lightning's name for a mistake in the configuration
-        raise UserError(one_line(error)) from error
-    finally:
-        if options.debug and not options.resume and run_dir.path.exists() and trainer.is_global_zero:
-            aside = run_dir.path.parent / "debug_runs" / run_dir.path.name
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(str(run_dir.path), str(aside))
-            run_dir = replace(run_dir, path=aside)
-    return run_dir
-
-
-def read_run(options: RunOptions) -> tuple[RunDirectory, DictConfig]:
-    """Find or name the run directory, and merge its configuration: earlier files, ``--base`` files, dot-list."""
-    if options.name and options.resume:
-        raise UserError("-n/--name and -r/--resume exclude each other: a resumed run keeps its name")
-    name = "" if options.name is True else str(options.name)
-    if options.resume:
-        run_dir = resumed_run(options.resume)
-        paths = [str(path) for path in run_dir.earlier_configs()] + options.base
-    else:
-        if not options.base:
-            raise UserError("no configuration: type --base FILE.yaml, or --resume RUN_DIRECTORY")
-        run_dir = parents_run() or new_run(options.logdir, name, options.base, options.postfix)
-        paths = options.base
-    return run_dir, load_config(paths, options.dotlist)
-
-
-def check_sections(config: DictConfig, lightning: DictConfig) -> None:
-    """Refuse unknown top-level sections, and missing ones."""
-    for key in map(str, config):
-        if key not in SECTIONS:
-            raise UserError(f"unknown section {key!r} in the configuration{nearest(str(key), SECTIONS)}")
-    for key in map(str, lightning):
-        if key not in LIGHTNING_KEYS:
-            raise UserError(f"unknown key 'lightning.{key}'{nearest(str(key), LIGHTNING_KEYS)}")
-    for key in ("model", "data"):
-        if not isinstance(config.get(key), DictConfig):
-            raise UserError(f"the configuration has no section {key!r}; add one with target and params")
-    for key in map(str, config.model):
-        if key not in MODEL_KEYS:
-            raise UserError(f"unknown key 'model.{key}'{nearest(str(key), MODEL_KEYS)}")
+    if resumed is not None:
+        check_resumable(model, resumed, request.resume)
+    return Run(model, data, trainer, session, account)
 
 
 def build_model(config: DictConfig) -> Any:
@@ -180,33 +181,37 @@ def build_model(config: DictConfig) -> Any:
     return instantiate_from_config(section)
 
 
-# ---------------------------------------------------------------------- the Trainer
+def inherited_accounts(model: Any, resumed: dict[str, Any] | None) -> Any:
+    """The privacy account of everything that the weights come from, or None.
+
+    Of every part of the model that was loaded from a file, and of what the resumed run itself had started from.
+    """
+    parts = [getattr(part, "start_privacy", None) for part in model.modules()]
+    return joined_accounts(*parts, checkpoint_metadata(resumed, "start_privacy") if resumed else None)
 
 
 def build_trainer(
-    config: DictConfig,
-    lightning: DictConfig,
-    settings: Mapping[str, Any],
-    run_dir: RunDirectory,
-    session: private_run.PrivateSession | None,
-    options: RunOptions,
+    request: RunRequest, settings: dict[str, Any], session: private_run.PrivateSession | None, account: Any
 ) -> pl.Trainer:
-    """A Trainer with the default loggers and callbacks, each of which ``lightning.*`` may override by merging."""
-    arguments = {name: value for name, value in settings.items() if name != "ckpt_path"}
-    # the Trainer's messages about free hardware that the user did not ask for are noise
-    arguments.setdefault("num_sanity_val_steps", 0)
+    """The Trainer with the default callbacks, merged key by key with those of the configuration."""
+    settings = {name: value for name, value in settings.items() if name != "ckpt_path"}
+    clock = None
     if session is not None:
-        arguments.update(session.trainer_arguments(arguments))
-    callbacks = build_callbacks(config, lightning, run_dir, session)
-    if arguments.get("enable_checkpointing") is False:
-        callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
+        settings.update(session.trainer_arguments(settings))
+        clock = StepClock()
+    loggers = build_loggers(request.lightning, request.run_dir, clock)
+    if session is not None:
+        session.not_covered = tuple(dict.fromkeys((*session.not_covered, *uncovered_loggers(loggers))))
+    callbacks = build_callbacks(request.config, request.lightning, request.run_dir, session, clock)
+    if settings.get("enable_checkpointing") is False:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.ModelCheckpoint)]
     try:
         return pl.Trainer(
-            **arguments,
-            default_root_dir=str(run_dir.path),
-            logger=build_loggers(lightning, run_dir),
+            **settings,
+            default_root_dir=str(request.run_dir.path),
+            logger=loggers,
             callbacks=callbacks,
-            plugins=[SafeCheckpointIO()],
+            plugins=[SafeCheckpointIO(account, clock)],
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"lightning.trainer: {one_line(error)}") from error
@@ -219,28 +224,104 @@ def keep_config(trainer: Any) -> None:
             callback.write()
 
 
-def check_resumable(model: Any, path: Any) -> None:
+def check_resumable(model: Any, content: dict[str, Any], path: Any) -> None:
     """Raise UserError, before anything is written, for a checkpoint that ``model`` cannot go on from."""
-    content = read_checkpoint(path)
-    if "optimizer_states" not in content:
-        raise UserError(
-            f"{path}: holds weights only, no state of a training run; start a new run from it: "
-            f"model.params.ckpt_path={path}"
-        )
     if hasattr(model, "unet_params"):  # an autoencoder has neither heads nor adapters
         check_metadata(model, content, path)
     load_weights(model, content["state_dict"], source=str(path))
 
 
-def fit(trainer: pl.Trainer, model: Any, data: Any, resume: Any, options: RunOptions) -> None:
-    """Train, with a post-mortem debugger when asked for."""
+# ---------------------------------------------------------------------- training
+
+
+def train_and_test(request: RunRequest, run: Run) -> None:
+    """Train if that was asked for, then test if there is a test set and the run is not private."""
+    options, resume = request.options, request.resume
     try:
-        trainer.fit(model, data, ckpt_path=str(resume) if resume else None)
+        if options.train:
+            if run.session is None and run.trainer.is_global_zero:
+                record_unprotected(run.model, run.data, request.run_dir)
+            if run.session is not None and run.session.statistics is not None:
+                keep_config(run.trainer)  # a run that stops in its warm-up is resumed from it
+                run.session.warm_up(to_plain(request.config.model))
+            fit(request, run)
+        else:
+            logger.info("nothing is trained; -t trains")
+        tested = not options.no_test and not run.trainer.interrupted and "test" in run.data.dataset_configs
+        if tested and run.session is None:
+            checkpoint = str(resume) if resume and not options.train else None
+            run.trainer.test(run.model, run.data, ckpt_path=checkpoint)
+    except MisconfigurationException as error:  # Lightning's name for a mistake in the configuration
+        raise UserError(one_line(error)) from error
+
+
+def fit(request: RunRequest, run: Run) -> None:
+    """Train, and leave adapters beside the last checkpoint; a post-mortem debugger opens when it was asked for."""
+    run_dir, trainer = request.run_dir, run.trainer
+    if trainer.is_global_zero:
+        run_dir.remove_leftovers()
+        note_run(run_dir.path.parent, run_dir.path)
+    try:
+        trainer.fit(run.model, run.data, ckpt_path=str(request.resume) if request.resume else None)
+    except Stopped as stopped:
+        raise Stopped(stopped.signal, f"{stopped}; {how_to_go_on(run_dir)}") from None
+    except SystemExit:  # Lightning's answer to a KeyboardInterrupt
+        if trainer.interrupted:
+            raise Stopped(signal.SIGINT, f"stopped by Ctrl-C; {how_to_go_on(run_dir)}") from None
+        raise
     except (UserError, KeyboardInterrupt):
         raise
-    except Exception:
-        if options.debug and sys.stdin.isatty():
+    except Exception as error:
+        explain(error)
+        if request.options.debug and sys.stdin.isatty():
             import pdb
 
             pdb.post_mortem()
         raise
+    if trainer.is_global_zero:
+        forget_run(run_dir.path.parent)
+        if getattr(run.model, "adapter_plan", None):
+            export_adapter_next_to(run_dir.checkpoints / "last.ckpt")
+
+
+def how_to_go_on(run_dir: RunDirectory) -> str:
+    """The command that goes on with a run."""
+    if not run_dir.trained() and not run_dir.statistics.is_file():
+        return "it had made no step, start it again"
+    return f"to go on, type: python main.py --resume {run_dir.path} -t"
+
+
+def explain(error: BaseException) -> None:
+    """Raise UserError for an exception of torch whose cause is known to lie in the data."""
+    if MIXED_SIZES in str(error):
+        raise UserError(
+            "the training images are of several sizes and cannot be put into one batch; set size: PIXELS in the data "
+            "set's params"
+        ) from error
+
+
+@contextmanager
+def refused_without_trace(request: RunRequest, run: Run, resumed_at: int) -> Iterator[None]:
+    """Take back what an attempt wrote when it is refused before its first step: the next one would read it.
+
+    ``resumed_at`` is the step that training goes on from.
+    """
+    take_back = request.run_dir.record()
+    try:
+        yield
+    except UserError:
+        if request.run_dir.statistics.is_file():  # what has been released is charged, and must not be forgotten
+            raise
+        if run.trainer.global_step == resumed_at and run.trainer.is_global_zero:
+            take_back()
+        raise
+
+
+def put_aside(run_dir: RunDirectory) -> RunDirectory:
+    """Move the directory of a run under ``--debug`` out of the way of the others."""
+    if not run_dir.path.exists():
+        return run_dir
+    aside = run_dir.path.parent / "debug_runs" / run_dir.path.name
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(str(run_dir.path), str(aside))
+    return replace(run_dir, path=aside)

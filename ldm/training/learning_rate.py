@@ -3,23 +3,63 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig
 
-from ldm.config import to_plain
+from ldm.config import config_layers, to_plain
 from ldm.errors import UserError
 from ldm.training.trainer_flags import device_count
 
 logger = logging.getLogger(__name__)
+
+#: A rate that is further off than this from the one that a configuration was made for is worth a warning.
+FACTOR = 2.0
+
+
+@dataclass(frozen=True)
+class RateForBatch:
+    """A base learning rate, and the batch size that the same file (or what it builds on) gives it for."""
+
+    base: float
+    batch: int
+    source: str
+
+
+def rate_of_files(paths: Sequence[str]) -> RateForBatch | None:
+    """The rate that the configuration was made for: that of the last file which sets ``base_learning_rate``.
+
+    A file that is laid over it and changes the batch size alone changes the rate without saying so. None when no file
+    gives both numbers.
+    """
+    found: RateForBatch | None = None
+    batch: Any = None
+    for path in paths:
+        for source, layer in config_layers(path):
+            batch = _at(layer, "data", "params", "batch_size") or batch
+            base = _at(layer, "model", "base_learning_rate")
+            if base is None:
+                continue
+            try:
+                found = RateForBatch(float(base), int(batch), str(source))
+            except (TypeError, ValueError):
+                found = None
+    return found
+
+
+def _at(layer: Any, *keys: str) -> Any:
+    for key in keys:
+        layer = layer.get(key) if isinstance(layer, Mapping) else None
+    return layer
 
 
 def base_learning_rate(config: DictConfig) -> float:
     """``model.base_learning_rate``, a positive number."""
     value = to_plain(config.model).get("base_learning_rate")
     try:
-        rate = float(value or 0)
+        rate = 0.0 if isinstance(value, bool) else float(value or 0)
     except (TypeError, ValueError):
         rate = 0.0
     if not 0 < rate < float("inf"):
@@ -28,11 +68,19 @@ def base_learning_rate(config: DictConfig) -> float:
     return rate
 
 
-def learning_rate(base: float, batch: int, settings: Mapping[str, Any], scale: bool, private: bool = False) -> float:
+def learning_rate(
+    base: float,
+    batch: int,
+    settings: Mapping[str, Any],
+    scale: bool,
+    private: bool = False,
+    made_for: RateForBatch | None = None,
+) -> float:
     """The learning rate of the lineage's rule, said in one line.
 
     With ``--scale_lr`` (the default) the base rate is multiplied by accumulated batches, devices and batch size;
-    under DP the batch size is the logical one, which the devices share, so that their number does not count.
+    under DP the batch size is the logical one, which the devices share, so that their number does not count. A warning
+    says when the product is far from the one that the configuration was ``made_for``.
     """
     if not scale:
         logger.info("learning rate %.3g (base rate as it is, --scale_lr False)", base)
@@ -44,4 +92,23 @@ def learning_rate(base: float, batch: int, settings: Mapping[str, Any], scale: b
     if private:
         product = f"{batch} (logical batch, shared by all devices) x {base:.3g} (base)"
     logger.info("learning rate %.3g = %s; --scale_lr False uses the base", rate, product)
+    if made_for is not None:
+        warn_of_another_rate(rate, made_for)
     return rate
+
+
+def warn_of_another_rate(rate: float, made_for: RateForBatch) -> None:
+    """Say when a batch size or a number of devices has moved the rate away from that of the configuration."""
+    usual = made_for.base * made_for.batch
+    if max(rate / usual, usual / rate) <= FACTOR:
+        return
+    logger.warning(
+        "learning rate %.3g is %.3g times the %.3g that %s was made for (batch size %d): the rate follows the batch "
+        "size; to keep it, type --scale_lr False model.base_learning_rate=%.3g",
+        rate,
+        rate / usual,
+        usual,
+        made_for.source,
+        made_for.batch,
+        usual,
+    )

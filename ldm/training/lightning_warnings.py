@@ -12,20 +12,26 @@ IRRELEVANT_MESSAGES = (
     r".*does not have many workers.*",
     r".*smaller than the logging interval.*",
     r".*values cannot be logged.*",
+    r".*Checkpoint directory .* exists and is not empty.*",  # that of the run that is resumed
+    r".*your dataloader is not resumable.*",  # private draws go on where they were, others are drawn anew
+    r".*no pre-optimization state was saved.*",  # what is wanted is the state after the step
 )
+IRRELEVANT_LINES = ("Tip:", "`weights_only` was not set", "Bypassing SIGTERM")
 
 
 class WarningFilter(logging.Filter):
-    """Drops the Trainer's tips about other products."""
+    """Drops the Trainer's tips about other products, and lines about what this program decides."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return "Tip:" not in record.getMessage()
+        message = record.getMessage()
+        return not any(line in message for line in IRRELEVANT_LINES)
 
 
 def filter_lightning_warnings() -> None:
     """Silence the messages above; warnings about the run itself are left alone."""
     for pattern in IRRELEVANT_MESSAGES:
         warnings.filterwarnings("ignore", message=pattern)
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    if not any(isinstance(known, WarningFilter) for known in logger.filters):
-        logger.addFilter(WarningFilter())
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logger = logging.getLogger(f"pytorch_lightning.{name}")
+        if not any(isinstance(known, WarningFilter) for known in logger.filters):
+            logger.addFilter(WarningFilter())

@@ -1,4 +1,4 @@
-"""What happens between building a model with its data and training it: label checks and the latent cache."""
+"""What happens between building a model with its data and training it: the latent cache."""
 
 from __future__ import annotations
 
@@ -7,30 +7,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ldm.data.latent_cache import LatentCache, why_not_cacheable
-from ldm.errors import UserError
 from ldm.training.trainer_flags import own_device
 
 logger = logging.getLogger(__name__)
-
-
-def check_labels(model: Any, data: Any) -> None:
-    """Raise UserError for a label that the condition stage has no class for, where a data set can tell its labels.
-
-    Found here, it is one line; found by a GPU in the middle of an epoch, it is an assertion without a name.
-    """
-    stage: Any = getattr(model, "cond_stage_model", None)
-    if not hasattr(stage, "check") or getattr(model, "cond_stage_key", None) != "class_label":
-        return
-    for name, dataset in data.datasets.items():
-        labels = getattr(dataset, "labels", None)
-        if labels is not None:
-            try:
-                stage.check(torch.as_tensor(labels))
-            except UserError as error:
-                raise UserError(f"data.params.{name}: {error}") from None
 
 
 def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.config import DPConfig
 from ldm.privacy.distributed import Ranks, ShardedBatchSampler
-from ldm.privacy.event import POISSON, History
+from ldm.privacy.event import POISSON
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.meter import EpsilonMeter
 from ldm.privacy.plan import PrivacyPlan, planned_steps
@@ -47,9 +47,9 @@ class PrivateSession:
     public_data: tuple[str, ...] = ()
     not_covered: tuple[str, ...] = ()
     written: int | None = None  # steps that the card on disk charges
+    weights: dict[str, int] = field(default_factory=dict)  # digests of the checkpoints so far, and their steps
     statistics: StatisticsPlan | None = None  # what is released of the records before the first step
     releases: tuple[Release, ...] = ()
-    weights: dict[str, int] = field(default_factory=dict)  # digests of the checkpoints so far, and their steps
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -124,8 +124,8 @@ class PrivateSession:
             left_out=selection.dead,
             public_data=self.public_data,
             not_covered=self.not_covered,
-            statistics=tuple(release.summary() for release in self.releases),
             weights=self.weights,
+            statistics=tuple(release.summary() for release in self.releases),
         )
         self.run_dir.path.mkdir(parents=True, exist_ok=True)
         card.write(self.run_dir.privacy_card)
@@ -147,11 +147,10 @@ def is_private(model: Any) -> bool:
     return config is not None and config.enabled
 
 
-def check_request(model: Any, settings: Mapping[str, Any]) -> None:
+def check_settings(config: DPConfig, settings: Mapping[str, Any]) -> None:
     """Refuse what can be refused before any data is read: missing settings, and a Trainer that breaks the guarantee."""
-    config: DPConfig = model.dp_config
     config.require_complete()
-    refuse_unsafe(settings, model)
+    refuse_unsafe_settings(settings)
     if not config.poisson_sampling and process_count(settings) > 1:
         raise UserError(
             "dp_config.poisson_sampling: false draws one batch for all and runs on one device; type --devices 1, or "
@@ -159,25 +158,36 @@ def check_request(model: Any, settings: Mapping[str, Any]) -> None:
         )
 
 
-def build_session(model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> PrivateSession:
+def open_account(config: DPConfig, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> Account:
+    """Plan the account of a new run, or read it from the checkpoint of a resumed one. No model is needed.
+
+    Raises UserError for settings under which the guarantee would not hold, and for another plan than a resumed run's.
+    """
+    check_settings(config, settings)
+    records = count_training_records(data)
+    if run_dir.resume_from is None and not run_dir.statistics.is_file():
+        refuse_other_checkpoint(settings)
+        return Account(make_plan(config, records, data.batch_size, settings), Ledger())
+    account = resumed_account(run_dir, config)
+    require_same_length(account.plan, data.batch_size, settings)
+    return account
+
+
+def build_session(
+    model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory, account: Account | None = None
+) -> PrivateSession:
     """Bind a private run together: its account, its trained parameters, its sampler and its card.
 
-    The account is planned for a new run and read from the checkpoint of a resumed one. The model's parameters that are
+    The account is opened here if it is not given. The model's parameters that are
     not trained are frozen, and the data module is given the plan's sampler. Raises UserError for whatever would break
     the guarantee.
     """
     config: DPConfig = model.dp_config
-    check_request(model, settings)
+    account = account or open_account(config, data, settings, run_dir)
+    refuse_unsafe_model(model)
+    if run_dir.resume_from is None:
+        refuse_fresh(model)
     records = count_training_records(data)
-    statistics = StatisticsPlan.read(config.warm_up) if config.warm_up else None
-    before = statistics.events(config.relation) if statistics is not None else ()
-    releases = load_releases(run_dir.statistics)[1] if run_dir.statistics.is_file() else []
-    if run_dir.resume_from is None and not releases:
-        refuse_fresh(settings, model)
-        account = Account(make_plan(config, records, data.batch_size, settings, before), Ledger())
-    else:
-        account = resumed_account(run_dir, config)
-        require_same_length(account.plan, data.batch_size, settings)
     selection = model.select_trainable()
     require_same_selection(run_dir, selection)
     training = PrivateTraining(
@@ -192,18 +202,13 @@ def build_session(model: Any, data: Any, settings: Mapping[str, Any], run_dir: R
     data.train_batch_sampler = batch_sampler(account.plan, records, training.taken)
     exceptions = exceptions_of_start(model, data.datasets["train"])
     not_covered = tuple(dict.fromkeys((*account.not_covered, *exceptions)))
+    statistics = StatisticsPlan.read(config.warm_up) if config.warm_up else None
+    before = statistics.events(config.relation) if statistics is not None else ()
     meter = EpsilonMeter(account.plan, before) if before else EpsilonMeter(account.plan)
-    return PrivateSession(
-        model,
-        data,
-        run_dir,
-        training,
-        meter,
-        config.public_data,
-        not_covered,
-        statistics=statistics,
-        releases=tuple(releases),
-    )
+    releases = tuple(load_releases(run_dir.statistics)[1]) if run_dir.statistics.is_file() else ()
+    session = PrivateSession(model, data, run_dir, training, meter, config.public_data, not_covered)
+    session.statistics, session.releases = statistics, releases
+    return session
 
 
 def count_training_records(data: Any) -> int:
@@ -244,15 +249,14 @@ def describe_session(plan: PrivacyPlan, selection: Selection) -> None:
         )
 
 
-def make_plan(
-    config: DPConfig, records: int, batch_size: int, settings: Mapping[str, Any], history: History = ()
-) -> PrivacyPlan:
+def make_plan(config: DPConfig, records: int, batch_size: int, settings: Mapping[str, Any]) -> PrivacyPlan:
     """The plan of a new run on ``records`` records, with the length that the Trainer's settings give.
 
-    ``history`` is what is released before the first step: the steps are calibrated with what it leaves.
+    The statistics of ``dp_config.warm_up`` are charged first: the steps are calibrated with what they leave.
     """
     epochs, steps = required_length(settings)
     config.check_records(records)
+    history = StatisticsPlan.read(config.warm_up).events(config.relation) if config.warm_up else ()
     return config.plan(num_records=records, batch_size=batch_size, epochs=epochs, steps=steps, history=history)
 
 
@@ -375,13 +379,17 @@ def require_same_selection(run_dir: RunDirectory, selection: Selection) -> None:
         )
 
 
-def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
-    """Refuse a new private run that would go on from a training state, or without a latent scale."""
+def refuse_other_checkpoint(settings: Mapping[str, Any]) -> None:
+    """Refuse a new private run that would go on from a training state, as only a resumed one may."""
     if settings.get("ckpt_path"):
         raise UserError(
             f"ckpt_path (resume_from_checkpoint): a private run goes on in its own directory, where its ledger is; "
             f"type --resume {settings['ckpt_path']}"
         )
+
+
+def refuse_fresh(model: Any) -> None:
+    """Refuse a new private run without a latent scale."""
     if not model.scale_is_known:
         raise UserError(
             "scale_by_std: the checkpoint holds no scale_factor, and taking it from private images is not covered by "
@@ -389,7 +397,7 @@ def refuse_fresh(settings: Mapping[str, Any], model: Any) -> None:
         )
 
 
-def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
+def refuse_unsafe_settings(settings: Mapping[str, Any]) -> None:
     """Refuse Trainer settings under which the stated guarantee would not hold."""
     private_strategy(settings)
     if int(settings.get("accumulate_grad_batches") or 1) > 1:
@@ -401,10 +409,21 @@ def refuse_unsafe(settings: Mapping[str, Any], model: Any) -> None:
         raise UserError("gradient_clip_val: a private step clips every record; set dp_config.max_grad_norm")
     if str(settings.get("precision") or "32") not in ("32", "32-true", "bf16", "bf16-mixed"):
         raise UserError(f"precision {settings['precision']}: private training runs in 32-true or bf16-mixed")
-    if settings.get("overfit_batches") or settings.get("limit_train_batches") not in (None, 1.0):
+    limit = settings.get("limit_train_batches")
+    whole = limit is None or (isinstance(limit, float) and limit == 1.0)  # 1 is one batch, and equals 1.0 in Python
+    if settings.get("overfit_batches") or not whole:
         raise UserError(
             "overfit_batches and limit_train_batches change the sampling that the ledger accounts for; remove them"
         )
+    for name, what in (("profiler", "writes"), ("max_time", "ends the run by")):
+        if settings.get(name):
+            raise UserError(
+                f"{name}: it {what} the time that steps take, which tells how many records were drawn; remove it"
+            )
+
+
+def refuse_unsafe_model(model: Any) -> None:
+    """Refuse a network that mixes records."""
     batch_norm = [name for name, module in model.named_modules() if "BatchNorm" in type(module).__name__]
     trained = [name for name in batch_norm if not name.startswith("first_stage_model")]
     if trained:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import datetime
 import glob
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ldm.errors import UserError, nearest
 from ldm.files import check_writable
+from ldm.training.newest_checkpoint import newest_checkpoint
+
+logger = logging.getLogger(__name__)
 
 #: How the first process of a run over several devices tells the others where the run writes.
 VARIABLE = "LDM_RUN_DIRECTORY"
@@ -52,6 +57,28 @@ class RunDirectory:
     def announce_to_child_processes(self) -> None:
         """Let the processes that this one starts find the same folder: the time in its name is not theirs."""
         os.environ[VARIABLE] = str(self.path.absolute())
+
+    def remove_leftovers(self) -> None:
+        """Delete the half-written files that a killed run left under passing names."""
+        for pattern in ("**/.*.tmp*", ".privacy.json.*"):
+            for path in self.path.glob(pattern):
+                if path.is_file():
+                    path.unlink(missing_ok=True)
+                    logger.info("removed %s, which an earlier run did not finish", path)
+
+    def record(self) -> Callable[[], None]:
+        """Note what is there now; the result is a function that deletes everything which has come since."""
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        before = set(self.path.rglob("*"))
+
+        def take_back() -> None:
+            for path in sorted(set(self.path.rglob("*")) - before, reverse=True):  # what lies deepest first
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+            for folder in missing:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+
+        return take_back
 
     def earlier_configs(self) -> list[Path]:
         """Configuration files that the run was started with, oldest first."""
@@ -99,12 +126,18 @@ def resumed_run(resume: str, now: datetime.datetime | None = None) -> RunDirecto
         folder = target.parent
         hint = nearest(target.name, (p.name for p in folder.iterdir())) if folder.is_dir() else ""
         raise UserError(f"--resume {resume}: there is no such run directory or checkpoint{hint}")
-    run, checkpoint = (target.parent.parent, target) if target.is_file() else (target, target / "checkpoints/last.ckpt")
+    run, checkpoint = (target.parent.parent, target) if target.is_file() else (target, None)
+    checkpoint = checkpoint or newest_checkpoint(run / "checkpoints")
     stopped_early = RunDirectory(run, stamp)
-    if target == run and stopped_early.statistics.is_file() and not stopped_early.trained():
+    if checkpoint is None and stopped_early.statistics.is_file() and not stopped_early.trained():
         check_writable(run, "--resume")
         return stopped_early
-    if not checkpoint.is_file():
-        raise UserError(f"--resume {resume}: it holds no checkpoints/last.ckpt; name a checkpoint file instead")
+    if checkpoint is None:
+        raise UserError(
+            f"--resume {resume}: its folder checkpoints holds no whole checkpoint of a training run; name a checkpoint "
+            "file instead"
+        )
+    if not target.is_file() and checkpoint.name != "last.ckpt":
+        logger.info("going on from %s, the newest whole checkpoint", checkpoint)
     check_writable(run, "--resume")
     return RunDirectory(run, stamp, checkpoint)

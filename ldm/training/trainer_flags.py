@@ -2,20 +2,65 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-import pytorch_lightning as pl
-import torch
 
 from ldm.cli import ArgumentParser
 from ldm.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
 
+#: The arguments of Lightning's Trainer, written down so that nothing has to import it to read a command line (a test
+#: compares them with the installed Lightning's).
+TRAINER_ARGUMENTS = (
+    "accelerator",
+    "accumulate_grad_batches",
+    "barebones",
+    "benchmark",
+    "callbacks",
+    "check_val_every_n_epoch",
+    "default_root_dir",
+    "detect_anomaly",
+    "deterministic",
+    "devices",
+    "enable_autolog_hparams",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "fast_dev_run",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "inference_mode",
+    "limit_predict_batches",
+    "limit_test_batches",
+    "limit_train_batches",
+    "limit_val_batches",
+    "log_every_n_steps",
+    "logger",
+    "max_epochs",
+    "max_steps",
+    "max_time",
+    "min_epochs",
+    "min_steps",
+    "model_registry",
+    "num_nodes",
+    "num_sanity_val_steps",
+    "overfit_batches",
+    "plugins",
+    "precision",
+    "profiler",
+    "reload_dataloaders_every_n_epochs",
+    "strategy",
+    "sync_batchnorm",
+    "use_distributed_sampler",
+    "val_check_interval",
+)
+#: Files that a machine with a GPU has: NVIDIA's driver, its embedded boards, Windows' Linux, AMD's driver.
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")
 OBJECTS = {  # built by the driver: argument -> where the configuration says it
     "callbacks": "lightning.callbacks",
     "default_root_dir": "--logdir",
@@ -57,8 +102,16 @@ STRATEGIES = ("ddp", "ddp_cpu", "ddp2", "ddp_spawn", "dp", "horovod")
 
 def trainer_arguments() -> list[str]:
     """Names that today's Trainer takes and that can be written as text."""
-    names = inspect.signature(pl.Trainer.__init__).parameters
-    return [name for name in names if name != "self" and name not in OBJECTS]
+    return [name for name in TRAINER_ARGUMENTS if name not in OBJECTS]
+
+
+def gpu_count() -> int:
+    """How many GPUs this machine shows. Where no driver has left its file there are none, and torch stays out of it."""
+    if sys.platform == "linux" and "torch" not in sys.modules and not any(Path(name).exists() for name in GPU_FILES):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def add_trainer_flags(parser: ArgumentParser) -> None:
@@ -96,7 +149,15 @@ def parse_value(text: Any) -> Any:
 
 
 def translate_legacy_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate Trainer settings of any age to today's names; unknown names raise UserError naming the nearest."""
+    """Trainer settings of any age under today's names, with devices of this machine.
+
+    Raises UserError for unknown names, naming the nearest, and for a GPU on a machine without one.
+    """
+    return resolve_devices(rename_legacy_arguments(settings))
+
+
+def rename_legacy_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Trainer settings of any age under today's names, whatever machine they are for."""
     result: dict[str, Any] = {}
     known = {*trainer_arguments(), *SPECIAL, "ckpt_path", "strategy"}
     for name, value in settings.items():
@@ -107,14 +168,21 @@ def translate_legacy_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif name in RENAMED:
             result[RENAMED[name]] = value
         elif name == "weights_summary":
-            result["enable_model_summary"] = value not in (None, "None", False)
+            result["enable_model_summary"] = not (value is None or value is False or value == "None")
         elif name == "progress_bar_refresh_rate":
-            result["enable_progress_bar"] = value is None or int(value) > 0
+            result["enable_progress_bar"] = value is None or whole_number(name, value) > 0
         elif name in known:
             result[name] = value
         else:
             raise UserError(f"lightning.trainer.{name}: the Trainer has no such argument{nearest(name, known)}")
-    return resolve_devices(result)
+    return result
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A Trainer setting as a whole number; raises UserError for text, a fraction, or a yes or no."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"lightning.trainer.{name}: {value!r} is no whole number")
+    return value
 
 
 def merge_flags(earlier: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,11 +215,11 @@ def resolve_devices(settings: Mapping[str, Any]) -> dict[str, Any]:
     if accelerator == "cpu" or (gpus == [] and accelerator is None):
         return {**result, "accelerator": "cpu", "devices": devices if isinstance(devices, int) else 1}
     if gpus or accelerator in ("gpu", "cuda"):
-        if not torch.cuda.is_available():
+        if gpu_count() == 0:
             flag = "--gpus" if gpus else f"--accelerator {accelerator}"
             raise UserError(f"{flag}: no GPU is visible on this machine; type --accelerator cpu to train on the CPU")
         return {**result, "accelerator": "gpu", "devices": gpus or devices}
-    if accelerator in (None, "auto") and torch.cuda.is_available():
+    if accelerator in (None, "auto") and gpu_count() > 0:
         accelerator = "gpu"  # said in so many words, since the latent cache goes by it
     return {**result, "accelerator": accelerator or "auto", "devices": devices}
 
@@ -171,7 +239,7 @@ def parse_gpus(value: Any) -> list[int] | None:
     if count < -1:
         raise UserError(f"--gpus {value}: expected indices such as 0, or 0,1 or a count such as 1, or -1 for all")
     if count == -1:
-        return list(range(max(1, torch.cuda.device_count())))
+        return list(range(max(1, gpu_count())))
     return list(range(count))
 
 
@@ -190,8 +258,10 @@ def device_count(settings: Mapping[str, Any]) -> int:
     """How many devices the resolved settings ask for (the learning-rate rule multiplies by it)."""
     devices = settings.get("devices", 1)
     on_gpu = settings.get("accelerator") == "gpu"
+    if isinstance(devices, bool):
+        raise UserError(f"lightning.trainer.devices: {devices!r} is no number of devices; type --devices 1")
     if devices in ("auto", -1, "-1"):
-        return max(1, torch.cuda.device_count()) if on_gpu else 1
+        return max(1, gpu_count()) if on_gpu else 1
     if isinstance(devices, str):
         devices = parse_gpus(devices if "," in devices else int(devices) if devices.isdigit() else 1)
     return max(1, len(devices) if isinstance(devices, (list, tuple)) else int(devices))

@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor, ProgressBar, ThroughputMonitor, Timer
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
+from callbacks.image_logger import ImageLogger
+from callbacks.run_checkpoint import ModelCheckpoint
+from callbacks.step_clock import StepClock, StepProgressBar, StepTimedTensorBoard
 from ldm.config import instantiate_from_config, to_plain
 from ldm.errors import UserError, nearest
+from ldm.privacy.plan import PrivacyPlan
 from ldm.training import private_run
 from ldm.training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 
 
-def build_loggers(lightning: DictConfig, run_dir: RunDirectory) -> list[Any]:
-    """TensorBoard unless ``lightning.logger`` names another, and always a CSV file."""
+#: Callbacks of Lightning that write down how long single steps take, or how much memory, and what to do without.
+TELLING = {
+    DeviceStatsMonitor: "watch the machine from outside",
+    ThroughputMonitor: "measure a run on public data",
+    Timer: "the plan says how long the run is",
+    ProgressBar: "a private run has one that counts steps",
+}
+#: Without a word about it, epochs of a run without privacy that end within this time share a checkpoint.
+SECONDS_BETWEEN_CHECKPOINTS = 180.0
+#: A private run writes at most this many checkpoints by itself, at the ends of epochs.
+CHECKPOINTS_OF_A_PLAN = 100
+OTHER_LOGGER = "the times that {} notes beside the steps, from which the number of records drawn for each can be told"
+
+
+def build_loggers(lightning: DictConfig, run_dir: RunDirectory, clock: StepClock | None = None) -> list[Any]:
+    """TensorBoard unless ``lightning.logger`` names another, and always a CSV file (which notes no times).
+
+    With a ``clock`` (a private run) TensorBoard's times are those of the clock; see `uncovered_loggers` for others.
+    """
     chosen = to_plain(lightning.get("logger", {}) or {})
     if not chosen.get("target"):
         chosen = {"target": "pytorch_lightning.loggers.TensorBoardLogger", "params": chosen.get("params", {})}
@@ -27,10 +49,18 @@ def build_loggers(lightning: DictConfig, run_dir: RunDirectory) -> list[Any]:
     params.setdefault("save_dir", str(run_dir.path))
     if chosen["target"].endswith("TensorBoardLogger"):
         params.setdefault("name", "tensorboard")
-        first: Any = TensorBoardLogger(**params)
+        first: Any = TensorBoardLogger(**params) if clock is None else StepTimedTensorBoard(**params)
+        if clock is not None:
+            first.clock = clock
     else:
         first = instantiate_from_config({"target": chosen["target"], "params": params})
     return [first, CSVLogger(str(run_dir.path), name="metrics")]
+
+
+def uncovered_loggers(loggers: list[Any]) -> tuple[str, ...]:
+    """What the card of a private run has to say about these loggers."""
+    own_times = [logger for logger in loggers if not isinstance(logger, (StepTimedTensorBoard, CSVLogger))]
+    return tuple(OTHER_LOGGER.format(type(logger).__name__) for logger in own_times)
 
 
 def build_callbacks(
@@ -38,10 +68,57 @@ def build_callbacks(
     lightning: DictConfig,
     run_dir: RunDirectory,
     session: private_run.PrivateSession | None,
+    clock: StepClock | None = None,
 ) -> list[Callback]:
     """The default callbacks, merged with ``lightning.callbacks`` key by key, plus further ones it names."""
-    private = session is not None
-    defaults: dict[str, Any] = {
+    extra = to_plain(lightning.get("callbacks", {}) or {})
+    defaults = default_callbacks(run_dir)
+    if "metrics_over_trainsteps_checkpoint" in extra:
+        defaults["metrics_over_trainsteps_checkpoint"] = step_checkpoints(run_dir)
+    merged = to_plain(OmegaConf.merge(OmegaConf.create(defaults), OmegaConf.create(extra)))
+    built: list[Callback] = []
+    for key, node in merged.items():
+        if key == "checkpoint_callback":
+            continue
+        if not isinstance(node, dict) or "target" not in node:
+            raise UserError(f"lightning.callbacks.{key} has no target{nearest(key, defaults)}")
+        arguments = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
+        if key == "setup_callback":
+            arguments = {"project_config": config, "lightning_config": lightning}
+        built.append(instantiate_from_config(node, **arguments))
+        if session is not None:
+            refuse_telling(key, built[-1])
+        if isinstance(built[-1], ImageLogger):
+            built[-1].clock = clock
+    plan = session.plan if session is not None else None
+    built.extend(checkpointing(config, lightning, extra.get("checkpoint_callback"), run_dir, session is not None, plan))
+    if session is not None:
+        built.append(session.callback())
+        if (lightning.get("trainer") or {}).get("enable_progress_bar") is not False:
+            built.append(StepProgressBar())
+    return built
+
+
+def refuse_telling(key: str, callback: Callback) -> None:
+    """Refuse a callback of a private run that selects by a metric, or gives away how large the draws are."""
+    if getattr(callback, "monitor", None):
+        raise UserError(f"lightning.callbacks.{key}.params.monitor: a private run may not select; remove it")
+    for kind, instead in TELLING.items():
+        if isinstance(callback, kind):
+            raise UserError(
+                f"lightning.callbacks.{key}: {type(callback).__name__} shows what single steps take, which tells how "
+                f"many records were drawn; remove it ({instead})"
+            )
+    if getattr(callback, "_train_time_interval", None) is not None:
+        raise UserError(
+            f"lightning.callbacks.{key}.params.train_time_interval: the steps at which it saves tell how many records "
+            "were drawn; set every_n_train_steps"
+        )
+
+
+def default_callbacks(run_dir: RunDirectory) -> dict[str, Any]:
+    """The sections of the callbacks that every run has."""
+    return {
         "setup_callback": {
             "target": "callbacks.setup_callback.SetupCallback",
             "params": {"run_dir": str(run_dir.path), "stamp": run_dir.stamp},
@@ -57,26 +134,6 @@ def build_callbacks(
         "cuda_callback": {"target": "callbacks.cuda_callback.CUDACallback", "params": {}},
         "rescue_callback": {"target": "callbacks.rescue_callback.RescueCallback", "params": {}},
     }
-    extra = to_plain(lightning.get("callbacks", {}) or {})
-    if "metrics_over_trainsteps_checkpoint" in extra:
-        defaults["metrics_over_trainsteps_checkpoint"] = step_checkpoints(run_dir)
-    merged = to_plain(OmegaConf.merge(OmegaConf.create(defaults), OmegaConf.create(extra)))
-    built: list[Callback] = []
-    for key, node in merged.items():
-        if key == "checkpoint_callback":
-            continue
-        if not isinstance(node, dict) or "target" not in node:
-            raise UserError(f"lightning.callbacks.{key} has no target{nearest(key, defaults)}")
-        arguments: dict[str, Any] = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
-        if key == "setup_callback":
-            arguments = {"project_config": config, "lightning_config": lightning}
-        built.append(instantiate_from_config(node, **arguments))
-        if private and getattr(built[-1], "monitor", None):
-            raise UserError(f"lightning.callbacks.{key}.params.monitor: a private run may not select; remove it")
-    built.extend(checkpointing(config, lightning, extra.get("checkpoint_callback"), run_dir, private))
-    if session is not None:
-        built.append(session.callback())
-    return built
 
 
 def step_checkpoints(run_dir: RunDirectory) -> dict[str, Any]:
@@ -94,11 +151,17 @@ def step_checkpoints(run_dir: RunDirectory) -> dict[str, Any]:
 
 
 def checkpointing(
-    config: DictConfig, lightning: DictConfig, merge_flags: Any, run_dir: RunDirectory, private: bool
+    config: DictConfig,
+    lightning: DictConfig,
+    own_section: Any,
+    run_dir: RunDirectory,
+    private: bool,
+    plan: PrivacyPlan | None = None,
 ) -> list[Callback]:
     """``last.ckpt`` and ``epoch=NNNNNN.ckpt``; with a monitored metric also the three best.
 
-    A private run never selects by a metric: on private data that is a query the guarantee does not cover.
+    A private run never selects by a metric: on private data that is a query the guarantee does not cover. A run that
+    says nothing about how often it saves is spared a file for every short epoch.
     """
     params: dict[str, Any] = {"dirpath": str(run_dir.checkpoints), "filename": "{epoch:06}", "save_last": True}
     params["enable_version_counter"] = False  # last.ckpt is the last, also after resuming from an earlier one
@@ -109,8 +172,13 @@ def checkpointing(
     if monitor and validated and not private:
         logger.info("monitoring %s for the best three checkpoints", monitor)
         params.update(monitor=monitor, save_top_k=3, mode="min")
-    for node in (to_plain(lightning.get("modelcheckpoint", {}) or {}), merge_flags or {}):
+    for node in (to_plain(lightning.get("modelcheckpoint", {}) or {}), own_section or {}):
         params.update(node.get("params", {}))
+    if private and params.get("train_time_interval") is not None:
+        raise UserError(
+            "lightning.modelcheckpoint.params.train_time_interval: the steps at which it saves tell how many records "
+            "were drawn; set every_n_train_steps"
+        )
     if private and params.get("monitor"):
         raise UserError("lightning.modelcheckpoint.params.monitor: a private run may not select checkpoints; remove it")
     chosen = str(params.get("monitor") or "")
@@ -120,9 +188,22 @@ def checkpointing(
             f"type model.params.monitor={chosen.removesuffix('_ema')}"
         )
     try:
-        return [instantiate_from_config({"target": "pytorch_lightning.callbacks.ModelCheckpoint", "params": params})]
+        built = instantiate_from_config({"target": "callbacks.run_checkpoint.ModelCheckpoint", "params": params})
     except MisconfigurationException as error:
         raise UserError(f"lightning.modelcheckpoint: {one_line(error)}") from error
+    pace(built, params, plan)
+    return [built]
+
+
+def pace(callback: ModelCheckpoint, params: Mapping[str, Any], plan: PrivacyPlan | None) -> None:
+    """Spare a run a checkpoint for every short epoch, unless it says which ones it wants."""
+    says = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval", "save_on_train_epoch_end")
+    if any(params.get(name) is not None for name in says) or params.get("save_top_k", 1) != 1:
+        return
+    if plan is None:
+        callback.pause_seconds = SECONDS_BETWEEN_CHECKPOINTS
+    else:
+        callback.pause_steps = -(-plan.steps // CHECKPOINTS_OF_A_PLAN)
 
 
 def one_line(error: Exception) -> str:

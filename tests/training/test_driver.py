@@ -23,8 +23,8 @@ from ldm.errors import UserError
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.training import driver as training
+from ldm.training.data_check import check_labels
 from ldm.training.learning_rate import learning_rate
-from ldm.training.preparation import check_labels
 from ldm.training.run_directory import RunDirectory
 from ldm.training.trainer_parts import build_callbacks, build_loggers, checkpointing
 from tests import tiny

@@ -21,7 +21,7 @@ import yaml
 
 from ldm.checkpoint import io as checkpoint_files
 from ldm.checkpoint import read_checkpoint, save_checkpoint
-from ldm.errors import UserError
+from ldm.errors import Stopped, UserError
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.ledger import Ledger
 from ldm.training import private_run, train
@@ -182,12 +182,24 @@ def test_ctrl_c_saves_last(place: Path, undisturbed: Path, at_step: Any) -> None
     before = signal.getsignal(signal.SIGINT)
     at_step(3, interrupt)
     try:
-        with pytest.raises((SystemExit, KeyboardInterrupt)):
+        with pytest.raises(Stopped, match="to go on, type: python main.py --resume .* -t") as stopped:
             start(place, "interrupted")
     finally:
         signal.signal(signal.SIGINT, before)
+    assert stopped.value.signal == signal.SIGINT
     folder = run_folder(place, "interrupted")
     assert ledger_of(folder).steps == 3
+    at_step(-1, fail)
+    resume(folder)
+    assert_same_end(folder, undisturbed)
+
+
+def test_sigterm_ends_the_run_after_the_step_and_it_goes_on(place: Path, undisturbed: Path, at_step: Any) -> None:
+    at_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped) as stopped:
+        start(place, "terminated")
+    folder = run_folder(place, "terminated")
+    assert stopped.value.signal == signal.SIGTERM and ledger_of(folder).steps == 3
     at_step(-1, fail)
     resume(folder)
     assert_same_end(folder, undisturbed)
@@ -347,10 +359,10 @@ def test_a_run_that_is_killed_twice_ends_with_a_whole_ledger(
     written = 0
 
     def half_written(path: Path) -> None:
-        """Die at the fourth checkpoint, the last.ckpt of the second epoch, with half a file under a passing name."""
+        """Die at the second checkpoint, that of the second epoch, with half a file under a passing name."""
         nonlocal written
         written += 1
-        if written == 4:
+        if written == 2:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
             die()
 
@@ -359,14 +371,16 @@ def test_a_run_that_is_killed_twice_ends_with_a_whole_ledger(
         patch.setattr(checkpoint_files.torch, "save", lambda content, path: (save(content, path), half_written(path)))
         assert in_a_process(lambda: start(place, "killed")) == -signal.SIGKILL
     folder = run_folder(place, "killed")
-    assert {path.name for path in readable(folder)} == {"epoch=000000.ckpt", "epoch=000001.ckpt", "last.ckpt"}
-    assert ledger_of(folder).steps == 4  # the one of the first epoch
+    assert {path.name for path in readable(folder)} == {"epoch=000000.ckpt", "last.ckpt"}
+    assert list((folder / "checkpoints").glob(".*.tmp.ckpt")), "the half of a file"
+    assert ledger_of(folder).steps == 4  # that of the first epoch
     assert card_of(folder)["steps"]["taken"] == STEPS  # charged before the files of the second epoch were written
 
     # so the weights of the whole run are out, and resuming from last.ckpt has no budget left
     assert in_a_process(lambda: resume(folder)) == 0
     assert card_of(folder)["steps"]["taken"] == STEPS
     readable(folder)
+    assert not list((folder / "checkpoints").glob(".*")), "what the killed run left is gone"
 
 
 def test_steps_that_were_never_released_are_taken_again(place: Path, undisturbed: Path, at_step: Any) -> None:

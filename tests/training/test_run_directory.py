@@ -97,7 +97,7 @@ def test_earlier_configurations_come_oldest_first_whatever_the_name(tmp_path: Pa
 
 def test_runs_that_cannot_be_resumed(tmp_path: Path) -> None:
     run = made(tmp_path, "some_run", last=False)
-    with pytest.raises(UserError, match="holds no checkpoints/last.ckpt; name a checkpoint file"):
+    with pytest.raises(UserError, match="holds no whole checkpoint of a training run; name a checkpoint file"):
         resumed_run(str(run), NOW)
     with pytest.raises(UserError, match="there is no such run directory or checkpoint; did you mean 'some_run'"):
         resumed_run(str(tmp_path / "some_rum"), NOW)

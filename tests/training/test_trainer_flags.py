@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+import torch
 
 from ldm.cli import ArgumentParser
 from ldm.errors import UserError
@@ -43,8 +46,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretend that this machine has a number of GPUs."""
 
     def pretend(count: int) -> None:
-        monkeypatch.setattr(trainer_flags.torch.cuda, "is_available", lambda: count > 0)
-        monkeypatch.setattr(trainer_flags.torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
     return pretend
 
@@ -72,6 +75,10 @@ def test_arguments_of_today_are_flags(parser: ArgumentParser, name: str) -> None
 
 
 def test_the_tables_name_what_lightning_has_and_lacks() -> None:
+    theirs = inspect.signature(pl.Trainer.__init__).parameters
+    assert set(trainer_flags.TRAINER_ARGUMENTS) == set(theirs) - {"self"}, (
+        "the table is that of the installed Lightning"
+    )
     here = set(trainer_flags.trainer_arguments())
     assert not here & {*trainer_flags.RETIRED, *trainer_flags.RENAMED, *trainer_flags.SPECIAL}
     assert set(trainer_flags.RENAMED.values()) - {"ckpt_path"} <= here

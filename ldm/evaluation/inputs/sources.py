@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,17 @@ _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": No
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Read `key:value` words as a nested dict: dots in the key nest, numbers and true/false/none are converted.
+    """Read `key=value` or `key:value` words as a nested dict: dots nest, numbers and true/false/none are converted.
 
     ["size:32", "config.root:a:b"] -> {"size": 32, "config": {"root": "a:b"}}. Raises UserError naming the bad word.
     """
     result: dict[str, Any] = {}
     for setting in settings:
-        key, separator, text = setting.partition(":")
+        equals, colon = setting.find("="), setting.find(":")
+        key, separator, text = setting.partition("=" if equals > 0 and (colon < 0 or equals < colon) else ":")
         *parents, last = key.split(".")
         if not separator or not all([*parents, last]):
-            raise UserError(f"--args {setting!r} is not of the form key:value, for example size:32")
+            raise UserError(f"--args {setting!r} is not of the form key=value, for example size=32")
         place = result
         for parent in parents:
             place = place.setdefault(parent, {})
@@ -50,6 +52,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 def _scalar(text: str) -> Any:
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
+    if re.match(r"[-+]?0\d|.*_", text):  # 007 and 1_0 are names; Python would read numbers
+        return text
     for convert in (int, float):
         try:
             value = convert(text)

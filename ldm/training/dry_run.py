@@ -1,0 +1,91 @@
+"""What ``main.py --dry-run`` prints: the plan of a run and what it will take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ldm.config import to_plain
+from ldm.privacy.plan import PrivacyPlan
+from ldm.training.estimate import Needs, count_needs, measured_rate
+from ldm.training.private_run import requested_length
+from ldm.training.request import RunRequest
+from ldm.training.trainer_flags import device_count, own_device
+
+
+def plan_lines(request: RunRequest, data: Any, plan: PrivacyPlan | None, taken: int, rate: float) -> list[str]:
+    """The plan of a run, a line each: data, privacy, learning rate, memory and time.
+
+    ``taken`` steps of a resumed private run are in its ledger already; ``rate`` is the learning rate.
+    """
+    records = len(data.datasets["train"]) if "train" in data.datasets else 0
+    lines = [f"run directory   {request.run_dir.path}"]
+    if request.resume is not None:
+        lines.append(f"goes on from    {request.resume}")
+    lines += privacy_lines(plan, taken, records) if plan is not None else public_lines(request, data, records)
+    lines.append(f"learning rate   {rate:.3g}")
+    copies = plan.noise_multiplicity if plan is not None else 1
+    chunk = request.dp_config.get("max_batch_size") if plan is not None else None
+    microbatch = chunk if isinstance(chunk, int) else data.batch_size
+    if plan is not None:
+        lines.append(f"microbatch      {chunk or f'the whole batch ({data.batch_size} records)'}")
+    steps = plan.steps - taken if plan is not None else planned_public_steps(request, data, records)
+    rows = None if steps is None else steps * data.batch_size * copies
+    return lines + need_lines(
+        count_needs(to_plain(request.config.model)), own_device(request.settings), microbatch * copies, rows
+    )
+
+
+def privacy_lines(plan: PrivacyPlan, taken: int, records: int) -> list[str]:
+    """The privacy plan in numbers."""
+    return [
+        f"records         {records} in the training set, {plan.num_records} stated",
+        f"sampling        {plan.sampling}, rate q = {plan.sample_rate:.6g}, expected batch "
+        f"{plan.expected_batch_size:g}, noise multiplicity {plan.noise_multiplicity}",
+        f"steps           {plan.steps}" + (f", of which {taken} are taken" if taken else ""),
+        f"noise           sigma = {plan.noise_multiplier:.6g} times the sensitivity, clipping norm "
+        f"{plan.max_grad_norm:g}",
+        f"privacy         epsilon = {plan.epsilon():.4g} at delta = {plan.delta:g} ({plan.relation})"
+        + ("" if plan.secure else "; insecure_seed is set: NOT private"),
+    ]
+
+
+def public_lines(request: RunRequest, data: Any, records: int) -> list[str]:
+    """The same of a run without privacy."""
+    steps = planned_public_steps(request, data, records)
+    return [
+        f"records         {records} in the training set",
+        f"batch           {data.batch_size}",
+        f"steps           {'until it is stopped' if steps is None else steps}",
+        "privacy         none: dp_config is off",
+    ]
+
+
+def planned_public_steps(request: RunRequest, data: Any, records: int) -> int | None:
+    """Optimizer steps of a run without privacy; None when its configuration gives no length."""
+    epochs, steps = requested_length(request.settings)
+    if steps is not None or epochs is None:
+        return steps
+    rows = data.batch_size * device_count(request.settings) * int(request.settings.get("accumulate_grad_batches") or 1)
+    return int(epochs) * -(-records // rows)
+
+
+def need_lines(needs: Needs | None, device: str, rows: int, total: int | None) -> list[str]:
+    """Memory and time, or that nobody counted them."""
+    if needs is None:
+        return ["memory, time    not estimated for this kind of model"]
+    lines = [
+        f"parameters      {needs.parameters:,}, of which {needs.trained:,} are trained",
+        f"memory          about {needs.memory(rows):.2f} GiB on {device} ({rows} rows at a time)",
+    ]
+    if total is not None:
+        least = needs.seconds(total, measured_rate(device))
+        lines.append(f"time            at least {duration(least)} (at the speed of plain matrix products on {device})")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit that leaves a number above one."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

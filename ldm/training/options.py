@@ -1,0 +1,45 @@
+"""`RunOptions`: what the command line says about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says about a run, besides the YAML files.
+
+    ``trainer`` are Trainer arguments, ``dotlist`` settings ``key.path=value``. With ``dry_run`` everything that can be
+    checked is checked, the plan is printed, and nothing is built, encoded, trained or written.
+    """
+
+    FROM_FLAGS: ClassVar[tuple[str, ...]] = (
+        "name",
+        "resume",
+        "base",
+        "train",
+        "no_test",
+        "debug",
+        "seed",
+        "postfix",
+        "logdir",
+        "scale_lr",
+        "allow_target",
+        "dry_run",
+    )
+    base: list[str]
+    name: Any = ""
+    resume: str = ""
+    train: bool = False
+    no_test: bool = False
+    debug: bool = False
+    seed: int = 23
+    postfix: str = ""
+    logdir: str = "logs"
+    scale_lr: bool = True
+    allow_target: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    dotlist: list[str] = field(default_factory=list)
+    trainer: Mapping[str, Any] = field(default_factory=dict)

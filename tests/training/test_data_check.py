@@ -1,0 +1,89 @@
+"""Data against model, before either does any work."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ldm.errors import UserError
+from ldm.training.data_check import ImageNeeds, check_data, image_needs
+from tests import tiny
+
+
+class Images:
+    """Items of given shapes."""
+
+    def __init__(self, *shapes: tuple[int, ...], labels: Any = None, fields: tuple[str, ...] = ("class_label",)):
+        self.shapes, self.fields = shapes, fields
+        if labels is not None:
+            self.labels = np.asarray(labels)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": np.zeros(self.shapes[index], np.float32), **dict.fromkeys(self.fields, 0)}
+
+
+def data(train: Any, batch_size: int = 1) -> Any:
+    return SimpleNamespace(datasets={"train": train}, batch_size=batch_size)
+
+
+PARAMS = tiny.ldm("spatial")["params"]
+GOOD = (8, 8, 1)
+
+
+def test_needs_of_the_models() -> None:
+    assert image_needs(PARAMS) == ImageNeeds("image", 1, 2, 8)
+    assert image_needs(tiny.AUTOENCODER["params"]) == ImageNeeds("image", 1, 2, None)
+    pixels = {"unet_config": {}, "image_size": 16, "channels": 3}
+    assert image_needs(pixels) == ImageNeeds("image", 3, 1, 16)
+    assert image_needs({**pixels, "first_stage_config": {"target": "mine.Encoder"}}) is None
+
+
+@pytest.mark.parametrize(
+    ("train", "line"),
+    [
+        (Images((8, 8, 3)), "record 0: the image has 3 channels, the model takes 1; set channels: 1"),
+        (Images((16, 16, 1)), "is 16x16 pixels, the model trains on 8x8; set size: 8"),
+        (Images((8, 10, 1)), "is 10x8 pixels, the model trains on 8x8"),
+        (Images(GOOD, (8, 16, 1)), "record 1: the image is 16x8 pixels, the first 8x8; set size: PIXELS"),
+        (Images(GOOD, fields=("caption",)), "it has image, caption and no class_label, which the model is conditioned"),
+        (Images(GOOD, labels=[10]), "label 10 is outside the model's 10 classes"),
+        (Images(GOOD, labels=[-1]), "label -1 is outside the model's 10 classes"),
+    ],
+)
+def test_what_does_not_fit(train: Any, line: str) -> None:
+    check_data(PARAMS, data(Images(GOOD, labels=[9])))
+    with pytest.raises(UserError, match=line):
+        check_data(PARAMS, data(train))
+
+
+def test_an_autoencoder_halves_its_images() -> None:
+    params = tiny.AUTOENCODER["params"]
+    check_data(params, data(Images((12, 6, 1), fields=())))
+    with pytest.raises(
+        UserError, match="is 9x8 pixels, and the autoencoder needs a multiple of 2 each way; set size: 8"
+    ):
+        check_data(params, data(Images((8, 9, 1))))
+
+
+def test_the_null_class_is_no_class_of_data() -> None:
+    stage = {**PARAMS["cond_stage_config"]["params"], "ucg_rate": 0.1}
+    params = {**PARAMS, "cond_stage_config": {**PARAMS["cond_stage_config"], "params": stage}}
+    check_data(params, data(Images(GOOD, labels=[8])))
+    check_data(PARAMS, data(Images(GOOD, labels=[9])))
+    for train in (Images(GOOD, labels=[9]), SimpleNamespace(data=Images(GOOD, labels=[9]), datasets={})):
+        with pytest.raises(
+            UserError, match="class_label 9 is the model's null class .*n_classes=11, or leave that class"
+        ):
+            check_data(params, data(train))
+
+
+def test_a_batch_is_no_larger_than_the_data() -> None:
+    check_data(PARAMS, data(Images(GOOD, GOOD), 2))
+    with pytest.raises(UserError, match="batch_size: 3 exceeds the 2 training records; type data.params.batch_size=2"):
+        check_data(PARAMS, data(Images(GOOD, GOOD), 3))
