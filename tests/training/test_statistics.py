@@ -183,7 +183,7 @@ def test_a_run_that_stops_between_stages_spends_nothing_twice(
     folder = run_folder(place, name)
     if not released:
         assert not (folder / "statistics.ckpt").exists()
-        with pytest.raises(UserError, match=r"holds no checkpoints/last\.ckpt"):
+        with pytest.raises(UserError, match=r"holds no whole checkpoint"):
             resume(folder)
         return
     before = load_releases(folder / "statistics.ckpt")[1]
