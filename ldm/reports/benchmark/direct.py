@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm.evaluation.classifiers.networks import Preparation, build_classifier
-from ldm.evaluation.classifiers.training import Average, labels_of, score_classifier
+from ldm.evaluation.classifiers.training import averaged, labels_of, score_classifier
 from ldm.privacy.clipping import Clipping, PerRecordClipper
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.noise import GaussianNoise
@@ -41,12 +41,12 @@ def direct_accuracy(train: SampleSet, test: SampleSet, epsilon: float, how: Dire
     images, labels = preparation(train.images), labels_of(train, "the private records")
     network = build_classifier(how.classifier, in_channels=1, size=28, num_classes=int(labels.max()) + 1).eval()
     ledger = Ledger()
-    average = Average(network, 0.98)
+    average = averaged(network, 0.98)
     for _ in tqdm(
         private_steps(network, images, labels, plan, ledger, how), total=plan.steps, desc="direct", leave=False
     ):
-        average.update(network)
-    accuracy, _ = score_classifier(average.network, test, preparation=preparation)
+        average.update_parameters(network)
+    accuracy, _ = score_classifier(average.module, test, preparation=preparation)
     return {"accuracies": [accuracy], "epsilon": ledger.epsilon(plan.delta), "delta": plan.delta}
 
 
