@@ -11,6 +11,7 @@ torch model trained with it is ``examples/dp_sgd_mlp.py``. In the order of a ste
 * ``noise``: `GaussianNoise`
 * ``event``: `SamplingEvent`, one noised step; ``ledger``: `Ledger`, what was spent; ``accounting``: what that costs;
   ``meter``: `EpsilonMeter`, the running number
+* ``statistics``: sums of all records with noise on them, before any training
 * ``card``: `ReleaseCard`, what is published
 * ``audit``: lower bounds measured on the running mechanism (imported by its own name)
 """
