@@ -16,7 +16,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart quickstart-full benchmark-mnist benchmark-fmnist test test-all lint format bench clean
+.PHONY: help venv quickstart quickstart-full benchmark-mnist benchmark-fmnist test test-all planted lint format bench \
+	clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -66,6 +67,9 @@ test: lint ## lint, then the fast tests
 test-all: lint ## every test; those that need a GPU run only where there is one
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(PYTEST); \
 		else echo "no GPU here: tests marked gpu are left out"; $(PYTEST) -m "not gpu"; fi
+
+planted: venv ## plant each known privacy bug into a copy, one at a time, and see its test fail
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.planted.run
 
 bench: venv ## speed and memory of a private step
 	@$(BIN)/python benchmarks/private_step.py

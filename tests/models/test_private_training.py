@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldm.checkpoint import state_digest
 from ldm.errors import UserError
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.ranks import Ranks
 from tests import tiny
 
 RECORDS = 4
@@ -134,6 +136,15 @@ def test_a_record_is_the_mean_of_its_copies_on_one_latent_and_one_label() -> Non
     assert len(set(rows["t"].tolist())) > 3 and len(rows["noise"].flatten(1).unique(dim=0)) == 12
 
 
+def test_what_a_record_brings_does_not_depend_on_the_others() -> None:
+    model = model_of(train_condition_only=True)
+    means = torch.randn(4, 2, tiny.LATENT, tiny.LATENT) * torch.tensor([0.1, 1.0, 5.0, 20.0]).view(4, 1, 1, 1)
+    moments = torch.cat([means, torch.full_like(means, -30.0)], dim=1)  # a posterior of hardly any width
+    for rows in (moments, *moments.split(1), moments[:2]):
+        wanted = float(model.scale_factor) * rows[:, :2]
+        assert torch.allclose(model.latents({"moments": rows}), wanted, atol=1e-5)
+
+
 # ---------------------------------------------------------------------- made-up records
 
 
@@ -216,6 +227,28 @@ def test_gradients_are_divided_by_the_expected_batch_size_however_many_records_c
         training.noised_gradients(model, tiny.batch(3))
         gradients.append(flat({n: p.grad for n, p in training.selection.parameters.items()}) * expected)
     assert torch.allclose(*gradients, rtol=1e-5)
+
+
+def test_of_several_processes_the_first_adds_the_whole_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What two real processes show in tests/models/test_distributed_training.py, in one."""
+    monkeypatch.setattr(Ranks, "check", lambda self: None)
+    parts = []
+    for rank in range(2):
+        model = model_of(train_condition_only=True)
+        training = training_of(model, plan(noise_multiplier=2.0, insecure_seed=None))
+        training.ranks = Ranks(rank, 2)
+        training.noised_gradients(model, tiny.batch(0))
+        parts.append(flat({name: value.grad for name, value in training.selection.parameters.items()}) * 4)
+    assert float(parts[0].std()) == pytest.approx(2.0 * BOUND, rel=0.02)
+    assert not parts[1].any()
+
+
+def test_a_share_of_a_step_is_not_taken_for_a_whole_one() -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan())
+    training.ranks = Ranks(0, 2)
+    with pytest.raises(RuntimeError, match="shared among 2 processes as rank 0"):
+        training.noised_gradients(model, tiny.batch(2))
 
 
 # ---------------------------------------------------------------------- odd batches
@@ -315,6 +348,83 @@ def test_every_trained_parameter_gets_a_gradient_from_records() -> None:
     assert training.selection.dead == ()
 
 
+# ---------------------------------------------------------------------- rule 5: what leaves
+
+
+def test_the_average_follows_the_noised_weights_alone() -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan())
+    Alone(model)
+    model.model_ema.reset(model.model)
+    names = model.model_ema.m_name2s_name
+    before = {name: model.model_ema.get_buffer(shadow).clone() for name, shadow in names.items()}
+    training.step(model, tiny.batch(RECORDS))
+    weights = dict(model.model.named_parameters())
+    for name, shadow in names.items():  # the first update goes 9/11 of the way
+        wanted = before[name].lerp(weights[name].detach(), 9 / 11)
+        assert torch.allclose(model.model_ema.get_buffer(shadow), wanted, rtol=0, atol=5e-7), name
+
+
+def test_the_optimizer_remembers_noised_gradients_alone() -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan())
+    optimizer = Alone(model).optimizer
+    training.step(model, tiny.batch(RECORDS))
+    assert set(optimizer.state) == set(training.selection.parameters.values())
+    for parameter, state in optimizer.state.items():
+        assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
+        assert torch.allclose(state["exp_avg"], 0.1 * parameter.grad, rtol=1e-4, atol=1e-8)
+        assert torch.allclose(state["exp_avg_sq"], 0.001 * parameter.grad.square(), rtol=1e-4, atol=1e-10)
+
+
+def test_a_step_says_and_keeps_nothing(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither the console nor what a checkpoint holds depends on the records, but for the noised weights."""
+    model = model_of(train_condition_only=True)
+    model.private = training_of(model, plan(insecure_seed=None), microbatch=2)
+    Alone(model)
+    names = set(model.state_dict())
+    buffers = {name: value.clone() for name, value in model.named_buffers() if not name.startswith("model_ema.")}
+    with caplog.at_level(logging.DEBUG):
+        for size in (0, 3):
+            assert model.training_step(tiny.batch(size), 0) is None
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err, caplog.messages) == ("", "", [])
+    assert set(model.state_dict()) == names
+    assert all(torch.equal(value, model.get_buffer(name)) for name, value in buffers.items())
+
+
+def test_a_checkpoint_is_released_and_carries_the_account() -> None:
+    model = model_of(train_condition_only=True)
+    model.private = training = training_of(model, plan())
+    model.start_privacy = {"plan": {}, "ledger": {}}
+    Alone(model)
+    training.step(model, tiny.batch(3))
+    released: list[Any] = []
+    training.on_release = released.append
+    checkpoint = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
+    assert released == [state_digest(checkpoint["state_dict"])]
+    assert checkpoint["privacy"] == {"plan": training.plan.to_dict(), "ledger": training.ledger.to_dict()}
+    assert set(checkpoint) == {"state_dict", "privacy", "start_privacy"}
+
+
+def test_the_latent_scale_is_not_measured_on_private_images() -> None:
+    model = model_of(scale_by_std=True)
+    with pytest.raises(UserError, match="a statistic of private images is not covered"):
+        model.on_train_batch_start(tiny.batch(3), 0)
+
+
+def test_images_of_a_private_run_follow_from_nothing_in_the_batch() -> None:
+    model = model_of().eval()
+    drawn = []
+    for batch in (tiny.batch(1, seed=1), tiny.batch(5, seed=2), tiny.batch(0)):
+        torch.manual_seed(0)
+        drawn.append(model.log_images(batch, count=4, steps=2, private=True))
+    for images in drawn:
+        assert set(images) == {"samples"} and len(images["samples"]) == 4
+        assert torch.equal(images["samples"], drawn[0]["samples"])
+
+
 # ---------------------------------------------------------------------- the ledger comes first
 
 
@@ -360,6 +470,14 @@ def test_what_a_loss_draws_does_not_follow_from_the_training_seed() -> None:
     assert not torch.equal(runs[0]["noise"], runs[1]["noise"]) and not torch.equal(runs[0]["z"], runs[1]["z"])
     insecure = [drawn(training_of(model, plan()), model) for _ in range(2)]
     assert all(torch.equal(insecure[0][key], insecure[1][key]) for key in insecure[0])
+
+
+def test_the_noise_of_a_secret_plan_is_secret() -> None:
+    model = model_of(train_condition_only=True)
+    found = [{"x": torch.zeros(8)} for _ in range(2)]
+    for sums in found:
+        training_of(model, plan(insecure_seed=None)).noise.add_(sums)
+    assert not torch.equal(found[0]["x"], found[1]["x"])
 
 
 def test_a_step_leaves_the_global_generators_as_they_were() -> None:

@@ -135,6 +135,14 @@ def test_secret_runs_differ_and_insecure_ones_agree():
     assert not torch.equal(once(insecure_seed=3)["a"], once(insecure_seed=4)["a"])
 
 
+def test_secret_noise_is_fresh_in_every_step():
+    noise, steps = GaussianNoise(1.0), [{"x": torch.zeros(2000)} for _ in range(3)]
+    for sums in steps:
+        noise.add_(sums)
+    correlation = torch.corrcoef(torch.stack([sums["x"] for sums in steps])) - torch.eye(3)
+    assert float(correlation.abs().max()) < 5 / 2000**0.5
+
+
 def test_the_global_seeds_do_not_matter():
     draws = []
     for _ in range(2):

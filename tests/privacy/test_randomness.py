@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
-from ldm.privacy.randomness import LossDraws
+from ldm.privacy.randomness import LossDraws, secret_generator
 
 CPU = torch.device("cpu")
 
@@ -52,3 +53,14 @@ def test_a_step_leaves_every_global_generator_where_it_was() -> None:
         assert torch.initial_seed() != 1
     assert torch.equal(before[0], torch.get_rng_state()) and torch.initial_seed() == before[3]
     assert np.random.get_state()[1].tolist() == before[1] and random.getstate() == before[2]
+
+
+def test_keys_have_the_bits_that_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of a generator has 128 bits, whatever the key had: what counts is what the system was asked for."""
+    asked = []
+    randbits = secrets.randbits
+    monkeypatch.setattr(secrets, "randbits", lambda bits: (asked.append(bits), randbits(bits))[1])
+    secret_generator()
+    with LossDraws().step(CPU):
+        pass
+    assert asked == [256, 256]

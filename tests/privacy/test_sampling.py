@@ -94,6 +94,26 @@ def test_iterating_again_draws_again():
     assert first + second == list(PoissonBatchSampler(50, 0.5, 6, insecure_seed=3))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PoissonBatchSampler(50, 0.5, 4),
+        lambda: FixedSizeBatchSampler(50, 20, 4),
+        lambda: ShardedBatchSampler(50, 0.5, 4, Ranks(1, 2)),
+    ],
+)
+def test_secret_draws_are_fresh_in_every_epoch(make):
+    sampler = make()
+    draws = [batch for _ in range(3) for batch in sampler]
+    assert len({tuple(batch) for batch in draws}) == 12, "no two draws of three epochs are alike"
+
+
+def test_the_draws_of_a_secret_plan_are_secret():
+    fixed = plan(relation="replace_one", sampling="without_replacement", expected_batch_size=6)
+    for some, ranks in ((plan(), None), (fixed, None), (plan(), Ranks(1, 2))):
+        assert list(sampler_from_plan(some, 60, ranks=ranks)) != list(sampler_from_plan(some, 60, ranks=ranks))
+
+
 def test_one_more_record_leaves_rate_and_steps_alone():
     for records in (99, 100):
         sampler = sampler_from_plan(plan(num_records=100), records)

@@ -502,6 +502,30 @@ def test_a_run_without_a_training_set_is_refused(model: Any, place: Path) -> Non
         prepared(model, DataModuleFromConfig(**node))
 
 
+def test_the_trainer_neither_samples_nor_looks_at_private_images(model: Any, data: Any) -> None:
+    fixed = prepared(model, data).trainer_arguments({"devices": 1, "max_epochs": 2})
+    assert fixed["use_distributed_sampler"] is False
+    assert fixed["limit_val_batches"] == fixed["limit_test_batches"] == 0
+
+
+@pytest.mark.parametrize("settings", [{"profiler": "simple"}, {"max_time": "00:01:00:00"}], ids=str)
+def test_settings_that_measure_time_are_refused(settings: dict[str, Any], model: Any, data: Any) -> None:
+    with pytest.raises(UserError, match="the time that steps take, which tells how many records were drawn"):
+        prepared(model, data, **settings)
+
+
+def test_a_private_run_takes_no_constant_from_its_records(model: Any, data: Any) -> None:
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    prepared(model, data)
+    assert float(model.scale_factor) == 0.5
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+def test_the_draws_of_a_private_run_are_secret(model: Any, data: Any) -> None:
+    draws = [list(prepared(model, data).data.train_batch_sampler) for _ in range(2)]
+    assert draws[0] != draws[1]
+
+
 # ---------------------------------------------------------------------- rule 3: one plan
 
 

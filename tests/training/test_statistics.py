@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from dp_accounting.dp_event import GaussianDpEvent, PoissonSampledDpEvent, SelfC
 from dp_accounting.pld import PLDAccountant
 
 from ldm.checkpoint import read_checkpoint
+from ldm.data.latent_cache import LatentCache
+from ldm.data.mnist import MNISTTrain
 from ldm.errors import UserError
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.card import ReleaseCard
@@ -118,6 +121,16 @@ def test_the_noisy_sums_on_disk_are_not_the_exact_ones(finished: RunDirectory) -
     _, releases = load_releases(finished.statistics)
     counts = releases[0].sums["count"]
     assert counts.shape == (10, 1) and not torch.equal(counts, counts.round())
+
+
+def test_latents_are_taken_as_they_are(tmp_path: Path) -> None:
+    """No centre, no scale of their own: what a record contributes may depend on no other record."""
+    digits = MNISTTrain(root=str(tiny.write_digits(tmp_path / "digits")), size=tiny.SIDE, channels=1)
+    cache = LatentCache(digits, lambda images: images.repeat(1, 4, 1, 1), "key", root=tmp_path / "cache")
+    latents, labels = statistics_file.latents_of(SimpleNamespace(scale_factor=0.5, channels=2), cache)
+    images = torch.stack([torch.as_tensor(digits[place]["image"]).permute(2, 0, 1) for place in range(len(digits))])
+    torch.testing.assert_close(latents, 0.5 * images.repeat(1, 2, 1, 1))
+    assert labels.tolist() == [digits[place]["class_label"] for place in range(len(digits))]
 
 
 def test_training_starts_from_the_warmed_up_model_and_moves_on(finished: RunDirectory, place: Path) -> None:

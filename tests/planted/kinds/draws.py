@@ -1,0 +1,158 @@
+"""Rule 1: one trainer batch is one Poisson draw."""
+
+from __future__ import annotations
+
+from tests.planted.bug import PlantedBug
+
+SAMPLING = "tests/privacy/test_sampling.py"
+STEP = "tests/models/test_private_training.py"
+
+DRAWS = (
+    PlantedBug(
+        name="empty draws are skipped",
+        rule=1,
+        file="ldm/privacy/sampling.py",
+        old="            yield self.draw()\n",
+        new="            if batch := self.draw():\n                yield batch\n",
+        why="an empty draw takes no step, so the number of steps tells that no record was drawn",
+        test=f"{SAMPLING}::test_empty_draws_are_yielded_and_counted",
+    ),
+    PlantedBug(
+        name="Poisson draws of one size",
+        rule=1,
+        file="ldm/privacy/sampling.py",
+        old="        return np.flatnonzero(generator.random(self.num_records) < self.sample_rate)",
+        new="        size = max(1, round(self.num_records * self.sample_rate))\n"
+        "        return np.sort(generator.choice(self.num_records, size, replace=False))",
+        why="the ledger charges Poisson draws, and these are draws without replacement, which cost more",
+        test=f"{SAMPLING}::test_batch_sizes_are_binomial",
+    ),
+    PlantedBug(
+        name="all records or none",
+        rule=1,
+        file="ldm/privacy/sampling.py",
+        old="generator.random(self.num_records) < self.sample_rate",
+        new="np.full(self.num_records, generator.random()) < self.sample_rate",
+        why="records are no longer drawn independently of each other",
+        test=f"{SAMPLING}::test_every_record_is_included_with_the_sample_rate_and_independently",
+    ),
+    PlantedBug(
+        name="draws at a higher rate",
+        rule=1,
+        file="ldm/privacy/sampling.py",
+        old="generator.random(self.num_records) < self.sample_rate",
+        new="generator.random(self.num_records) < 1.1 * self.sample_rate",
+        why="a record is drawn more often than is charged",
+        test=f"{SAMPLING}::test_every_record_is_included_with_the_sample_rate_and_independently",
+    ),
+    PlantedBug(
+        name="a fixed batch holds a record twice",
+        rule=1,
+        file="ldm/privacy/sampling.py",
+        old="replace=False, shuffle=False",
+        new="replace=True, shuffle=False",
+        why="a record that is drawn twice contributes 2C",
+        test=f"{SAMPLING}::test_fixed_batches_have_their_size_and_every_record_its_chance",
+    ),
+    PlantedBug(
+        name="a fixed batch of too few records",
+        rule=1,
+        file="ldm/privacy/sampling.py",
+        old="    if size > plan.sample_rate * num_records * (1 + 1e-9):",
+        new="    if size > num_records:",
+        why="the batch is a larger share of the records than the ledger charges",
+        test=f"{SAMPLING}::test_a_batch_of_fixed_size_is_never_a_larger_share_than_is_accounted",
+    ),
+    PlantedBug(
+        name="every process draws from all records",
+        rule=1,
+        file="ldm/privacy/sampling.py",
+        old="    return range(ranks.rank, num_records, ranks.size)",
+        new="    return range(num_records)",
+        why="a record may be drawn by several processes and contribute once for each",
+        test="tests/privacy/test_distributed.py::test_a_process_draws_from_its_shard_only_and_indexes_the_whole_set",
+    ),
+    PlantedBug(
+        name="processes do not share the draws",
+        rule=1,
+        file="ldm/privacy/sampling.py",
+        old="        if ranks is None or ranks.size == 1:\n",
+        new="        if ranks is None or ranks.size >= 1:\n",
+        why="each process draws from the whole set at the full rate",
+        test=f"{SAMPLING}::test_a_plan_gets_the_sampler_that_it_accounts_for",
+    ),
+    PlantedBug(
+        name="empty draws take no step",
+        rule=1,
+        file="ldm/models/diffusion/private_training.py",
+        old="        self.noised_gradients(model, batch)\n        self.ledger.record(self.plan.event())\n",
+        new="        if not len(next(iter(batch.values()))):\n            return\n"
+        "        self.noised_gradients(model, batch)\n        self.ledger.record(self.plan.event())\n",
+        why="weights that do not move tell that no record was drawn",
+        test=f"{STEP}::test_batches_of_every_size_take_one_step_each",
+    ),
+    PlantedBug(
+        name="sums that stay for the next step",
+        rule=1,
+        file="ldm/privacy/clipping.py",
+        old="        sums, self._sums = self._sums, {}\n",
+        new="        sums = dict(self._sums)\n",
+        why="a record of one draw contributes to every later step",
+        test="tests/privacy/test_clipping.py::test_chunks_add_up_and_take_starts_afresh",
+    ),
+    PlantedBug(
+        name="draws are merged by the Trainer",
+        rule=1,
+        file="ldm/training/private_run.py",
+        old='    if int(settings.get("accumulate_grad_batches") or 1) > 1:',
+        new='    if int(settings.get("accumulate_grad_batches") or 1) > 64:',
+        why="several draws would make one batch, of which the ledger charges one",
+        test="tests/training/test_private_run.py::test_trainer_settings_that_break_the_guarantee_are_refused",
+    ),
+    PlantedBug(
+        name="an epoch that ends early",
+        rule=1,
+        file="ldm/training/private_run.py",
+        old='    if settings.get("overfit_batches") or not whole:',
+        new='    if settings.get("overfit_batches"):',
+        why="limit_train_batches changes the draws that the ledger accounts for",
+        test="tests/training/test_private_run.py::test_trainer_settings_that_break_the_guarantee_are_refused",
+    ),
+    PlantedBug(
+        name="a loader that shuffles instead",
+        rule=1,
+        file="ldm/data/module.py",
+        old="        if self.train_batch_sampler is None:\n",
+        new="        if self.train_batch_sampler is None or self.num_workers == 0:\n",
+        why="batches are pieces of a shuffled epoch, charged as Poisson draws",
+        test="tests/data/test_module.py::test_a_batch_sampler_takes_the_place_of_shuffling",
+    ),
+    PlantedBug(
+        name="Lightning's sampler in place of the plan's",
+        rule=1,
+        file="ldm/training/private_run.py",
+        old='            "use_distributed_sampler": False,',
+        new='            "use_distributed_sampler": True,',
+        why="with several processes Lightning would replace the Poisson sampler by shuffled epochs",
+        test="tests/training/test_private_run.py::test_the_trainer_neither_samples_nor_looks_at_private_images",
+    ),
+    PlantedBug(
+        name="a step that was not shared",
+        rule=1,
+        file="ldm/models/diffusion/private_training.py",
+        old="        self.ranks.check()\n        if self.ranks.first:",
+        new="        if self.ranks.first:",
+        why="processes that are not connected each release a sum of all records, charged as one",
+        test=f"{STEP}::test_a_share_of_a_step_is_not_taken_for_a_whole_one",
+    ),
+    PlantedBug(
+        name="microbatches that overlap",
+        rule=1,
+        file="ldm/models/diffusion/private_training.py",
+        old="            part = slice(start * multiplicity, min(start + microbatch, records) * multiplicity)",
+        new="            first = max(0, start - 1) * multiplicity\n"
+        "            part = slice(first, min(start + microbatch, records) * multiplicity)",
+        why="a record on the edge of two microbatches contributes twice",
+        test=f"{STEP}::test_a_step_does_not_depend_on_the_size_of_its_chunks",
+    ),
+)

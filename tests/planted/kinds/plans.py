@@ -1,0 +1,218 @@
+"""Rule 3: one plan feeds sampler, clipper, noise and ledger, and what it costs is an upper bound."""
+
+from __future__ import annotations
+
+from tests.planted.bug import PlantedBug
+
+STEP = "tests/models/test_private_training.py"
+PLAN = "tests/privacy/test_plan.py"
+COST = "tests/privacy/test_accounting.py"
+NOISE = "tests/privacy/test_noise.py"
+
+PLANS = (
+    PlantedBug(
+        name="divided by the records that came",
+        rule=3,
+        file="ldm/models/diffusion/private_training.py",
+        old="            parameter.grad = (sums[name] / self.plan.expected_batch_size).to(parameter.dtype)",
+        new="            parameter.grad = (sums[name] / max(1, len(next(iter(batch.values()))))).to(parameter.dtype)",
+        why="the number of records of a draw is private, and the size of the noise tells it",
+        test=f"{STEP}::test_gradients_are_divided_by_the_expected_batch_size_however_many_records_came",
+    ),
+    PlantedBug(
+        name="noise for adding where records are replaced",
+        rule=3,
+        file="ldm/privacy/plan.py",
+        old="        return self.noise_multiplier * self.sensitivity\n",
+        new="        return self.noise_multiplier * self.max_grad_norm\n",
+        why="under replace_one a record moves the sum by 2C: the noise is half of what is charged",
+        test=f"{PLAN}::test_the_noise_follows_the_relation",
+    ),
+    PlantedBug(
+        name="noise on the mean added to the sum",
+        rule=3,
+        file="ldm/models/diffusion/private_training.py",
+        old="        self.noise = GaussianNoise(plan.noise_std, ",
+        new="        self.noise = GaussianNoise(plan.noise_std / plan.expected_batch_size, ",
+        why="the noise on the sum is smaller than what is charged, by the batch size",
+        test=f"{STEP}::test_noise_is_added_once_a_step_with_the_plans_standard_deviation",
+    ),
+    PlantedBug(
+        name="a part of the noise from every process",
+        rule=3,
+        file="ldm/models/diffusion/private_training.py",
+        old="        if self.ranks.first:  # one noise for all processes, see ldm.privacy.distributed\n"
+        "            self.noise.add_(sums)\n",
+        new="        noise = {name: torch.zeros_like(value) for name, value in sums.items()}\n"
+        "        self.noise.add_(noise)\n"
+        "        for name, value in sums.items():\n"
+        "            value.add_(noise[name] / self.ranks.size)\n",
+        why="with n processes the noise on the sum has std / sqrt(n), and each process's own part std / n",
+        test=f"{STEP}::test_of_several_processes_the_first_adds_the_whole_noise",
+    ),
+    PlantedBug(
+        name="no noise at all",
+        rule=3,
+        file="ldm/models/diffusion/private_training.py",
+        old="        if self.ranks.first:  # one noise",
+        new="        if self.ranks.rank > 0:  # one noise",
+        why="the clipped sum of the records is released",
+        test=f"{STEP}::test_noise_is_added_once_a_step_with_the_plans_standard_deviation",
+    ),
+    PlantedBug(
+        name="noise for the first tensor only",
+        rule=3,
+        file="ldm/privacy/noise.py",
+        old="        for name in sorted(sums):\n            tensor = sums[name]\n",
+        new="        for name in sorted(sums)[:1]:\n            tensor = sums[name]\n",
+        why="the sums of all other parameters are released as they are",
+        test=f"{NOISE}::test_it_is_added_in_place_to_every_coordinate_once",
+    ),
+    PlantedBug(
+        name="half of the noise's variance",
+        rule=3,
+        file="ldm/privacy/randomness.py",
+        old="        radius.mul_(2 * self._std**2).sqrt_()",
+        new="        radius.mul_(self._std**2).sqrt_()",
+        why="the noise is smaller than what is charged, by sqrt(2)",
+        test=f"{NOISE}::test_the_variance_of_the_sum_is_that_of_one_addition",
+    ),
+    PlantedBug(
+        name="noise in half precision",
+        rule=3,
+        file="ldm/privacy/noise.py",
+        old="            if tensor.dtype not in (torch.float32, torch.float64):",
+        new="            if not tensor.dtype.is_floating_point:",
+        why="noise that is rounded to eight bits is not Gaussian",
+        test=f"{NOISE}::test_noise_on_low_precision_sums_is_refused_before_anything_is_noised",
+    ),
+    PlantedBug(
+        name="no noise where no record came",
+        rule=3,
+        file="ldm/privacy/noise.py",
+        old="            tensor = sums[name]\n            if tensor.device",
+        new="            tensor = sums[name]\n            if not tensor.any():\n                continue\n"
+        "            if tensor.device",
+        why="a sum that stays zero tells that the draw was empty",
+        test="tests/privacy/test_edge_cases.py::test_noise_reaches_every_coordinate_whatever_the_tensor",
+    ),
+    PlantedBug(
+        name="the rate follows the data at hand",
+        rule=3,
+        file="ldm/privacy/sampling.py",
+        old="            return PoissonBatchSampler(num_records, plan.sample_rate, count,",
+        new="            rate = min(1.0, plan.expected_batch_size / num_records)\n"
+        "            return PoissonBatchSampler(num_records, rate, count,",
+        why="the rate moves with one record, and is not the one that is charged",
+        test="tests/privacy/test_sampling.py::test_one_more_record_leaves_rate_and_steps_alone",
+    ),
+    PlantedBug(
+        name="the plan counts the records",
+        rule=3,
+        file="ldm/privacy/config.py",
+        old="        size = self.dataset_size or num_records\n",
+        new="        size = num_records\n",
+        why="noise and rate are computed from the number of private records, not from the published one",
+        test="tests/privacy/test_config.py::test_the_plan_has_the_settings_and_the_stated_size",
+    ),
+    PlantedBug(
+        name="a delta that publishes a record",
+        rule=3,
+        file="ldm/privacy/plan.py",
+        old="    if delta >= limit:\n",
+        new="    if delta > 10 * limit:\n",
+        why="with delta at 1 / N one record may be published outright",
+        test=f"{PLAN}::test_values_out_of_range_are_named",
+    ),
+    PlantedBug(
+        name="the budget leaves out what was spent",
+        rule=3,
+        file="ldm/privacy/accounting.py",
+        old="        return epsilon([*history, (event, steps)], delta, accountant)\n",
+        new="        return epsilon([(event, steps)], delta, accountant)\n",
+        why="earlier releases and this run together cost more than the target",
+        test=f"{COST}::test_calibration_charges_history_first",
+    ),
+    PlantedBug(
+        name="statistics cost nothing",
+        rule=3,
+        file="ldm/training/statistics.py",
+        old="        return [(event_of(round.noise_multiplier, relation), 1) for round in self.rounds]",
+        new="        return [(event_of(round.noise_multiplier, relation), 1) for round in self.rounds[:0]]",
+        why="the steps are calibrated for the whole target, and the statistics come on top",
+        test="tests/training/test_statistics.py::"
+        "test_statistics_and_steps_together_meet_the_target_by_another_accountant",
+    ),
+    PlantedBug(
+        name="calibration that overspends",
+        rule=3,
+        file="ldm/privacy/accounting.py",
+        old="        if value <= target:\n            high = (sigma, value)\n        else:",
+        new="        if value <= 1.02 * target:\n            high = (sigma, value)\n        else:",
+        why="the noise meets a larger epsilon than the target",
+        test=f"{COST}::test_calibration_never_overspends_and_hardly_underspends",
+    ),
+    PlantedBug(
+        name="one relation for all in the accountant",
+        rule=3,
+        file="ldm/privacy/accounting.py",
+        old="    return event.noise_multiplier * sensitivity(1.0, event.relation)",
+        new="    return event.noise_multiplier * 2.0",
+        why="epsilon of an added record is computed for twice the noise",
+        test=f"{COST}::test_unsampled_steps_are_one_gaussian",
+    ),
+    PlantedBug(
+        name="fixed batches accounted as Poisson draws",
+        rule=3,
+        file="ldm/privacy/accounting.py",
+        old="    elif event.sampling == POISSON:\n        step = dp_event.Poisson",
+        new="    elif event.sample_rate < 1:\n        step = dp_event.Poisson",
+        why="batches of a fixed size cost more than Poisson draws",
+        test=f"{COST}::test_fixed_size_batches_cost_more_than_poisson_batches",
+    ),
+    PlantedBug(
+        name="an accountant that has no formula",
+        rule=3,
+        file="ldm/privacy/accounting.py",
+        old='            able = {"rdp"}\n',
+        new='            able = {"pld", "rdp"}\n',
+        why="batches of a fixed size are judged by the analysis of another sampling",
+        test=f"{COST}::test_fixed_size_batches_have_a_renyi_analysis_only",
+    ),
+    PlantedBug(
+        name="one step too few in the composition",
+        rule=3,
+        file="ldm/privacy/accounting.py",
+        old="    return single.self_compose(count) if count > 1 else single",
+        new="    return single.self_compose(count - 1) if count > 2 else single",
+        why="epsilon leaves out a step",
+        test=f"{COST}::test_pld_equals_dp_accounting_on_its_finest_grid",
+    ),
+    PlantedBug(
+        name="the meter shows the last milestone",
+        rule=3,
+        file="ldm/privacy/meter.py",
+        old="        milestone = min(math.ceil(steps / self._stride)",
+        new="        milestone = min(math.floor(steps / self._stride)",
+        why="the epsilon that is shown is below what was spent",
+        test=f"{COST}::test_the_meter_is_an_upper_bound_that_ends_at_the_plans_epsilon",
+    ),
+    PlantedBug(
+        name="one step more than planned",
+        rule=3,
+        file="ldm/models/diffusion/private_training.py",
+        old="        return self.taken >= self.plan.steps\n",
+        new="        return self.taken > self.plan.steps\n",
+        why="the noise was calibrated for one step less",
+        test=f"{STEP}::test_a_spent_budget_takes_no_further_step",
+    ),
+    PlantedBug(
+        name="another mechanism after a resume",
+        rule=3,
+        file="ldm/training/private_run.py",
+        old="        if asked is not None and asked != value:\n",
+        new='        if asked is not None and asked != value and key != "max_grad_norm":\n',
+        why="the config says another bound than the plan that is charged, and nobody is told",
+        test="tests/training/test_resume.py::test_a_resumed_run_keeps_its_plan",
+    ),
+)
