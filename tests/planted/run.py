@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.planted.bug import PlantedBug
+from tests.planted.bug import RULES, PlantedBug
 from tests.planted.table import BUGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,7 +123,7 @@ def main(words: Sequence[str] | None = None) -> int:
     bugs = chosen(options.names, options.sample)
     if options.list:
         for bug in bugs:
-            print(f"{bug.name}  rule {bug.rule}  {bug.file}  {bug.test}\n    {bug.why}")
+            print(f"{bug.name}: {bug.why}\n    rule {bug.rule} ({RULES[bug.rule]}); {bug.file}; {bug.test}")
         return 0
     for name in LIBRARIES:
         importlib.import_module(name)
