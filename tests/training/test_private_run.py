@@ -208,11 +208,6 @@ def test_no_checkpoint_was_selected_by_a_score(finished: RunDirectory) -> None:
     assert list(numbers(last(finished)["loops"])) == [], "counts are whole; a fraction would be a measurement"
 
 
-def test_no_callback_keeps_anything_of_the_draws(finished: RunDirectory) -> None:
-    state = last(finished)["callbacks"]
-    assert [name.partition("{")[0] for name in state] == ["ModelCheckpoint"], "which keeps names of files, and no score"
-
-
 def test_what_was_trained_is_what_was_noised(finished: RunDirectory, place: Path) -> None:
     card = card_of(finished)
     start = tiny.build(section(place))

@@ -160,15 +160,6 @@ ACCOUNTS = (
         test=f"{RESUME}::test_a_lost_card_is_said",
     ),
     PlantedBug(
-        name="other weights are trained after a resume",
-        rule=4,
-        file="ldm/training/private_run.py",
-        old="    if before != now:\n",
-        new="    if before != now and len(before) == len(now):\n",
-        why="the card lists other parameters as noised than those that are trained",
-        test=f"{RESUME}::test_a_resumed_run_keeps_its_plan",
-    ),
-    PlantedBug(
         name="the longer account is dropped",
         rule=4,
         file="ldm/privacy/ledger.py",

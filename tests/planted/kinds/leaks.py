@@ -123,37 +123,6 @@ LEAKS = (
         test=f"{RUN}::test_the_metrics_are_epsilon_and_the_learning_rate_and_epsilon_rises_to_the_target",
     ),
     PlantedBug(
-        name="batch sizes in the state of a callback",
-        rule=5,
-        file="callbacks/privacy_callback.py",
-        old="    def on_train_end(self",
-        new="    def state_dict(self) -> dict[str, Any]:\n"
-        '        return {"skipped": self.training.clipper.skipped}\n\n'
-        "    def on_train_end(self",
-        why="checkpoints hold the state of callbacks, and with it a private number",
-        test=f"{RUN}::test_no_callback_keeps_anything_of_the_draws",
-    ),
-    PlantedBug(
-        name="skipped records at the end of the run",
-        rule=5,
-        file="callbacks/privacy_callback.py",
-        old='        logger.info("privacy: %s", self.training.describe())\n',
-        new='        logger.info("privacy: %s", self.training.describe())\n'
-        '        logger.info("%d records were skipped", self.training.clipper.skipped)\n',
-        why="how many records have no finite gradient is a private number",
-        test="tests/callbacks/test_privacy_callback.py::test_what_is_said_at_the_end",
-    ),
-    PlantedBug(
-        name="batch sizes on the progress bar",
-        rule=5,
-        file="callbacks/privacy_callback.py",
-        old='        pl_module.log("privacy/epsilon", self.meter(self.training.taken), prog_bar=True, batch_size=1)\n',
-        new='        pl_module.log("privacy/epsilon", self.meter(self.training.taken), prog_bar=True, batch_size=1)\n'
-        '        pl_module.log("n", float(len(next(iter(batch.values())))), prog_bar=True, logger=False)\n',
-        why="the number of records of a draw is private, on the console too",
-        test="tests/callbacks/test_privacy_callback.py::test_what_is_shown_of_a_step",
-    ),
-    PlantedBug(
         name="the latent scale from the first batch",
         rule=5,
         file="ldm/models/diffusion/ddpm.py",
@@ -198,16 +167,6 @@ LEAKS = (
         old="    count = min(count, count_records(batch)) if not private else count\n",
         new="    count = max(1, min(count, count_records(batch)))\n",
         why="the number of samples tells the size of the draw",
-        test=f"{STEP}::test_images_of_a_private_run_follow_from_nothing_in_the_batch",
-    ),
-    PlantedBug(
-        name="samples of the classes that were drawn",
-        rule=5,
-        file="ldm/models/diffusion/log_images.py",
-        old="        classes = torch.arange(count, device=model.device) % model.cond_stage_model.n_classes\n",
-        new='        drawn = batch["class_label"].new_tensor([*batch["class_label"].tolist(), 0])\n'
-        "        classes = drawn.repeat(count)[:count]\n",
-        why="the labels of the draw can be read off the samples",
         test=f"{STEP}::test_images_of_a_private_run_follow_from_nothing_in_the_batch",
     ),
     PlantedBug(

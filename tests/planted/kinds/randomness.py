@@ -9,7 +9,6 @@ NOISE = "tests/privacy/test_noise.py"
 SAMPLING = "tests/privacy/test_sampling.py"
 STEP = "tests/models/test_private_training.py"
 RUN = "tests/training/test_private_run.py"
-RELEASE = "tests/privacy/statistics/test_release.py"
 
 SECRETS = (
     PlantedBug(
@@ -123,26 +122,6 @@ SECRETS = (
         test=f"{STEP}::test_what_a_loss_draws_does_not_follow_from_the_training_seed",
     ),
     PlantedBug(
-        name="what the loss draws is not fresh",
-        rule=6,
-        file="ldm/privacy/randomness.py",
-        old="            return secret_generator()\n        return seeded_generator(self._seed, LOSS",
-        new='            key = self.__dict__.setdefault("_key", secrets.randbits(128))\n'
-        "            return np.random.Generator(np.random.PCG64DXSM(key))\n"
-        "        return seeded_generator(self._seed, LOSS",
-        why="timesteps and noises are the same in every step, so steps are not independent",
-        test=f"{STEP}::test_a_step_leaves_the_global_generators_as_they_were",
-    ),
-    PlantedBug(
-        name="augmentation by the training seed",
-        rule=6,
-        file="ldm/models/diffusion/private_training.py",
-        old="        self.draws.key(device, self.ranks.rank)\n",
-        new="        del device\n",
-        why="mirrorings and crops follow from a public seed and the place in the batch",
-        test="tests/models/test_private_augmentation.py::test_mirrorings_do_not_follow_from_anything_public",
-    ),
-    PlantedBug(
         name="numpy keeps the training seed",
         rule=6,
         file="ldm/privacy/randomness.py",
@@ -150,32 +129,5 @@ SECRETS = (
         new="",
         why="data sets that augment by numpy's generator follow a public seed",
         test=f"{RANDOMNESS}::test_no_generator_that_data_sets_read_keeps_a_public_seed",
-    ),
-    PlantedBug(
-        name="Python keeps the training seed",
-        rule=6,
-        file="ldm/privacy/randomness.py",
-        old="        random.seed(entropy.bytes(32))\n",
-        new="",
-        why="data sets that augment by Python's generator follow a public seed",
-        test=f"{RANDOMNESS}::test_no_generator_that_data_sets_read_keeps_a_public_seed",
-    ),
-    PlantedBug(
-        name="loader processes get a known seed",
-        rule=6,
-        file="ldm/privacy/randomness.py",
-        old="        state[_SEED] = torch.from_numpy(entropy.integers(0, 2**64, 1, dtype=np.uint64).view(np.uint8))\n",
-        new="",
-        why="torch.initial_seed() answers 0, by which worker processes seed their augmentations",
-        test=f"{RANDOMNESS}::test_no_generator_that_data_sets_read_keeps_a_public_seed",
-    ),
-    PlantedBug(
-        name="a public seed for statistics",
-        rule=6,
-        file="ldm/privacy/statistics/query.py",
-        old="    GaussianNoise(std, insecure_seed=insecure_seed, start=start",
-        new="    GaussianNoise(std, insecure_seed=insecure_seed or 0, start=start",
-        why="anyone can subtract the noise from the released statistic",
-        test=f"{RELEASE}::test_noise_is_fresh_and_secret",
     ),
 )
