@@ -140,7 +140,7 @@ class PrivateTraining:
             self.clipper.accumulate(
                 model.per_example_losses, {key: value[part] for key, value in examples.items()}, multiplicity
             )
-        return self.clipper.take()
+        return self.clipper.pop_sums()
 
     def state_dict(self) -> dict[str, Any]:
         """The plan and the ledger as plain containers, for a checkpoint."""
