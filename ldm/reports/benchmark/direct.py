@@ -70,7 +70,7 @@ def private_steps(
                 for start in range(0, len(batch), how.max_batch_size):
                     index = torch.as_tensor(batch[start : start + how.max_batch_size], dtype=torch.long)
                     clipper.accumulate(loss, {"image": images[index], "label": labels[index]})
-            sums = clipper.take()
+            sums = clipper.pop_sums()
             noise.add_(sums)
             ledger.record(plan.event())
             for name, parameter in parameters.items():
