@@ -6,7 +6,7 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,7 +91,7 @@ def prepare_process(request: RunRequest) -> None:
     pl.seed_everything(request.options.seed, verbose=False)
 
 
-def read_resumed(request: RunRequest) -> dict[str, Any] | None:
+def read_resumed(request: RunRequest) -> Mapping[str, Any] | None:
     """The checkpoint that training goes on from, or None for a new start.
 
     Raises UserError for one that holds weights only, and for one of a private run that would go on without privacy.
@@ -151,7 +151,9 @@ def rate_of(request: RunRequest, data: Any) -> float:
 # ---------------------------------------------------------------------- building
 
 
-def build(request: RunRequest, data: Any, planned: private_run.Account | None, resumed: dict[str, Any] | None) -> Run:
+def build(
+    request: RunRequest, data: Any, planned: private_run.Account | None, resumed: Mapping[str, Any] | None
+) -> Run:
     """Build the model, the private session and the Trainer; writes nothing."""
     model = build_model(request.config)
     check_labels(model, data)
@@ -180,7 +182,7 @@ def build_model(config: DictConfig) -> Any:
     return instantiate_from_config(section)
 
 
-def inherited_accounts(model: Any, resumed: dict[str, Any] | None) -> Any:
+def inherited_accounts(model: Any, resumed: Mapping[str, Any] | None) -> Any:
     """The privacy account of everything that the weights come from, or None.
 
     Of every part of the model that was loaded from a file, and of what the resumed run itself had started from.
@@ -216,7 +218,7 @@ def build_trainer(
         raise UserError(f"lightning.trainer: {one_line(error)}") from error
 
 
-def check_resumable(model: Any, content: dict[str, Any], path: Any) -> None:
+def check_resumable(model: Any, content: Mapping[str, Any], path: Any) -> None:
     """Raise UserError, before anything is written, for a checkpoint that ``model`` cannot go on from."""
     if hasattr(model, "unet_params"):  # an autoencoder has neither heads nor adapters
         check_metadata(model, content, path)

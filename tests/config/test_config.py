@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ldm import config as config_module
-from ldm.config import allow_target, get_obj_from_str, instantiate_from_config, load_config, to_plain
+from ldm.config import allow_target, get_obj_from_str, instantiate_from_config, load_config, targets, to_plain
 from ldm.errors import UserError, nearest
 
 
@@ -41,7 +41,7 @@ def toys(monkeypatch):
         monkeypatch.setattr(thing, "__module__", "toys")
         setattr(module, thing.__name__, thing)
     monkeypatch.setitem(sys.modules, "toys", module)
-    monkeypatch.setattr(config_module, "ALLOWED_PREFIXES", {*config_module.ALLOWED_PREFIXES, "toys"})
+    monkeypatch.setattr(targets, "ALLOWED_PREFIXES", {*targets.ALLOWED_PREFIXES, "toys"})
 
 
 def write(path, text):
@@ -285,13 +285,13 @@ def test_names_that_do_not_exist(target, message):
 def test_a_module_that_fails_to_import_something_else_keeps_its_error(monkeypatch, tmp_path):
     (tmp_path / "needy.py").write_text("import package_that_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(config_module, "ALLOWED_PREFIXES", {"needy"})
+    monkeypatch.setattr(targets, "ALLOWED_PREFIXES", {"needy"})
     with pytest.raises(ModuleNotFoundError, match="package_that_nobody_has"):
         get_obj_from_str("needy.Thing")
 
 
 def test_allow_target_opens_one_package(monkeypatch):
-    monkeypatch.setattr(config_module, "ALLOWED_PREFIXES", set())
+    monkeypatch.setattr(targets, "ALLOWED_PREFIXES", set())
     with pytest.raises(UserError):
         get_obj_from_str("toys.Base")
     allow_target("toys")
