@@ -6,13 +6,15 @@ import importlib
 import importlib.util
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ldm.config import RETIRED, _parameters, canonical_target, get_obj_from_str
-from ldm.training.dp_config import DP_KEYS
+from ldm.config import RETIRED, accepted_parameters, canonical_target, get_obj_from_str
+from ldm.models.diffusion.dp_config import DPDM_K
+from ldm.privacy.config import DPConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/from-the-originals.md").read_text(encoding="utf-8")
@@ -59,10 +61,10 @@ def test_flags_are_taken(script: str) -> None:
 
 @pytest.mark.parametrize("target", NAMES["keys"])
 def test_keys_are_taken_or_retired(target: str) -> None:
-    known, _, _ = _parameters(get_obj_from_str(target))
+    known, _, _ = accepted_parameters(get_obj_from_str(target))
     retired = RETIRED.get(canonical_target(target), {})
     assert [key for key in NAMES["keys"][target] if key not in known and key not in retired] == []
-    assert set(NAMES["dp_config"]) <= set(DP_KEYS)
+    assert set(NAMES["dp_config"]) <= {DPDM_K, *(field.name for field in fields(DPConfig))}
 
 
 @pytest.mark.parametrize("name", NAMES["names"])

@@ -99,13 +99,21 @@ class UNetModel(nn.Module):
         self.context_dim = context_dim
         self.legacy = legacy
         self.predict_codebook_ids = n_embed is not None
+        self._build(out_channels, n_embed)
+        if lora_rank is not None:
+            config = LoRAConfig(rank=lora_rank, alpha=1.0, init="kaiming")
+            insert_adapters(self, config, attention_projections(self))
 
-        self.time_embed_dim = model_channels * 4
+    def _build(self, out_channels: int, n_embed: int | None) -> None:
+        """Make all layers, in the order that seeded starting values depend on."""
+        self.time_embed_dim = self.model_channels * 4
         self.time_embed = nn.Sequential(
-            linear(model_channels, self.time_embed_dim), nn.SiLU(), linear(self.time_embed_dim, self.time_embed_dim)
+            linear(self.model_channels, self.time_embed_dim),
+            nn.SiLU(),
+            linear(self.time_embed_dim, self.time_embed_dim),
         )
-        if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, self.time_embed_dim)
+        if self.num_classes is not None:
+            self.label_emb = nn.Embedding(self.num_classes, self.time_embed_dim)
         skip_widths = self._build_input_blocks()
         width = skip_widths[-1]
         self.middle_block = TimestepEmbedSequential(
@@ -115,13 +123,10 @@ class UNetModel(nn.Module):
         )
         width = self._build_output_blocks(width, skip_widths)
         self.out = nn.Sequential(
-            normalization(width), nn.SiLU(), zero_module(conv_nd(dims, width, out_channels, 3, padding=1))
+            normalization(width), nn.SiLU(), zero_module(conv_nd(self.dims, width, out_channels, 3, padding=1))
         )
         if n_embed is not None:
-            self.id_predictor = nn.Sequential(normalization(width), conv_nd(dims, width, n_embed, 1))
-        if lora_rank is not None:
-            config = LoRAConfig(rank=lora_rank, alpha=1.0, init="kaiming")
-            insert_adapters(self, config, attention_projections(self))
+            self.id_predictor = nn.Sequential(normalization(width), conv_nd(self.dims, width, n_embed, 1))
 
     def _build_input_blocks(self) -> list[int]:
         """Make ``input_blocks``; the result is the width of each block's output, in order."""
