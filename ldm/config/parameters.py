@@ -16,7 +16,15 @@ def accepted_parameters(factory: Any) -> tuple[set[str], list[str], bool]:
     """
     named, required, open_ended = _accepted(factory)
     named |= {field.name for group in getattr(factory, "OPTION_GROUPS", ()) for field in fields(group)}
-    return named - set(getattr(factory, "FIXED_OPTIONS", ())), required, open_ended
+    fixed = set(getattr(factory, "FIXED_OPTIONS", ())) - _signature_names(factory)
+    return named - fixed, required, open_ended
+
+
+def _signature_names(factory: Any) -> set[str]:
+    try:
+        return set(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):
+        return set()
 
 
 def _accepted(factory: Any) -> tuple[set[str], list[str], bool]:

@@ -33,6 +33,20 @@ class LatentDiffusion(LineageSampling, DDPM):
 
     A batch holds images (B, H, W, C) under ``first_stage_key``, or ``moments`` (B, 2z, h, w) when its latents were
     cached, and the condition under ``cond_stage_key``. Latents are (B, z, h, w), scaled by ``scale_factor``.
+
+    Args:
+        first_stage_config: section of the frozen autoencoder.
+        cond_stage_config: section of the condition stage, __is_unconditional__, or __is_first_stage__.
+        num_timesteps_cond: accepted for the lineage's sake; only 1 is supported.
+        cond_stage_key: entry of a batch that holds the condition, such as class_label or caption.
+        cond_stage_trainable: train the condition stage too.
+        concat_mode: the conditioning_key when none is given: concat (true) or crossattn (false).
+        cond_stage_forward: method of the condition stage that encodes; null for encode, else forward.
+        scale_factor: number that latents are multiplied by; a checkpoint's own wins.
+        scale_by_std: take 1 / the standard deviation of the first batch for it; refused in private runs.
+        DPDM_k: DP-LoRA's name of dp_config.noise_multiplicity.
+        dp_config: section of the private training, see below.
+        optimizer_config: further options of AdamW, such as weight_decay.
     """
 
     #: Flags that are read into these dataclasses; a configuration may give any of their fields.

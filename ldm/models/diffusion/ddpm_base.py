@@ -39,6 +39,36 @@ class DDPM(ForwardProcess, pl.LightningModule):
 
     The constructor's names, the state-dict keys and the buffers are those of the latent-diffusion lineage.
     Images and noise are (B, C, H, W), timesteps (B,) int64 in [0, T).
+
+    Args:
+        unet_config: section of the denoising network.
+        timesteps: number T of diffusion steps.
+        beta_schedule: noise schedule: linear, cosine, sqrt_linear or sqrt.
+        loss_type: l2 (squared) or l1 (absolute) error.
+        ckpt_path: checkpoint that the weights start from.
+        ignore_keys: prefixes of keys that are not loaded from it.
+        load_only_unet: load the denoising network from it and nothing else.
+        monitor: logged score that the best checkpoint is chosen by; private runs choose by none.
+        use_ema: keep a running average of the network's weights, which sampling uses.
+        first_stage_key: entry of a batch that holds the images.
+        image_size: side of what is diffused, in pixels or latent cells.
+        channels: channels of what is diffused.
+        log_every_t: timesteps between the intermediate images that are logged.
+        clip_denoised: clip estimates of x_0 to [-1, 1] when sampling, in pixel space.
+        linear_start: first beta of the linear schedules.
+        linear_end: last beta of the linear schedules.
+        cosine_s: offset of the cosine schedule.
+        given_betas: the T betas themselves, in place of a schedule.
+        original_elbo_weight: weight of the variational bound in the loss.
+        v_posterior: posterior variance between its lower bound (0) and beta (1).
+        l_simple_weight: weight of the simple loss.
+        conditioning_key: how the network takes the condition: concat, crossattn, hybrid, adm, or null for none.
+        parameterization: what the network predicts: eps (the noise) or x0 (the image).
+        scheduler_config: section of the learning-rate schedule, applied every step.
+        learn_logvar: learn a log-variance of the loss for every timestep.
+        logvar_init: the starting value of these log-variances.
+        ema_decay: decay rate of the running average, in [0, 1).
+        start_from_ema: start from the checkpoint's averaged weights when it has them.
     """
 
     logvar: Tensor
