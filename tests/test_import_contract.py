@@ -39,7 +39,7 @@ def planted(graph: grimp.ImportGraph, importer: str, imported: str) -> bool:
         graph.remove_import(importer=importer, imported=imported)
 
 
-def test_ten_layers_hold_every_package(graph: grimp.ImportGraph) -> None:
+def test_the_layers_hold_every_package(graph: grimp.ImportGraph) -> None:
     assert len(LAYERS) == 10 and kept(graph)
     named = {name for layer in LAYERS for name in layer}
     assert {f"ldm.{path.stem}" for path in (ROOT / "ldm").glob("*.py") if path.stem[:2] != "__"} <= named
