@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from ldm.errors import UserError, nearest
 from ldm.privacy.clipping import ENGINES, STYLES
@@ -56,6 +57,8 @@ class DPConfig:
     insecure_seed: int | None = None
     #: Names of the data sets that the weights have seen outside the guarantee, for the release card.
     public_data: tuple[str, ...] = ()
+    #: The statistics that are released before the first step; `ldm.training.statistics` reads them.
+    warm_up: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "public_data", tuple(self.public_data))  # a YAML list comes as a list
@@ -155,15 +158,7 @@ class DPConfig:
         self.require_complete()
         assert self.delta is not None and self.max_grad_norm is not None
         size = self.dataset_size or num_records
-        if DELTA_SHARE / size < self.delta < 1 / size:
-            logger.warning(
-                "dp_config.delta: %g is above %g / %d records; delta is the chance that a record is given away, so "
-                "write delta: %.0e or less",
-                self.delta,
-                DELTA_SHARE,
-                size,
-                DELTA_SHARE / size,
-            )
+        _warn_of_large(self.delta, size)
         rate = self._rate(size, batch_size)
         if self.noise_multiplier is None:
             assert self.epsilon is not None
@@ -183,7 +178,7 @@ class DPConfig:
                 insecure_seed=self.insecure_seed,
                 history=history,
             )
-        return PrivacyPlan(
+        plan = PrivacyPlan(
             sample_rate=rate,
             steps=planned_steps(rate, epochs=epochs, steps=steps),
             noise_multiplier=self.noise_multiplier,
@@ -197,6 +192,9 @@ class DPConfig:
             sampling=self.sampling,
             insecure_seed=self.insecure_seed,
         )
+        if any(event == plan.event() for event, _ in history):  # the ledger could not tell them apart
+            raise UserError("dp_config: a step and an earlier release are one event; change a noise_multiplier")
+        return plan
 
     def _rate(self, size: int, batch_size: int) -> float:
         """The sampling rate q: the stated one, the lineage's, or the exact share of a batch of fixed size."""
@@ -205,3 +203,15 @@ class DPConfig:
                 raise UserError(f"data.params.batch_size: {batch_size} exceeds the {size} training records")
             return batch_size / size
         return self.sample_rate if self.sample_rate is not None else lineage_sample_rate(size, batch_size)
+
+
+def _warn_of_large(delta: float, size: int) -> None:
+    if DELTA_SHARE / size < delta < 1 / size:
+        logger.warning(
+            "dp_config.delta: %g is above %g / %d records; delta is the chance that a record is given away, so "
+            "write delta: %.0e or less",
+            delta,
+            DELTA_SHARE,
+            size,
+            DELTA_SHARE / size,
+        )

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from ldm.checkpoint import UNPROTECTED_DATA
 from ldm.config import instantiate_from_config, take_options
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 from ldm.models.diffusion.adapters import AdapterPlan, LoRAOptions, to_model_names
 from ldm.models.diffusion.conditioning import DiffusionWrapper
 from ldm.models.diffusion.ddpm_base import DDPM
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.models.diffusion.finetuning import FineTuning, FineTuningOptions, Selection
+from ldm.models.diffusion.latent_scale import LatentScale
 from ldm.models.diffusion.lineage import LineageSampling
 from ldm.models.diffusion.private_training import PrivateTraining
+from ldm.models.diffusion.timesteps import TimestepRule
+from ldm.modules.adam_bc import AdamBC
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 
 __all__ = ["DDPM", "DiffusionWrapper", "LatentDiffusion"]
@@ -28,13 +31,15 @@ logger = logging.getLogger(__name__)
 RAW_CONDITION_KEYS = ("caption", "coordinates_bbox")
 
 
-class LatentDiffusion(LineageSampling, DDPM):
+class LatentDiffusion(LineageSampling, LatentScale, DDPM):
     """Latent diffusion (Rombach et al. 2022) with the fine-tuning switches of DP-LDM.
 
     A batch holds images (B, H, W, C) under ``first_stage_key``, or ``moments`` (B, 2z, h, w) when its latents were
     cached, and the condition under ``cond_stage_key``. Latents are (B, z, h, w), scaled by ``scale_factor``.
 
     Args:
+        timestep_weights: table of loss weights over timesteps, see `ldm.models.diffusion.timesteps.TimestepRule`.
+        timestep_sampling: table of chances over timesteps, in place of equal ones.
         first_stage_config: section of the frozen autoencoder.
         cond_stage_config: section of the condition stage, __is_unconditional__, or __is_first_stage__.
         num_timesteps_cond: accepted for the lineage's sake; only 1 is supported.
@@ -51,8 +56,6 @@ class LatentDiffusion(LineageSampling, DDPM):
 
     #: Flags that are read into these dataclasses; a configuration may give any of their fields.
     OPTION_GROUPS = (LoRAOptions, FineTuningOptions)
-
-    scale_is_known: bool
 
     #: Options of `DDPM` that this model decides: a latent has no fixed range to clip to.
     FIXED_OPTIONS = ("clip_denoised",)
@@ -77,6 +80,8 @@ class LatentDiffusion(LineageSampling, DDPM):
         ignore_keys: Sequence[str] = (),
         load_only_unet: bool = False,
         ema_decay: float = 0.9999,
+        timestep_weights: Mapping[str, Sequence[float]] | None = None,
+        timestep_sampling: Mapping[str, Sequence[float]] | None = None,
         **options: Any,
     ):
         """Build the model from its configuration; ``options`` are those of `OPTION_GROUPS` and of `DDPM`."""
@@ -88,12 +93,12 @@ class LatentDiffusion(LineageSampling, DDPM):
         private = read_dp_config(dp_config, DPDM_k)
         if conditioning_key is None:
             conditioning_key = "concat" if concat_mode else "crossattn"
-        if cond_stage_config == "__is_unconditional__":
-            conditioning_key = None
+        conditioning_key = None if cond_stage_config == "__is_unconditional__" else conditioning_key
         super().__init__(
             unet_config, conditioning_key=conditioning_key, clip_denoised=False, ema_decay=ema_decay, **options
         )
         self.dp_config = private
+        self.timesteps = TimestepRule(self.num_timesteps, timestep_weights, timestep_sampling)
         self.cond_stage_key = cond_stage_key
         self.cond_stage_trainable = cond_stage_trainable or tuning.train_condition_only or lora.use_cond_lora
         self.cond_stage_forward = cond_stage_forward
@@ -111,10 +116,9 @@ class LatentDiffusion(LineageSampling, DDPM):
         self.adapter_plan = adapters
         adapters.insert(self, ema_decay)
         if ckpt_path is not None:
-            ignored = list(ignore_keys)
-            if tuning.retrain_attention:
-                ignored += self.fine_tuning.attention_prefixes(self, tuning.attention_flag)
-            self.init_from_ckpt(ckpt_path, ignored, only_model=load_only_unet, fresh_adapters=True)
+            flag = tuning.attention_flag if tuning.retrain_attention else None
+            fresh = self.fine_tuning.attention_prefixes(self, flag) if flag is not None else ()
+            self.init_from_ckpt(ckpt_path, [*ignore_keys, *fresh], only_model=load_only_unet, fresh_adapters=True)
 
     # ------------------------------------------------------------------ the parts
 
@@ -162,37 +166,6 @@ class LatentDiffusion(LineageSampling, DDPM):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.scale_is_known = True
-
-    # ------------------------------------------------------------------ the latent scale
-
-    def _set_scale(self, value: float, from_data: bool) -> None:
-        """Start with a scale; ``from_data`` leaves it to a checkpoint or the first batch of public images."""
-        self.scale_by_std = from_data
-        #: False while the scale is still to be measured.
-        self.scale_is_known = not from_data
-        self.scale_factor: float | Tensor
-        if from_data:
-            self.register_buffer("scale_factor", torch.tensor(float(value)))
-        else:
-            self.scale_factor = value
-
-    def _take_scale_of(self, stored: Tensor) -> None:
-        """Use a checkpoint's scale: as a buffer, so that checkpoints of this model carry it along."""
-        if not self.scale_by_std:
-            logger.info("the checkpoint's latent scale %.5f replaces the config's", float(stored))
-            del self.scale_factor
-            self.register_buffer("scale_factor", stored.detach().clone().float())
-        self.scale_is_known = True
-
-    @torch.no_grad()
-    def _measure_scale(self, batch: Mapping[str, Any]) -> None:
-        """Set the scale so that the latents of a batch of public images have standard deviation 1."""
-        if self.dp_config.enabled:  # the driver refuses this earlier; a model that is trained without it ends up here
-            raise UserError("scale_by_std: a statistic of private images is not covered by the guarantee")
-        self.scale_factor = torch.ones_like(torch.as_tensor(self.scale_factor))
-        self.scale_factor = 1.0 / self.latents(batch).flatten().std()
-        self.scale_is_known = True
-        logger.info("latent scale set to %.5f from the first batch", float(self.scale_factor))
 
     # ------------------------------------------------------------------ the first stage
 
@@ -283,6 +256,15 @@ class LatentDiffusion(LineageSampling, DDPM):
         noise = torch.randn_like(x_start) if noise is None else noise
         return self._summarise(self.loss_terms(x_start, t, noise, cond))
 
+    def draw_timesteps(self, rows: int) -> Tensor:
+        """Timesteps (rows,) int64, as often as ``timestep_sampling`` says."""
+        return self.timesteps.draw(rows, self.device)
+
+    def loss_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
+        """As in `DDPM`, the loss of every row times the weight of its timestep."""
+        terms = super().loss_terms(x_start, t, noise, cond)
+        return {**terms, "loss": self.timesteps.weighted(terms["loss"], t)}
+
     def shared_step(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         z, cond = self.get_input(batch, self.first_stage_key)
         if cond is not None and self.cond_stage_trainable:
@@ -353,6 +335,17 @@ class LatentDiffusion(LineageSampling, DDPM):
     def configure_optimizers(self) -> Any:
         self.select_trainable()
         return super().configure_optimizers()
+
+    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW, or with ``optimizer_config.name: adam_bc`` the Adam that knows the noise of a private step."""
+        options = dict(self.optimizer_options())
+        name = options.pop("name", "adamw")
+        if name == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.learning_rate, **options)
+        if name != "adam_bc":
+            raise UserError(f"optimizer_config.name: {name!r} is unknown{nearest(str(name), ('adamw', 'adam_bc'))}")
+        variance = 0.0 if self.private is None else self.private.plan.step_noise_variance
+        return AdamBC(parameters, lr=self.learning_rate, noise_variance=variance, **options)
 
     def optimizer_options(self) -> dict[str, Any]:
         return self.optimizer_config
