@@ -41,6 +41,7 @@ class DDPM(ForwardProcess, pl.LightningModule):
     Images and noise are (B, C, H, W), timesteps (B,) int64 in [0, T).
 
     Args:
+        ema_power: exponent of a power-function average in place of ema_decay's, >= 0, about 6; see `LitEma`.
         unet_config: section of the denoising network.
         timesteps: number T of diffusion steps.
         beta_schedule: noise schedule: linear, cosine, sqrt_linear or sqrt.
