@@ -6,15 +6,18 @@ import importlib
 import importlib.util
 import json
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ldm.cli import ArgumentParser
 from ldm.config import RETIRED, accepted_parameters, canonical_target, get_obj_from_str
 from ldm.models.diffusion.dp_config import DPDM_K
 from ldm.privacy.config import DPConfig
+from tests.jobs.dry import verb
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/from-the-originals.md").read_text(encoding="utf-8")
@@ -47,18 +50,26 @@ def test_scripts_are_there_unless_the_page_says_where_else() -> None:
             assert all((ROOT / word).exists() for word in quoted(there) if "/" in word or "." in word), row
 
 
-@pytest.mark.parametrize("script", NAMES["flags"])
-def test_flags_are_taken(script: str) -> None:
-    text = (ROOT / script).read_text(encoding="utf-8")
-    if script == "main.py":
-        import main
+class Flags(Exception):
+    """Carries the flags of a command's parser."""
 
-        flags = main.get_parser().flags
-        assert [flag for flag in NAMES["flags"][script] if flag not in flags] == []
-    else:
-        added = ('"{0}"', 'add_dataset_flags(parser, "{1}"')
-        missing = [flag for flag in NAMES["flags"][script] if not any(w.format(flag, flag[2:]) in text for w in added)]
-        assert missing == []
+
+def flags_of(script: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    def stop(self: ArgumentParser, *given: Any, **named: Any) -> Any:
+        raise Flags(set(self.flags))
+
+    monkeypatch.setattr(sys, "argv", [script])
+    monkeypatch.setattr(ArgumentParser, "parse_args", stop)
+    monkeypatch.setattr(ArgumentParser, "parse_known_args", stop)
+    with pytest.raises(Flags) as found:
+        verb(script).main()
+    return found.value.args[0]
+
+
+@pytest.mark.parametrize("script", NAMES["flags"])
+def test_flags_are_taken(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = flags_of(script, monkeypatch)
+    assert [flag for flag in NAMES["flags"][script] if flag not in flags] == []
 
 
 @pytest.mark.parametrize("target", NAMES["keys"])

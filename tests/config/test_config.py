@@ -216,6 +216,14 @@ def test_retired_parameters_go_with_one_warning(monkeypatch, caplog):
     assert len(caplog.records) == 1 and "mask" in caplog.text and "other" in caplog.text
 
 
+def test_what_a_class_decides_itself_is_no_parameter(monkeypatch):
+    monkeypatch.setattr(Child, "FIXED_OPTIONS", ("depth", "colour"), raising=False)
+    known, _, _ = config_module.accepted_parameters(Child)
+    assert known == {"width", "colour", "nested"}, "a parameter of its own stays one"
+    with pytest.raises(UserError, match="no parameter 'depth'"):
+        instantiate_from_config({"target": "toys.Child", "params": {"width": 1, "depth": 2}})
+
+
 def test_torch_classes_can_be_built():
     assert instantiate_from_config({"target": "torch.nn.Linear", "params": {"in_features": 2, "out_features": 3}})
     assert instantiate_from_config({"target": "torch.nn.Identity"})
