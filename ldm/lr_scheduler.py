@@ -58,6 +58,14 @@ class LambdaWarmUpCosineScheduler2:
     Within a cycle: linear from ``f_start`` to ``f_max`` over ``warm_up_steps``, then half a cosine to ``f_min`` at the
     end of the cycle. A cycle's last step still belongs to it; after the last cycle the last value stays.
     Raises UserError when the lists differ in length or are empty.
+
+    Args:
+        warm_up_steps: optimizer steps of the warm-up, one number a cycle.
+        f_min: factor at the end of each cycle.
+        f_max: factor at the end of each warm-up.
+        f_start: factor at the first step of each cycle.
+        cycle_lengths: optimizer steps of each cycle, its warm-up included.
+        verbosity_interval: the factor is logged every so many steps; 0 means never.
     """
 
     def __init__(

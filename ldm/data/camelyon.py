@@ -41,6 +41,7 @@ class CamelyonTrain(FileDataset):
         UserError: on a value outside these, and when the files are not there.
     """
 
+    FIXED_OPTIONS = ("folder", "files", "labels")  # the set finds these itself
     num_classes = 2
     default_split = "train"
     default_size = 32

@@ -40,6 +40,7 @@ class CelebATrain(AttributedFiles):
         UserError: on a value outside these, and when the files are not there.
     """
 
+    FIXED_OPTIONS = ("folder", "files", "labels", "attributes", "captions")  # the set finds these itself
     default_split = "train"
     default_interpolation = "bilinear"
 

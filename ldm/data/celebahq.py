@@ -44,6 +44,7 @@ class CelebAHQ(AttributedFiles):
             belong to other images.
     """
 
+    FIXED_OPTIONS = ("folder", "files", "labels", "attributes", "captions")  # the set finds these itself
     default_size = 256
 
     def __init__(

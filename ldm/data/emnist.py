@@ -29,7 +29,8 @@ class EMNISTBase(IdxDataset):
         upright: turn the images the right way up.
         split: "train", "validation" (``holdout`` stratified records of the train files) or "test"; the name of an
             arrangement is taken too, as torchvision spells it (``split="letters"``).
-        datadir: another name of ``root``. train: torchvision's spelling of split="train" (true) or "test" (false).
+        datadir: another name of ``root``.
+        train: torchvision's spelling of split="train" (true) or "test" (false).
         size, flip_p, root, options: see `ldm.data.splits.SplitDataset`.
     """
 

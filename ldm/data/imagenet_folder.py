@@ -45,6 +45,7 @@ class ImageNetFolder(FileDataset):
         UserError: on a value outside these, and when the folders are not there.
     """
 
+    FIXED_OPTIONS = ("folder", "files", "labels")  # the set finds these itself
     folder_names: Sequence[str] = ()
     how_to_fetch = ""
 

@@ -25,6 +25,9 @@ class ImageNetSR(ImageNetFolder):
     part and place are drawn; without, it is the largest part, in the middle.
 
     Args:
+        downscale_f: ``size`` over the side of ``LR_image``, a whole number from 1.
+        min_crop_f: smallest part of the shorter side that is cut out, above 0.
+        max_crop_f: largest part of the shorter side that is cut out, at most 1.
         size: side of ``image``, a multiple of ``downscale_f``; needed.
         degradation: how ``LR_image`` is made: pil_nearest, pil_bilinear, pil_bicubic, pil_box, pil_hamming or
             pil_lanczos. The lineage's cv_... and bsrgan... need packages that are not used here, and are refused.

@@ -31,6 +31,7 @@ class LSUNBase(FileDataset):
         UserError: when the list or the first of its images is not there, and on a value outside these.
     """
 
+    FIXED_OPTIONS = ("folder", "files", "labels")  # the set finds these itself
     list_name = ""
     folder_name = ""
     training = True

@@ -48,6 +48,7 @@ class MNIST5kTrain(ArrayDataset):
         limit: keep only the first records of the split (stratified), for a quick look.
     """
 
+    FIXED_OPTIONS = ("images", "labels", "source", "rows")  # the set finds these itself
     num_classes = 10
     mirrorable = False
     default_channels = 1

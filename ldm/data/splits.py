@@ -56,6 +56,7 @@ class SplitDataset(ArrayDataset):
         UserError: on a value outside these, and when the files are not there (where to put them, and how).
     """
 
+    FIXED_OPTIONS = ("images", "labels", "source", "rows")  # the set finds these itself
     default_split = "train"
     default_holdout = 5000  # of a validation split
     folder_names: Sequence[str] = ()  # below the root; the first is named in messages

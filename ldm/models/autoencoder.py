@@ -26,6 +26,11 @@ class AutoencoderKL(FirstStage):
     `ckpt_path` is loaded strictly except for keys starting with one of `ignore_keys`; a checkpoint's `loss.*` tensors
     are dropped when this model's loss has none, and may be absent altogether. With `freeze_encoder` only the decoder is
     trained, so that latents, and models of them, stay what they were. Raises UserError for a bad ddconfig.
+
+    Args:
+        ckpt_path: checkpoint whose weights are loaded.
+        ignore_keys: prefixes of keys that are not loaded.
+        freeze_encoder: train the decoder only.
     """
 
     def __init__(

@@ -51,6 +51,20 @@ class FirstStage(pl.LightningModule):
     The driver sets `learning_rate` before fitting; the autoencoder's is `lr_g_factor` times that. `scheduler_config` is
     an `ldm.lr_scheduler` target, applied every step. A subclass names its encoding's parts in `trained_parts`, makes
     them, and says what its `outputs` of a batch are and how the loss takes them. Raises UserError for a bad ddconfig.
+
+    Args:
+        ddconfig: the encoder's and decoder's options: ch, ch_mult, num_res_blocks, attn_resolutions, resolution,
+            z_channels, ...
+        lossconfig: section of the training loss; torch.nn.Identity for a model that is not trained further.
+        embed_dim: channels of a latent.
+        double_z: whether the encoder gives a mean and a log-variance (true) or a code (false); the class decides it.
+        image_key: entry of a batch that holds the images.
+        colorize_nlabels: number of labels when the images are segmentation maps, which are then logged in colours.
+        monitor: logged score that the best checkpoint is chosen by, such as val/rec_loss.
+        scheduler_config: section of the learning-rate schedule, applied every step.
+        lr_g_factor: the autoencoder's learning rate over the discriminator's.
+        betas: Adam's two decay rates, in [0, 1).
+        accumulate_grad_batches: batches whose gradients make one step, where the loss has a discriminator.
     """
 
     #: Attributes that the autoencoder's optimizer moves.

@@ -32,6 +32,18 @@ class VQModel(FirstStage):
 
     `ckpt_path` is loaded strictly except for keys starting with one of `ignore_keys`; `loss.*` and `model_ema.*` are
     dropped when this model has none, and may be absent altogether. Raises UserError for a bad ddconfig or range.
+
+    Args:
+        n_embed: number of codebook vectors.
+        embed_dim: length of a codebook vector.
+        ckpt_path: checkpoint whose weights are loaded.
+        ignore_keys: prefixes of keys that are not loaded.
+        batch_resize_range: smallest and largest side, in pixels, of the images in training; None leaves them as they
+            are.
+        remap: file with the codes in use, to which the others are mapped.
+        sane_index_shape: codes come as (B, h, w) in place of a flat list.
+        use_ema: keep a running average of all weights.
+        ema_decay: decay rate of that average, in [0, 1).
     """
 
     trained_parts = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")

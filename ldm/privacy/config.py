@@ -158,15 +158,7 @@ class DPConfig:
         self.require_complete()
         assert self.delta is not None and self.max_grad_norm is not None
         size = self.dataset_size or num_records
-        if DELTA_SHARE / size < self.delta < 1 / size:
-            logger.warning(
-                "dp_config.delta: %g is above %g / %d records; delta is the chance that a record is given away, so "
-                "write delta: %.0e or less",
-                self.delta,
-                DELTA_SHARE,
-                size,
-                DELTA_SHARE / size,
-            )
+        _warn_of_large(self.delta, size)
         rate = self._rate(size, batch_size)
         if self.noise_multiplier is None:
             assert self.epsilon is not None
@@ -211,3 +203,15 @@ class DPConfig:
                 raise UserError(f"data.params.batch_size: {batch_size} exceeds the {size} training records")
             return batch_size / size
         return self.sample_rate if self.sample_rate is not None else lineage_sample_rate(size, batch_size)
+
+
+def _warn_of_large(delta: float, size: int) -> None:
+    if DELTA_SHARE / size < delta < 1 / size:
+        logger.warning(
+            "dp_config.delta: %g is above %g / %d records; delta is the chance that a record is given away, so "
+            "write delta: %.0e or less",
+            delta,
+            DELTA_SHARE,
+            size,
+            DELTA_SHARE / size,
+        )

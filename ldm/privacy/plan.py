@@ -187,21 +187,24 @@ class PrivacyPlan:
             sampling=sampling,
             insecure_seed=insecure_seed,
         )
-        spending: History = [*history, (plan.event(), plan.steps)]
+        plan._log([*history, (plan.event(), plan.steps)], accountant)
+        return plan
+
+    def _log(self, spending: History, accountant: str | None) -> None:
+        """One line on the plan and on the epsilon that ``spending``, earlier runs included, comes to."""
         logger.info(
             "privacy plan: noise multiplier %.4f, %d steps, sample rate %.6g, epsilon %.4f at delta %g "
             "(%s, %s, accountant %s)%s",
-            sigma,
-            count,
-            rate,
-            epsilon(spending, delta, accountant),
-            delta,
-            relation,
-            sampling,
+            self.noise_multiplier,
+            self.steps,
+            self.sample_rate,
+            epsilon(spending, self.delta, accountant),
+            self.delta,
+            self.relation,
+            self.sampling,
             accountant or accountants_for(spending)[0],
-            "" if plan.secure else "; insecure seed: NOT private",
+            "" if self.secure else "; insecure seed: NOT private",
         )
-        return plan
 
 
 def lineage_sample_rate(num_records: int | None, batch_size: int) -> float:

@@ -126,8 +126,11 @@ def _condition_stage(params: Mapping[str, Any]) -> Any:
     """A stand-in for the model with its class embedding only, which is small; other stages come with the model."""
     config = params.get("cond_stage_config")
     key = params.get("cond_stage_key")
-    small = isinstance(config, Mapping) and str(config.get("target", "")).endswith(".ClassEmbedder")
-    if not small or key != "class_label":
+    if (
+        not isinstance(config, Mapping)
+        or not str(config.get("target", "")).endswith(".ClassEmbedder")
+        or key != "class_label"
+    ):
         return SimpleNamespace(cond_stage_model=None, cond_stage_key=key)
     with torch.random.fork_rng(devices=[]):  # the model's own starting values shall not depend on this
         return SimpleNamespace(cond_stage_model=instantiate_from_config(config), cond_stage_key=key)
@@ -139,7 +142,7 @@ def check_labels(model: Any, data: Any) -> None:
     The null class of guidance is no class of data: its records would train what "no condition" means. Found here, it
     is one line; found by a GPU in the middle of an epoch, it is an assertion without a name.
     """
-    stage = getattr(model, "cond_stage_model", None)
+    stage: Any = getattr(model, "cond_stage_model", None)
     if not hasattr(stage, "check") or getattr(model, "cond_stage_key", None) != "class_label":
         return
     for name, dataset in data.datasets.items():

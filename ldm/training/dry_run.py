@@ -7,7 +7,7 @@ from typing import Any
 from ldm.config import to_plain
 from ldm.privacy.plan import PrivacyPlan
 from ldm.training.estimate import Needs, count_needs, measured_rate
-from ldm.training.private_run import requested_length
+from ldm.training.private_checks import requested_length
 from ldm.training.request import RunRequest
 from ldm.training.trainer_flags import device_count, own_device
 

@@ -60,7 +60,8 @@ def count_needs(section: Mapping[str, Any]) -> Needs | None:
             model = instantiate_from_config(section)
             if not isinstance(model, DDPM):
                 return None
-            selection = model.select_trainable().parameters if hasattr(model, "select_trainable") else model.trainable()
+            select: Any = getattr(model, "select_trainable", None)
+            selection = select().parameters if select is not None else model.trainable()
             return _count(model, sum(parameter.numel() for parameter in selection.values()))
     except (NotImplementedError, RuntimeError, ValueError) as error:
         logger.debug("not counted: %s", error)

@@ -109,18 +109,18 @@ def requeued_run(logdir: str) -> str:
 
 def check_sections(config: DictConfig, lightning: DictConfig) -> None:
     """Refuse unknown top-level sections, and missing ones."""
-    for key in config:
+    for key in map(str, config):
         if key not in SECTIONS:
-            raise UserError(f"unknown section {key!r} in the configuration{nearest(str(key), SECTIONS)}")
-    for key in lightning:
+            raise UserError(f"unknown section {key!r} in the configuration{nearest(key, SECTIONS)}")
+    for key in map(str, lightning):
         if key not in LIGHTNING_KEYS:
-            raise UserError(f"unknown key 'lightning.{key}'{nearest(str(key), LIGHTNING_KEYS)}")
+            raise UserError(f"unknown key 'lightning.{key}'{nearest(key, LIGHTNING_KEYS)}")
     for key in ("model", "data"):
         if not isinstance(config.get(key), DictConfig):
             raise UserError(f"the configuration has no section {key!r}; add one with target and params")
-    for key in config.model:
+    for key in map(str, config.model):
         if key not in MODEL_KEYS:
-            raise UserError(f"unknown key 'model.{key}'{nearest(str(key), MODEL_KEYS)}")
+            raise UserError(f"unknown key 'model.{key}'{nearest(key, MODEL_KEYS)}")
 
 
 def check_privacy_settings(request: RunRequest) -> None:

@@ -82,7 +82,7 @@ def build_callbacks(
             continue
         if not isinstance(node, dict) or "target" not in node:
             raise UserError(f"lightning.callbacks.{key} has no target{nearest(key, defaults)}")
-        arguments = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
+        arguments: dict[str, Any] = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
         if key == "setup_callback":
             arguments = {"project_config": config, "lightning_config": lightning}
         built.append(instantiate_from_config(node, **arguments))

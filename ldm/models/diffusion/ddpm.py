@@ -17,6 +17,7 @@ from ldm.models.diffusion.conditioning import DiffusionWrapper
 from ldm.models.diffusion.ddpm_base import DDPM
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.models.diffusion.finetuning import FineTuning, FineTuningOptions, Selection
+from ldm.models.diffusion.latent_scale import LatentScale
 from ldm.models.diffusion.lineage import LineageSampling
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.models.diffusion.timesteps import TimestepRule
@@ -30,17 +31,31 @@ logger = logging.getLogger(__name__)
 RAW_CONDITION_KEYS = ("caption", "coordinates_bbox")
 
 
-class LatentDiffusion(LineageSampling, DDPM):
+class LatentDiffusion(LineageSampling, LatentScale, DDPM):
     """Latent diffusion (Rombach et al. 2022) with the fine-tuning switches of DP-LDM.
 
     A batch holds images (B, H, W, C) under ``first_stage_key``, or ``moments`` (B, 2z, h, w) when its latents were
     cached, and the condition under ``cond_stage_key``. Latents are (B, z, h, w), scaled by ``scale_factor``.
+
+    Args:
+        timestep_weights: table of loss weights over timesteps, see `ldm.models.diffusion.timesteps.TimestepRule`.
+        timestep_sampling: table of chances over timesteps, in place of equal ones.
+        first_stage_config: section of the frozen autoencoder.
+        cond_stage_config: section of the condition stage, __is_unconditional__, or __is_first_stage__.
+        num_timesteps_cond: accepted for the lineage's sake; only 1 is supported.
+        cond_stage_key: entry of a batch that holds the condition, such as class_label or caption.
+        cond_stage_trainable: train the condition stage too.
+        concat_mode: the conditioning_key when none is given: concat (true) or crossattn (false).
+        cond_stage_forward: method of the condition stage that encodes; null for encode, else forward.
+        scale_factor: number that latents are multiplied by; a checkpoint's own wins.
+        scale_by_std: take 1 / the standard deviation of the first batch for it; refused in private runs.
+        DPDM_k: DP-LoRA's name of dp_config.noise_multiplicity.
+        dp_config: section of the private training, see below.
+        optimizer_config: further options of AdamW, such as weight_decay.
     """
 
     #: Flags that are read into these dataclasses; a configuration may give any of their fields.
     OPTION_GROUPS = (LoRAOptions, FineTuningOptions)
-
-    scale_is_known: bool
 
     #: Options of `DDPM` that this model decides: a latent has no fixed range to clip to.
     FIXED_OPTIONS = ("clip_denoised",)
@@ -78,8 +93,7 @@ class LatentDiffusion(LineageSampling, DDPM):
         private = read_dp_config(dp_config, DPDM_k)
         if conditioning_key is None:
             conditioning_key = "concat" if concat_mode else "crossattn"
-        if cond_stage_config == "__is_unconditional__":
-            conditioning_key = None
+        conditioning_key = None if cond_stage_config == "__is_unconditional__" else conditioning_key
         super().__init__(
             unet_config, conditioning_key=conditioning_key, clip_denoised=False, ema_decay=ema_decay, **options
         )
@@ -102,10 +116,9 @@ class LatentDiffusion(LineageSampling, DDPM):
         self.adapter_plan = adapters
         adapters.insert(self, ema_decay)
         if ckpt_path is not None:
-            ignored = list(ignore_keys)
-            if tuning.retrain_attention:
-                ignored += self.fine_tuning.attention_prefixes(self, tuning.attention_flag)
-            self.init_from_ckpt(ckpt_path, ignored, only_model=load_only_unet, fresh_adapters=True)
+            flag = tuning.attention_flag if tuning.retrain_attention else None
+            fresh = self.fine_tuning.attention_prefixes(self, flag) if flag is not None else ()
+            self.init_from_ckpt(ckpt_path, [*ignore_keys, *fresh], only_model=load_only_unet, fresh_adapters=True)
 
     # ------------------------------------------------------------------ the parts
 
@@ -153,37 +166,6 @@ class LatentDiffusion(LineageSampling, DDPM):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.scale_is_known = True
-
-    # ------------------------------------------------------------------ the latent scale
-
-    def _set_scale(self, value: float, from_data: bool) -> None:
-        """Start with a scale; ``from_data`` leaves it to a checkpoint or the first batch of public images."""
-        self.scale_by_std = from_data
-        #: False while the scale is still to be measured.
-        self.scale_is_known = not from_data
-        self.scale_factor: float | Tensor
-        if from_data:
-            self.register_buffer("scale_factor", torch.tensor(float(value)))
-        else:
-            self.scale_factor = value
-
-    def _take_scale_of(self, stored: Tensor) -> None:
-        """Use a checkpoint's scale: as a buffer, so that checkpoints of this model carry it along."""
-        if not self.scale_by_std:
-            logger.info("the checkpoint's latent scale %.5f replaces the config's", float(stored))
-            del self.scale_factor
-            self.register_buffer("scale_factor", stored.detach().clone().float())
-        self.scale_is_known = True
-
-    @torch.no_grad()
-    def _measure_scale(self, batch: Mapping[str, Any]) -> None:
-        """Set the scale so that the latents of a batch of public images have standard deviation 1."""
-        if self.dp_config.enabled:  # the driver refuses this earlier; a model that is trained without it ends up here
-            raise UserError("scale_by_std: a statistic of private images is not covered by the guarantee")
-        self.scale_factor = torch.ones_like(torch.as_tensor(self.scale_factor))
-        self.scale_factor = 1.0 / self.latents(batch).flatten().std()
-        self.scale_is_known = True
-        logger.info("latent scale set to %.5f from the first batch", float(self.scale_factor))
 
     # ------------------------------------------------------------------ the first stage
 

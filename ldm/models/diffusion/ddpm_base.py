@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -28,33 +27,51 @@ from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
 from ldm.models.diffusion.conditioning import DiffusionWrapper
-from ldm.models.diffusion.schedule import BUFFERS, diffusion_constants, elbo_weights
-from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
+from ldm.models.diffusion.forward_process import ForwardProcess
+from ldm.models.diffusion.schedule import BUFFERS
 from ldm.modules.ema import LitEma
 
 logger = logging.getLogger(__name__)
 
 
-class DDPM(pl.LightningModule):
+class DDPM(ForwardProcess, pl.LightningModule):
     """Denoising diffusion with a Gaussian forward process (Ho et al. 2020), in pixel space.
 
     The constructor's names, the state-dict keys and the buffers are those of the latent-diffusion lineage.
     Images and noise are (B, C, H, W), timesteps (B,) int64 in [0, T).
+
+    Args:
+        ema_power: exponent of a power-function average in place of ema_decay's, >= 0, about 6; see `LitEma`.
+        unet_config: section of the denoising network.
+        timesteps: number T of diffusion steps.
+        beta_schedule: noise schedule: linear, cosine, sqrt_linear or sqrt.
+        loss_type: l2 (squared) or l1 (absolute) error.
+        ckpt_path: checkpoint that the weights start from.
+        ignore_keys: prefixes of keys that are not loaded from it.
+        load_only_unet: load the denoising network from it and nothing else.
+        monitor: logged score that the best checkpoint is chosen by; private runs choose by none.
+        use_ema: keep a running average of the network's weights, which sampling uses.
+        first_stage_key: entry of a batch that holds the images.
+        image_size: side of what is diffused, in pixels or latent cells.
+        channels: channels of what is diffused.
+        log_every_t: timesteps between the intermediate images that are logged.
+        clip_denoised: clip estimates of x_0 to [-1, 1] when sampling, in pixel space.
+        linear_start: first beta of the linear schedules.
+        linear_end: last beta of the linear schedules.
+        cosine_s: offset of the cosine schedule.
+        given_betas: the T betas themselves, in place of a schedule.
+        original_elbo_weight: weight of the variational bound in the loss.
+        v_posterior: posterior variance between its lower bound (0) and beta (1).
+        l_simple_weight: weight of the simple loss.
+        conditioning_key: how the network takes the condition: concat, crossattn, hybrid, adm, or null for none.
+        parameterization: what the network predicts: eps (the noise) or x0 (the image).
+        scheduler_config: section of the learning-rate schedule, applied every step.
+        learn_logvar: learn a log-variance of the loss for every timestep.
+        logvar_init: the starting value of these log-variances.
+        ema_decay: decay rate of the running average, in [0, 1).
+        start_from_ema: start from the checkpoint's averaged weights when it has them.
     """
 
-    betas: Tensor
-    alphas_cumprod: Tensor
-    alphas_cumprod_prev: Tensor
-    sqrt_alphas_cumprod: Tensor
-    sqrt_one_minus_alphas_cumprod: Tensor
-    log_one_minus_alphas_cumprod: Tensor
-    sqrt_recip_alphas_cumprod: Tensor
-    sqrt_recipm1_alphas_cumprod: Tensor
-    posterior_variance: Tensor
-    posterior_log_variance_clipped: Tensor
-    posterior_mean_coef1: Tensor
-    posterior_mean_coef2: Tensor
-    lvlb_weights: Tensor
     logvar: Tensor
     #: Plan and ledger of the private run that the starting weights come from, if they come from one.
     start_privacy: Any = None
@@ -120,28 +137,6 @@ class DDPM(pl.LightningModule):
         self._register_logvar(learn_logvar, logvar_init)
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys, only_model=load_only_unet)
-
-    def _register_schedule(
-        self,
-        beta_schedule: str,
-        timesteps: int,
-        linear_start: float,
-        linear_end: float,
-        cosine_s: float,
-        given_betas: Sequence[float] | None,
-    ) -> None:
-        betas = (
-            np.asarray(given_betas, dtype=np.float64)
-            if given_betas is not None
-            else make_beta_schedule(
-                beta_schedule, timesteps, linear_start=linear_start, linear_end=linear_end, cosine_s=cosine_s
-            )
-        )
-        self.num_timesteps = len(betas)
-        constants = diffusion_constants(betas, self.v_posterior)
-        for name, value in constants.items():
-            self.register_buffer(name, value)
-        self.register_buffer("lvlb_weights", elbo_weights(constants, betas, self.parameterization), persistent=False)
 
     def _register_logvar(self, learn: bool, start: float) -> None:
         self.learn_logvar = learn
@@ -214,21 +209,6 @@ class DDPM(pl.LightningModule):
         """Prefixes of keys that a lineage checkpoint carries and this model has no use for."""
         return () if self.learn_logvar else ("logvar",)
 
-    def _check_schedule(self, state: Mapping[str, Tensor], source: str) -> None:
-        stored = state.get("betas")
-        if stored is None:
-            return
-        rtol = 1e-4 if not is_rounded(stored) else torch.finfo(stored.dtype).eps
-        if stored.shape != self.betas.shape or not torch.allclose(
-            stored.float(), self.betas.cpu(), rtol=rtol, atol=1e-8 if rtol == 1e-4 else 1e-7
-        ):
-            raise UserError(
-                f"{source}: was trained with another noise schedule ({len(stored)} steps, beta "
-                f"{float(stored[0]):.3g}..{float(stored[-1]):.3g}) than the config gives ({self.num_timesteps} steps, "
-                f"{float(self.betas[0]):.3g}..{float(self.betas[-1]):.3g}); set timesteps, beta_schedule, linear_start "
-                "and linear_end to those of the checkpoint"
-            )
-
     @contextmanager
     def ema_scope(self, context: str | None = None) -> Iterator[None]:
         """Run the body with the averaged weights in place of the trained ones (no effect without EMA)."""
@@ -237,40 +217,6 @@ class DDPM(pl.LightningModule):
             return
         with self.model_ema.swapped(self.model):
             yield
-
-    def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and log-variance of q(x_t | x_0) (Ho et al. 2020, equation 4)."""
-        mean = extract_into_tensor(self.sqrt_alphas_cumprod, t, x_start.shape) * x_start
-        variance = extract_into_tensor(1.0 - self.alphas_cumprod, t, x_start.shape)
-        return mean, variance, extract_into_tensor(self.log_one_minus_alphas_cumprod, t, x_start.shape)
-
-    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Draw x_t (B, C, H, W) from q(x_t | x_0), with the given standard normal ``noise`` if any."""
-        noise = torch.randn_like(x_start) if noise is None else noise
-        return (
-            extract_into_tensor(self.sqrt_alphas_cumprod, t, x_start.shape) * x_start
-            + extract_into_tensor(self.sqrt_one_minus_alphas_cumprod, t, x_start.shape) * noise
-        )
-
-    def predict_start_from_noise(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Invert `q_sample`: x_0 from x_t and the noise in it."""
-        return (
-            extract_into_tensor(self.sqrt_recip_alphas_cumprod, t, x_t.shape) * x_t
-            - extract_into_tensor(self.sqrt_recipm1_alphas_cumprod, t, x_t.shape) * noise
-        )
-
-    def q_posterior(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, equations 6 and 7)."""
-        mean = (
-            extract_into_tensor(self.posterior_mean_coef1, t, x_t.shape) * x_start
-            + extract_into_tensor(self.posterior_mean_coef2, t, x_t.shape) * x_t
-        )
-        variance = extract_into_tensor(self.posterior_variance, t, x_t.shape)
-        return mean, variance, extract_into_tensor(self.posterior_log_variance_clipped, t, x_t.shape)
-
-    def predict_x0(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
-        """Turn the network's output into an estimate of x_0, whatever it is trained to predict."""
-        return self.predict_start_from_noise(x_t, t, output) if self.parameterization == "eps" else output
 
     def apply_model(self, x_noisy: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """Run the network on x_t; ``cond`` is None in pixel space."""

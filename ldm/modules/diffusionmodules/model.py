@@ -216,6 +216,23 @@ class Encoder(nn.Module):
     One `ddconfig` describes encoder and decoder, so both take the same parameters; `out_ch`, `give_pre_end` and
     `tanh_out` only matter to the decoder. `attn_resolutions` are resolutions of feature maps when the input has the
     nominal `resolution`; other input sizes work and keep the layers.
+
+    Args:
+        ch: channels at full resolution.
+        out_ch: channels of the decoded image.
+        ch_mult: multiple of ch at each level; the image shrinks by 2 between levels.
+        num_res_blocks: residual blocks a level.
+        attn_resolutions: resolutions of feature maps that get attention; may be empty.
+        dropout: dropout rate inside residual blocks, in [0, 1).
+        resamp_with_conv: convolutions in down- and up-sampling, in place of pooling and repeating alone.
+        in_channels: channels of the images, 1 or 3.
+        resolution: nominal side of the images in pixels.
+        z_channels: channels before quant_conv.
+        double_z: mean and log-variance (AutoencoderKL: true) or a code (VQModel: false).
+        give_pre_end: the decoder stops before its last convolution.
+        tanh_out: the decoder's images go through tanh.
+        use_linear_attn: linear attention; the older way of attn_type linear.
+        attn_type: vanilla, linear or none.
     """
 
     def __init__(

@@ -35,6 +35,12 @@ class ClassEmbedder(nn.Module):
     label through `drop`. `forward` itself draws nothing, so a record's loss is a function of its row alone.
 
     Raises UserError for a rate outside [0, 1), or an `n_classes` that leaves no class beside the null class.
+
+    Args:
+        embed_dim: width of a class vector; the UNet's context_dim.
+        n_classes: number of classes, the null class included where there is one.
+        key: entry of a batch that holds the labels.
+        ucg_rate: share of training labels that are replaced by the null class, in [0, 1).
     """
 
     def __init__(self, embed_dim: int, n_classes: int = 1000, key: str = "class", ucg_rate: float = 0.0) -> None:

@@ -94,6 +94,16 @@ class BERTEmbedder(nn.Module):
 
     Strings become N = ``max_seq_len`` tokens; tokens (B, N) int64 are taken as they are, the only kind accepted when
     ``use_tokenizer`` is off. ``vocabulary`` is the tokenizer's vocab.txt. Raises UserError as `BERTTokenizer` does.
+
+    Args:
+        n_embed: width of a token's vector.
+        n_layer: number of transformer layers.
+        vocab_size: number of tokens in the vocabulary.
+        max_seq_len: tokens of a caption; longer ones are cut, shorter ones padded.
+        device: accepted for the lineage's sake and not used: tensors follow the weights.
+        use_tokenizer: accept captions, and not only tokens.
+        embedding_dropout: dropout rate on the token vectors, in [0, 1).
+        vocabulary: the tokenizer's vocab.txt; default $LDM_BERT_VOCAB.
     """
 
     unused_parameters = TransformerEmbedder.unused_parameters

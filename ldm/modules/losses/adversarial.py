@@ -26,6 +26,20 @@ class AdversarialLoss(nn.Module):
     `disc_conditional` joins `cond` to the images' channels, which `disc_in_channels` must count. `vgg_weights` names
     torchvision's VGG16 file when it is not in the usual place (see `ldm.modules.losses.lpips`). Raises UserError for
     an unknown `disc_loss`.
+
+    Args:
+        disc_start: step from which on the discriminator counts.
+        pixelloss_weight: weight of the pixel error, >= 0.
+        disc_num_layers: layers of the patch discriminator, >= 1.
+        disc_in_channels: channels of the images that the discriminator sees.
+        disc_factor: weight of the adversarial terms; 0 switches them off.
+        disc_weight: multiplier of the adaptive weight lambda.
+        perceptual_weight: weight of LPIPS; 0 switches it off, and no VGG weights are needed.
+        use_actnorm: activation normalisation in the discriminator in place of batch normalisation.
+        disc_conditional: the discriminator also sees the condition.
+        disc_loss: hinge or vanilla.
+        disc_ndf: channels of the discriminator's first layer.
+        vgg_weights: file of VGG16's weights, when it is not in the usual place.
     """
 
     def __init__(

@@ -25,6 +25,10 @@ class LPIPSWithDiscriminator(AdversarialLoss):
 
     `logvar` is stored but, as in the published models, no optimizer moves it. The other parameters and what they raise:
     see `AdversarialLoss`.
+
+    Args:
+        logvar_init: starting value of the logarithm of the reconstruction's variance.
+        kl_weight: weight of the KL divergence, >= 0.
     """
 
     def __init__(

@@ -24,6 +24,12 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
     With `n_classes`, the number of codes, the log also tells how many codes a batch uses (`cluster_usage`) and how
     evenly (`perplexity`, at most that number). The other parameters: see `AdversarialLoss`. Raises UserError for an
     unknown `disc_loss`, `pixel_loss` or `perceptual_loss`.
+
+    Args:
+        codebook_weight: weight of the codebook loss, >= 0.
+        n_classes: number of codes, for the log of how many are used.
+        perceptual_loss: lpips, the only one there is.
+        pixel_loss: l1 (absolute) or l2 (squared) error.
     """
 
     def __init__(
