@@ -11,7 +11,11 @@ from ldm.errors import UserError, nearest
 
 #: Command to the one line that the list shows. The module of a command has its name.
 COMMANDS = {
+    "train": "train from YAML files, privately where they say so",
+    "sample": "draw images from a release folder, a run, or a YAML file and a checkpoint",
+    "evaluate": "measure generated images against real ones",
     "release": "write a finished private run as a folder that can be handed over",
+    "budget": "what a privacy budget buys, before training",
     "verify": "check a release folder: checksums, epsilon, plan, weights, documents",
 }
 
