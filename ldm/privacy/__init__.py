@@ -1,33 +1,53 @@
 """The privacy room: what makes the published (epsilon, delta) of a run true by construction.
 
-It knows no trainer, no diffusion and no configuration file, and can be reviewed alone (``docs/privacy.md``):
+It knows no trainer, no diffusion and no configuration file, and can be reviewed alone (``docs/privacy.md``). A plain
+torch model trained with it is ``examples/dp_sgd_mlp.py``. In the order of a step:
 
 * ``plan``: `PrivacyPlan`, the public constants of a run
-* ``sampling``: `PoissonBatchSampler`, the draws; ``randomness``: where their generators come from
-* ``clipping``, ``engines`` and ``layers``: `PerRecordClipper`, one bounded contribution a record
+* ``sampling``: `sampler_from_plan` makes `PoissonBatchSampler` and its kin, the draws; ``randomness``: where their
+  generators come from; ``ranks`` and ``distributed``: several processes that take one step together
+* ``clipping``: `PerRecordClipper` with a rule, `Clipping`: one bounded contribution a record; ``engines``: how, fast;
+  `LayerRule`, `Contribution`, `WrittenOut` and `DEFAULT_RULES`: how a layer of one's own joins in
 * ``noise``: `GaussianNoise`
-* ``distributed``: several processes that take one step together, each on its own shard of the records
-* ``event``: `SamplingEvent`, one noised step; ``ledger``: `Ledger`, what was spent; ``accounting``: what that costs
+* ``event``: `SamplingEvent`, one noised step; ``ledger``: `Ledger`, what was spent; ``accounting``: what that costs;
+  ``meter``: `EpsilonMeter`, the running number
 * ``card``: `ReleaseCard`, what is published
+* ``audit``: lower bounds measured on the running mechanism (imported by its own name)
 """
 
 from __future__ import annotations
 
+from ldm.privacy.accounting import calibrate, epsilon
 from ldm.privacy.card import ReleaseCard
-from ldm.privacy.event import SamplingEvent
+from ldm.privacy.clipping import Clipping, PerRecordClipper
+from ldm.privacy.engines.layers import DEFAULT_RULES, Contribution, LayerRule, WrittenOut
+from ldm.privacy.event import SamplingEvent, sensitivity
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.meter import EpsilonMeter
 from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.plan import PrivacyPlan
-from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
+from ldm.privacy.ranks import Ranks
+from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler, ShardedBatchSampler, sampler_from_plan
 
 __all__ = [
+    "DEFAULT_RULES",
+    "Clipping",
+    "Contribution",
     "EpsilonMeter",
     "FixedSizeBatchSampler",
     "GaussianNoise",
+    "LayerRule",
     "Ledger",
+    "PerRecordClipper",
     "PoissonBatchSampler",
     "PrivacyPlan",
+    "Ranks",
     "ReleaseCard",
     "SamplingEvent",
+    "ShardedBatchSampler",
+    "WrittenOut",
+    "calibrate",
+    "epsilon",
+    "sampler_from_plan",
+    "sensitivity",
 ]

@@ -17,7 +17,7 @@ import logging
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -28,7 +28,15 @@ from dp_accounting.privacy_accountant import NeighboringRelation
 from dp_accounting.rdp import rdp_privacy_accountant as rdp_library
 
 from ldm.errors import UserError
-from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT, History, SamplingEvent
+from ldm.privacy.event import (
+    ADD_OR_REMOVE_ONE,
+    POISSON,
+    REPLACE_ONE,
+    WITHOUT_REPLACEMENT,
+    History,
+    SamplingEvent,
+    sensitivity,
+)
 from ldm.privacy.validate import number, one_of, whole
 
 ACCOUNTANTS = ("pld", "prv", "rdp")
@@ -103,6 +111,23 @@ def merge_history(events: History) -> list[tuple[SamplingEvent, int]]:
 # --- privacy loss distributions ------------------------------------------------------------------------------------
 
 
+def deltas(events: History, epsilons: Sequence[float]) -> list[float]:
+    """The least delta at each of ``epsilons`` >= 0, by privacy loss distributions: the whole curve of a history.
+
+    Upper bounds, each the larger of both directions of the relation. Raises UserError for a history that has no
+    privacy loss distribution (batches of fixed size).
+    """
+    history = merge_history(events)
+    if not history:
+        return [0.0] * len(epsilons)
+    if "pld" not in accountants_for(history):
+        raise UserError("batches of fixed size have no privacy loss distribution, so no curve; use Poisson batches")
+    composed = privacy_loss(history)
+    if composed is None:
+        return [1.0] * len(epsilons)
+    return [float(delta) for delta in composed.get_delta_for_epsilon(list(epsilons))]
+
+
 def _pld_epsilon(history: History, delta: float) -> float:
     composed = privacy_loss(history)
     return math.inf if composed is None else float(composed.get_epsilon_for_delta(delta))
@@ -130,7 +155,7 @@ _SMALLEST_STD = 0.02
 
 def _std_over_clip(event: SamplingEvent) -> float:
     """Noise standard deviation in units of C: one record's contribution, whatever the relation."""
-    return event.noise_multiplier * (2 if event.relation == REPLACE_ONE else 1)
+    return event.noise_multiplier * sensitivity(1.0, event.relation)
 
 
 def _composed_std(event: SamplingEvent, count: int) -> tuple[float, float, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ldm.errors import UserError
 from ldm.privacy.accounting import calibrate, epsilon
-from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, SamplingEvent
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, SamplingEvent, sensitivity
 from ldm.privacy.plan import check_delta, lineage_sample_rate, planned_steps
 from ldm.privacy.validate import whole
 
@@ -32,7 +32,7 @@ class Budget:
     @property
     def noise_share(self) -> float:
         """Standard deviation of the noise on the averaged gradient, over C."""
-        return self.noise_multiplier * (2 if self.relation != ADD_OR_REMOVE_ONE else 1) / self.batch_size
+        return self.noise_multiplier * sensitivity(1.0, self.relation) / self.batch_size
 
     def events(self) -> list[tuple[SamplingEvent, int]]:
         """The history that was accounted."""

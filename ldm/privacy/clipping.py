@@ -2,6 +2,38 @@
 
 This is the sensitivity half of DP-SGD (Abadi et al. 2016, arXiv 1607.00133, algorithm 1). Noise is added elsewhere,
 once per logical step, to what :meth:`PerRecordClipper.take` returns.
+
+**Guarantee.** Let every row's loss depend on that row alone. Then two data sets that differ in one record give sums,
+over all parameters of a step together, that differ by at most ``Clipping.sensitivity(relation)`` in L2 norm: C when the
+record is added or removed, 2C when it is replaced, up to a relative 1e-6 of fp32 rounding. It holds for any chunks, any
+number of copies, any weights and whatever the gradients are:
+
+=============================================  =====================================================================
+case                                           what happens
+=============================================  =====================================================================
+no record in a chunk, or no chunk in a step    nothing is added; the sums of the step are zeros
+a gradient that is not finite                  the record contributes exactly zero, its neighbours what they always do
+a gradient of zero                             contributes zero; no division by zero, also with gamma = 0
+a gradient shorter than C                      ``flat``: enters as it is; ``automatic``: is lengthened to below C
+a record with K copies (noise draws)           one gradient, of the mean loss, clipped once
+a parameter that is frozen                     must be left out; freezing one later is refused
+a trainable parameter that is left out         refused: it would be trained without noise
+a parameter that the loss does not reach       refused in the first chunk; in later ones its sum is zero
+a record without effect on some parameter      its part of the sum is zero; the bound is unchanged
+forward pass in bf16 (autocast)                norms and sums are fp32 all the same; the bound is unchanged
+batch norm in training mode                    refused: it mixes records
+=============================================  =====================================================================
+
+>>> model = nn.Linear(3, 1)
+>>> clipper = PerRecordClipper(model, dict(model.named_parameters()), Clipping(max_grad_norm=0.5))
+>>> def loss(rows):
+...     return 1000 * model(rows["x"]).squeeze(1)  # one loss a row
+>>> clipper.accumulate(loss, {"x": torch.ones(4, 3)}, copies=2)  # two records of two copies each
+>>> sums = clipper.take()
+>>> {name: tuple(total.shape) for name, total in sums.items()}
+{'weight': (1, 3), 'bias': (1,)}
+>>> round(float(torch.cat([total.flatten() for total in sums.values()]).norm()), 4)  # each moved it by C
+1.0
 """
 
 from __future__ import annotations
@@ -20,6 +52,7 @@ from ldm.privacy.engines.capture import find_layers
 from ldm.privacy.engines.instantiate import InstantiateEngine
 from ldm.privacy.engines.layers import DEFAULT_RULES, LayerRule
 from ldm.privacy.engines.naive import NaiveEngine
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, sensitivity
 from ldm.privacy.ownership import Ownership
 from ldm.privacy.verification import check_rows, check_sums, off_zero
 
@@ -59,10 +92,9 @@ class Clipping:
         if not (math.isfinite(self.gamma) and self.gamma >= 0):
             raise UserError(f"clipping gamma is {self.gamma}; give a number from 0 up, e.g. 0.01")
 
-    @property
-    def sensitivity(self) -> float:
-        """Upper bound C on the L2 norm of one record's contribution, over all parameters together."""
-        return self.max_grad_norm
+    def sensitivity(self, relation: str = ADD_OR_REMOVE_ONE) -> float:
+        """How far one record moves the sum at most, in L2 norm over all parameters: C, or 2C for ``replace_one``."""
+        return sensitivity(self.max_grad_norm, relation)
 
     def groups(self, names: Iterable[str]) -> Groups:
         """Which parameters are clipped together: those of one layer for ``per_layer``, all otherwise."""

@@ -18,6 +18,15 @@ WITHOUT_REPLACEMENT = "without_replacement"
 SAMPLINGS = (POISSON, WITHOUT_REPLACEMENT)
 
 
+def sensitivity(max_grad_norm: float, relation: str = ADD_OR_REMOVE_ONE) -> float:
+    """How far one record can move a sum of gradients that are clipped to ``max_grad_norm`` C, in L2 norm.
+
+    C when the record is added or removed, 2C when it is replaced by another. Raises UserError for an unknown relation.
+    """
+    one_of("relation", relation, RELATIONS)
+    return max_grad_norm * (2 if relation == REPLACE_ONE else 1)
+
+
 @dataclass(frozen=True)
 class SamplingEvent:
     """One noised step as an accountant sees it; public constants only.

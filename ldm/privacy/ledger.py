@@ -1,4 +1,18 @@
-"""`Ledger`: every noised step that was taken, append-only, from the first step of the first session on."""
+"""`Ledger`: every noised step that was taken, append-only, from the first step of the first session on.
+
+>>> step = SamplingEvent(sample_rate=0.01, noise_multiplier=1.0)
+>>> ledger = Ledger()
+>>> ledger.epsilon(delta=1e-6)
+0.0
+>>> for _ in range(3):
+...     ledger.record(step)
+>>> ledger.steps, len(ledger.events)  # three steps, one run of equal events
+(3, 1)
+>>> restored = Ledger.from_dict(ledger.to_dict())
+>>> restored.record(step)  # a resumed session
+>>> restored.covers(ledger), ledger.absorb(restored).steps  # what both hold is charged once
+(True, 4)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,17 @@
-"""`PrivacyPlan`: the public constants of a private run, fixed before the first record is read."""
+"""`PrivacyPlan`: the public constants of a private run, fixed before the first record is read.
+
+>>> plan = PrivacyPlan.calibrate(
+...     target_epsilon=2, delta=1e-6, batch_size=100, num_records=10_000, epochs=1, max_grad_norm=1.0
+... )
+>>> plan.sample_rate, plan.steps
+(0.01, 100)
+>>> 1.99 < plan.epsilon() <= 2
+True
+>>> plan.noise_std == plan.noise_multiplier  # on the sum; C is 1 here
+True
+>>> PrivacyPlan.from_dict(plan.to_dict()) == plan
+True
+"""
 
 from __future__ import annotations
 
@@ -12,7 +25,7 @@ from typing import Any
 
 from ldm.errors import UserError, nearest
 from ldm.privacy.accounting import accountants_for, calibrate, epsilon
-from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, History, SamplingEvent
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, History, SamplingEvent, sensitivity
 from ldm.privacy.validate import number, whole
 
 logger = logging.getLogger(__name__)
@@ -68,7 +81,7 @@ class PrivacyPlan:
     @property
     def sensitivity(self) -> float:
         """How far one record can move the clipped sum: C when it is added or removed, 2C when it is replaced."""
-        return self.max_grad_norm * (2 if self.relation == REPLACE_ONE else 1)
+        return sensitivity(self.max_grad_norm, self.relation)
 
     @property
     def noise_std(self) -> float:

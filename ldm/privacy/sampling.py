@@ -1,16 +1,34 @@
-"""Batch samplers whose draws an accountant can analyse: Poisson batches, and fixed-size ones as second choice."""
+"""Batch samplers whose draws an accountant can analyse: Poisson batches, and fixed-size ones as second choice.
+
+`sampler_from_plan` is the one way from a plan to a sampler:
+
+>>> from ldm.privacy.plan import PrivacyPlan
+>>> plan = PrivacyPlan(
+...     sample_rate=0.5, steps=8, noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-5, expected_batch_size=3,
+...     insecure_seed=1,  # for a printed example only: without it every draw is secret
+... )
+>>> sampler = sampler_from_plan(plan, num_records=6)
+>>> len(sampler)  # draws an epoch, in which a record is expected once
+2
+>>> list(sampler)  # batch sizes vary, and a batch may be empty
+[[1, 2, 3, 5], [1, 2, 3]]
+>>> next(iter(sampler_from_plan(plan, num_records=6, start=1)))  # resumed after one step
+[1, 2, 3]
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from ldm.errors import UserError
-from ldm.privacy.event import POISSON, WITHOUT_REPLACEMENT, SamplingEvent
+from ldm.privacy.event import POISSON
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.randomness import SAMPLING, secret_generator, seeded_generator
+from ldm.privacy.ranks import Ranks
 from ldm.privacy.validate import number, whole
 
 
@@ -85,16 +103,6 @@ class PoissonBatchSampler(_Draws):
         super().__init__(num_records, steps, generator, insecure_seed, start)
         self.sample_rate = sample_rate
 
-    @classmethod
-    def from_plan(cls, plan: PrivacyPlan, num_records: int, *, start: int = 0) -> PoissonBatchSampler:
-        """The sampler of a plan over ``num_records`` records, ``start`` steps of which are done.
-
-        ``num_records`` is the length of the data set at hand; the plan's own number is not consulted, because the rate
-        must not move when a record is added. Raises UserError for a plan with another sampling or without steps left.
-        """
-        _expect(plan.event(), POISSON)
-        return cls(num_records, plan.sample_rate, _left(plan, start), insecure_seed=plan.insecure_seed, start=start)
-
     def _choose(self, generator: np.random.Generator) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         # float64: the chance of a record differs from sample_rate by less than 2^-53
         return np.flatnonzero(generator.random(self.num_records) < self.sample_rate)
@@ -124,23 +132,92 @@ class FixedSizeBatchSampler(_Draws):
             raise UserError(f"batch_size {batch_size} exceeds the {num_records} records")
         self.batch_size = batch_size
 
-    @classmethod
-    def from_plan(cls, plan: PrivacyPlan, num_records: int, *, start: int = 0) -> FixedSizeBatchSampler:
-        """The sampler of a plan, with the largest batch whose share of the records is within the plan's sample rate."""
-        _expect(plan.event(), WITHOUT_REPLACEMENT)
-        batch_size = int(plan.sample_rate * num_records * (1 + 1e-12))
-        return cls(num_records, batch_size, _left(plan, start), insecure_seed=plan.insecure_seed, start=start)
-
     def _choose(self, generator: np.random.Generator) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         return np.sort(generator.choice(self.num_records, self.batch_size, replace=False, shuffle=False))
 
 
-def _expect(event: SamplingEvent, sampling: str) -> None:
-    if event.sampling != sampling:
-        raise UserError(f"the plan accounts for sampling: {event.sampling}, this sampler draws {sampling} batches")
+def shard_indices(num_records: int, rank: int, world: int) -> range:
+    """The records of one process: every ``world``-th one. Shards are disjoint, cover all and differ by one at most.
+
+    Raises UserError when there are fewer records than processes.
+    """
+    ranks = Ranks(rank, world)
+    whole("num_records", num_records)
+    if num_records < world:
+        raise UserError(f"{num_records} records cannot be shared among {world} processes; use fewer devices")
+    return range(ranks.rank, num_records, ranks.size)
 
 
-def _left(plan: PrivacyPlan, start: int) -> int:
-    if start >= plan.steps:
-        raise UserError(f"the plan has {plan.steps} steps and {start} are done: nothing is left to draw")
-    return plan.steps - start
+class ShardedBatchSampler(Sampler[list[int]]):
+    """One process's part of each Poisson draw: indices into the whole set, ascending, all of its own shard.
+
+    Every process has an independent generator seeded by the operating system and draws from its shard only; the union
+    over the processes is a Poisson draw of the whole set at the same rate. All processes iterate over the same number
+    of draws, whichever of them are empty. With ``insecure_seed`` the whole set's draw number i is repeated in every
+    process, which keeps its own part: then the union is, record for record, what one process would draw.
+
+    Raises UserError for values out of range.
+    """
+
+    def __init__(
+        self,
+        num_records: int,
+        sample_rate: float,
+        steps: int,
+        ranks: Ranks,
+        generator: np.random.Generator | None = None,
+        *,
+        insecure_seed: int | None = None,
+        start: int = 0,
+    ):
+        self.shard = shard_indices(num_records, ranks.rank, ranks.size)
+        self._repeated = insecure_seed is not None
+        drawn_from = num_records if self._repeated else len(self.shard)
+        self._draws = PoissonBatchSampler(
+            drawn_from, sample_rate, steps, generator, insecure_seed=insecure_seed, start=start
+        )
+
+    def __len__(self) -> int:
+        return len(self._draws)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for indices in self._draws:
+            yield self._own(indices)
+
+    def _own(self, indices: list[int]) -> list[int]:
+        if self._repeated:
+            return [index for index in indices if index in self.shard]
+        return [self.shard[index] for index in indices]
+
+
+def sampler_from_plan(
+    plan: PrivacyPlan, num_records: int, *, draws: int | None = None, start: int = 0, ranks: Ranks | None = None
+) -> PoissonBatchSampler | FixedSizeBatchSampler | ShardedBatchSampler:
+    """The sampler whose draws ``plan`` accounts for; training and audits get theirs here and nowhere else.
+
+    ``num_records`` is the length of the data set at hand. The plan's own number is not consulted for a Poisson plan:
+    the rate must not move when a record is added. An iteration yields ``draws`` batches, by default an epoch, in which
+    a record is expected once; iterating again goes on. ``start`` steps of the plan have been taken. With several
+    ``ranks`` the draws are the parts that are this process's.
+
+    Raises UserError when a batch of fixed size would be a larger share of the records than the plan accounts for, and
+    when several processes would have to draw parts of one: parts of fixed size make no uniformly random whole.
+    """
+    count = math.ceil(1.0 / plan.sample_rate - 1e-9) if draws is None else draws
+    seed = plan.insecure_seed
+    if plan.sampling == POISSON:
+        if ranks is None or ranks.size == 1:
+            return PoissonBatchSampler(num_records, plan.sample_rate, count, insecure_seed=seed, start=start)
+        return ShardedBatchSampler(num_records, plan.sample_rate, count, ranks, insecure_seed=seed, start=start)
+    if ranks is not None and ranks.size > 1:
+        raise UserError(
+            f"the plan accounts for sampling: {plan.sampling}, which several processes cannot draw in parts; "
+            "use one device, or Poisson batches"
+        )
+    size = int(plan.expected_batch_size)
+    if size > plan.sample_rate * num_records * (1 + 1e-9):
+        raise UserError(
+            f"the training set has {num_records} records, fewer than the run was planned for: batches of {size} would "
+            f"be a larger share of it than the {plan.sample_rate:.4g} that is accounted for"
+        )
+    return FixedSizeBatchSampler(num_records, size, count, insecure_seed=seed, start=start)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +16,12 @@ from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.config import DPConfig
-from ldm.privacy.distributed import Ranks, ShardedBatchSampler
 from ldm.privacy.event import POISSON
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.meter import EpsilonMeter
 from ldm.privacy.plan import PrivacyPlan, planned_steps
-from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
+from ldm.privacy.ranks import Ranks
+from ldm.privacy.sampling import sampler_from_plan
 from ldm.training.private_ddp import private_strategy, process_count
 from ldm.training.run_directory import RunDirectory
 from ldm.training.unprotected_run import source_of
@@ -76,7 +75,8 @@ class PrivateSession:
         ranks = self.training.ranks = Ranks(trainer.global_rank, trainer.world_size)
         if ranks.size > 1:
             records = len(self.data.datasets["train"])
-            self.data.train_batch_sampler = batch_sampler(self.plan, records, self.training.ledger.steps, ranks)
+            taken = self.training.ledger.steps
+            self.data.train_batch_sampler = sampler_from_plan(self.plan, records, start=taken, ranks=ranks)
             logger.info("%d processes share each step: each draws and clips a part of the records", ranks.size)
         self.training.on_release = self.write_card if ranks.first else None
         self.model.private = self.training
@@ -175,7 +175,7 @@ def build_session(
         engine=config.engine,
     )
     describe_session(account.plan, selection)
-    data.train_batch_sampler = batch_sampler(account.plan, records, account.ledger.steps)
+    data.train_batch_sampler = sampler_from_plan(account.plan, records, start=account.ledger.steps)
     exceptions = exceptions_of_start(model, data.datasets["train"])
     not_covered = tuple(dict.fromkeys((*account.not_covered, *exceptions)))
     meter = EpsilonMeter(account.plan)
@@ -225,26 +225,6 @@ def make_plan(config: DPConfig, records: int, batch_size: int, settings: Mapping
     epochs, steps = required_length(settings)
     config.check_records(records)
     return config.plan(num_records=records, batch_size=batch_size, epochs=epochs, steps=steps)
-
-
-def batch_sampler(plan: PrivacyPlan, records: int, taken: int, ranks: Ranks | None = None) -> Any:
-    """The draws of a plan, ``taken`` of which are done, in epochs in which a record is expected once.
-
-    With several ``ranks`` these are the parts of the draws that are this process's. Raises UserError when a batch of
-    fixed size would be a larger share of the records than the plan accounts for.
-    """
-    epoch = math.ceil(1.0 / plan.sample_rate - 1e-9)
-    if ranks is not None and ranks.size > 1:
-        return ShardedBatchSampler.from_plan(plan, records, epoch, ranks, start=taken)
-    if plan.sampling == POISSON:
-        return PoissonBatchSampler(records, plan.sample_rate, epoch, insecure_seed=plan.insecure_seed, start=taken)
-    size = int(plan.expected_batch_size)
-    if size > plan.sample_rate * records * (1 + 1e-9):
-        raise UserError(
-            f"the training set has {records} records, fewer than the run was planned for: batches of {size} would be a "
-            f"larger share of it than the {plan.sample_rate:.4g} that is accounted for"
-        )
-    return FixedSizeBatchSampler(records, size, epoch, insecure_seed=plan.insecure_seed, start=taken)
 
 
 def required_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:

@@ -13,9 +13,11 @@ from torch import Tensor, distributed, nn
 from ldm.errors import UserError
 from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.private_training import PrivateTraining
-from ldm.privacy.distributed import Ranks, ShardedBatchSampler, broadcast_state, check_agreement, reduce_sums
+from ldm.privacy.distributed import broadcast_state, check_agreement, reduce_sums
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.ranks import Ranks
+from ldm.privacy.sampling import sampler_from_plan
 
 RECORDS, STEPS, QUIET_STEPS = 15, 8, 300
 BATCH = 3
@@ -97,7 +99,7 @@ def take_steps(plan: PrivacyPlan, ranks: Ranks) -> dict[str, Any]:
     private = training(net, plan, ranks)
     private.begin()
     draws, parameters = [], []
-    for indices in ShardedBatchSampler.from_plan(plan, RECORDS, STEPS, ranks):
+    for indices in sampler_from_plan(plan, RECORDS, draws=STEPS, ranks=ranks):
         private.step(net, pick(indices))
         draws.append(indices)
         parameters.append(flat(net.parameters()))

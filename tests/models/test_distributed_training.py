@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from ldm.privacy.distributed import Ranks
+from ldm.privacy.ranks import Ranks
 from tests.models import processes
 
 pytestmark = pytest.mark.slow  # two more processes import torch

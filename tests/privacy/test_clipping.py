@@ -64,7 +64,11 @@ def test_styles_follow_their_formulas() -> None:
     assert (groups.count, list(groups.index.values())) == (2, [0, 0, 1, 1])
     twice = layers.factors(squares.repeat(2, 1))
     assert torch.allclose(twice, torch.tensor([[1.0, 0.5 / 2**0.5, 1.0]]).repeat(2, 1), rtol=1e-5)
-    assert all(Clipping(2.0, style).sensitivity == 2.0 for style in STYLES)
+    for style in STYLES:
+        clipping = Clipping(2.0, style)
+        assert (clipping.sensitivity(), clipping.sensitivity("replace_one")) == (2.0, 4.0)
+    with pytest.raises(UserError, match="add_or_remove_one"):
+        Clipping(1.0).sensitivity("add_or_remove")
 
 
 @pytest.mark.parametrize("style", STYLES)

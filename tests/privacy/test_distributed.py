@@ -11,16 +11,10 @@ import pytest
 import torch
 
 from ldm.errors import UserError
-from ldm.privacy.distributed import (
-    Ranks,
-    ShardedBatchSampler,
-    check_agreement,
-    group_ranks,
-    reduce_sums,
-    shard_indices,
-)
+from ldm.privacy.distributed import check_agreement, reduce_sums
 from ldm.privacy.plan import PrivacyPlan
-from ldm.privacy.sampling import PoissonBatchSampler
+from ldm.privacy.ranks import Ranks, group_ranks
+from ldm.privacy.sampling import PoissonBatchSampler, ShardedBatchSampler, sampler_from_plan, shard_indices
 
 RATE = 0.3
 
@@ -104,12 +98,12 @@ def test_with_an_insecure_seed_the_union_is_what_one_process_draws() -> None:
 
 
 def test_a_plan_gives_its_rate_and_seed_and_must_be_poisson() -> None:
-    sampler = ShardedBatchSampler.from_plan(plan(insecure_seed=1), 30, 4, Ranks(1, 2), start=3)
+    sampler = sampler_from_plan(plan(insecure_seed=1), 30, draws=4, start=3, ranks=Ranks(1, 2))
     alone = PoissonBatchSampler(30, RATE, 4, insecure_seed=1, start=3)
     assert list(sampler) == [[index for index in draw if index % 2 == 1] for draw in alone]
     fixed = plan(sampling="without_replacement", relation="replace_one")
     with pytest.raises(UserError, match="without_replacement, which several processes cannot draw in parts"):
-        ShardedBatchSampler.from_plan(fixed, 30, 4, Ranks(0, 2))
+        sampler_from_plan(fixed, 30, draws=4, ranks=Ranks(0, 2))
 
 
 def test_alone_nothing_is_reduced_and_everything_agrees() -> None:

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from ldm.errors import UserError
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.plan import PrivacyPlan
-from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
+from ldm.privacy.ranks import Ranks
+from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler, ShardedBatchSampler, sampler_from_plan
 
 
 def plan(**changes):
@@ -95,25 +96,36 @@ def test_iterating_again_draws_again():
 
 def test_one_more_record_leaves_rate_and_steps_alone():
     for records in (99, 100):
-        sampler = PoissonBatchSampler.from_plan(plan(), records)
+        sampler = sampler_from_plan(plan(num_records=100), records)
         assert (sampler.sample_rate, len(sampler)) == (0.1, 10)
 
 
 def test_a_plan_that_has_begun_yields_the_rest():
-    whole = list(PoissonBatchSampler.from_plan(plan(insecure_seed=5), 60))
-    assert list(PoissonBatchSampler.from_plan(plan(insecure_seed=5), 60, start=4)) == whole[4:]
-    with pytest.raises(UserError, match="nothing is left"):
-        PoissonBatchSampler.from_plan(plan(), 60, start=10)
+    whole = list(sampler_from_plan(plan(insecure_seed=5), 60))
+    assert list(sampler_from_plan(plan(insecure_seed=5), 60, draws=6, start=4)) == whole[4:]
 
 
-def test_a_sampler_refuses_a_plan_that_accounts_for_another():
-    fixed = plan(relation="replace_one", sampling="without_replacement")
-    with pytest.raises(UserError, match="without_replacement"):
-        PoissonBatchSampler.from_plan(fixed, 60)
-    with pytest.raises(UserError, match="poisson"):
-        FixedSizeBatchSampler.from_plan(plan(), 60)
-    assert FixedSizeBatchSampler.from_plan(fixed, 69).batch_size == 6, "never above the rate that is accounted"
-    assert FixedSizeBatchSampler.from_plan(fixed, 70).batch_size == 7
+def test_an_epoch_is_the_draws_in_which_a_record_is_expected_once():
+    assert [len(sampler_from_plan(plan(sample_rate=rate), 60)) for rate in (1.0, 0.5, 0.3, 1 / 7)] == [1, 2, 4, 7]
+    assert len(sampler_from_plan(plan(), 60, draws=3)) == 3
+
+
+def test_a_plan_gets_the_sampler_that_it_accounts_for():
+    fixed = plan(relation="replace_one", sampling="without_replacement", expected_batch_size=6)
+    kinds = [type(sampler_from_plan(some, 60)) for some in (plan(), fixed)]
+    assert kinds == [PoissonBatchSampler, FixedSizeBatchSampler]
+    assert type(sampler_from_plan(plan(), 60, ranks=Ranks(1, 2))) is ShardedBatchSampler
+    assert type(sampler_from_plan(plan(), 60, ranks=Ranks())) is PoissonBatchSampler
+    assert sampler_from_plan(fixed, 60).batch_size == 6
+
+
+def test_a_batch_of_fixed_size_is_never_a_larger_share_than_is_accounted():
+    fixed = plan(relation="replace_one", sampling="without_replacement", expected_batch_size=6)
+    assert sampler_from_plan(fixed, 61).batch_size == 6
+    with pytest.raises(UserError, match="59 records, fewer than the run was planned for"):
+        sampler_from_plan(fixed, 59)
+    with pytest.raises(UserError, match="several processes cannot draw in parts"):
+        sampler_from_plan(fixed, 60, ranks=Ranks(0, 2))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -166,5 +178,5 @@ def test_nonsense_is_refused_by_name(call, message):
 
 
 def test_the_event_of_the_plan_is_what_the_sampler_does():
-    sampler = PoissonBatchSampler.from_plan(plan(), 60)
+    sampler = sampler_from_plan(plan(), 60)
     assert plan().event() == SamplingEvent(sampler.sample_rate, 1.0, "poisson", "add_or_remove_one")

@@ -16,8 +16,7 @@ from tests.privacy.per_record import MixedNet, ProjectionsNet, Rows, flat, mixed
 pytestmark = pytest.mark.usefixtures("uses")
 
 RECORDS = 3
-# The sums themselves are fp32 numbers of size RECORDS * C, so their difference carries that much rounding.
-SLACK = 1 + 3e-6
+SLACK = 1 + 1e-6
 
 Accumulate = Callable[[PerRecordClipper, Callable[[Rows], Tensor], Rows, int], None]
 
@@ -72,7 +71,7 @@ def copies_as_records(clipper: PerRecordClipper, loss: Callable[[Rows], Tensor],
 def test_one_record_moves_the_sum_by_at_most_c(engine: str, style: str, copies: int) -> None:
     clipping = Clipping(0.1, style)
     change = measured_sensitivity(clipping, engine, copies, as_built)
-    assert change <= clipping.sensitivity / clipping.max_grad_norm * SLACK
+    assert change <= clipping.sensitivity() / clipping.max_grad_norm * SLACK
     assert change > 0.99  # gradients are far above C, so the bound is used up
 
 
@@ -104,6 +103,30 @@ def test_the_measurement_catches_a_clipper_that_does_not_clip() -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_bound_holds_where_norms_of_layers_are_taken_together(engine: str, style: str, copies: int) -> None:
     change = measured_sensitivity(Clipping(0.1, style), engine, copies, as_built, network=ProjectionsNet)
+    assert 0.99 < change <= SLACK
+
+
+class ManySmallLayers(nn.Module):
+    """100 linear layers of 3,660 numbers each, which the engines measure together. Rows as MixedNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Linear(96, 60)
+        self.middle = nn.ModuleList(nn.Linear(60, 60) for _ in range(100))
+        self.out = nn.Linear(60, 48)
+
+    def forward(self, x: Tensor, token: Tensor) -> Tensor:
+        hidden = self.lift(x.flatten(1))
+        for layer in self.middle:
+            hidden = hidden + torch.tanh(layer(hidden))
+        return self.out(hidden).unflatten(1, (4, 12))
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_bound_holds_for_many_small_layers(engine: str, style: str) -> None:
+    # one fp32 sum over all of them was 1.2e-5 short
+    change = measured_sensitivity(Clipping(0.1, style), engine, 2, as_built, network=ManySmallLayers)
     assert 0.99 < change <= SLACK
 
 

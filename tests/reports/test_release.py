@@ -68,15 +68,12 @@ def test_a_release_is_complete_and_sound(release: Path) -> None:
     assert len(verdict.checks) == 7
 
 
-def test_the_released_files_sample(release: Path, run: Path) -> None:
+def test_the_released_files_sample(release: Path) -> None:
     config, weights = release_files(release)
     model = load_model(config, weights, torch.device("cpu"))
-    assert model.dp_config["enabled"] and set(model.dp_config) <= {
-        "enabled",
-        "delta",
-        "max_grad_norm",
-        "noise_multiplier",
-    }
+    assert model.dp_config.enabled
+    stated = yaml.safe_load(config.read_text())["model"]["params"]["dp_config"]
+    assert set(stated) == {"enabled", "delta", "max_grad_norm", "noise_multiplier"}
     assert checkpoint_metadata(read_checkpoint(weights), "privacy")["ledger"]
 
 

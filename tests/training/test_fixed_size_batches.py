@@ -15,11 +15,11 @@ from dp_accounting.rdp import RdpAccountant
 from ldm.errors import UserError
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.privacy.clipping import PerRecordClipper
-from ldm.privacy.distributed import Ranks
 from ldm.privacy.plan import PrivacyPlan
-from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler
+from ldm.privacy.ranks import Ranks
+from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler, sampler_from_plan
 from ldm.training import train
-from ldm.training.private_run import batch_sampler, make_plan
+from ldm.training.private_run import make_plan
 from tests import tiny
 
 RECORDS, BATCH, DELTA = 200, 30, 1e-4
@@ -63,11 +63,11 @@ def test_noise_is_calibrated_for_it_and_is_more_than_poisson_batches_need() -> N
 def test_poisson_batches_are_the_default(value: bool | None) -> None:
     plan = make_plan(read_dp_config(tiny.dp(poisson_sampling=value)), RECORDS, BATCH, {"max_steps": 3})
     assert (plan.sampling, plan.relation) == ("poisson", "add_or_remove_one")
-    assert type(batch_sampler(plan, RECORDS, 0)) is PoissonBatchSampler
+    assert type(sampler_from_plan(plan, RECORDS)) is PoissonBatchSampler
 
 
 def test_batches_have_one_size_and_no_record_twice() -> None:
-    sampler = batch_sampler(planned(), RECORDS, 0)
+    sampler = sampler_from_plan(planned(), RECORDS)
     assert type(sampler) is FixedSizeBatchSampler
     draws = list(sampler)
     assert len(draws) == len(sampler) == 7
@@ -79,8 +79,8 @@ def test_batches_have_one_size_and_no_record_twice() -> None:
 
 def test_seeded_draws_go_on_where_they_were() -> None:
     plan = planned(insecure_seed=3)
-    whole = list(batch_sampler(plan, RECORDS, 0))
-    assert next(iter(batch_sampler(plan, RECORDS, 4))) == whole[4]
+    whole = list(sampler_from_plan(plan, RECORDS))
+    assert next(iter(sampler_from_plan(plan, RECORDS, start=4))) == whole[4]
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_neither_true_nor_false(value: Any) -> None:
 def test_a_smaller_set_than_planned_is_refused() -> None:
     # resumed on fewer records, a batch would be a larger share than the ledger charges
     with pytest.raises(UserError, match="the training set has 150 records, fewer than the run was planned for"):
-        batch_sampler(planned(), 150, 0)
-    assert len(next(iter(batch_sampler(planned(), 250, 0)))) == BATCH
+        sampler_from_plan(planned(), 150)
+    assert len(next(iter(sampler_from_plan(planned(), 250)))) == BATCH
 
 
 def test_parts_of_a_batch_cannot_be_drawn_apart() -> None:
     with pytest.raises(UserError, match="several processes cannot draw in parts"):
-        batch_sampler(planned(), RECORDS, 0, Ranks(0, 2))
+        sampler_from_plan(planned(), RECORDS, ranks=Ranks(0, 2))
 
 
 def run_options(tmp_path: Path, **dp: Any) -> Any:

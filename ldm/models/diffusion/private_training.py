@@ -14,11 +14,12 @@ from ldm.errors import UserError
 from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.protocols import PrivateModel
 from ldm.privacy.clipping import Clipping, PerRecordClipper
-from ldm.privacy.distributed import Ranks, check_agreement, reduce_sums
+from ldm.privacy.distributed import check_agreement, reduce_sums
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.randomness import LossDraws
+from ldm.privacy.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 

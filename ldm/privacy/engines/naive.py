@@ -24,9 +24,11 @@ class NaiveEngine:
         for record in range(records):
             own = {key: value[record * copies : (record + 1) * copies] for key, value in rows.items()}
             gradients = self._gradients(loss, own, copies)
-            squares = torch.zeros(groups.count, 1, device=next(iter(rows.values())).device)
+            device = next(iter(rows.values())).device
+            exact = torch.zeros(groups.count, 1, dtype=torch.float64, device=device)
             for name, gradient in gradients.items():
-                squares[groups.index[name]] += gradient.square().sum()
+                exact[groups.index[name]] += gradient.double().square().sum()
+            squares = exact.float()
             weights = factors(squares)
             finite = bool(squares.isfinite().all())
             skipped += not finite

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm.privacy.engines.layers.squares import SquaredNorms, gram
+from ldm.privacy.engines.layers.squares import SquaredNorms, gram, row_squares
 
 RECORDS = 32
 
@@ -94,3 +94,11 @@ def test_memory_that_was_freed_is_not_mistaken_for_the_same_input() -> None:
         inputs = torch.full((RECORDS, 4, 4), float(value))
         assert float(norms.input_gram(inputs)[0, 0, 0]) == 4.0 * value**2
         del inputs
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1.1])
+@pytest.mark.parametrize("shape", [(1,), (255,), (257,), (300, 3660), (64, 3, 3), (0,)])
+def test_squares_of_long_gradients_lose_no_digits(shape: tuple[int, ...], value: float) -> None:
+    gradients = torch.full((2, *shape), value)
+    expected = gradients.double().square().flatten(1).sum(1)
+    assert torch.allclose(row_squares(gradients), expected, rtol=1e-6, atol=0)

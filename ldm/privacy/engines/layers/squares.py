@@ -7,6 +7,8 @@ many small layers cost few operations.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,11 @@ ROUNDING = 2.0**-22
 # as much and, being linear in the products, can be taken once for all layers.
 FEW_POSITIONS = 16
 
+# A long fp32 sum of positive numbers drifts: adding one number n times is off by up to n * 2^-25. So fp32 sums of
+# squares end after this many numbers, and those of layers after this many layers; what goes beyond is added in float64.
+_LONGEST_SUM = 256
+_MOST_LAYERS = 16
+
 
 class SquaredNorms:
     """The (B,) squared norms of gradients that are clipped together; each part is added as it becomes known.
@@ -29,10 +36,11 @@ class SquaredNorms:
     def __init__(self) -> None:
         self._squares: list[Tensor] = []
         self._products: dict[int, Tensor] = {}
+        self._layers: Counter[int] = Counter()  # added to each of the products
         self._latest: tuple[Tensor, Tensor] | None = None
 
     def add(self, squares: Tensor) -> None:
-        """Add squared norms (B,) fp32."""
+        """Add squared norms (B,), fp32 or float64."""
         self._squares.append(squares)
 
     def add_products(self, inputs: Tensor, slopes: Tensor, bias: bool) -> None:
@@ -44,12 +52,17 @@ class SquaredNorms:
         positions = slopes.shape[1]
         if positions > FEW_POSITIONS:
             self.add(factored_squares(inputs, slopes, bias))
-        elif positions not in self._products:
+            return
+        if positions not in self._products:
             self._products[positions] = _products(inputs, slopes, bias)
         else:
             total = self._products[positions].addcmul_(inputs, slopes)
             if bias:
                 total.add_(slopes)
+        self._layers[positions] += 1
+        if self._layers[positions] == _MOST_LAYERS:
+            self.add(_raised_total(self._products.pop(positions)))
+            del self._layers[positions]
 
     def input_gram(self, inputs: Tensor) -> Tensor:
         """Gram matrix of a layer's ``inputs`` (B, T, d), kept in case the next layer has the same ones.
@@ -62,12 +75,15 @@ class SquaredNorms:
 
     def total(self) -> Tensor:
         """(B,) fp32: everything added so far."""
-        squares = list(self._squares)
-        for positions, products in self._products.items():
-            same = torch.eye(positions, dtype=products.dtype, device=products.device)
-            raised = products.flatten(1) @ (1.0 + positions * ROUNDING * same).flatten()
-            squares.append(raised.clamp_min_(0.0))
-        return squares[0] if len(squares) == 1 else torch.stack(squares).sum(0)
+        squares = [*self._squares, *map(_raised_total, self._products.values())]
+        return torch.stack([part.double() for part in squares]).sum(0).float()
+
+
+def _raised_total(products: Tensor) -> Tensor:
+    """(B,) totals of summed products (B, T, T), raised by T times the rounding error that their diagonals allow."""
+    positions = products.shape[1]
+    same = torch.eye(positions, dtype=products.dtype, device=products.device)
+    return (products.flatten(1) @ (1.0 + positions * ROUNDING * same).flatten()).clamp_min_(0.0)
 
 
 def factored_squares(inputs: Tensor, slopes: Tensor, bias: bool = False) -> Tensor:
@@ -97,7 +113,10 @@ def _same_memory(first: Tensor, second: Tensor) -> bool:
 
 
 def row_squares(gradients: Tensor) -> Tensor:
-    """Squared norm of each (B, ...) entry; in two stages, as one long fp32 sum of squares would lose digits."""
-    if gradients.dim() == 2:
-        return torch.linalg.vector_norm(gradients.float(), dim=1).square_()
-    return torch.linalg.vector_norm(gradients.float().flatten(2), dim=2).square_().sum(1)
+    """(B,) float64: squared norm of each (B, ...) fp32 entry, from short fp32 sums that are added in float64."""
+    flat = gradients.float().flatten(1)
+    blocks = flat.shape[1] // _LONGEST_SUM * _LONGEST_SUM
+    total = flat.new_zeros(len(flat), dtype=torch.float64)
+    for part in (flat[:, :blocks].unflatten(1, (-1, _LONGEST_SUM)), flat[:, blocks:].unsqueeze(1)):
+        total += torch.linalg.vector_norm(part, dim=2).double().square_().sum(1)
+    return total

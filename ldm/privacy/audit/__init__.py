@@ -1,0 +1,37 @@
+"""Lower bounds on what a private run gives away, measured with canaries through the real mechanism.
+
+A proof bounds the leak from above; an audit bounds it from below and finds what a proof assumes but a program does not
+do. No trainer, diffusion model or configuration file is needed:
+
+* `audit`: canaries in all steps of a plan (``canaries``), judged by one of three bounds (``gaussian``, ``f_dp``,
+  ``one_run``); `observe` and `judge` are its two halves
+* `audit_pairs`: many small pairs of neighbouring data sets, which see how batches are drawn
+* `audit_sensitivity`: how far one record moves the clipped sum, on the user's own layers
+* `Mechanism`: the sampler, clipper, noise and ledger that are audited
+
+What no audit here covers: parts of a program that these calls do not run (a training loop that skips them), and what
+leaves a run by another way than its noised sums.
+"""
+
+from __future__ import annotations
+
+from ldm.privacy.audit.canaries import Signals, observe
+from ldm.privacy.audit.mechanism import Mechanism, PerExampleLoss
+from ldm.privacy.audit.pairs import audit_pairs
+from ldm.privacy.audit.result import AuditResult
+from ldm.privacy.audit.run import METHODS, audit, judge
+from ldm.privacy.audit.sensitivity import SensitivityResult, audit_sensitivity
+
+__all__ = [
+    "METHODS",
+    "AuditResult",
+    "Mechanism",
+    "PerExampleLoss",
+    "SensitivityResult",
+    "Signals",
+    "audit",
+    "audit_pairs",
+    "audit_sensitivity",
+    "judge",
+    "observe",
+]

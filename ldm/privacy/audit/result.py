@@ -1,0 +1,57 @@
+"""`AuditResult`: what an audit measured, beside what was claimed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """A lower bound on epsilon from an experiment, and the epsilon that the ledger of the same steps claims.
+
+    ``claimed_epsilon`` and ``lower_bound`` are epsilons at ``delta`` (>= 0, infinite when there is no bound). A correct
+    mechanism has ``lower_bound <= claimed_epsilon`` with probability ``confidence`` at least. ``canaries`` is how many
+    records were put in or left out by chance (for ``pairs``: how many small data sets), ``steps`` how many noised sums
+    were released. ``statistic`` says in words what was measured, ``method`` which bound was taken from it. A low bound
+    proves nothing: the audit may have been too small.
+    """
+
+    claimed_epsilon: float
+    lower_bound: float
+    delta: float
+    confidence: float
+    canaries: int
+    steps: int
+    statistic: str
+    method: str
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the measured leak is larger than the claim: then something in the mechanism is wrong."""
+        return self.lower_bound > self.claimed_epsilon
+
+    @property
+    def share(self) -> float:
+        """The bound over the claim: near 1 for a tight audit, above 1 for a broken mechanism."""
+        if self.claimed_epsilon > 0:
+            return self.lower_bound / self.claimed_epsilon
+        return float("inf") if self.exceeded else 0.0
+
+    def verdict(self) -> str:
+        """One line for people."""
+        sure = f"{self.confidence:.0%} confidence, {self.canaries:,} canaries, {self.steps:,} steps, {self.method}"
+        if self.exceeded:
+            return (
+                f"EXCEEDED: epsilon is at least {self.lower_bound:.4g} at delta {self.delta:.3g}, but "
+                f"{self.claimed_epsilon:.4g} is claimed ({sure}): do not publish; the mechanism does not do what its "
+                "plan says"
+            )
+        return (
+            f"consistent: epsilon is at least {self.lower_bound:.4g} at delta {self.delta:.3g}, claimed is "
+            f"{self.claimed_epsilon:.4g} ({sure})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields and the verdict as plain JSON values, for a release card."""
+        return {**asdict(self), "exceeded": self.exceeded, "verdict": self.verdict()}
