@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="*",
         default=[],
         metavar="NAME",
-        help="public names of the classes, by label; those of the YAML without it",
+        help="public names, by label; those of the YAML without it",
     )
     add("--tuning", default="", help="what was tried, and on which data")
     add("--licence", default="", help="licence of the weights")

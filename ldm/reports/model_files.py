@@ -35,7 +35,7 @@ class ModelFiles:
         weights = place / "checkpoints" / "last.ckpt"
         if not configs:
             raise UserError(
-                f"{place}: is neither a release folder nor a run directory: it has no configs/*-project.yaml"
+                f"{place}: is neither a release folder nor a run directory (no configs/*-project.yaml)"
             )
         if not weights.is_file():
             raise UserError(f"{place}: has no checkpoints/last.ckpt; go on with dp-ldm train --resume {place}")
