@@ -11,6 +11,7 @@ from ldm.errors import UserError, nearest
 
 #: Command to the one line that the list shows. The module of a command has its name.
 COMMANDS = {
+    "new": "look at a folder of images and write the YAML that trains on it privately",
     "train": "train from YAML files, privately where they say so",
     "sample": "draw images from a release folder, a run, or a YAML file and a checkpoint",
     "evaluate": "measure generated images against real ones",
