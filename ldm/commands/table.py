@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "measure generated images against real ones",
     "release": "write a finished private run as a folder that can be handed over",
     "budget": "what a privacy budget buys, before training",
+    "export": "samples or a model in the form of another program (npz, Parquet, hub, PEFT)",
     "verify": "check a release folder: checksums, epsilon, plan, weights, documents",
 }
 

@@ -34,9 +34,7 @@ class ModelFiles:
         configs = sorted((place / "configs").glob("*-project.yaml"))
         weights = place / "checkpoints" / "last.ckpt"
         if not configs:
-            raise UserError(
-                f"{place}: is neither a release folder nor a run directory (no configs/*-project.yaml)"
-            )
+            raise UserError(f"{place}: is neither a release folder nor a run directory (no configs/*-project.yaml)")
         if not weights.is_file():
             raise UserError(f"{place}: has no checkpoints/last.ckpt; go on with dp-ldm train --resume {place}")
         return cls(configs[-1], weights, run_class_names(place))

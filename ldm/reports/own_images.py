@@ -89,9 +89,7 @@ class Settings:
         """The settings for a declared number of records. Raises UserError for an epsilon that cannot be met."""
         delta = rounded_down(0.1 / dataset_size)
         batch = min(-(-dataset_size // RATE), LARGEST_BATCH)
-        row = budget(
-            batch_size=batch, delta=delta, num_records=dataset_size, steps=model.steps, target_epsilon=epsilon
-        )
+        row = budget(batch_size=batch, delta=delta, num_records=dataset_size, steps=model.steps, target_epsilon=epsilon)
         return cls(model, epsilon, dataset_size, delta, batch, model.steps, row.noise_multiplier)
 
     @property
