@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart quickstart-full test test-all lint format bench clean
+.PHONY: help venv quickstart quickstart-full benchmark-mnist benchmark-fmnist test test-all lint format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -39,6 +39,16 @@ quickstart: venv ## private fine-tuning of the shipped public model on real digi
 
 quickstart-full: venv ## the same with the public autoencoder and latent diffusion model trained first
 	@VENV=$(VENV) bash scripts/quickstart.sh --full
+
+# one epsilon after the other: EPSILON="1 10" OPTIONS="--repeat 3" make benchmark-mnist
+EPSILON ?= 1 10
+OPTIONS ?=
+
+benchmark-mnist: venv ## private MNIST from the public model to one table; goes on where it was stopped
+	@$(BIN)/python scripts/benchmark.py configs/benchmark/mnist.yaml --epsilon $(EPSILON) $(OPTIONS)
+
+benchmark-fmnist: venv ## the same for Fashion-MNIST; OPTIONS=--quick shows the chain in minutes
+	@$(BIN)/python scripts/benchmark.py configs/benchmark/fmnist.yaml --epsilon $(EPSILON) $(OPTIONS)
 
 lint: venv ## style, import floors and types
 	@$(BIN)/ruff check .

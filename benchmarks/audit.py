@@ -116,9 +116,9 @@ def table(flags: argparse.Namespace) -> str:
         f"{flags.confidence:.0%} confidence. `gaussian`, `f_dp` and `one_run` are one run of a plan with canaries",
         f"beside the 32 records of a two-layer network: q = {flags.rate}, {flags.steps} steps, "
         f"K = {flags.noise_multiplicity}, δ = {flags.delta:g}. `pairs` is",
-        "many small data sets of 1/q records; its bound cannot exceed about 5, so it says nothing at ε = 10. What the",
-        "methods assume and prove is in `ldm/privacy/audit/`. Draws and noise are secret: another run gives other last",
-        "digits.",
+        "many small data sets of 1/q records; its bound cannot exceed about the logarithm of a fifteenth of their",
+        "number, so it says nothing at ε = 10. What the methods assume and prove is in `ldm/privacy/audit/`. Draws and",
+        "noise are secret: another run gives other numbers, above all where `pairs` finds shuffling by a small margin.",
         "",
         "## The mechanism as it is",
         "",

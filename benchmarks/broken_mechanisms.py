@@ -50,11 +50,11 @@ class CopiesAsRecords:
     def __init__(self, module: nn.Module, parameters: Mapping[str, nn.Parameter], plan: PrivacyPlan) -> None:
         self._clipper: Clipper = planned_clipper(module, parameters, plan)
 
-    def accumulate(self, loss: PerExampleLoss, rows: Mapping[str, Tensor], copies: int = 1, /) -> None:
+    def accumulate(self, loss: PerExampleLoss, rows: Mapping[str, Tensor], multiplicity: int = 1, /) -> None:
         self._clipper.accumulate(loss, rows, 1)
 
-    def take(self) -> dict[str, Tensor]:
-        return self._clipper.take()
+    def pop_sums(self) -> dict[str, Tensor]:
+        return self._clipper.pop_sums()
 
 
 def drawn_twice(plan: PrivacyPlan, num_records: int) -> Iterator[list[int]]:

@@ -32,7 +32,7 @@ class PrivacyCallback(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # the number of steps and epsilon depend on the plan only, so they may be shown
-        pl_module.log("privacy/epsilon", self.meter(self.training.ledger.steps), prog_bar=True, batch_size=1)
+        pl_module.log("privacy/epsilon", self.meter(self.training.taken), prog_bar=True, batch_size=1)
         if self.training.spent:
             trainer.should_stop = True
 

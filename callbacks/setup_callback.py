@@ -22,8 +22,11 @@ class SetupCallback(Callback):
         self.lightning_config = OmegaConf.create(lightning_config)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self.write()
+
+    def write(self) -> None:
+        """Make the run directory and write the configuration into it."""
         for folder in ("checkpoints", "configs"):
             (self.run_dir / folder).mkdir(parents=True, exist_ok=True)
         for kind, content in (

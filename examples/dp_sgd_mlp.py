@@ -32,7 +32,7 @@ def main() -> tuple[float, float]:
     for batch in sampler_from_plan(plan, len(x), draws=plan.steps):  # a batch may be empty
         for piece in torch.tensor(batch, dtype=torch.long).split(128):  # microbatches bound the memory
             clipper.accumulate(loss, {"x": x[piece], "y": y[piece]})
-        sums = clipper.take()
+        sums = clipper.pop_sums()
         noise.add_(sums)  # once a step
         for name, parameter in parameters.items():
             parameter.grad = sums[name] / plan.expected_batch_size  # a public number, not len(batch)

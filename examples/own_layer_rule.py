@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm.privacy import DEFAULT_RULES, Clipping, Contribution, LayerRule, PerRecordClipper, WrittenOut
+from ldm.privacy import DEFAULT_RULES, Clipping, Contribution, LayerRule, Materialized, PerRecordClipper
 
 
 class Scale(nn.Module):
@@ -35,7 +35,7 @@ class ScaleRule(LayerRule):
     ) -> Contribution:
         products = inputs.float() * grad.float()
         by_row = products.flatten(1, -2).sum(1) if products.dim() > 2 else products
-        return WrittenOut([by_row.unflatten(0, (records, -1)).sum(1)])  # a record owns several rows
+        return Materialized([by_row.unflatten(0, (records, -1)).sum(1)])  # a record owns several rows
 
 
 def main() -> float:
@@ -49,9 +49,9 @@ def main() -> float:
         return 50 * model(rows["x"]).square().sum(1)
 
     rows = {"x": torch.randn(8, 6)}
-    clipper.verify(loss, rows, copies=2)  # raises if the rule is not the gradient
-    clipper.accumulate(loss, {"x": rows["x"][:2]}, copies=2)  # one record with two noise draws
-    return float(torch.cat([total.flatten() for total in clipper.take().values()]).norm())
+    clipper.verify(loss, rows, multiplicity=2)  # raises if the rule is not the gradient
+    clipper.accumulate(loss, {"x": rows["x"][:2]}, multiplicity=2)  # one record with two noise draws
+    return float(torch.cat([total.flatten() for total in clipper.pop_sums().values()]).norm())
 
 
 if __name__ == "__main__":

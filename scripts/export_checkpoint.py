@@ -15,8 +15,11 @@ def main() -> None:
     parser.add_argument("--output", "-o", required=True, help="file to write, .safetensors")
     parser.add_argument("--ema", action=argparse.BooleanOptionalAction, default=True, help="take the averaged weights")
     parser.add_argument("--note", default="", help="kept in the file: how the weights were made")
+    parser.add_argument(
+        "--decoder", metavar="FILE", help="autoencoder whose decoder replaces the diffusion model's own"
+    )
     args = parser.parse_args()
-    count = export_checkpoint(args.ckpt, args.output, args.ema, args.note)
+    count = export_checkpoint(args.ckpt, args.output, args.ema, args.note, args.decoder)
     print(f"{args.output}: {count:,} values")
 
 

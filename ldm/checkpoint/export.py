@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ldm.checkpoint.ema import COUNTERS, split_ema
@@ -31,9 +32,31 @@ def sampling_state(state: Mapping[str, Tensor], ema: bool = True) -> dict[str, T
     return {name: value.contiguous() for name, value in weights.items() if not name.startswith(TRAINING_ONLY)}
 
 
-def export_checkpoint(source: str | Path, target: str | Path, ema: bool = True, note: str = "") -> int:
+def with_decoder(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """The tensors of a latent diffusion model with the decoder of the autoencoder in the file ``source``.
+
+    Raises UserError when the two autoencoders encode differently: the latents would not be those it decodes.
+    """
+    prefix, own = "first_stage_model.", dict(state)
+    other = {f"{prefix}{name}": value for name, value in read_checkpoint(source).state_dict.items()}
+    other = {name: value for name, value in other.items() if not name.startswith(TRAINING_ONLY)}
+    stored = {name for name in own if name.startswith(prefix)}
+    if stored != set(other):
+        raise UserError(
+            f"{source}: its autoencoder has other layers than the model's; give the one it was trained with"
+        )
+    for name in stored:
+        if name.startswith((f"{prefix}encoder.", f"{prefix}quant_conv.")) and not torch.equal(own[name], other[name]):
+            raise UserError(f"{source}: {name} differs from the model's; a decoder can be replaced, an encoder cannot")
+    return {**own, **other}
+
+
+def export_checkpoint(
+    source: str | Path, target: str | Path, ema: bool = True, note: str = "", decoder: str | Path | None = None
+) -> int:
     """Write ``target`` (.safetensors) from a Lightning checkpoint; returns the number of values in it.
 
+    ``decoder`` names an autoencoder's file whose decoder takes the place of the latent diffusion model's own.
     The model's configuration travels in the metadata, and the plan and ledger of a private run too, so that its
     claim is not lost. Raises UserError for files that are no checkpoints.
     """
@@ -43,6 +66,7 @@ def export_checkpoint(source: str | Path, target: str | Path, ema: bool = True, 
     require_finite(content.state_dict, source)
     refuse_adapter(content.state_dict, source)
     state = sampling_state(content.state_dict, ema)
+    state = state if decoder is None else with_decoder(state, decoder)
     carried = ("model_config", "privacy", "start_privacy", UNPROTECTED_DATA)
     memories = {key: checkpoint_metadata(content, key) for key in carried}
     metadata = {key: json.dumps(value) for key, value in memories.items() if value}

@@ -114,6 +114,11 @@ class LatentCache(Dataset):
         return item
 
     @property
+    def moments(self) -> np.ndarray:
+        """The stored moments (N, 2z, h, w), read from the disk when they are used."""
+        return self._open()["moments"]
+
+    @property
     def labels(self) -> np.ndarray:
         """The stored class labels, int64 (N,)."""
         return np.array(self._open()["class_label"], dtype=np.int64)

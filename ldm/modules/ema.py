@@ -19,13 +19,21 @@ class LitEma(nn.Module):
     A buffer is called like its parameter with the dots removed (``net.0.weight`` -> ``net0weight``), next to the
     buffers ``decay`` (float32) and ``num_updates`` (int32). Update n uses the decay min(decay, (1 + n) / (10 + n));
     with ``use_num_upates=False`` (lineage spelling) ``num_updates`` stays -1 and the decay is constant.
-    ``decay`` is within [0, 1]. Raises UserError for a decay outside it and for names that collide without their dots.
+    ``decay`` is within [0, 1]. With ``power`` g update n uses (1 - 1/n)^(g + 1) in place of these: the average then
+    gives the weights of step t a share that grows like t^g, however many steps there are (Karras et al. 2024, arXiv
+    2312.02696, section 3.1). Raises UserError for a decay or power out of range and for names that collide without
+    their dots.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999, use_num_upates: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, decay: float = 0.9999, use_num_upates: bool = True, power: float | None = None
+    ) -> None:
         super().__init__()
         if not 0.0 <= decay <= 1.0:
             raise UserError(f"the EMA decay is {decay}; it must be within [0, 1], 0.9999 is usual")
+        if power is not None and not power >= 0:
+            raise UserError(f"the EMA power is {power}; it must be at least 0, about 6 is usual")
+        self.power = power
         self.decay: Tensor
         self.num_updates: Tensor
         self.register_buffer("decay", torch.tensor(decay, dtype=torch.float32))
@@ -71,13 +79,19 @@ class LitEma(nn.Module):
                 )
         counting = self.num_updates >= 0
         self.num_updates.add_(counting)
-        warm_up = (1 + self.num_updates) / (10 + self.num_updates)
-        step = 1 - torch.where(counting, torch.minimum(self.decay, warm_up), self.decay)
+        step = self._step(counting)
         for parameter, shadow in self._pairs(model):
             if parameter.requires_grad:
                 shadow.lerp_(parameter.to(shadow.dtype), step.to(shadow.dtype))
             else:
                 shadow.copy_(parameter)
+
+    def _step(self, counting: Tensor) -> Tensor:
+        """How far the shadows go towards the parameters in this update, in [0, 1]."""
+        if self.power is not None:
+            return 1 - (1 - 1 / self.num_updates.clamp(min=1)) ** (self.power + 1)
+        warm_up = (1 + self.num_updates) / (10 + self.num_updates)
+        return 1 - torch.where(counting, torch.minimum(self.decay, warm_up), self.decay)
 
     @torch.no_grad()
     def reset(self, model: nn.Module, restart_count: bool = True) -> None:

@@ -7,10 +7,11 @@ torch model trained with it is ``examples/dp_sgd_mlp.py``. In the order of a ste
 * ``sampling``: `sampler_from_plan` makes `PoissonBatchSampler` and its kin, the draws; ``randomness``: where their
   generators come from; ``ranks`` and ``distributed``: several processes that take one step together
 * ``clipping``: `PerRecordClipper` with a rule, `Clipping`: one bounded contribution a record; ``engines``: how, fast;
-  `LayerRule`, `Contribution`, `WrittenOut` and `DEFAULT_RULES`: how a layer of one's own joins in
+  `LayerRule`, `Contribution`, `Materialized` and `DEFAULT_RULES`: how a layer of one's own joins in
 * ``noise``: `GaussianNoise`
 * ``event``: `SamplingEvent`, one noised step; ``ledger``: `Ledger`, what was spent; ``accounting``: what that costs;
   ``meter``: `EpsilonMeter`, the running number
+* ``statistics``: sums of all records with noise on them, before any training
 * ``card``: `ReleaseCard`, what is published
 * ``audit``: lower bounds measured on the running mechanism (imported by its own name)
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 from ldm.privacy.accounting import calibrate, epsilon
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.clipping import Clipping, PerRecordClipper
-from ldm.privacy.engines.layers import DEFAULT_RULES, Contribution, LayerRule, WrittenOut
+from ldm.privacy.engines.layers import DEFAULT_RULES, Contribution, LayerRule, Materialized
 from ldm.privacy.event import SamplingEvent, sensitivity
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.meter import EpsilonMeter
@@ -38,6 +39,7 @@ __all__ = [
     "GaussianNoise",
     "LayerRule",
     "Ledger",
+    "Materialized",
     "PerRecordClipper",
     "PoissonBatchSampler",
     "PrivacyPlan",
@@ -45,7 +47,6 @@ __all__ = [
     "ReleaseCard",
     "SamplingEvent",
     "ShardedBatchSampler",
-    "WrittenOut",
     "calibrate",
     "epsilon",
     "sampler_from_plan",

@@ -53,17 +53,19 @@ _RELATION_OF_LIBRARY = {
 def accountants_for(events: History) -> tuple[str, ...]:
     """Which accountants can judge this history, the tightest first.
 
-    Batches of fixed size have a Renyi analysis only; Poisson batches under replace-one have a PLD only; opacus' PRV
-    needs a sampling rate below 1.
+    Batches of fixed size have a Renyi analysis only; Poisson batches under replace-one have a PLD only; a query
+    of all records is a plain Gaussian mechanism, for which opacus' PRV has no formula.
     """
     known = ["pld", "prv", "rdp"]
     for event, _ in events:
         if event.sampling == WITHOUT_REPLACEMENT:
             able = {"rdp"}
+        elif event.sample_rate == 1:
+            able = {"pld", "rdp"}
         elif event.relation == REPLACE_ONE:
             able = {"pld"}
         else:
-            able = {"pld", "rdp"} if event.sample_rate == 1 else {"pld", "prv", "rdp"}
+            able = {"pld", "prv", "rdp"}
         known = [name for name in known if name in able]
     return tuple(known)
 
@@ -203,8 +205,10 @@ def _rdp_epsilon(history: History, delta: float) -> float:
 def rdp_vector(event: SamplingEvent) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Renyi divergence of one step at dp_accounting's default orders; noise is relative to the full sensitivity."""
     gaussian = dp_event.GaussianDpEvent(event.noise_multiplier)
-    if event.sampling == POISSON:
-        step: Any = dp_event.PoissonSampledDpEvent(event.sample_rate, gaussian)
+    if event.sample_rate == 1 and event.sampling == POISSON:
+        step: Any = gaussian
+    elif event.sampling == POISSON:
+        step = dp_event.PoissonSampledDpEvent(event.sample_rate, gaussian)
     else:
         # Only the ratio of these two integers is used; rounding up keeps the bound valid.
         scale = 2**40

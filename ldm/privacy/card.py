@@ -51,8 +51,10 @@ class ReleaseCard:
     ``plan`` and ``ledger`` carry the numbers; epsilon is computed from the ledger whenever it is asked for, never read
     back. ``trained``: parameter name to number of coordinates, all of them noised. ``left_out``: parameters of the
     selection that no record can reach and that stay at their public values. ``public_data``: what else the weights
-    have seen. ``not_covered``: what left the run other than through the mechanism, in words. ``weights``: digest of the
-    content of every checkpoint that the run has written (`ldm.checkpoint.state_digest`) to the steps behind it.
+    have seen. ``not_covered``: what left the run other than through the mechanism, in words. ``statistics``: what was
+    released of the records before training, each by one event of the ledger (:meth:`Release.summary`). ``weights``:
+    digest of the content of every checkpoint that the run has written (`ldm.checkpoint.state_digest`) to the steps
+    behind it.
     """
 
     plan: PrivacyPlan
@@ -63,6 +65,7 @@ class ReleaseCard:
     not_covered: tuple[str, ...] = ()
     covered: tuple[str, ...] = COVERED
     record: str = "one image with its label"
+    statistics: tuple[Mapping[str, Any], ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_installed_versions)
 
@@ -112,12 +115,13 @@ class ReleaseCard:
             "relation": self.plan.relation,
             "record": self.record,
             "rng": "secure" if self.plan.secure else "insecure",
-            "steps": {"taken": self.ledger.steps, "planned": self.plan.steps},
+            "steps": {"taken": self.ledger.count(self.plan.event()), "planned": self.plan.steps},
             "covered": list(self.covered),
             "not_covered": list(self.not_covered),
             "public_data": list(self.public_data),
             "trained": {"coordinates": sum(self.trained.values()), "parameters": dict(self.trained)},
             "left_out": list(self.left_out),
+            "statistics": [dict(statistic) for statistic in self.statistics],
             "weights": [{"sha256": digest, "steps": steps} for digest, steps in self.weights.items()],
             "versions": dict(self.versions),
             "plan": self.plan.to_dict(),
@@ -143,6 +147,7 @@ class ReleaseCard:
                 not_covered=tuple(values["not_covered"]),
                 covered=tuple(values["covered"]),
                 record=str(values["record"]),
+                statistics=tuple(dict(statistic) for statistic in values.get("statistics", ())),
                 weights={str(entry["sha256"]): int(entry["steps"]) for entry in values.get("weights", ())},
                 versions=dict(values["versions"]),
             )

@@ -1,24 +1,24 @@
 """Per-record gradient clipping: each record, however many noise draws it gets, moves the sum by at most C.
 
 This is the sensitivity half of DP-SGD (Abadi et al. 2016, arXiv 1607.00133, algorithm 1). Noise is added elsewhere,
-once per logical step, to what :meth:`PerRecordClipper.take` returns.
+once per logical step, to what :meth:`PerRecordClipper.pop_sums` returns.
 
 **Guarantee.** Let every row's loss depend on that row alone. Then two data sets that differ in one record give sums,
 over all parameters of a step together, that differ by at most ``Clipping.sensitivity(relation)`` in L2 norm: C when the
-record is added or removed, 2C when it is replaced, up to a relative 1e-6 of fp32 rounding. It holds for any chunks, any
-number of copies, any weights and whatever the gradients are:
+record is added or removed, 2C when it is replaced, up to a relative 1e-6 of fp32 rounding, for any microbatches,
+any noise multiplicity, any weights and any gradients:
 
 =============================================  =====================================================================
 case                                           what happens
 =============================================  =====================================================================
-no record in a chunk, or no chunk in a step    nothing is added; the sums of the step are zeros
+no record in a microbatch, or no microbatch in a step    nothing is added; the sums of the step are zeros
 a gradient that is not finite                  the record contributes exactly zero, its neighbours what they always do
 a gradient of zero                             contributes zero; no division by zero, also with gamma = 0
 a gradient shorter than C                      ``flat``: enters as it is; ``automatic``: is lengthened to below C
-a record with K copies (noise draws)           one gradient, of the mean loss, clipped once
+a record with K noise draws                    one gradient, of the mean loss, clipped once
 a parameter that is frozen                     must be left out; freezing one later is refused
 a trainable parameter that is left out         refused: it would be trained without noise
-a parameter that the loss does not reach       refused in the first chunk; in later ones its sum is zero
+a parameter that the loss does not reach       refused in the first microbatch; in later ones its sum is zero
 a record without effect on some parameter      its part of the sum is zero; the bound is unchanged
 forward pass in bf16 (autocast)                norms and sums are fp32 all the same; the bound is unchanged
 batch norm in training mode                    refused: it mixes records
@@ -28,8 +28,8 @@ batch norm in training mode                    refused: it mixes records
 >>> clipper = PerRecordClipper(model, dict(model.named_parameters()), Clipping(max_grad_norm=0.5))
 >>> def loss(rows):
 ...     return 1000 * model(rows["x"]).squeeze(1)  # one loss a row
->>> clipper.accumulate(loss, {"x": torch.ones(4, 3)}, copies=2)  # two records of two copies each
->>> sums = clipper.take()
+>>> clipper.accumulate(loss, {"x": torch.ones(4, 3)}, multiplicity=2)  # two records, two noise draws each
+>>> sums = clipper.pop_sums()
 >>> {name: tuple(total.shape) for name, total in sums.items()}
 {'weight': (1, 3), 'bias': (1,)}
 >>> round(float(torch.cat([total.flatten() for total in sums.values()]).norm()), 4)  # each moved it by C
@@ -46,7 +46,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError, nearest
-from ldm.privacy.engines.base import Engine, Groups, RowLoss, Rows
+from ldm.privacy.engines.base import Engine, Groups, PerExampleLoss, Rows
 from ldm.privacy.engines.bookkeeping import BookkeepingEngine
 from ldm.privacy.engines.capture import find_layers
 from ldm.privacy.engines.instantiate import InstantiateEngine
@@ -114,7 +114,7 @@ class Clipping:
 
 
 class PerRecordClipper:
-    """Sums clipped per-record gradients of ``parameters`` over the chunks of one logical step.
+    """Sums clipped per-record gradients of ``parameters`` over the microbatches of one logical step.
 
     ``module`` is the root that contains every layer owning a private parameter, ``parameters`` maps names, as
     ``module.named_parameters()`` gives them, to the parameters themselves; every other parameter of ``module`` must be
@@ -142,28 +142,28 @@ class PerRecordClipper:
         self._sums: dict[str, Tensor] = {}
         self._paths_checked = False
 
-    def accumulate(self, loss: RowLoss, rows: Rows, copies: int = 1) -> None:
-        """Add the clipped gradients of one chunk to the sums of this logical step.
+    def accumulate(self, loss: PerExampleLoss, rows: Rows, multiplicity: int = 1) -> None:
+        """Add the clipped gradients of one microbatch to the sums of this logical step.
 
-        ``rows``: tensors of leading size B * ``copies``, record-major (record b owns rows b * copies up to
-        (b + 1) * copies). ``loss(rows)`` returns one loss a row, (B * copies,); the loss of a record is the mean over
-        its copies and its gradient is clipped once. No records: nothing happens. A record with a non-finite gradient
-        contributes exactly zero and is counted in ``skipped`` (a private number: do not log it).
+        ``rows``: tensors of leading size B * ``multiplicity``, record-major (record b owns rows b * multiplicity up to
+        (b + 1) * multiplicity). ``loss(rows)`` returns one loss a row, (B * multiplicity,); the loss of a record is the
+        mean over its noise draws, and its gradient is clipped once. No records: nothing happens. A record with a
+        non-finite gradient contributes exactly zero and is counted in ``skipped`` (a private number: do not log it).
 
         Raises UserError for shapes that do not fit, for a layer that does not see rows on its first axis, and, in the
-        first chunk with records, for a parameter that the loss does not reach through its layer's forward.
+        first microbatch with records, for a parameter that the loss does not reach through its layer's forward.
         """
-        records = _count_records(rows, copies)
+        records = _count_records(rows, multiplicity)
         if records == 0:
             return
         self._ownership.check()
-        result = self._engine.clipped_sums(loss, rows, records, copies, self._groups, self.clipping.factors)
+        result = self._engine.clipped_sums(loss, rows, records, multiplicity, self._groups, self.clipping.factors)
         self._check_paths(result.sums)
-        for name, chunk in result.sums.items():
-            self._sums[name] = self._sums[name].add_(chunk) if name in self._sums else chunk
+        for name, microbatch in result.sums.items():
+            self._sums[name] = self._sums[name].add_(microbatch) if name in self._sums else microbatch
         self.skipped += result.skipped
 
-    def take(self) -> dict[str, Tensor]:
+    def pop_sums(self) -> dict[str, Tensor]:
         """The fp32 sums per parameter name of this logical step, zeros where nothing came in; starts the next step."""
         sums, self._sums = self._sums, {}
         return {
@@ -177,11 +177,11 @@ class PerRecordClipper:
         They are fed with noise only, e.g. the queries and keys of an attention on a single token, or whatever lies
         behind a layer that starts at zero. A diagnosis for public data, before private training; it resets nothing.
         """
-        norms = {name: float(chunk.norm()) for name, chunk in self._sums.items()}
+        norms = {name: float(microbatch.norm()) for name, microbatch in self._sums.items()}
         limit = 1e-6 * math.hypot(*norms.values())
         return [name for name in self._parameters if norms.get(name, 0.0) <= limit]
 
-    def verify(self, loss: RowLoss, rows: Rows, copies: int = 1, tolerance: float = 0.02) -> None:
+    def verify(self, loss: PerExampleLoss, rows: Rows, multiplicity: int = 1, tolerance: float = 0.02) -> None:
         """Check on public or made-up ``rows`` that unclipped sums are the ordinary gradients, each record's its own.
 
         Catches what no rule can see: a layer whose weight is also used outside its forward, a wrong custom rule, rows
@@ -190,13 +190,13 @@ class PerRecordClipper:
         UserError, naming the parameter whose sum is off by more than ``tolerance``, relative to its gradient or a
         thousandth of the whole gradient.
         """
-        records = _count_records(rows, copies)
+        records = _count_records(rows, multiplicity)
         self._ownership.check()
         devices = list({value.device for value in rows.values() if value.device.type == "cuda"})
         with torch.random.fork_rng(devices), off_zero(self._parameters.values()):
-            check_sums(self._engine, self._groups, self._parameters, loss, rows, records, copies, tolerance)
+            check_sums(self._engine, self._groups, self._parameters, loss, rows, records, multiplicity, tolerance)
             if not isinstance(self._engine, NaiveEngine):  # which shows the loss one record at a time
-                check_rows(self._engine, self._groups, loss, rows, records, copies, tolerance)
+                check_rows(self._engine, self._groups, loss, rows, records, multiplicity, tolerance)
 
     def _check_paths(self, reached: Mapping[str, Tensor]) -> None:
         if self._paths_checked:
@@ -226,9 +226,9 @@ def _build_engine(
     raise UserError(f"engine {engine!r} is unknown; choose one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
 
 
-def _count_records(rows: Rows, copies: int) -> int:
-    if copies < 1:
-        raise UserError(f"copies is {copies}; a record needs at least 1")
+def _count_records(rows: Rows, multiplicity: int) -> int:
+    if multiplicity < 1:
+        raise UserError(f"multiplicity is {multiplicity}; a record needs at least 1 noise draw")
     if not rows:
         raise UserError("the batch has no tensors; give at least one with the rows on its first axis")
     sizes = {key: value.shape[0] for key, value in rows.items()}
@@ -236,6 +236,6 @@ def _count_records(rows: Rows, copies: int) -> int:
     for other, count in sizes.items():
         if count != size:
             raise UserError(f"batch entry {other!r} has {count} rows but {key!r} has {size}; give each the same number")
-    if size % copies:
-        raise UserError(f"the batch has {size} rows, which {copies} copies a record do not divide")
-    return size // copies
+    if size % multiplicity:
+        raise UserError(f"the batch has {size} rows, which {multiplicity} noise draws a record do not divide")
+    return size // multiplicity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from ldm.errors import UserError, nearest
 from ldm.privacy.clipping import ENGINES, STYLES
@@ -56,6 +57,8 @@ class DPConfig:
     insecure_seed: int | None = None
     #: Names of the data sets that the weights have seen outside the guarantee, for the release card.
     public_data: tuple[str, ...] = ()
+    #: The statistics that are released before the first step; `ldm.training.statistics` reads them.
+    warm_up: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "public_data", tuple(self.public_data))  # a YAML list comes as a list
@@ -183,7 +186,7 @@ class DPConfig:
                 insecure_seed=self.insecure_seed,
                 history=history,
             )
-        return PrivacyPlan(
+        plan = PrivacyPlan(
             sample_rate=rate,
             steps=planned_steps(rate, epochs=epochs, steps=steps),
             noise_multiplier=self.noise_multiplier,
@@ -197,6 +200,9 @@ class DPConfig:
             sampling=self.sampling,
             insecure_seed=self.insecure_seed,
         )
+        if any(event == plan.event() for event, _ in history):  # the ledger could not tell them apart
+            raise UserError("dp_config: a step and an earlier release are one event; change a noise_multiplier")
+        return plan
 
     def _rate(self, size: int, batch_size: int) -> float:
         """The sampling rate q: the stated one, the lineage's, or the exact share of a batch of fixed size."""

@@ -57,6 +57,10 @@ class Ledger:
         """Number of steps taken, in all sessions."""
         return sum(count for runs in self._sessions.values() for _, count in runs)
 
+    def count(self, event: SamplingEvent) -> int:
+        """How often ``event`` happened, in all sessions: the steps of one plan, without those of others."""
+        return sum(count for runs in self._sessions.values() for other, count in runs if other == event)
+
     @property
     def events(self) -> History:
         """The steps in order, as (event, how many times in a row); sessions are not told apart."""

@@ -40,11 +40,11 @@ class GaussianNoise:
 
     ``std`` > 0 is an absolute standard deviation (:attr:`PrivacyPlan.noise_std`). Numbers come from one generator a
     device, seeded by the operating system and never saved; with ``insecure_seed`` step number i, counted from
-    ``start``, is a function of the seed, i and the device kind. ``steps`` counts the calls of :meth:`add_`: one a
-    logical step.
+    ``start``, is a function of the seed, the ``purpose``, i and the device kind. ``steps`` counts the calls of
+    :meth:`add_`: one a logical step.
     """
 
-    def __init__(self, std: float, *, insecure_seed: int | None = None, start: int = 0):
+    def __init__(self, std: float, *, insecure_seed: int | None = None, start: int = 0, purpose: int = NOISE):
         number("noise standard deviation", std, above=0)
         whole("start", start, at_least=0)
         if insecure_seed is not None:
@@ -52,7 +52,8 @@ class GaussianNoise:
         self.std = float(std)
         self.steps = start
         self._seed = insecure_seed
-        self._cpu = secret_generator() if insecure_seed is None else seeded_generator(insecure_seed, NOISE, start)
+        self._purpose = purpose
+        self._cpu = secret_generator() if insecure_seed is None else seeded_generator(insecure_seed, purpose, start)
         self._normal = NormalStream(self._cpu, self.std)
         self._devices: dict[torch.device, torch.Generator] = {}
 
@@ -94,6 +95,6 @@ class GaussianNoise:
 
     def _begin_step(self) -> None:
         if self._seed is not None:
-            self._cpu = seeded_generator(self._seed, NOISE, self.steps)
+            self._cpu = seeded_generator(self._seed, self._purpose, self.steps)
             self._normal = NormalStream(self._cpu, self.std)
             self._devices.clear()

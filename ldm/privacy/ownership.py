@@ -1,4 +1,4 @@
-"""Which parameters are private, checked once, and whether the module still owns them, checked before every chunk."""
+"""Which parameters are private, checked once; whether the module still owns them, before every microbatch."""
 
 from __future__ import annotations
 

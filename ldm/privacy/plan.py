@@ -89,6 +89,11 @@ class PrivacyPlan:
         return self.noise_multiplier * self.sensitivity
 
     @property
+    def step_noise_variance(self) -> float:
+        """Variance of the noise on each coordinate of a step's averaged gradient: a public constant."""
+        return (self.noise_std / self.expected_batch_size) ** 2
+
+    @property
     def secure(self) -> bool:
         """Whether sampling and noise are seeded by the operating system."""
         return self.insecure_seed is None

@@ -15,7 +15,7 @@ from torch import Tensor
 from ldm.errors import UserError
 
 #: First words of an insecure seed's entropy, so that the same seed gives unrelated streams to different purposes.
-SAMPLING, NOISE, LOSS = 1, 2, 3
+SAMPLING, NOISE, LOSS, STATISTICS = 1, 2, 3, 4
 
 #: Where its seed and the 624 words of the Mersenne Twister lie in the state of torch's CPU generator (in bytes).
 _SEED, _WORDS = slice(0, 8), slice(24, 24 + 8 * 624)

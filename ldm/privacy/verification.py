@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.privacy.engines.base import Engine, Groups, RowLoss, Rows, row_losses
+from ldm.privacy.engines.base import Engine, Groups, PerExampleLoss, Rows, per_example_losses
 
 _LARGEST_START = 0.1
 
@@ -39,10 +39,10 @@ def check_sums(
     engine: Engine,
     groups: Groups,
     parameters: Mapping[str, nn.Parameter],
-    loss: RowLoss,
+    loss: PerExampleLoss,
     rows: Rows,
     records: int,
-    copies: int,
+    multiplicity: int,
     tolerance: float,
 ) -> None:
     """Raise UserError naming a parameter whose unclipped sum of per-record gradients is not its ordinary gradient.
@@ -52,9 +52,9 @@ def check_sums(
     """
     devices = _devices(rows)
     with torch.random.fork_rng(devices):
-        found = engine.clipped_sums(loss, rows, records, copies, groups, torch.ones_like).sums
+        found = engine.clipped_sums(loss, rows, records, multiplicity, groups, torch.ones_like).sums
     with torch.random.fork_rng(devices), torch.enable_grad():
-        total = row_losses(loss, rows, records * copies).sum() / copies
+        total = per_example_losses(loss, rows, records * multiplicity).sum() / multiplicity
         expected = torch.autograd.grad(total, list(parameters.values()), materialize_grads=True)
     whole = math.hypot(*(float(gradient.norm()) for gradient in expected))
     for (name, parameter), gradient in zip(parameters.items(), expected, strict=True):
@@ -67,7 +67,7 @@ def check_sums(
 
 
 def check_rows(
-    engine: Engine, groups: Groups, loss: RowLoss, rows: Rows, records: int, copies: int, tolerance: float
+    engine: Engine, groups: Groups, loss: PerExampleLoss, rows: Rows, records: int, multiplicity: int, tolerance: float
 ) -> None:
     """Raise UserError when the gradient of the first record changes with the other records, by more than ``tolerance``.
 
@@ -76,11 +76,11 @@ def check_rows(
     """
     if records < 2:
         return
-    alike = {key: value[:copies].repeat(records, *[1] * (value.ndim - 1)) for key, value in rows.items()}
+    alike = {key: value[:multiplicity].repeat(records, *[1] * (value.ndim - 1)) for key, value in rows.items()}
     found = []
     for others in (rows, alike):
         with torch.random.fork_rng(_devices(rows)):
-            sums = engine.clipped_sums(loss, others, records, copies, groups, _first_only).sums
+            sums = engine.clipped_sums(loss, others, records, multiplicity, groups, _first_only).sums
         found.append(torch.cat([sums[name].flatten() for name in sorted(sums)]))
     if not float((found[0] - found[1]).norm()) <= tolerance * float(found[0].norm()):
         raise UserError(

@@ -50,7 +50,7 @@ def record_norms(model: Any, dataset: Any, count: int, multiplicity: int = 1, mi
     for batch in loader:
         examples: Mapping[str, Tensor] = model.expand_batch(on_device(batch, model.device), multiplicity, microbatch)
         clipper.accumulate(model.per_example_losses, examples, multiplicity)
-    clipper.take()
+    clipper.pop_sums()
     return torch.cat(recorder.seen)
 
 

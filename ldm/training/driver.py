@@ -6,7 +6,7 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +16,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from callbacks.safe_checkpoint import SafeCheckpointIO
+from callbacks.setup_callback import SetupCallback
 from callbacks.slurm_requeue import forget_run, note_run
 from callbacks.step_clock import StepClock
 from ldm.checkpoint import check_metadata, checkpoint_metadata, joined_accounts, load_weights, read_checkpoint
@@ -91,7 +92,7 @@ def prepare_process(request: RunRequest) -> None:
     pl.seed_everything(request.options.seed, verbose=False)
 
 
-def read_resumed(request: RunRequest) -> dict[str, Any] | None:
+def read_resumed(request: RunRequest) -> Mapping[str, Any] | None:
     """The checkpoint that training goes on from, or None for a new start.
 
     Raises UserError for one that holds weights only, and for one of a private run that would go on without privacy.
@@ -131,7 +132,7 @@ def plan(request: RunRequest) -> tuple[Any, private_run.Account | None]:
 def print_plan(request: RunRequest, data: Any, planned: private_run.Account | None) -> None:
     """What ``--dry-run`` shows instead of training."""
     rate = rate_of(request, data)
-    steps = planned.ledger.steps if planned else 0
+    steps = planned.ledger.count(planned.plan.event()) if planned else 0
     for line in plan_lines(request, data, planned.plan if planned else None, steps, rate):
         print(line)
 
@@ -151,7 +152,9 @@ def rate_of(request: RunRequest, data: Any) -> float:
 # ---------------------------------------------------------------------- building
 
 
-def build(request: RunRequest, data: Any, planned: private_run.Account | None, resumed: dict[str, Any] | None) -> Run:
+def build(
+    request: RunRequest, data: Any, planned: private_run.Account | None, resumed: Mapping[str, Any] | None
+) -> Run:
     """Build the model, the private session and the Trainer; writes nothing."""
     model = build_model(request.config)
     check_labels(model, data)
@@ -180,7 +183,7 @@ def build_model(config: DictConfig) -> Any:
     return instantiate_from_config(section)
 
 
-def inherited_accounts(model: Any, resumed: dict[str, Any] | None) -> Any:
+def inherited_accounts(model: Any, resumed: Mapping[str, Any] | None) -> Any:
     """The privacy account of everything that the weights come from, or None.
 
     Of every part of the model that was loaded from a file, and of what the resumed run itself had started from.
@@ -216,7 +219,14 @@ def build_trainer(
         raise UserError(f"lightning.trainer: {one_line(error)}") from error
 
 
-def check_resumable(model: Any, content: dict[str, Any], path: Any) -> None:
+def keep_config(trainer: Any) -> None:
+    """Write the run's configuration now rather than when training starts."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, SetupCallback) and trainer.is_global_zero:
+            callback.write()
+
+
+def check_resumable(model: Any, content: Mapping[str, Any], path: Any) -> None:
     """Raise UserError, before anything is written, for a checkpoint that ``model`` cannot go on from."""
     if hasattr(model, "unet_params"):  # an autoencoder has neither heads nor adapters
         check_metadata(model, content, path)
@@ -233,6 +243,9 @@ def train_and_test(request: RunRequest, run: Run) -> None:
         if options.train:
             if run.session is None and run.trainer.is_global_zero:
                 record_unprotected(run.model, run.data, request.run_dir)
+            if run.session is not None and run.session.statistics is not None:
+                keep_config(run.trainer)  # a run that stops in its warm-up is resumed from it
+                run.session.warm_up(to_plain(request.config.model))
             fit(request, run)
         else:
             logger.info("nothing is trained; -t trains")
@@ -275,7 +288,7 @@ def fit(request: RunRequest, run: Run) -> None:
 
 def how_to_go_on(run_dir: RunDirectory) -> str:
     """The command that goes on with a run."""
-    if not any(run_dir.checkpoints.glob("*.ckpt")):
+    if not run_dir.trained() and not run_dir.statistics.is_file():
         return "it had made no step, start it again"
     return f"to go on, type: python main.py --resume {run_dir.path} -t"
 
@@ -299,6 +312,8 @@ def refused_without_trace(request: RunRequest, run: Run, resumed_at: int) -> Ite
     try:
         yield
     except UserError:
+        if request.run_dir.statistics.is_file():  # what has been released is charged, and must not be forgotten
+            raise
         if run.trainer.global_step == resumed_at and run.trainer.is_global_zero:
             take_back()
         raise

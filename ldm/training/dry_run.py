@@ -23,15 +23,15 @@ def plan_lines(request: RunRequest, data: Any, plan: PrivacyPlan | None, taken: 
         lines.append(f"goes on from    {request.resume}")
     lines += privacy_lines(plan, taken, records) if plan is not None else public_lines(request, data, records)
     lines.append(f"learning rate   {rate:.3g}")
-    copies = plan.noise_multiplicity if plan is not None else 1
+    multiplicity = plan.noise_multiplicity if plan is not None else 1
     chunk = request.dp_config.get("max_batch_size") if plan is not None else None
     microbatch = chunk if isinstance(chunk, int) else data.batch_size
     if plan is not None:
         lines.append(f"microbatch      {chunk or f'the whole batch ({data.batch_size} records)'}")
     steps = plan.steps - taken if plan is not None else planned_public_steps(request, data, records)
-    rows = None if steps is None else steps * data.batch_size * copies
+    rows = None if steps is None else steps * data.batch_size * multiplicity
     return lines + need_lines(
-        count_needs(to_plain(request.config.model)), own_device(request.settings), microbatch * copies, rows
+        count_needs(to_plain(request.config.model)), own_device(request.settings), microbatch * multiplicity, rows
     )
 
 

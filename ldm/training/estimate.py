@@ -14,6 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.config import instantiate_from_config
+from ldm.models.diffusion.ddpm_base import DDPM
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +58,11 @@ def count_needs(section: Mapping[str, Any]) -> Needs | None:
         logging.disable(logging.WARNING)  # what building says is said when it is built in earnest
         with torch.device("meta"):
             model = instantiate_from_config(section)
-            if not hasattr(model, "row_terms"):
+            if not isinstance(model, DDPM):
                 return None
             selection = model.select_trainable().parameters if hasattr(model, "select_trainable") else model.trainable()
             return _count(model, sum(parameter.numel() for parameter in selection.values()))
-    except (NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except (NotImplementedError, RuntimeError, ValueError) as error:
         logger.debug("not counted: %s", error)
         return None
     finally:
@@ -87,7 +88,7 @@ def _count(model: Any, trained: int) -> Needs:
 
     watch = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as counter, watch:
-        loss = model.row_terms(**rows)["loss"]
+        loss = model.loss_terms(**rows)["loss"]
     del loss
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     activations = sum(size for storage, size in kept.items() if storage not in weights)

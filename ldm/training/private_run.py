@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +22,10 @@ from ldm.privacy.meter import EpsilonMeter
 from ldm.privacy.plan import PrivacyPlan, planned_steps
 from ldm.privacy.ranks import Ranks
 from ldm.privacy.sampling import sampler_from_plan
+from ldm.privacy.statistics import Release
 from ldm.training.private_ddp import private_strategy, process_count
 from ldm.training.run_directory import RunDirectory
+from ldm.training.statistics import StatisticsPlan, load_releases, prepare_model
 from ldm.training.unprotected_run import source_of
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class PrivateSession:
     not_covered: tuple[str, ...] = ()
     written: int | None = None  # steps that the card on disk charges
     weights: dict[str, int] = field(default_factory=dict)  # digests of the checkpoints so far, and their steps
+    statistics: StatisticsPlan | None = None  # what is released of the records before the first step
+    releases: tuple[Release, ...] = ()
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -75,12 +79,31 @@ class PrivateSession:
         ranks = self.training.ranks = Ranks(trainer.global_rank, trainer.world_size)
         if ranks.size > 1:
             records = len(self.data.datasets["train"])
-            taken = self.training.ledger.steps
+            taken = self.training.taken
             self.data.train_batch_sampler = sampler_from_plan(self.plan, records, start=taken, ranks=ranks)
             logger.info("%d processes share each step: each draws and clips a part of the records", ranks.size)
         self.training.on_release = self.write_card if ranks.first else None
         self.model.private = self.training
         self.model.automatic_optimization = False  # the private step computes and applies its own gradients
+
+    def warm_up(self, model_config: Mapping[str, Any]) -> None:
+        """Release the statistics that the config asks for, and train the model on what they say, before the first step.
+
+        What an earlier process of this run has released or trained is read back, and is not paid for again. Nothing is
+        done when the run is resumed from one of its checkpoints, whose weights are those of after the warm-up.
+        """
+        if self.statistics is None or self.run_dir.resume_from is not None:
+            return
+
+        def released(releases: Sequence[Release]) -> None:
+            self.releases = tuple(releases)
+            self.write_card()
+
+        plan, ledger, train = self.plan, self.training.ledger, self.data.datasets["train"]
+        prepare_model(
+            self.model, train, self.statistics, plan, ledger, self.run_dir, self.releases, released, model_config
+        )
+        self.model.select_trainable()
 
     def write_card(self, weights: str | None = None) -> None:
         """Write ``privacy.json`` of the run directory: what has been spent, by two accountants.
@@ -102,6 +125,7 @@ class PrivateSession:
             public_data=self.public_data,
             not_covered=self.not_covered,
             weights=self.weights,
+            statistics=tuple(release.summary() for release in self.releases),
         )
         self.run_dir.path.mkdir(parents=True, exist_ok=True)
         card.write(self.run_dir.privacy_card)
@@ -141,7 +165,7 @@ def open_account(config: DPConfig, data: Any, settings: Mapping[str, Any], run_d
     """
     check_settings(config, settings)
     records = count_training_records(data)
-    if run_dir.resume_from is None:
+    if run_dir.resume_from is None and not run_dir.statistics.is_file():
         refuse_other_checkpoint(settings)
         return Account(make_plan(config, records, data.batch_size, settings), Ledger())
     account = resumed_account(run_dir, config)
@@ -175,11 +199,16 @@ def build_session(
         engine=config.engine,
     )
     describe_session(account.plan, selection)
-    data.train_batch_sampler = sampler_from_plan(account.plan, records, start=account.ledger.steps)
+    data.train_batch_sampler = sampler_from_plan(account.plan, records, start=training.taken)
     exceptions = exceptions_of_start(model, data.datasets["train"])
     not_covered = tuple(dict.fromkeys((*account.not_covered, *exceptions)))
-    meter = EpsilonMeter(account.plan)
-    return PrivateSession(model, data, run_dir, training, meter, config.public_data, not_covered)
+    statistics = StatisticsPlan.read(config.warm_up) if config.warm_up else None
+    before = statistics.events(config.relation) if statistics is not None else ()
+    meter = EpsilonMeter(account.plan, before) if before else EpsilonMeter(account.plan)
+    releases = tuple(load_releases(run_dir.statistics)[1]) if run_dir.statistics.is_file() else ()
+    session = PrivateSession(model, data, run_dir, training, meter, config.public_data, not_covered)
+    session.statistics, session.releases = statistics, releases
+    return session
 
 
 def count_training_records(data: Any) -> int:
@@ -221,10 +250,14 @@ def describe_session(plan: PrivacyPlan, selection: Selection) -> None:
 
 
 def make_plan(config: DPConfig, records: int, batch_size: int, settings: Mapping[str, Any]) -> PrivacyPlan:
-    """The plan of a new run on ``records`` records, with the length that the Trainer's settings give."""
+    """The plan of a new run on ``records`` records, with the length that the Trainer's settings give.
+
+    The statistics of ``dp_config.warm_up`` are charged first: the steps are calibrated with what they leave.
+    """
     epochs, steps = required_length(settings)
     config.check_records(records)
-    return config.plan(num_records=records, batch_size=batch_size, epochs=epochs, steps=steps)
+    history = StatisticsPlan.read(config.warm_up).events(config.relation) if config.warm_up else ()
+    return config.plan(num_records=records, batch_size=batch_size, epochs=epochs, steps=steps, history=history)
 
 
 def required_length(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -250,8 +283,7 @@ def resumed_account(run_dir: RunDirectory, config: DPConfig) -> Account:
 
     Raises UserError when the checkpoint carries no ledger, or the config now asks for another mechanism.
     """
-    path = run_dir.resume_from
-    assert path is not None
+    path = run_dir.resume_from or run_dir.statistics  # before the first checkpoint, the account is with the statistics
     stored = read_checkpoint(path).get("privacy")
     if not stored:
         raise UserError(f"{path}: it carries no privacy ledger, so a private run cannot be resumed from it")
@@ -260,13 +292,15 @@ def resumed_account(run_dir: RunDirectory, config: DPConfig) -> Account:
     if run_dir.privacy_card.exists():
         card = ReleaseCard.read(run_dir.privacy_card)
         ledger, not_covered = ledger.absorb(card.ledger), card.not_covered
+    elif run_dir.resume_from is None:
+        not_covered = ()  # stopped before the card of its statistics was there, so before its first step
     else:
         logger.warning("%s is missing: steps released after %s are not charged", run_dir.privacy_card, path)
         not_covered = (
-            f"what was released after step {ledger.steps}, before the run was resumed from there without its "
-            "privacy.json: those steps are not charged",
+            f"what was released after step {ledger.count(plan.event())}, before the run was resumed from there without "
+            "its privacy.json: those steps are not charged",
         )
-    logger.info("resumed: %d of %d steps are in the ledger", ledger.steps, plan.steps)
+    logger.info("resumed: %d of %d steps are in the ledger", ledger.count(plan.event()), plan.steps)
     return Account(plan, ledger, not_covered)
 
 

@@ -135,7 +135,8 @@ def check_privacy_settings(request: RunRequest) -> None:
     enabled = request.dp_config.get("enabled", False)
     if not isinstance(enabled, bool | None):
         raise UserError(f"model.params.dp_config.enabled: {enabled!r} is neither true nor false")
-    resumed = request.run_dir.resume_from is not None and request.run_dir.privacy_card.exists()
+    begun = request.run_dir.resume_from is not None or request.run_dir.statistics.is_file()
+    resumed = begun and request.run_dir.privacy_card.exists()
     if resumed and not request.private and is_private_card(request.run_dir.privacy_card):
         raise UserError(
             f"{request.run_dir.path}: is a private run (it has a privacy.json), and dp_config.enabled is off in the "

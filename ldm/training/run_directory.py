@@ -40,6 +40,20 @@ class RunDirectory:
     def privacy_card(self) -> Path:
         return self.path / "privacy.json"
 
+    @property
+    def statistics(self) -> Path:
+        """What a private run has released of its records before the first step, with its account."""
+        return self.path / "statistics.ckpt"
+
+    @property
+    def warmed_up(self) -> Path:
+        """The model that was trained on what the statistics say."""
+        return self.path / "warm_up.ckpt"
+
+    def trained(self) -> bool:
+        """Whether there is a checkpoint of a training step."""
+        return any(self.checkpoints.glob("*.ckpt"))
+
     def announce_to_child_processes(self) -> None:
         """Let the processes that this one starts find the same folder: the time in its name is not theirs."""
         os.environ[VARIABLE] = str(self.path.absolute())
@@ -114,6 +128,10 @@ def resumed_run(resume: str, now: datetime.datetime | None = None) -> RunDirecto
         raise UserError(f"--resume {resume}: there is no such run directory or checkpoint{hint}")
     run, checkpoint = (target.parent.parent, target) if target.is_file() else (target, None)
     checkpoint = checkpoint or newest_checkpoint(run / "checkpoints")
+    stopped_early = RunDirectory(run, stamp)
+    if checkpoint is None and stopped_early.statistics.is_file() and not stopped_early.trained():
+        check_writable(run, "--resume")
+        return stopped_early
     if checkpoint is None:
         raise UserError(
             f"--resume {resume}: its folder checkpoints holds no whole checkpoint of a training run; name a checkpoint "

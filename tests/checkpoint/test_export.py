@@ -66,6 +66,27 @@ def test_files_without_averages_or_side_information(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "a.safetensors")["metadata"] == {}
 
 
+def test_another_decoder(tmp_path: Path) -> None:
+    parts = {"encoder.w": torch.ones(2), "quant_conv.w": torch.ones(1), "decoder.w": torch.ones(3)}
+    model = {"model.net.a": torch.ones(2), **{f"first_stage_model.{name}": value for name, value in parts.items()}}
+    save_checkpoint({"state_dict": model}, tmp_path / "model.ckpt")
+    target = tmp_path / "new.safetensors"
+
+    def replaced(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+        other = {**parts, "decoder.w": torch.full((3,), 7.0), "loss.w": torch.ones(1), **changes}
+        save_checkpoint({"state_dict": other}, tmp_path / "other.ckpt")
+        export_checkpoint(tmp_path / "model.ckpt", target, decoder=tmp_path / "other.ckpt")
+        return read_checkpoint(target).state_dict
+
+    state = replaced()
+    assert set(state) == set(model) and state["first_stage_model.decoder.w"].tolist() == [7, 7, 7]
+    assert torch.equal(state["first_stage_model.encoder.w"], torch.ones(2))
+    with pytest.raises(UserError, match="encoder.w differs"):
+        replaced(**{"encoder.w": torch.zeros(2)})
+    with pytest.raises(UserError, match="other layers"):
+        replaced(**{"decoder.more": torch.zeros(2)})
+
+
 def test_mistakes(tmp_path: Path) -> None:
     save_checkpoint({"state_dict": STATE}, tmp_path / "a.ckpt")
     (tmp_path / "text.ckpt").write_text("no")

@@ -46,18 +46,18 @@ def rows(count: int, kind: str = "spatial") -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("multiplicity", [1, 3])
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_every_engine_clips_adapters_as_the_plain_loop_does(kind: str, copies: int) -> None:
+def test_every_engine_clips_adapters_as_the_plain_loop_does(kind: str, multiplicity: int) -> None:
     model = adapted(kind, moved=True, dp_config={"enabled": True})
     selection = model.select_trainable()
-    batch = rows(4 * copies, kind)
+    batch = rows(4 * multiplicity, kind)
     sums = {}
     for engine in ENGINES:
         clipper = PerRecordClipper(model, selection.parameters, Clipping(1e-3), engine)
-        clipper.verify(model.per_example_losses, batch, copies)
-        clipper.accumulate(model.per_example_losses, batch, copies)
-        sums[engine] = torch.cat([value.flatten() for value in clipper.take().values()])
+        clipper.verify(model.per_example_losses, batch, multiplicity)
+        clipper.accumulate(model.per_example_losses, batch, multiplicity)
+        sums[engine] = torch.cat([value.flatten() for value in clipper.pop_sums().values()])
     assert 0 < float(sums["naive"].norm()) <= 4 * BOUND
     for engine in ENGINES:
         torch.testing.assert_close(sums[engine], sums["naive"], rtol=1e-4, atol=ROUNDING * BOUND)
@@ -158,7 +158,7 @@ def test_feed_forward_residual_and_projection_layers_can_be_adapted() -> None:
     for engine in ("bookkeeping", "naive"):
         clipper = PerRecordClipper(model, selection.parameters, Clipping(1e-3), engine)
         clipper.accumulate(model.per_example_losses, batch)
-        sums[engine] = torch.cat([value.flatten() for value in clipper.take().values()])
+        sums[engine] = torch.cat([value.flatten() for value in clipper.pop_sums().values()])
     torch.testing.assert_close(sums["bookkeeping"], sums["naive"], rtol=1e-4, atol=ROUNDING * BOUND)
 
 
@@ -214,29 +214,31 @@ def test_adapters_learn_after_the_model_was_moved(dtype: torch.dtype) -> None:
     batch = {key: value.to(dtype) if value.is_floating_point() else value for key, value in rows(3).items()}
     clipper.accumulate(model.per_example_losses, batch)
     with torch.no_grad():
-        for name, value in clipper.take().items():
+        for name, value in clipper.pop_sums().items():
             selection.parameters[name].sub_(10 * value.to(dtype))
     still = [name for name, value in selection.parameters.items() if torch.equal(value, before[name])]
     assert [name for name in still if is_adapter_name(name)] == []
     assert all(value.dtype == dtype for value in selection.parameters.values())
 
 
-@pytest.mark.parametrize("copies", [1, 4])
+@pytest.mark.parametrize("multiplicity", [1, 4])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_record_moves_the_sum_by_at_most_c(engine: str, copies: int) -> None:
+def test_a_record_moves_the_sum_by_at_most_c(engine: str, multiplicity: int) -> None:
     model = adapted(moved=True, dp_config={"enabled": True})
     selection = model.select_trainable()
     bound, records = 1e-4, 3  # below every gradient: a record uses the bound up
-    batch = {key: value.repeat_interleave(copies, 0) for key, value in rows(records).items()}
+    batch = {key: value.repeat_interleave(multiplicity, 0) for key, value in rows(records).items()}
 
     def total(keep: list[int]) -> Tensor:
         clipper = PerRecordClipper(model, selection.parameters, Clipping(bound), engine)
-        clipper.accumulate(model.per_example_losses, {key: value[keep] for key, value in batch.items()}, copies)
-        return torch.cat([value.flatten() for value in clipper.take().values()])
+        clipper.accumulate(model.per_example_losses, {key: value[keep] for key, value in batch.items()}, multiplicity)
+        return torch.cat([value.flatten() for value in clipper.pop_sums().values()])
 
-    everyone = total(list(range(records * copies)))
+    everyone = total(list(range(records * multiplicity)))
     for left_out in range(records):
-        change = float((everyone - total([row for row in range(records * copies) if row // copies != left_out])).norm())
+        change = float(
+            (everyone - total([row for row in range(records * multiplicity) if row // multiplicity != left_out])).norm()
+        )
         assert 0.99 < change / bound <= 1 + 3e-6
 
 
@@ -266,7 +268,7 @@ def test_the_condition_stage_has_adapters_of_its_own_scaling() -> None:
     for engine in ("bookkeeping", "naive"):
         clipper = PerRecordClipper(model, selection.parameters, Clipping(1e-3), engine)
         clipper.accumulate(model.per_example_losses, batch)
-        sums[engine] = clipper.take()
+        sums[engine] = clipper.pop_sums()
     for name in trained:
         assert sums["naive"][name].any(), name
         torch.testing.assert_close(sums["bookkeeping"][name], sums["naive"][name], rtol=1e-4, atol=ROUNDING * BOUND)

@@ -41,22 +41,22 @@ def training_of(model: Any) -> PrivateTraining:
     )
 
 
-def largest_change(model: Any, style: str = "flat", copies: int = 2) -> float:
+def largest_change(model: Any, style: str = "flat", multiplicity: int = 2) -> float:
     """How far, in units of C, leaving out one record moves the clipped sum at most."""
     selection = model.select_trainable()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        batch = model.expand_batch(tiny.batch(RECORDS), copies, None)
+        batch = model.expand_batch(tiny.batch(RECORDS), multiplicity, None)
 
     def total(keep: list[int]) -> Tensor:
         clipper = PerRecordClipper(model, selection.parameters, Clipping(BOUND, style))
-        clipper.accumulate(model.per_example_losses, {key: value[keep] for key, value in batch.items()}, copies)
-        return torch.cat([value.double().flatten() for value in clipper.take().values()])
+        clipper.accumulate(model.per_example_losses, {key: value[keep] for key, value in batch.items()}, multiplicity)
+        return torch.cat([value.double().flatten() for value in clipper.pop_sums().values()])
 
-    rows = range(RECORDS * copies)
+    rows = range(RECORDS * multiplicity)
     everyone = total(list(rows))
     return max(
-        float((everyone - total([row for row in rows if row // copies != record])).norm()) / BOUND
+        float((everyone - total([row for row in rows if row // multiplicity != record])).norm()) / BOUND
         for record in range(RECORDS)
     )
 

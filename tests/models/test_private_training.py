@@ -65,8 +65,10 @@ class Alone:
         model.lr_schedulers = lambda: self.scheduler
 
 
-def training_of(model: Any, the_plan: PrivacyPlan, chunk: int | None = None, engine: str = "bookkeeping") -> Any:
-    return PrivateTraining(model, model.select_trainable(), the_plan, Ledger(), max_batch_size=chunk, engine=engine)
+def training_of(model: Any, the_plan: PrivacyPlan, microbatch: int | None = None, engine: str = "bookkeeping") -> Any:
+    return PrivateTraining(
+        model, model.select_trainable(), the_plan, Ledger(), max_batch_size=microbatch, engine=engine
+    )
 
 
 def flat(sums: Mapping[str, Tensor]) -> Tensor:
@@ -84,25 +86,32 @@ def sums_of(training: Any, model: Any, rows: dict[str, Tensor], monkeypatch: pyt
 
 
 def change_without(
-    left_out: int, training: Any, model: Any, rows: dict[str, Tensor], copies: int, monkeypatch: pytest.MonkeyPatch
+    left_out: int,
+    training: Any,
+    model: Any,
+    rows: dict[str, Tensor],
+    multiplicity: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> float:
     """How far, in units of C, leaving out one record moves the sum, the others' draws being the same."""
     everyone = sums_of(training, model, rows, monkeypatch)
-    keep = [row for row in range(RECORDS * copies) if row // copies != left_out]
+    keep = [row for row in range(RECORDS * multiplicity) if row // multiplicity != left_out]
     others = sums_of(training, model, {key: value[keep] for key, value in rows.items()}, monkeypatch)
     return float((everyone - others).norm()) / BOUND
 
 
-@pytest.mark.parametrize("copies", [1, 4])
+@pytest.mark.parametrize("multiplicity", [1, 4])
 @pytest.mark.parametrize("selection", SELECTIONS)
-def test_one_record_moves_the_sum_by_at_most_c(selection: str, copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_record_moves_the_sum_by_at_most_c(
+    selection: str, multiplicity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kind, flags = SELECTIONS[selection]
     model = model_of(kind, **flags)
-    training = training_of(model, plan(noise_multiplicity=copies))
-    rows = model.expand_batch(tiny.batch(RECORDS), copies, None)
-    for chunk, left_out in ((1, 0), (3, RECORDS - 1), (None, 1)):
-        training.max_batch_size = chunk
-        change = change_without(left_out, training, model, rows, copies, monkeypatch)
+    training = training_of(model, plan(noise_multiplicity=multiplicity))
+    rows = model.expand_batch(tiny.batch(RECORDS), multiplicity, None)
+    for microbatch, left_out in ((1, 0), (3, RECORDS - 1), (None, 1)):
+        training.max_batch_size = microbatch
+        change = change_without(left_out, training, model, rows, multiplicity, monkeypatch)
         assert 0.9 < change <= SLACK  # gradients are far above C, so the bound is used up
 
 
@@ -111,7 +120,7 @@ def test_the_measurement_catches_copies_that_are_clipped_as_records(monkeypatch:
     training = training_of(model, plan(noise_multiplicity=4))
     rows = model.expand_batch(tiny.batch(RECORDS), 4, None)
     accumulate = training.clipper.accumulate
-    monkeypatch.setattr(training.clipper, "accumulate", lambda loss, piece, copies: accumulate(loss, piece, 1))
+    monkeypatch.setattr(training.clipper, "accumulate", lambda loss, piece, multiplicity: accumulate(loss, piece, 1))
     assert change_without(0, training, model, rows, 4, monkeypatch) > 1.5
 
 
@@ -132,12 +141,12 @@ def test_a_record_is_the_mean_of_its_copies_on_one_latent_and_one_label() -> Non
 def test_verification_passes_and_leaves_everything_alone(selection: str) -> None:
     kind, flags = SELECTIONS[selection]
     model = model_of(kind, **flags)
-    training = training_of(model, plan(noise_multiplicity=3), chunk=1)
+    training = training_of(model, plan(noise_multiplicity=3), microbatch=1)
     before, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     training.verify(model)
     assert torch.equal(torch.get_rng_state(), generator)
     assert training.ledger.steps == training.noise.steps == training.draws.steps == 0
-    assert not flat(training.clipper.take()).any() and training.clipper.skipped == 0
+    assert not flat(training.clipper.pop_sums()).any() and training.clipper.skipped == 0
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -165,9 +174,9 @@ def test_a_condition_that_cannot_be_made_up_is_said(caplog: pytest.LogCaptureFix
 
 def test_a_step_does_not_depend_on_the_size_of_its_chunks() -> None:
     results = []
-    for chunk in (1, 3, None):
+    for microbatch in (1, 3, None):
         model = model_of(train_condition_only=True)
-        training = training_of(model, plan(noise_multiplicity=2), chunk)
+        training = training_of(model, plan(noise_multiplicity=2), microbatch)
         alone = Alone(model, schedule=lambda step: 1.0 / (1 + step))
         for seed in range(2):
             training.step(model, tiny.batch(RECORDS, seed))
@@ -186,12 +195,12 @@ def test_a_step_does_not_depend_on_the_size_of_its_chunks() -> None:
 def test_noise_is_added_once_a_step_with_the_plans_standard_deviation() -> None:
     model = model_of(train_condition_only=True)
     the_plan = plan(noise_multiplier=2.0)
-    training = training_of(model, the_plan, chunk=1)
+    training = training_of(model, the_plan, microbatch=1)
     training.noised_gradients(model, tiny.batch(RECORDS))
     noised = torch.cat([p.grad.flatten() for p in training.selection.parameters.values()]) * 4
     with training.draws.step(model.device):
         pass
-    again = training_of(model, the_plan, chunk=1)
+    again = training_of(model, the_plan, microbatch=1)
     with again.draws.step(model.device):
         sums = again.clipped_sums(model, tiny.batch(RECORDS))
     noise = noised - torch.cat([sums[name].flatten() for name in training.selection.parameters])
@@ -214,7 +223,7 @@ def test_gradients_are_divided_by_the_expected_batch_size_however_many_records_c
 
 def test_batches_of_every_size_take_one_step_each() -> None:
     model = model_of(train_condition_only=True)
-    training = training_of(model, plan(), chunk=4)
+    training = training_of(model, plan(), microbatch=4)
     Alone(model)
     for steps, size in enumerate((0, 1, 4, 9, 0), 1):
         training.step(model, tiny.batch(size))

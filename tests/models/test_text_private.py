@@ -63,10 +63,12 @@ def batch(captions: list[str] = CAPTIONS) -> dict[str, Any]:
     return {"image": tiny.batch(len(captions))["image"], "caption": captions}
 
 
-def sums(model: Any, engine: str, rows: dict[str, torch.Tensor], copies: int, bound: float) -> dict[str, torch.Tensor]:
+def sums(
+    model: Any, engine: str, rows: dict[str, torch.Tensor], multiplicity: int, bound: float
+) -> dict[str, torch.Tensor]:
     clipper = PerRecordClipper(model, model.select_trainable().parameters, Clipping(bound), engine)
-    clipper.accumulate(model.per_example_losses, rows, copies)
-    return clipper.take()
+    clipper.accumulate(model.per_example_losses, rows, multiplicity)
+    return clipper.pop_sums()
 
 
 def test_captions_become_rows_of_tokens(vocabulary):

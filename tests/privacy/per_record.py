@@ -29,10 +29,10 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def reference_gradients(module: nn.Module, rows: Rows, copies: int = 1) -> dict[str, Tensor]:
+def reference_gradients(module: nn.Module, rows: Rows, multiplicity: int = 1) -> dict[str, Tensor]:
     """Per-record gradients (B, *shape) of the mean loss over copies, by torch.func: no code of the engines."""
     trained = {name: parameter.detach() for name, parameter in trainable(module).items()}
-    folded = {key: value.unflatten(0, (-1, copies)) for key, value in rows.items()}
+    folded = {key: value.unflatten(0, (-1, multiplicity)) for key, value in rows.items()}
 
     def record_loss(parameters: Mapping[str, Tensor], own: Rows) -> Tensor:
         return squared_error(lambda *inputs: functional_call(module, parameters, inputs), own).mean()
@@ -48,11 +48,11 @@ def reference_sum(gradients: Mapping[str, Tensor], bound: float) -> dict[str, Te
 
 
 def clipped_sum(
-    module: nn.Module, rows: Rows, clipping: Clipping, engine: str = "bookkeeping", copies: int = 1
+    module: nn.Module, rows: Rows, clipping: Clipping, engine: str = "bookkeeping", multiplicity: int = 1
 ) -> dict[str, Tensor]:
     clipper = PerRecordClipper(module, trainable(module), clipping, engine)
-    clipper.accumulate(loss_of(module), rows, copies)
-    return clipper.take()
+    clipper.accumulate(loss_of(module), rows, multiplicity)
+    return clipper.pop_sums()
 
 
 def flat(sums: Mapping[str, Tensor]) -> Tensor:

@@ -89,7 +89,7 @@ def test_calibration_gives_the_recipe_sigmas(rate, steps, delta, target, sigma):
 
 
 @pytest.mark.parametrize(
-    ("rate", "steps", "delta", "sigma", "copies", "true_epsilon"),
+    ("rate", "steps", "delta", "sigma", "multiplicity", "true_epsilon"),
     [
         (1 / 30, 6000, 1e-5, 9.775, 12, 30.9),
         (1 / 30, 6000, 1e-5, 1.472, 12, 7698),
@@ -101,9 +101,9 @@ def test_calibration_gives_the_recipe_sigmas(rate, steps, delta, target, sigma):
     ],
 )
 def test_clipping_the_copies_of_a_record_one_by_one_costs_what_is_published_about_it(
-    rate, steps, delta, sigma, copies, true_epsilon
+    rate, steps, delta, sigma, multiplicity, true_epsilon
 ):
-    assert epsilon([(SamplingEvent(rate, sigma / copies), steps)], delta) == pytest.approx(true_epsilon, rel=0.02)
+    assert epsilon([(SamplingEvent(rate, sigma / multiplicity), steps)], delta) == pytest.approx(true_epsilon, rel=0.02)
 
 
 @pytest.mark.parametrize(

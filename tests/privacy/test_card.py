@@ -254,3 +254,20 @@ def test_something_else_is_refused(tmp_path, content):
 
 def test_versions_name_what_did_the_accounting():
     assert {"python", "torch", "dp-accounting"} <= set(card().to_dict()["versions"])
+
+
+def test_a_statistic_is_charged_and_named_and_is_no_step_of_the_plan(tmp_path):
+    released = SamplingEvent(1.0, 8.0)
+    ledger = Ledger()
+    ledger.record(released)
+    ledger.record(PLAN.event(), 20)
+    summary = {"name": "class moments of latents", "noise_multiplier": 8.0, "constants": {"clip_norm": 22.0}}
+    both = card(ledger=ledger, statistics=(summary,))
+    assert both.to_dict()["steps"] == {"taken": 20, "planned": 40}
+    assert both.to_dict()["statistics"] == [summary]
+    assert both.epsilons()["pld"] > card().epsilons()["pld"]
+    both.write(tmp_path / "privacy.json")
+    assert ReleaseCard.read(tmp_path / "privacy.json") == both
+    older = both.to_dict()
+    del older["statistics"]
+    assert ReleaseCard.from_dict(older).statistics == ()

@@ -35,12 +35,12 @@ def seed() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("copies", [1, 4, 8])
-def test_engines_agree_with_torch_func(engine: str, copies: int) -> None:
-    net, rows = MixedNet(), mixed_rows(4 * copies)
-    gradients = reference_gradients(net, rows, copies)
+@pytest.mark.parametrize("multiplicity", [1, 4, 8])
+def test_engines_agree_with_torch_func(engine: str, multiplicity: int) -> None:
+    net, rows = MixedNet(), mixed_rows(4 * multiplicity)
+    gradients = reference_gradients(net, rows, multiplicity)
     bound = median_norm(gradients)
-    got = clipped_sum(net, rows, Clipping(bound), engine, copies)
+    got = clipped_sum(net, rows, Clipping(bound), engine, multiplicity)
     assert relative_difference(got, reference_sum(gradients, bound)) < TOLERANCE
     assert all(value.dtype == torch.float32 and not value.requires_grad for value in got.values())
 
@@ -96,21 +96,21 @@ def test_an_unclipped_sum_is_the_ordinary_gradient(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_chunks_add_up_and_take_starts_afresh(engine: str) -> None:
-    net, rows, copies = MixedNet(), mixed_rows(10), 2
-    whole = clipped_sum(net, rows, Clipping(5.0), engine, copies)
+    net, rows, multiplicity = MixedNet(), mixed_rows(10), 2
+    whole = clipped_sum(net, rows, Clipping(5.0), engine, multiplicity)
     clipper = PerRecordClipper(net, trainable(net), Clipping(5.0), engine)
     for start, stop in ((0, 2), (2, 8), (8, 8), (8, 10)):
-        clipper.accumulate(loss_of(net), {key: value[start:stop] for key, value in rows.items()}, copies)
-    assert relative_difference(clipper.take(), whole) < TOLERANCE
-    assert float(flat(clipper.take()).abs().max()) == 0.0
+        clipper.accumulate(loss_of(net), {key: value[start:stop] for key, value in rows.items()}, multiplicity)
+    assert relative_difference(clipper.pop_sums(), whole) < TOLERANCE
+    assert float(flat(clipper.pop_sums()).abs().max()) == 0.0
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_records_give_zeros_of_the_right_shape(engine: str) -> None:
     net = MixedNet()
     clipper = PerRecordClipper(net, trainable(net), Clipping(1.0), engine)
-    clipper.accumulate(loss_of(net), mixed_rows(0), copies=4)
-    sums = clipper.take()
+    clipper.accumulate(loss_of(net), mixed_rows(0), multiplicity=4)
+    sums = clipper.pop_sums()
     assert {name: value.shape for name, value in sums.items()} == {n: p.shape for n, p in trainable(net).items()}
     assert float(flat(sums).abs().max()) == 0.0
 
@@ -162,13 +162,13 @@ class Tied(nn.Module):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("copies", [1, 2])
-def test_a_layer_used_twice_has_its_cross_terms(engine: str, copies: int) -> None:
+@pytest.mark.parametrize("multiplicity", [1, 2])
+def test_a_layer_used_twice_has_its_cross_terms(engine: str, multiplicity: int) -> None:
     net = Reused()
     rows = {"x": torch.randn(4, 6, 3), "target": torch.randn(4, 3, 6)}
-    gradients = reference_gradients(net, rows, copies)
+    gradients = reference_gradients(net, rows, multiplicity)
     bound = median_norm(gradients)
-    got = clipped_sum(net, rows, Clipping(bound), engine, copies)
+    got = clipped_sum(net, rows, Clipping(bound), engine, multiplicity)
     assert relative_difference(got, reference_sum(gradients, bound)) < TOLERANCE
 
 
@@ -232,7 +232,7 @@ def test_a_broken_record_contributes_nothing_and_is_counted(engine: str, poison:
     rows["x"][3, 0, 0, 0] = poison
     clipper = PerRecordClipper(net, trainable(net), Clipping(5.0, style), engine)
     clipper.accumulate(lambda batch: loss_of(net)(batch) * (1 if poison != 1e30 else 1e30), rows, 2)
-    sums = clipper.take()
+    sums = clipper.pop_sums()
     assert bool(flat(sums).isfinite().all())
     if poison == 1e30:
         assert clipper.skipped >= 1
@@ -248,7 +248,7 @@ def test_only_broken_records_give_zeros(engine: str) -> None:
     clipper = PerRecordClipper(net, trainable(net), Clipping(5.0), engine)
     clipper.accumulate(loss_of(net), rows)
     assert clipper.skipped == 2
-    assert float(flat(clipper.take()).abs().max()) == 0.0
+    assert float(flat(clipper.pop_sums()).abs().max()) == 0.0
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -287,7 +287,7 @@ def test_an_ambient_autocast_does_not_reach_norms_and_sums() -> None:
     clipper = PerRecordClipper(net, trainable(net), Clipping(2.0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         clipper.accumulate(full_precision, rows)
-    assert torch.equal(flat(clipper.take()), flat(expected))
+    assert torch.equal(flat(clipper.pop_sums()), flat(expected))
 
 
 def test_reduced_precision_products_are_kept_out_of_norms_and_sums() -> None:
@@ -300,7 +300,7 @@ def test_reduced_precision_products_are_kept_out_of_norms_and_sums() -> None:
     def total() -> Tensor:
         clipper = PerRecordClipper(net, trainable(net), Clipping(1.0))
         clipper.accumulate(linear_loss, rows)
-        return flat(clipper.take())
+        return flat(clipper.pop_sums())
 
     expected = total()
     torch.set_float32_matmul_precision("medium")  # bf16 on CPUs that have it
@@ -399,7 +399,7 @@ def test_verification_compares_with_the_ordinary_gradient(engine: str) -> None:
                 clipper.verify(loss_of(net), rows)
         else:
             clipper.verify(loss_of(net), rows)
-        assert float(flat(clipper.take()).abs().max()) == 0.0
+        assert float(flat(clipper.pop_sums()).abs().max()) == 0.0
 
 
 def test_verification_passes_on_every_kind_of_layer_and_in_bf16() -> None:
@@ -486,9 +486,9 @@ def test_user_mistakes_are_answered_in_one_line() -> None:
         Clipping(1.0, "automatic", gamma=-1.0)
 
     clipper = PerRecordClipper(net, every, Clipping(1.0))
-    with pytest.raises(UserError, match="copies is 0"):
+    with pytest.raises(UserError, match="multiplicity is 0"):
         clipper.accumulate(loss_of(net), rows, 0)
-    with pytest.raises(UserError, match="4 rows, which 3 copies"):
+    with pytest.raises(UserError, match="4 rows, which 3 noise draws"):
         clipper.accumulate(loss_of(net), rows, 3)
     with pytest.raises(UserError, match="'token' has 2 rows but 'x' has 4"):
         clipper.accumulate(loss_of(net), {**rows, "token": rows["token"][:2]})

@@ -111,7 +111,7 @@ def test_one_record_moves_the_sum_by_at_most_c(kind: str, autocast: bool) -> Non
         clipper = PerRecordClipper(net, trainable(net), Clipping(0.1))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             clipper.accumulate(lambda batch: loss_of(net)(batch) * present, rows, 4)
-        return flat(clipper.take())
+        return flat(clipper.pop_sums())
 
     everyone = torch.ones(12)
     change = total(everyone) - total(everyone.index_fill(0, torch.arange(4), 0.0))

@@ -42,12 +42,14 @@ def joined(*parts: Rows) -> dict[str, Tensor]:
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
-def total(rows: Rows, style: str = "flat", engine: str = "bookkeeping", copies: int = 1, gamma: float = 0.01) -> Tensor:
+def total(
+    rows: Rows, style: str = "flat", engine: str = "bookkeeping", multiplicity: int = 1, gamma: float = 0.01
+) -> Tensor:
     torch.manual_seed(0)
     net = Two()
     clipper = PerRecordClipper(net, dict(net.named_parameters()), Clipping(C, style, gamma), engine)
-    clipper.accumulate(net.losses, rows, copies)
-    return torch.cat([value.flatten() for value in clipper.take().values()])
+    clipper.accumulate(net.losses, rows, multiplicity)
+    return torch.cat([value.flatten() for value in clipper.pop_sums().values()])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -80,8 +82,8 @@ def test_a_short_gradient_enters_as_it_is_or_lengthened() -> None:
 def test_copies_are_one_gradient_of_the_mean_loss(engine: str) -> None:
     rows = batch(3, factor=1e-3)
     mean = total(rows, engine=engine) / 3
-    assert torch.allclose(total(rows, engine=engine, copies=3), mean, rtol=1e-5, atol=1e-9)
-    assert float(total(batch(3), engine=engine, copies=3).norm()) <= C * (1 + 1e-6)
+    assert torch.allclose(total(rows, engine=engine, multiplicity=3), mean, rtol=1e-5, atol=1e-9)
+    assert float(total(batch(3), engine=engine, multiplicity=3).norm()) <= C * (1 + 1e-6)
 
 
 def test_frozen_and_forgotten_parameters_are_refused() -> None:
@@ -108,9 +110,9 @@ def test_a_parameter_out_of_reach_is_refused_first_and_zero_later() -> None:
         PerRecordClipper(net, named, Clipping(C)).accumulate(first_layer_only, batch(2))
     clipper = PerRecordClipper(net, named, Clipping(C))
     clipper.accumulate(net.losses, batch(2))
-    clipper.take()
+    clipper.pop_sums()
     clipper.accumulate(first_layer_only, batch(2))
-    sums = clipper.take()
+    sums = clipper.pop_sums()
     assert not sums["second.weight"].any() and sums["first.weight"].any()
 
 

@@ -24,7 +24,7 @@ Accumulate = Callable[[PerRecordClipper, Callable[[Rows], Tensor], Rows, int], N
 def measured_sensitivity(
     clipping: Clipping,
     engine: str,
-    copies: int,
+    multiplicity: int,
     accumulate: Accumulate,
     autocast: bool = False,
     identical: bool = True,
@@ -34,9 +34,9 @@ def measured_sensitivity(
     torch.manual_seed(0)
     net = network()
     if identical:
-        rows = {key: value.repeat_interleave(copies, 0) for key, value in mixed_rows(RECORDS).items()}
+        rows = {key: value.repeat_interleave(multiplicity, 0) for key, value in mixed_rows(RECORDS).items()}
     else:
-        rows = mixed_rows(RECORDS * copies)
+        rows = mixed_rows(RECORDS * multiplicity)
 
     def loss(batch: Rows) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -44,33 +44,33 @@ def measured_sensitivity(
 
     def total(batch: Rows) -> Tensor:
         clipper = PerRecordClipper(net, trainable(net), clipping, engine)
-        accumulate(clipper, loss, batch, copies)
-        return flat(clipper.take())
+        accumulate(clipper, loss, batch, multiplicity)
+        return flat(clipper.pop_sums())
 
     everyone = total(rows)
     changes = []
     for left_out in range(RECORDS):
-        keep = [row for row in range(RECORDS * copies) if row // copies != left_out]
+        keep = [row for row in range(RECORDS * multiplicity) if row // multiplicity != left_out]
         others = total({key: value[keep] for key, value in rows.items()})
         changes.append(float((everyone - others).norm()) / clipping.max_grad_norm)
     return max(changes)
 
 
-def as_built(clipper: PerRecordClipper, loss: Callable[[Rows], Tensor], rows: Rows, copies: int) -> None:
-    clipper.accumulate(loss, rows, copies)
+def as_built(clipper: PerRecordClipper, loss: Callable[[Rows], Tensor], rows: Rows, multiplicity: int) -> None:
+    clipper.accumulate(loss, rows, multiplicity)
 
 
-def copies_as_records(clipper: PerRecordClipper, loss: Callable[[Rows], Tensor], rows: Rows, copies: int) -> None:
+def copies_as_records(clipper: PerRecordClipper, loss: Callable[[Rows], Tensor], rows: Rows, multiplicity: int) -> None:
     """The published mistake: every noise draw is clipped on its own."""
     clipper.accumulate(loss, rows, 1)
 
 
-@pytest.mark.parametrize("copies", [1, 4, 8, 12])
+@pytest.mark.parametrize("multiplicity", [1, 4, 8, 12])
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_one_record_moves_the_sum_by_at_most_c(engine: str, style: str, copies: int) -> None:
+def test_one_record_moves_the_sum_by_at_most_c(engine: str, style: str, multiplicity: int) -> None:
     clipping = Clipping(0.1, style)
-    change = measured_sensitivity(clipping, engine, copies, as_built)
+    change = measured_sensitivity(clipping, engine, multiplicity, as_built)
     assert change <= clipping.sensitivity() / clipping.max_grad_norm * SLACK
     assert change > 0.99  # gradients are far above C, so the bound is used up
 
@@ -98,11 +98,11 @@ def test_the_measurement_catches_a_clipper_that_does_not_clip() -> None:
     assert measured_sensitivity(Clipping(1e9), "bookkeeping", 1, as_built) * 1e9 > 1.1
 
 
-@pytest.mark.parametrize("copies", [1, 4, 8])
+@pytest.mark.parametrize("multiplicity", [1, 4, 8])
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_bound_holds_where_norms_of_layers_are_taken_together(engine: str, style: str, copies: int) -> None:
-    change = measured_sensitivity(Clipping(0.1, style), engine, copies, as_built, network=ProjectionsNet)
+def test_the_bound_holds_where_norms_of_layers_are_taken_together(engine: str, style: str, multiplicity: int) -> None:
+    change = measured_sensitivity(Clipping(0.1, style), engine, multiplicity, as_built, network=ProjectionsNet)
     assert 0.99 < change <= SLACK
 
 
@@ -130,13 +130,13 @@ def test_the_bound_holds_for_many_small_layers(engine: str, style: str) -> None:
     assert 0.99 < change <= SLACK
 
 
-def only_the_latest(norms: SquaredNorms, inputs: Tensor, slopes: Tensor, bias: bool) -> None:
+def only_the_latest(norms: SquaredNorms, inputs: Tensor, grad_outputs: Tensor, bias: bool) -> None:
     norms._products.clear()
-    real_add_products(norms, inputs, slopes, bias)
+    real_add_products(norms, inputs, grad_outputs, bias)
 
 
-def without_bias(norms: SquaredNorms, inputs: Tensor, slopes: Tensor, bias: bool) -> None:
-    real_add_products(norms, inputs, slopes, False)
+def without_bias(norms: SquaredNorms, inputs: Tensor, grad_outputs: Tensor, bias: bool) -> None:
+    real_add_products(norms, inputs, grad_outputs, False)
 
 
 real_add_products = SquaredNorms.add_products

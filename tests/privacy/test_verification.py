@@ -33,16 +33,16 @@ class Net(nn.Module):
         return (self.second(hidden) - 1).square().mean(1)
 
 
-def verify(net: Net, engine: str = "bookkeeping", copies: int = 1, rows: Rows = ROWS) -> None:
-    PerRecordClipper(net, dict(net.named_parameters()), Clipping(1.0), engine).verify(net.losses, rows, copies)
+def verify(net: Net, engine: str = "bookkeeping", multiplicity: int = 1, rows: Rows = ROWS) -> None:
+    PerRecordClipper(net, dict(net.named_parameters()), Clipping(1.0), engine).verify(net.losses, rows, multiplicity)
 
 
-@pytest.mark.parametrize("copies", [1, 2, 3])
+@pytest.mark.parametrize("multiplicity", [1, 2, 3])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_honest_network_passes_and_keeps_its_zeros(engine: str, copies: int) -> None:
+def test_an_honest_network_passes_and_keeps_its_zeros(engine: str, multiplicity: int) -> None:
     net = Net()
     before, state = {name: value.clone() for name, value in net.state_dict().items()}, torch.get_rng_state()
-    verify(net, engine, copies)
+    verify(net, engine, multiplicity)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
 
@@ -55,12 +55,12 @@ def test_a_weight_behind_zeros_that_is_used_outside_its_layer_is_found(engine: s
     assert not net.second.weight.any() and not net.second.bias.any()
 
 
-@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("multiplicity", [1, 3])
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "naive"])
-def test_records_that_influence_one_another_are_found(engine: str, copies: int) -> None:
+def test_records_that_influence_one_another_are_found(engine: str, multiplicity: int) -> None:
     with pytest.raises(UserError, match="depends on the other records of its batch"):
-        verify(Net(mixed=0.2), engine, copies)
+        verify(Net(mixed=0.2), engine, multiplicity)
 
 
 def test_copies_of_one_record_may_influence_one_another() -> None:
-    verify(Net(mixed=0.2), copies=6)
+    verify(Net(mixed=0.2), multiplicity=6)

@@ -63,8 +63,9 @@ def test_what_is_counted_is_the_model_s() -> None:
     noise = torch.zeros(1, 2, 4, 4)
     context = model.get_learned_conditioning({"class_label": torch.zeros(1, dtype=torch.long)})
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
-        model.row_terms(noise, torch.zeros(1, dtype=torch.long), noise, context)
-    assert needs.operations == counter.get_total_flops() > 0
+        model.loss_terms(noise, torch.zeros(1, dtype=torch.long), noise, context)
+    # on the CPU, attention is one kernel that torch's counter does not know; without memory it is written out
+    assert 0 < counter.get_total_flops() <= needs.operations < 1.3 * counter.get_total_flops()
     assert 0 < needs.activations < 50e6
     assert count_needs(tiny.AUTOENCODER) is None
 

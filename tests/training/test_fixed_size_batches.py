@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dp_accounting.rdp import RdpAccountant
 from ldm.errors import UserError
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.privacy.clipping import PerRecordClipper
+from ldm.privacy.config import DPConfig
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.ranks import Ranks
 from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler, sampler_from_plan
@@ -25,7 +27,7 @@ from tests import tiny
 RECORDS, BATCH, DELTA = 200, 30, 1e-4
 
 
-def config(**changes: Any) -> dict[str, Any]:
+def config(**changes: Any) -> DPConfig:
     return read_dp_config(tiny.dp(poisson_sampling=False, delta=DELTA, **changes))
 
 
@@ -52,9 +54,8 @@ def test_epsilon_is_that_of_sampling_without_replacement() -> None:
 def test_noise_is_calibrated_for_it_and_is_more_than_poisson_batches_need() -> None:
     plan = planned(epsilon=4.0, noise_multiplier=None)
     assert 4.0 * (1 - 2e-3) <= plan.epsilon() <= 4.0
-    poisson = make_plan(
-        {**config(epsilon=4.0, noise_multiplier=None), "poisson_sampling": True}, RECORDS, BATCH, {"max_epochs": 2}
-    )
+    other = replace(config(epsilon=4.0, noise_multiplier=None), poisson_sampling=True)
+    poisson = make_plan(other, RECORDS, BATCH, {"max_epochs": 2})
     assert poisson.relation == "add_or_remove_one"
     assert plan.noise_std > poisson.noise_std
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm.checkpoint import UNPROTECTED_DATA
 from ldm.config import instantiate_from_config, take_options
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 from ldm.models.diffusion.adapters import AdapterPlan, LoRAOptions, to_model_names
 from ldm.models.diffusion.conditioning import DiffusionWrapper
 from ldm.models.diffusion.ddpm_base import DDPM
@@ -19,6 +19,8 @@ from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.models.diffusion.finetuning import FineTuning, FineTuningOptions, Selection
 from ldm.models.diffusion.lineage import LineageSampling
 from ldm.models.diffusion.private_training import PrivateTraining
+from ldm.models.diffusion.timesteps import TimestepRule
+from ldm.modules.adam_bc import AdamBC
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 
 __all__ = ["DDPM", "DiffusionWrapper", "LatentDiffusion"]
@@ -63,6 +65,8 @@ class LatentDiffusion(LineageSampling, DDPM):
         ignore_keys: Sequence[str] = (),
         load_only_unet: bool = False,
         ema_decay: float = 0.9999,
+        timestep_weights: Mapping[str, Sequence[float]] | None = None,
+        timestep_sampling: Mapping[str, Sequence[float]] | None = None,
         **options: Any,
     ):
         """Build the model from its configuration; ``options`` are those of `OPTION_GROUPS` and of `DDPM`."""
@@ -80,6 +84,7 @@ class LatentDiffusion(LineageSampling, DDPM):
             unet_config, conditioning_key=conditioning_key, clip_denoised=False, ema_decay=ema_decay, **options
         )
         self.dp_config = private
+        self.timesteps = TimestepRule(self.num_timesteps, timestep_weights, timestep_sampling)
         self.cond_stage_key = cond_stage_key
         self.cond_stage_trainable = cond_stage_trainable or tuning.train_condition_only or lora.use_cond_lora
         self.cond_stage_forward = cond_stage_forward
@@ -269,6 +274,15 @@ class LatentDiffusion(LineageSampling, DDPM):
         noise = torch.randn_like(x_start) if noise is None else noise
         return self._summarise(self.loss_terms(x_start, t, noise, cond))
 
+    def draw_timesteps(self, rows: int) -> Tensor:
+        """Timesteps (rows,) int64, as often as ``timestep_sampling`` says."""
+        return self.timesteps.draw(rows, self.device)
+
+    def loss_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
+        """As in `DDPM`, the loss of every row times the weight of its timestep."""
+        terms = super().loss_terms(x_start, t, noise, cond)
+        return {**terms, "loss": self.timesteps.weighted(terms["loss"], t)}
+
     def shared_step(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         z, cond = self.get_input(batch, self.first_stage_key)
         if cond is not None and self.cond_stage_trainable:
@@ -339,6 +353,17 @@ class LatentDiffusion(LineageSampling, DDPM):
     def configure_optimizers(self) -> Any:
         self.select_trainable()
         return super().configure_optimizers()
+
+    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW, or with ``optimizer_config.name: adam_bc`` the Adam that knows the noise of a private step."""
+        options = dict(self.optimizer_options())
+        name = options.pop("name", "adamw")
+        if name == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.learning_rate, **options)
+        if name != "adam_bc":
+            raise UserError(f"optimizer_config.name: {name!r} is unknown{nearest(str(name), ('adamw', 'adam_bc'))}")
+        variance = 0.0 if self.private is None else self.private.plan.step_noise_variance
+        return AdamBC(parameters, lr=self.learning_rate, noise_variance=variance, **options)
 
     def optimizer_options(self) -> dict[str, Any]:
         return self.optimizer_config

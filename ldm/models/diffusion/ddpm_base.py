@@ -91,6 +91,7 @@ class DDPM(pl.LightningModule):
         logvar_init: float = 0.0,
         ema_decay: float = 0.9999,
         start_from_ema: bool = True,
+        ema_power: float | None = None,
     ):
         super().__init__()
         _check_choice("parameterization", parameterization, ("eps", "x0"))
@@ -114,7 +115,7 @@ class DDPM(pl.LightningModule):
         self.unet_params = dict(unet_config.get("params") or {})
         self.use_ema = use_ema
         if use_ema:
-            self.model_ema = LitEma(self.model, decay=ema_decay)
+            self.model_ema = LitEma(self.model, decay=ema_decay, power=ema_power)
         self._register_schedule(beta_schedule, timesteps, linear_start, linear_end, cosine_s, given_betas)
         self._register_logvar(learn_logvar, logvar_init)
         if ckpt_path is not None:
@@ -381,13 +382,17 @@ class DDPM(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         parameters = list(self.trainable().values())
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, **self.optimizer_options())
+        optimizer = self.build_optimizer(parameters)
         if self.scheduler_config is None:
             return optimizer
         scheduler = instantiate_from_config(self.scheduler_config)
         return [optimizer], [
             {"scheduler": LambdaLR(optimizer, lr_lambda=scheduler.schedule), "interval": "step", "frequency": 1}
         ]
+
+    def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """What moves the parameters."""
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, **self.optimizer_options())
 
     def optimizer_options(self) -> dict[str, Any]:
         """Further arguments of AdamW."""

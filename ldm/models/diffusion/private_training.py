@@ -53,13 +53,13 @@ class PrivateTraining:
         clipping = Clipping(plan.max_grad_norm, style=plan.clipping)
         self.clipper = PerRecordClipper(module, selection.parameters, clipping, engine=engine)
         self.on_release: Callable[[str | None], None] | None = None
-        self.noise = GaussianNoise(plan.noise_std, insecure_seed=plan.insecure_seed, start=ledger.steps)
-        self.draws = LossDraws(insecure_seed=plan.insecure_seed, start=ledger.steps)
+        self.noise = GaussianNoise(plan.noise_std, insecure_seed=plan.insecure_seed, start=self.taken)
+        self.draws = LossDraws(insecure_seed=plan.insecure_seed, start=self.taken)
 
     def begin(self) -> None:
         """Check, once all processes of the run are connected, that they follow one plan, and seed the loss's draws."""
         self.ranks.check()
-        check_agreement(f"plan {self.plan.digest()} from step {self.ledger.steps}")
+        check_agreement(f"plan {self.plan.digest()} from step {self.taken}")
         # The generators used for data augmentation must be secret too. Seed them here: connecting the processes has
         # just reset all of them to the public training seed.
         device = next(iter(self.selection.parameters.values())).device
@@ -90,14 +90,17 @@ class PrivateTraining:
     def describe(self) -> str:
         """The epsilon spent so far, in one line."""
         epsilon = self.ledger.epsilon(self.plan.delta)
-        return (
-            f"epsilon {epsilon:.4g} at delta {self.plan.delta:.3g} after {self.ledger.steps} of {self.plan.steps} steps"
-        )
+        return f"epsilon {epsilon:.4g} at delta {self.plan.delta:.3g} after {self.taken} of {self.plan.steps} steps"
+
+    @property
+    def taken(self) -> int:
+        """Steps of the plan in the ledger, which may charge statistics besides."""
+        return self.ledger.count(self.plan.event())
 
     @property
     def spent(self) -> bool:
         """Whether the plan's steps are used up."""
-        return self.ledger.steps >= self.plan.steps
+        return self.taken >= self.plan.steps
 
     def step(self, model: PrivateModel, batch: Mapping[str, Any]) -> None:
         """Take one step on one draw of the sampler. An empty draw is a step, too: only noise changes the parameters.
@@ -105,9 +108,7 @@ class PrivateTraining:
         Raises UserError when all steps of the plan have been taken.
         """
         if self.spent:
-            raise UserError(
-                f"the privacy budget is spent: {self.ledger.steps} of {self.plan.steps} steps are in the ledger"
-            )
+            raise UserError(f"the privacy budget is spent: {self.taken} of {self.plan.steps} steps are in the ledger")
         self.noised_gradients(model, batch)
         self.ledger.record(self.plan.event())
         optimizer = model.optimizers()
@@ -139,7 +140,7 @@ class PrivateTraining:
             self.clipper.accumulate(
                 model.per_example_losses, {key: value[part] for key, value in examples.items()}, multiplicity
             )
-        return self.clipper.take()
+        return self.clipper.pop_sums()
 
     def state_dict(self) -> dict[str, Any]:
         """The plan and the ledger as plain containers, for a checkpoint."""

@@ -123,7 +123,7 @@ def observe(
         batch = np.asarray(indices, dtype=np.int64)
         own, met = batch[batch < count], members[batch[batch >= count] - count]
         run.accumulate(clipper, own, met)
-        sums = clipper.take()
+        sums = clipper.pop_sums()
         noise.add_(sums)
         ledger.record(plan.event())
         values[step] = sums[_COORDINATES].squeeze(1).cpu().numpy() / plan.noise_std
@@ -151,37 +151,37 @@ class _Run:
         self.parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
         self.records = records
         self.charges = torch.tensor(charges, dtype=torch.float32, device=self.device)
-        self.copies = plan.noise_multiplicity
+        self.multiplicity = plan.noise_multiplicity
         self.microbatch = microbatch
 
     def accumulate(self, clipper: Clipper, own: np.ndarray[Any, Any], met: np.ndarray[Any, Any]) -> None:
         """Add the clipped gradients of the records ``own`` and of the canaries ``met``, both given by index."""
         for piece in _pieces(own, self.microbatch):
             index = torch.from_numpy(piece).to(self.device)
-            clipper.accumulate(self.module.losses, self._rows(index, torch.zeros_like(index), 0.0), self.copies)
+            clipper.accumulate(self.module.losses, self._rows(index, torch.zeros_like(index), 0.0), self.multiplicity)
         for piece in _pieces(met, _CANARIES_AT_ONCE):
             index = torch.from_numpy(piece).to(self.device)
-            rows = rows_of_canaries(index, self.charges[index], self.copies)
-            clipper.accumulate(self.module.canary_losses, rows, self.copies)
+            rows = rows_of_canaries(index, self.charges[index], self.multiplicity)
+            clipper.accumulate(self.module.canary_losses, rows, self.multiplicity)
 
     def show_every_path(self, clipper: Clipper) -> None:
         """One record and one canary in one batch, thrown away: a clipper checks its first batch for missing paths."""
         if self.records:
             index = torch.zeros(2, dtype=torch.int64, device=self.device)
             charge = torch.tensor([0.0, 1.0], device=self.device)
-            clipper.accumulate(self.module.losses, self._rows(index, index, charge), self.copies)
-            clipper.take()
+            clipper.accumulate(self.module.losses, self._rows(index, index, charge), self.multiplicity)
+            clipper.pop_sums()
 
     def _rows(self, index: Tensor, canary: Tensor, charge: Tensor | float) -> dict[str, Tensor]:
         rows = {key: value[index] for key, value in self.records.items()}
         rows |= {_INDEX: canary, _CHARGE: torch.zeros(len(index), device=self.device) + charge}
-        return {key: value.repeat_interleave(self.copies, 0) for key, value in rows.items()}
+        return {key: value.repeat_interleave(self.multiplicity, 0) for key, value in rows.items()}
 
 
-def rows_of_canaries(index: Tensor, charge: Tensor, copies: int) -> dict[str, Tensor]:
+def rows_of_canaries(index: Tensor, charge: Tensor, multiplicity: int) -> dict[str, Tensor]:
     """The rows of canaries, record-major: their coordinates (B,) int64 and which way they pull (B,) fp32."""
     rows = {_INDEX: index, _CHARGE: charge}
-    return {key: value.repeat_interleave(copies, 0) for key, value in rows.items()}
+    return {key: value.repeat_interleave(multiplicity, 0) for key, value in rows.items()}
 
 
 def _pieces(index: np.ndarray[Any, Any], size: int) -> Iterator[np.ndarray[Any, Any]]:

@@ -56,7 +56,7 @@ _PRECISION = 1e-2
 class Curve:
     """The lines e^epsilon x + delta that bound what can be told from a result; fewer lines make a weaker claim."""
 
-    slopes: Values
+    grad_outputs: Values
     offsets: Values
 
     @classmethod
@@ -72,7 +72,7 @@ class Curve:
 
     def inverse(self, value: float) -> float:
         """h: the least x in [0, 1] with g(x) >= ``value``, up to the lines that are kept."""
-        return max(0.0, float(((value - self.offsets) / self.slopes).max()))
+        return max(0.0, float(((value - self.offsets) / self.grad_outputs).max()))
 
 
 def refuted(curve: Curve, canaries: int, guesses: int, right: int, level: float) -> bool:

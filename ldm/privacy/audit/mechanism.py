@@ -24,10 +24,10 @@ class PerExampleLoss(Protocol):
 class Clipper(Protocol):
     """What an audit asks of a clipper; see :class:`ldm.privacy.clipping.PerRecordClipper`."""
 
-    def accumulate(self, loss: PerExampleLoss, rows: Mapping[str, Tensor], copies: int = 1, /) -> None:
-        """Add the clipped gradients of ``rows`` to the sums of this step; a record owns ``copies`` rows in a row."""
+    def accumulate(self, loss: PerExampleLoss, rows: Mapping[str, Tensor], multiplicity: int = 1, /) -> None:
+        """Add the clipped gradients of ``rows`` to the sums; a record owns ``multiplicity`` consecutive rows."""
 
-    def take(self) -> dict[str, Tensor]:
+    def pop_sums(self) -> dict[str, Tensor]:
         """The sums of this step per parameter name; starts the next step."""
 
 

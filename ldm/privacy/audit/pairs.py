@@ -134,7 +134,7 @@ def _run(plan: PrivacyPlan, mechanism: Mechanism, present: Bits, helpers: int) -
         if len(places):
             rows = rows_of_canaries(torch.tensor(places), torch.tensor(charges), plan.noise_multiplicity)
             clipper.accumulate(module.canary_losses, rows, plan.noise_multiplicity)
-        sums = clipper.take()
+        sums = clipper.pop_sums()
         noise.add_(sums)
         ledger.record(plan.event())
         values[step] = sums["canaries.weight"].squeeze(1).numpy() / plan.noise_std

@@ -85,21 +85,21 @@ def audit_sensitivity(
     """
     whole("batch", batch, at_least=2)
     whole("limit", limit, at_least=2)
-    copies = plan.noise_multiplicity
-    count, rest = divmod(count_records(rows), copies)
+    multiplicity = plan.noise_multiplicity
+    count, rest = divmod(count_records(rows), multiplicity)
     if rest or count < 2:
         raise UserError(
-            f"{count * copies + rest} rows were given: a sensitivity audit needs {copies} rows for each of two records "
-            "at least"
+            f"{count * multiplicity + rest} rows were given: a sensitivity audit needs {multiplicity} for "
+            "each of at least two records"
         )
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
     clipper = (mechanism or Mechanism()).clipper(model, parameters, plan)
     replaced = sensitivity(1.0, plan.relation) > 1
 
     def total(places: list[int]) -> Tensor:
-        owned = {key: value.unflatten(0, (-1, copies))[places].flatten(0, 1) for key, value in rows.items()}
-        clipper.accumulate(loss, owned, copies)
-        sums = clipper.take()
+        owned = {key: value.unflatten(0, (-1, multiplicity))[places].flatten(0, 1) for key, value in rows.items()}
+        clipper.accumulate(loss, owned, multiplicity)
+        sums = clipper.pop_sums()
         return torch.cat([sums[name].double().flatten().cpu() for name in sorted(sums)])
 
     changes: list[float] = []

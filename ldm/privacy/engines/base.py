@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.errors import UserError
 
 Rows = Mapping[str, Tensor]
-RowLoss = Callable[[Rows], Tensor]
+PerExampleLoss = Callable[[Rows], Tensor]
 Factors = Callable[[Tensor], Tensor]
 
 
@@ -32,19 +32,19 @@ class ClippedSums:
 
 
 class Engine(Protocol):
-    """Computes clipped sums of one chunk. It leaves no hook, no ``.grad`` and no buffer behind."""
+    """Computes clipped sums of one microbatch. It leaves no hook, no ``.grad`` and no buffer behind."""
 
     def clipped_sums(
-        self, loss: RowLoss, rows: Rows, records: int, copies: int, groups: Groups, factors: Factors
+        self, loss: PerExampleLoss, rows: Rows, records: int, multiplicity: int, groups: Groups, factors: Factors
     ) -> ClippedSums:
-        """Sum over ``records`` of factor times gradient of the mean loss of the record's ``copies`` rows.
+        """Sum over ``records`` of factor times gradient of the mean loss of the record's ``multiplicity`` rows.
 
         ``factors`` maps squared norms (groups, records) to clip factors of the same shape. A record with a non-finite
         norm in any group contributes exactly zero and is counted.
         """
 
 
-def row_losses(loss: RowLoss, rows: Rows, count: int) -> Tensor:
+def per_example_losses(loss: PerExampleLoss, rows: Rows, count: int) -> Tensor:
     """Call ``loss`` and check that it answers one differentiable number a row: (count,) fp32."""
     losses = loss(rows)
     if losses.shape != (count,):

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.privacy.engines.base import ClippedSums, Factors, Groups, RowLoss, Rows, row_losses
+from ldm.privacy.engines.base import ClippedSums, Factors, Groups, PerExampleLoss, Rows, per_example_losses
 from ldm.privacy.engines.capture import Capture, Layer
-from ldm.privacy.engines.layers import Contribution, SquaredNorms, WrittenOut
+from ldm.privacy.engines.layers import Contribution, Materialized, SquaredNorms
 from ldm.privacy.engines.precision import FullPrecision
 
 Bundle = tuple[str, ...]
@@ -33,23 +33,23 @@ class BookkeepingEngine:
         self._layers = layers
 
     def clipped_sums(
-        self, loss: RowLoss, rows: Rows, records: int, copies: int, groups: Groups, factors: Factors
+        self, loss: PerExampleLoss, rows: Rows, records: int, multiplicity: int, groups: Groups, factors: Factors
     ) -> ClippedSums:
         device = next(iter(rows.values())).device
         book = _Book(self, records, groups)
-        with Capture(self._layers, records * copies, book.enter, device) as capture:
+        with Capture(self._layers, records * multiplicity, book.enter, device) as capture:
             with torch.enable_grad():
-                total = row_losses(loss, rows, records * copies).sum() / copies
+                total = per_example_losses(loss, rows, records * multiplicity).sum() / multiplicity
             book.expect(capture.uses, self._layers, FullPrecision(device.type))
             # An autocast around this call is meant for the forward pass only.
             with torch.autocast(device.type, enabled=False):
                 capture.backward(total)
         with torch.no_grad(), torch.autocast(device.type, enabled=False), FullPrecision(device.type):
-            return book.settle(factors)
+            return book.finalize(factors)
 
     def form(self, contribution: Contribution) -> Contribution:
         """The form in which a contribution is measured and kept."""
-        return contribution.cheapest()
+        return contribution.choose_form()
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Book:
         self._exact: AbstractContextManager[None] = nullcontext()
         self._expected: Counter[Bundle] = Counter()
         self._pending: dict[Bundle, list[Contribution]] = {}
-        self._small: dict[Bundle, WrittenOut] = {}
+        self._small: dict[Bundle, Materialized] = {}
         self._entries: list[_Entry] = []
 
     def expect(self, uses: Counter[str], layers: Sequence[Layer], exact: AbstractContextManager[None]) -> None:
@@ -98,7 +98,7 @@ class _Book:
                 if len(parts) == self._expected[names]:
                     self._measure_joined(names)
 
-    def settle(self, factors: Factors) -> ClippedSums:
+    def finalize(self, factors: Factors) -> ClippedSums:
         """Clip and sum everything that was entered."""
         for names in list(self._pending):  # some use of these did not reach the loss
             self._measure_joined(names)
@@ -122,7 +122,7 @@ class _Book:
 
     def _measure(self, names: Bundle, contribution: Contribution) -> None:
         kept = self._engine.form(contribution)
-        if isinstance(kept, WrittenOut) and sum(part[0].numel() for part in kept.gradients) <= _FEW_NUMBERS:
+        if isinstance(kept, Materialized) and sum(part[0].numel() for part in kept.gradients) <= _FEW_NUMBERS:
             self._small[names] = kept
         else:
             self._enter(names, kept)
@@ -159,7 +159,7 @@ class _Book:
 
 
 @dataclass(frozen=True)
-class _Packed(WrittenOut):
+class _Packed(Materialized):
     """Small gradients side by side: ``gradients`` is one (B, n) tensor, ``shapes`` those of the parameters in it."""
 
     shapes: Sequence[torch.Size]

@@ -6,11 +6,11 @@ Memory is records x parameters. It shares the layer rules with the book-keeping 
 from __future__ import annotations
 
 from ldm.privacy.engines.bookkeeping import BookkeepingEngine
-from ldm.privacy.engines.layers import Contribution, WrittenOut
+from ldm.privacy.engines.layers import Contribution, Materialized
 
 
 class InstantiateEngine(BookkeepingEngine):
     """Engine that keeps gradients of shape (records, *parameter shape)."""
 
     def form(self, contribution: Contribution) -> Contribution:
-        return WrittenOut(contribution.per_record())
+        return Materialized(contribution.per_record())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ldm.privacy.engines.base import ClippedSums, Factors, Groups, RowLoss, Rows, row_losses
+from ldm.privacy.engines.base import ClippedSums, Factors, Groups, PerExampleLoss, Rows, per_example_losses
 
 
 class NaiveEngine:
@@ -17,13 +17,13 @@ class NaiveEngine:
         self._parameters = parameters
 
     def clipped_sums(
-        self, loss: RowLoss, rows: Rows, records: int, copies: int, groups: Groups, factors: Factors
+        self, loss: PerExampleLoss, rows: Rows, records: int, multiplicity: int, groups: Groups, factors: Factors
     ) -> ClippedSums:
         sums: dict[str, Tensor] = {}
         skipped = 0
         for record in range(records):
-            own = {key: value[record * copies : (record + 1) * copies] for key, value in rows.items()}
-            gradients = self._gradients(loss, own, copies)
+            own = {key: value[record * multiplicity : (record + 1) * multiplicity] for key, value in rows.items()}
+            gradients = self._gradients(loss, own, multiplicity)
             device = next(iter(rows.values())).device
             exact = torch.zeros(groups.count, 1, dtype=torch.float64, device=device)
             for name, gradient in gradients.items():
@@ -37,9 +37,9 @@ class NaiveEngine:
                 sums[name] = sums[name] + clipped if name in sums else clipped
         return ClippedSums(sums, skipped)
 
-    def _gradients(self, loss: RowLoss, own: Rows, copies: int) -> dict[str, Tensor]:
+    def _gradients(self, loss: PerExampleLoss, own: Rows, multiplicity: int) -> dict[str, Tensor]:
         with torch.enable_grad():
-            mean = row_losses(loss, own, copies).mean()
+            mean = per_example_losses(loss, own, multiplicity).mean()
         with torch.autocast(mean.device.type, enabled=False):  # an autocast around this call is for the forward pass
             found = torch.autograd.grad(mean, list(self._parameters.values()), allow_unused=True)
         named = zip(self._parameters, found, strict=True)

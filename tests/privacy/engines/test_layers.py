@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.privacy.clipping import Clipping, PerRecordClipper
-from ldm.privacy.engines.layers import DEFAULT_RULES, Contribution, LayerRule, WrittenOut, contributions, rule_for
+from ldm.privacy.engines.layers import DEFAULT_RULES, Contribution, LayerRule, Materialized, contributions, rule_for
 from ldm.privacy.engines.layers.patches import Kernel, by_groups, by_unfolding
 from tests.privacy.per_record import (
     Rows,
@@ -37,13 +37,13 @@ def rows_for(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     return {"x": inputs, "target": torch.randn(output.shape, generator=torch.Generator().manual_seed(1))}
 
 
-def contribution(module: nn.Module, rows: Rows, copies: int) -> Contribution:
+def contribution(module: nn.Module, rows: Rows, multiplicity: int) -> Contribution:
     """What the rule makes of one use of ``module``, fed with plain autograd's output gradient."""
     output = module(rows["x"])
-    grad = (2 * (output - rows["target"]) / copies).detach()
+    grad = (2 * (output - rows["target"]) / multiplicity).detach()
     rule = rule_for(module, DEFAULT_RULES)
     assert rule is not None
-    return rule.contribution(module, rows["x"], grad, len(grad) // copies, list(trainable(module)))
+    return rule.contribution(module, rows["x"], grad, len(grad) // multiplicity, list(trainable(module)))
 
 
 def close(actual: Tensor, expected: Tensor, scale: Tensor | None = None) -> None:
@@ -53,18 +53,18 @@ def close(actual: Tensor, expected: Tensor, scale: Tensor | None = None) -> None
     assert float(error) <= limit, (float(error), limit)
 
 
-def check_layer(module: nn.Module, inputs: Tensor, copies: int) -> None:
+def check_layer(module: nn.Module, inputs: Tensor, multiplicity: int) -> None:
     """Norms, sums, selection and joining of every form, for each choice of parameters, agree with torch.func."""
     rows = rows_for(module, inputs)
-    everything = reference_gradients(module, rows, copies)
+    everything = reference_gradients(module, rows, multiplicity)
     for chosen in ([name] for name in everything) if len(everything) > 1 else ():
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in chosen)
-        check_contribution(contribution(module, rows, copies), [everything[name] for name in chosen])
+        check_contribution(contribution(module, rows, multiplicity), [everything[name] for name in chosen])
     module.requires_grad_(True)
-    check_contribution(contribution(module, rows, copies), list(everything.values()))
+    check_contribution(contribution(module, rows, multiplicity), list(everything.values()))
     bound = median_norm(everything)
-    got = clipped_sum(module, rows, Clipping(bound), copies=copies)
+    got = clipped_sum(module, rows, Clipping(bound), multiplicity=multiplicity)
     assert relative_difference(got, reference_sum(everything, bound)) < TOLERANCE
 
 
@@ -74,7 +74,7 @@ def check_contribution(found: Contribution, gradients: list[Tensor]) -> None:
     weights = torch.linspace(0.2, 1.0, records)
     keep = torch.arange(0, records, 2)
     squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
-    for form in (found, found.cheapest(), WrittenOut(found.per_record())):
+    for form in (found, found.choose_form(), Materialized(found.per_record())):
         close(form.squared_norms(), squares)
         close(form.join(form).squared_norms(), 4 * squares)
         whole, some, twice = form.per_record(), form.select(keep).per_record(), form.join(form).per_record()
@@ -94,10 +94,12 @@ def check_contribution(found: Contribution, gradients: list[Tensor]) -> None:
 @few
 @given(st.lists(small, max_size=2), small, small, small, copies_of, st.booleans())
 def test_linear_with_any_number_of_position_axes(
-    positions: list[int], fan_in: int, fan_out: int, records: int, copies: int, bias: bool
+    positions: list[int], fan_in: int, fan_out: int, records: int, multiplicity: int, bias: bool
 ) -> None:
     torch.manual_seed(0)
-    check_layer(nn.Linear(fan_in, fan_out, bias=bias), torch.randn(records * copies, *positions, fan_in), copies)
+    check_layer(
+        nn.Linear(fan_in, fan_out, bias=bias), torch.randn(records * multiplicity, *positions, fan_in), multiplicity
+    )
 
 
 @few
@@ -119,21 +121,21 @@ def test_conv2d_with_any_option_and_layout(
     dilation: tuple[int, int],
     mode: str,
     layout: str,
-    copies: int,
+    multiplicity: int,
 ) -> None:
     torch.manual_seed(0)
     channels, groups = channels_groups
     module = nn.Conv2d(
         channels, 2 * groups, kernel, stride, padding, dilation, groups, bias=stride[0] == 1, padding_mode=mode
     )
-    inputs = torch.randn(3 * copies, channels, 6, 5)
+    inputs = torch.randn(3 * multiplicity, channels, 6, 5)
     if layout == "channels_last":
         inputs = inputs.to(memory_format=torch.channels_last)
     elif layout == "transposed":
-        inputs = torch.randn(3 * copies, 30, channels).transpose(1, 2).unflatten(2, (6, 5))
+        inputs = torch.randn(3 * multiplicity, 30, channels).transpose(1, 2).unflatten(2, (6, 5))
     elif layout == "strided":
-        inputs = torch.randn(3 * copies, channels, 12, 10)[:, :, ::2, 1::2]
-    check_layer(module, inputs, copies)
+        inputs = torch.randn(3 * multiplicity, channels, 12, 10)[:, :, ::2, 1::2]
+    check_layer(module, inputs, multiplicity)
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4])
@@ -145,59 +147,69 @@ def test_convolutions_with_named_padding(kernel: int, padding: str, groups: int)
     check_layer(nn.Conv1d(2, 4, kernel, padding=padding, groups=groups), torch.randn(4, 2, 9), 2)
 
 
-@pytest.mark.parametrize("copies", [1, 2])
-def test_both_ways_to_write_out_kernel_gradients_agree(copies: int) -> None:
+@pytest.mark.parametrize("multiplicity", [1, 2])
+def test_both_ways_to_write_out_kernel_gradients_agree(multiplicity: int) -> None:
     torch.manual_seed(0)
     kernel = Kernel(torch.Size((4, 3, 3, 2)), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2)
     inputs = torch.randn(4, 6, 7, 6)
-    slopes = torch.randn(F.conv2d(inputs, torch.zeros(kernel.shape), None, (2, 1), (1, 0), (1, 2), 2).shape)
-    close(by_unfolding(inputs, slopes, copies, kernel), by_groups(inputs, slopes, copies, kernel))
+    grad_outputs = torch.randn(F.conv2d(inputs, torch.zeros(kernel.shape), None, (2, 1), (1, 0), (1, 2), 2).shape)
+    close(
+        by_unfolding(inputs, grad_outputs, multiplicity, kernel), by_groups(inputs, grad_outputs, multiplicity, kernel)
+    )
 
 
 @few
 @given(small, small, st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.integers(1, 2), copies_of)
-def test_conv1d(fan_in: int, fan_out: int, kernel: int, stride: int, padding: int, dilation: int, copies: int) -> None:
+def test_conv1d(
+    fan_in: int, fan_out: int, kernel: int, stride: int, padding: int, dilation: int, multiplicity: int
+) -> None:
     torch.manual_seed(0)
     module = nn.Conv1d(fan_in, fan_out, kernel, stride, padding, dilation)
-    check_layer(module, torch.randn(3 * copies, fan_in, 7), copies)
-    check_layer(module, torch.randn(3 * copies, 7, fan_in).transpose(1, 2), copies)
+    check_layer(module, torch.randn(3 * multiplicity, fan_in, 7), multiplicity)
+    check_layer(module, torch.randn(3 * multiplicity, 7, fan_in).transpose(1, 2), multiplicity)
 
 
 @few
 @given(st.sampled_from([(4, 4), (4, 2), (6, 3), (3, 1)]), st.lists(st.integers(2, 4), max_size=3), copies_of)
-def test_group_norm(sizes: tuple[int, int], positions: list[int], copies: int) -> None:
+def test_group_norm(sizes: tuple[int, int], positions: list[int], multiplicity: int) -> None:
     torch.manual_seed(0)
     channels, groups = sizes
     if channels == groups and not positions:
         positions = [2]  # one number a group has no variance
     module = _shaken(nn.GroupNorm(groups, channels))
-    check_layer(module, torch.randn(3 * copies, channels, *positions), copies)
+    check_layer(module, torch.randn(3 * multiplicity, channels, *positions), multiplicity)
     if len(positions) == 2:
-        check_layer(module, torch.randn(3 * copies, channels, *positions).to(memory_format=torch.channels_last), copies)
+        check_layer(
+            module,
+            torch.randn(3 * multiplicity, channels, *positions).to(memory_format=torch.channels_last),
+            multiplicity,
+        )
 
 
 @few
 @given(st.lists(small, max_size=2), st.sampled_from([(4,), (3, 2)]), copies_of)
-def test_layer_norm(positions: list[int], shape: tuple[int, ...], copies: int) -> None:
+def test_layer_norm(positions: list[int], shape: tuple[int, ...], multiplicity: int) -> None:
     torch.manual_seed(0)
-    check_layer(_shaken(nn.LayerNorm(shape)), torch.randn(2 * copies, *positions, *shape), copies)
-    check_layer(_shaken(nn.LayerNorm(shape, bias=False)), torch.randn(2 * copies, *positions, *shape), copies)
+    check_layer(_shaken(nn.LayerNorm(shape)), torch.randn(2 * multiplicity, *positions, *shape), multiplicity)
+    check_layer(
+        _shaken(nn.LayerNorm(shape, bias=False)), torch.randn(2 * multiplicity, *positions, *shape), multiplicity
+    )
 
 
 @few
 @given(st.lists(small, max_size=2), st.sampled_from([None, 0, -1]), st.integers(1, 3), copies_of)
 def test_embedding_with_repeated_rows_and_padding(
-    positions: list[int], padding_idx: int | None, width: int, copies: int
+    positions: list[int], padding_idx: int | None, width: int, multiplicity: int
 ) -> None:
     torch.manual_seed(0)
     module = nn.Embedding(3, width, padding_idx=padding_idx)
     # torch.func knows no padding_idx in its gradient, so the reference is the loop over records
-    rows = rows_for(module, torch.randint(0, 3, (3 * copies, *positions)))
-    naive = clipped_sum(module, rows, Clipping(3.0), "naive", copies)
+    rows = rows_for(module, torch.randint(0, 3, (3 * multiplicity, *positions)))
+    naive = clipped_sum(module, rows, Clipping(3.0), "naive", multiplicity)
     for engine in ("bookkeeping", "instantiate"):
-        assert relative_difference(clipped_sum(module, rows, Clipping(3.0), engine, copies), naive) < TOLERANCE
+        assert relative_difference(clipped_sum(module, rows, Clipping(3.0), engine, multiplicity), naive) < TOLERANCE
     if padding_idx is None:
-        check_layer(module, rows["x"], copies)
+        check_layer(module, rows["x"], multiplicity)
 
 
 @pytest.mark.parametrize("option", [{"max_norm": 1.0}, {"scale_grad_by_freq": True}, {"sparse": True}])
@@ -210,8 +222,8 @@ def test_embedding_options_that_break_the_bound_are_refused(option: dict[str, ob
 def test_long_layers_are_written_out_and_wide_ones_are_not() -> None:
     long = contribution(nn.Linear(4, 4), rows_for(nn.Linear(4, 4), torch.randn(2, 64, 4)), 1)
     wide = contribution(nn.Linear(64, 64), rows_for(nn.Linear(64, 64), torch.randn(2, 4, 64)), 1)
-    assert isinstance(long.cheapest(), WrittenOut)
-    assert not isinstance(wide.cheapest(), WrittenOut)
+    assert isinstance(long.choose_form(), Materialized)
+    assert not isinstance(wide.choose_form(), Materialized)
 
 
 def test_factored_norm_stays_an_upper_bound_when_positions_cancel() -> None:
@@ -267,7 +279,7 @@ def test_a_rule_can_be_added_for_a_custom_layer() -> None:
     rows = rows_for(module, torch.randn(4, 3))
     clipper = PerRecordClipper(module, trainable(module), Clipping(1.0), rules={**DEFAULT_RULES, Scaled: DoubleRule()})
     clipper.accumulate(lambda batch: (module(batch["x"]) - batch["target"]).square().sum(1), rows)
-    assert relative_difference(clipper.take(), clipped_sum(module, rows, Clipping(1.0), "naive")) < TOLERANCE
+    assert relative_difference(clipper.pop_sums(), clipped_sum(module, rows, Clipping(1.0), "naive")) < TOLERANCE
 
 
 @pytest.mark.parametrize(

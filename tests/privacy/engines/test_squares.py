@@ -20,17 +20,17 @@ def random_layers(layers: int, positions: int) -> Layers:
 
 def true_squares(layers: Layers, bias: bool) -> Tensor:
     total = torch.zeros(RECORDS, dtype=torch.float64)
-    for inputs, slopes in layers:
-        total += torch.einsum("bti,bto->bio", inputs.double(), slopes.double()).square().sum((1, 2))
+    for inputs, grad_outputs in layers:
+        total += torch.einsum("bti,bto->bio", inputs.double(), grad_outputs.double()).square().sum((1, 2))
         if bias:
-            total += slopes.double().sum(1).square().sum(1)
+            total += grad_outputs.double().sum(1).square().sum(1)
     return total
 
 
 def added_squares(layers: Layers, bias: bool) -> Tensor:
     norms = SquaredNorms()
-    for inputs, slopes in layers:
-        norms.add_products(gram(inputs), gram(slopes), bias)
+    for inputs, grad_outputs in layers:
+        norms.add_products(gram(inputs), gram(grad_outputs), bias)
     return norms.total()
 
 
@@ -49,16 +49,16 @@ def test_the_total_is_a_close_upper_bound(layers: int, positions: int, bias: boo
 def test_it_stays_an_upper_bound_when_positions_cancel(layers: int, positions: int) -> None:
     signs = torch.tensor([1.0, -1.0]).repeat(positions // 2)[None, :, None]
     cancelling = [
-        (inputs[:, :1].repeat(1, positions, 1) + 1e-4 * inputs, slopes[:, :1] * signs)
-        for inputs, slopes in random_layers(layers, positions)
+        (inputs[:, :1].repeat(1, positions, 1) + 1e-4 * inputs, grad_outputs[:, :1] * signs)
+        for inputs, grad_outputs in random_layers(layers, positions)
     ]
     assert bool((added_squares(cancelling, False).double() >= true_squares(cancelling, False) * (1 - 1e-6)).all())
 
 
 def test_one_position_that_outweighs_the_others_is_not_overstated() -> None:
     layers = random_layers(20, 16)
-    for _, slopes in layers:
-        slopes[:, 1:] *= 1e-6
+    for _, grad_outputs in layers:
+        grad_outputs[:, 1:] *= 1e-6
     ratio = added_squares(layers, False).double() / true_squares(layers, False)
     assert float((ratio - 1).abs().max()) < 1e-5
 
@@ -73,8 +73,8 @@ def test_a_record_that_is_not_finite_spoils_no_other(value: float) -> None:
 def test_parts_of_every_kind_add_up() -> None:
     layers = random_layers(2, 4) + random_layers(2, 8) + random_layers(1, 40)
     norms = SquaredNorms()
-    for inputs, slopes in layers:
-        norms.add_products(gram(inputs), gram(slopes), bias=False)
+    for inputs, grad_outputs in layers:
+        norms.add_products(gram(inputs), gram(grad_outputs), bias=False)
     norms.add(torch.full((RECORDS,), 7.0))
     torch.testing.assert_close(norms.total().double(), true_squares(layers, False) + 7.0, rtol=2e-5, atol=0.0)
 

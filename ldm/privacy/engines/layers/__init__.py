@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from torch import nn
 
-from ldm.privacy.engines.layers.contributions import Contribution, OuterProducts, TableRows, WrittenOut
+from ldm.privacy.engines.layers.contributions import Contribution, EmbeddingGradient, Materialized, OuterProducts
 from ldm.privacy.engines.layers.conv import ConvRule
 from ldm.privacy.engines.layers.embedding import EmbeddingRule
 from ldm.privacy.engines.layers.linear import LinearRule
@@ -29,10 +29,10 @@ DEFAULT_RULES: Mapping[type[nn.Module], LayerRule] = MappingProxyType(
 __all__ = [
     "DEFAULT_RULES",
     "Contribution",
+    "EmbeddingGradient",
     "LayerRule",
+    "Materialized",
     "OuterProducts",
     "SquaredNorms",
-    "TableRows",
-    "WrittenOut",
     "rule_for",
 ]

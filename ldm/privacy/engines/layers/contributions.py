@@ -55,18 +55,18 @@ class Contribution(ABC):
     def select(self, index: Tensor) -> Contribution:
         """The contribution of the records at ``index`` (n,) only."""
 
-    def cheapest(self) -> Contribution:
+    def choose_form(self) -> Contribution:
         """This contribution, or its written-out form when that is less work."""
         return self
 
     def join(self, other: Contribution) -> Contribution:
         """The gradient when parameters are used twice in one forward pass: the sum of both contributions."""
         pairs = zip(self.per_record(), other.per_record(), strict=True)
-        return WrittenOut([first + second for first, second in pairs])
+        return Materialized([first + second for first, second in pairs])
 
 
 @dataclass(frozen=True)
-class WrittenOut(Contribution):
+class Materialized(Contribution):
     """Gradients as they are: one tensor (B, *parameter shape) for each parameter."""
 
     gradients: Sequence[Tensor]
@@ -85,8 +85,8 @@ class WrittenOut(Contribution):
     def per_record(self) -> list[Tensor]:
         return list(self.gradients)
 
-    def select(self, index: Tensor) -> WrittenOut:
-        return WrittenOut([gradient[index] for gradient in self.gradients])
+    def select(self, index: Tensor) -> Materialized:
+        return Materialized([gradient[index] for gradient in self.gradients])
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,11 @@ class OuterProducts(Contribution):
     def select(self, index: Tensor) -> OuterProducts:
         return OuterProducts(self.left[index], self.right[index], self.weight, self.bias)
 
-    def cheapest(self) -> Contribution:
+    def choose_form(self) -> Contribution:
         positions, (out_width, in_width) = self.left.shape[1], (self.left.shape[2], self.right.shape[2])
         factored = positions**2 * (in_width + out_width)
         fits = positions == 1 or factored <= OPERATIONS_PER_NUMBER * in_width * out_width
-        return self if fits and self.weight is not None else WrittenOut(self.per_record())
+        return self if fits and self.weight is not None else Materialized(self.per_record())
 
     def join(self, other: Contribution) -> Contribution:
         if not isinstance(other, OuterProducts):
@@ -160,7 +160,7 @@ class OuterProducts(Contribution):
 
 
 @dataclass(frozen=True)
-class TableRows(Contribution):
+class EmbeddingGradient(Contribution):
     """Gradients of a lookup table: ``rows`` (B, T) int64 indices, ``values`` (B, T, d) gradients of what was looked up.
 
     Positions at ``padding`` contribute nothing, as in ``nn.Embedding``.
@@ -194,14 +194,14 @@ class TableRows(Contribution):
         table.index_add_(0, (self.rows + offsets).flatten(), values.flatten(0, 1))
         return [table.reshape(self.records, *self.shape)]
 
-    def select(self, index: Tensor) -> TableRows:
-        return TableRows(self.rows[index], self.values[index], self.shape, self.padding)
+    def select(self, index: Tensor) -> EmbeddingGradient:
+        return EmbeddingGradient(self.rows[index], self.values[index], self.shape, self.padding)
 
     def join(self, other: Contribution) -> Contribution:
-        if not isinstance(other, TableRows) or other.padding != self.padding:
+        if not isinstance(other, EmbeddingGradient) or other.padding != self.padding:
             return super().join(other)
         rows, values = torch.cat([self.rows, other.rows], 1), torch.cat([self.values, other.values], 1)
-        return TableRows(rows, values, self.shape, self.padding)
+        return EmbeddingGradient(rows, values, self.shape, self.padding)
 
     def _values(self) -> Tensor:
         values = self.values.float()
@@ -233,7 +233,7 @@ def block_records(numbers: int) -> int:
 
 
 def fold_copies(tensor: Tensor, records: int) -> Tensor:
-    """(records * copies, T, d) -> (records, copies * T, d): a record's copies become further positions of it."""
+    """(records * K, T, d) -> (records, K * T, d): a record's K noise draws become further positions of it."""
     if len(tensor) == records:
         return tensor
     rows, positions, width = tensor.shape

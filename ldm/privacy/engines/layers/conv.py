@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm.privacy.engines.layers.contributions import Contribution, fold_copies
 from ldm.privacy.engines.layers.linear import outer_products
-from ldm.privacy.engines.layers.patches import Kernel, PatchProducts
+from ldm.privacy.engines.layers.patches import ConvGradient, Kernel
 from ldm.privacy.engines.layers.rule import LayerRule
 from ldm.privacy.engines.layers.squares import FEW_POSITIONS
 
@@ -29,12 +29,12 @@ class ConvRule(LayerRule):
         if _is_pointwise(module) or "weight" not in wanted:
             return outer_products(module.weight, _pixels(inputs, records), _pixels(grad, records), wanted)
         inputs, kernel = _as_image_kernel(module, inputs)
-        slopes = grad.unsqueeze(2) if grad.dim() == 3 else grad
-        return PatchProducts(inputs, slopes, len(inputs) // records, kernel, module.weight.shape, "bias" in wanted)
+        grad_outputs = grad.unsqueeze(2) if grad.dim() == 3 else grad
+        return ConvGradient(inputs, grad_outputs, len(inputs) // records, kernel, module.weight.shape, "bias" in wanted)
 
 
 def _pixels(tensor: Tensor, records: int) -> Tensor:
-    """(R, channels, ...) -> (B, copies * pixels, channels), copied into that order where there are few pixels."""
+    """(R, channels, ...) -> (B, multiplicity * pixels, channels), copied into that order where there are few pixels."""
     pixels = tensor.flatten(2).transpose(1, 2)
     return fold_copies(pixels.contiguous() if pixels.shape[1] <= FEW_POSITIONS else pixels, records)
 

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from ldm.privacy.engines.layers.contributions import Contribution, TableRows
+from ldm.privacy.engines.layers.contributions import Contribution, EmbeddingGradient
 from ldm.privacy.engines.layers.rule import LayerRule
 
 
@@ -32,4 +32,4 @@ class EmbeddingRule(LayerRule):
     ) -> Contribution:
         module = cast(nn.Embedding, module)
         rows, values = inputs.reshape(records, -1), grad.reshape(records, -1, grad.shape[-1])
-        return TableRows(rows, values, module.weight.shape, module.padding_idx)
+        return EmbeddingGradient(rows, values, module.weight.shape, module.padding_idx)

@@ -8,7 +8,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.privacy.engines.layers.contributions import Contribution, WrittenOut
+from ldm.privacy.engines.layers.contributions import Contribution, Materialized
 from ldm.privacy.engines.layers.rule import LayerRule
 
 
@@ -22,13 +22,13 @@ class GroupNormRule(LayerRule):
     ) -> Contribution:
         module = cast(nn.GroupNorm, module)
         per_channel = (grad.shape[0], grad.shape[1], -1)
-        slopes = grad.float().reshape(per_channel)
+        grad_outputs = grad.float().reshape(per_channel)
         rows = []
         if "weight" in wanted:
             normal = F.group_norm(inputs.float(), module.num_groups, eps=module.eps).reshape(per_channel)
-            rows.append(_total_last(normal.mul_(slopes)))
+            rows.append(_total_last(normal.mul_(grad_outputs)))
         if "bias" in wanted:
-            rows.append(_total_last(slopes))
+            rows.append(_total_last(grad_outputs))
         return _sum_copies(rows, records)
 
 
@@ -45,13 +45,13 @@ class LayerNormRule(LayerRule):
     ) -> Contribution:
         module = cast(nn.LayerNorm, module)
         per_position = (grad.shape[0], -1, *module.normalized_shape)
-        slopes = grad.float().reshape(per_position)
+        grad_outputs = grad.float().reshape(per_position)
         rows = []
         if "weight" in wanted:
             normal = F.layer_norm(inputs.float(), module.normalized_shape, eps=module.eps).reshape(per_position)
-            rows.append(normal.mul_(slopes).sum(1))
+            rows.append(normal.mul_(grad_outputs).sum(1))
         if "bias" in wanted:
-            rows.append(slopes.sum(1))
+            rows.append(grad_outputs.sum(1))
         return _sum_copies(rows, records)
 
 
@@ -60,6 +60,6 @@ def _total_last(values: Tensor) -> Tensor:
     return values @ values.new_ones(values.shape[-1])
 
 
-def _sum_copies(rows: Sequence[Tensor], records: int) -> WrittenOut:
-    """Each (records * copies, *shape) -> its sum over each record's copies."""
-    return WrittenOut([row if len(row) == records else row.unflatten(0, (records, -1)).sum(1) for row in rows])
+def _sum_copies(rows: Sequence[Tensor], records: int) -> Materialized:
+    """Each (records * multiplicity, *shape) -> its sum over each record's noise draws."""
+    return Materialized([row if len(row) == records else row.unflatten(0, (records, -1)).sum(1) for row in rows])

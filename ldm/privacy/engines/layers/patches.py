@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from ldm.privacy.engines.layers.contributions import OPERATIONS_PER_NUMBER, Contribution, WrittenOut, block_records
+from ldm.privacy.engines.layers.contributions import OPERATIONS_PER_NUMBER, Contribution, Materialized, block_records
 from ldm.privacy.engines.layers.squares import SquaredNorms, factored_squares, gram
 
 
@@ -30,63 +30,74 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class PatchProducts(Contribution):
-    """Kernel gradients: ``inputs`` (B * K, d, H, W), output gradients ``slopes`` (B * K, p, h, w), K copies a record.
+class ConvGradient(Contribution):
+    """Kernel gradients of ``inputs`` (B * K, d, H, W) and ``grad_outputs`` (B * K, p, h, w), K noise draws a record.
 
     ``weight`` is the shape of the parameter, which has one axis fewer than ``kernel.shape`` for a 1-D convolution.
     ``bias`` says whether the bias is wanted too.
     """
 
     inputs: Tensor
-    slopes: Tensor
-    copies: int
+    grad_outputs: Tensor
+    multiplicity: int
     kernel: Kernel
     weight: torch.Size
     bias: bool
 
     @property
     def records(self) -> int:
-        return self.inputs.shape[0] // self.copies
+        return self.inputs.shape[0] // self.multiplicity
 
     def measure(self, norms: SquaredNorms) -> None:
-        numbers = self.kernel.groups * (self.copies * self.inputs.shape[2] * self.inputs.shape[3]) ** 2
-        size = self.copies * block_records(numbers)
-        blocks = zip(self.inputs.split(size), self.slopes.split(size), strict=True)
-        norms.add(torch.cat([self._squares(inputs.float(), slopes.float()) for inputs, slopes in blocks]))
+        numbers = self.kernel.groups * (self.multiplicity * self.inputs.shape[2] * self.inputs.shape[3]) ** 2
+        size = self.multiplicity * block_records(numbers)
+        blocks = zip(self.inputs.split(size), self.grad_outputs.split(size), strict=True)
+        norms.add(torch.cat([self._squares(inputs.float(), grad_outputs.float()) for inputs, grad_outputs in blocks]))
 
     def weighted_sums(self, weights: Tensor) -> list[Tensor]:
-        slopes = self.slopes.float() * weights.repeat_interleave(self.copies).view(-1, 1, 1, 1)
-        product = _kernel_gradient(self.inputs.float(), slopes, self.kernel).reshape(self.weight)
-        return [product, slopes.sum((0, 2, 3))] if self.bias else [product]
+        grad_outputs = self.grad_outputs.float() * weights.repeat_interleave(self.multiplicity).view(-1, 1, 1, 1)
+        product = _kernel_gradient(self.inputs.float(), grad_outputs, self.kernel).reshape(self.weight)
+        return [product, grad_outputs.sum((0, 2, 3))] if self.bias else [product]
 
     def per_record(self) -> list[Tensor]:
         write_out = by_groups if self.inputs.device.type == "cpu" else by_unfolding
-        gradients = [write_out(self.inputs, self.slopes, self.copies, self.kernel).reshape(self.records, *self.weight)]
+        gradients = [
+            write_out(self.inputs, self.grad_outputs, self.multiplicity, self.kernel).reshape(
+                self.records, *self.weight
+            )
+        ]
         if self.bias:
-            gradients.append(self.slopes.float().sum((2, 3)).unflatten(0, (self.records, -1)).sum(1))
+            gradients.append(self.grad_outputs.float().sum((2, 3)).unflatten(0, (self.records, -1)).sum(1))
         return gradients
 
-    def select(self, index: Tensor) -> PatchProducts:
-        rows = (index[:, None] * self.copies + torch.arange(self.copies, device=index.device)).flatten()
-        return PatchProducts(self.inputs[rows], self.slopes[rows], self.copies, self.kernel, self.weight, self.bias)
+    def select(self, index: Tensor) -> ConvGradient:
+        rows = (index[:, None] * self.multiplicity + torch.arange(self.multiplicity, device=index.device)).flatten()
+        return ConvGradient(
+            self.inputs[rows], self.grad_outputs[rows], self.multiplicity, self.kernel, self.weight, self.bias
+        )
 
-    def cheapest(self) -> Contribution:
-        pixels, positions = self.copies * self.inputs[0, 0].numel(), self.copies * self.slopes[0, 0].numel()
-        factored = pixels**2 * self.inputs.shape[1] + positions**2 * self.slopes.shape[1]
-        if factored <= OPERATIONS_PER_NUMBER * (self.kernel.shape.numel() + self._unfolded_numbers() * self.copies):
+    def choose_form(self) -> Contribution:
+        pixels, positions = (
+            self.multiplicity * self.inputs[0, 0].numel(),
+            self.multiplicity * self.grad_outputs[0, 0].numel(),
+        )
+        factored = pixels**2 * self.inputs.shape[1] + positions**2 * self.grad_outputs.shape[1]
+        if factored <= OPERATIONS_PER_NUMBER * (
+            self.kernel.shape.numel() + self._unfolded_numbers() * self.multiplicity
+        ):
             return self
-        return WrittenOut(self.per_record())
+        return Materialized(self.per_record())
 
     def _unfolded_numbers(self) -> int:
         """Numbers in the unfolded input of one row."""
         _, width, height, breadth = self.kernel.shape
-        return width * self.kernel.groups * height * breadth * self.slopes[0, 0].numel()
+        return width * self.kernel.groups * height * breadth * self.grad_outputs[0, 0].numel()
 
-    def _squares(self, inputs: Tensor, slopes: Tensor) -> Tensor:
-        pixels = gram(_positions_last(inputs, self.copies, self.kernel.groups).transpose(1, 2))
-        sizes = (self.copies, *inputs.shape[2:])
+    def _squares(self, inputs: Tensor, grad_outputs: Tensor) -> Tensor:
+        pixels = gram(_positions_last(inputs, self.multiplicity, self.kernel.groups).transpose(1, 2))
+        sizes = (self.multiplicity, *inputs.shape[2:])
         patches = self._patch_gram(pixels.unflatten(2, sizes).unflatten(1, sizes))
-        positions = gram(_positions_last(slopes, self.copies, self.kernel.groups).transpose(1, 2))
+        positions = gram(_positions_last(grad_outputs, self.multiplicity, self.kernel.groups).transpose(1, 2))
         return factored_squares(patches, positions, self.bias).unflatten(0, (-1, self.kernel.groups)).sum(1)
 
     def _patch_gram(self, pixels: Tensor) -> Tensor:
@@ -98,7 +109,7 @@ class PatchProducts(Contribution):
     def _sum_shifts(self, pixels: Tensor, axis: int) -> Tensor:
         kernel = self.kernel
         stride, padding, dilation = kernel.stride[axis], kernel.padding[axis], kernel.dilation[axis]
-        before, after = pixels.shape[2 + axis], self.slopes.shape[2 + axis]
+        before, after = pixels.shape[2 + axis], self.grad_outputs.shape[2 + axis]
         if kernel.shape[2 + axis] == 1 and stride == 1 and padding == 0:
             return pixels
         sizes = list(pixels.shape)
@@ -119,35 +130,38 @@ class PatchProducts(Contribution):
         return total
 
 
-def by_groups(inputs: Tensor, slopes: Tensor, copies: int, kernel: Kernel) -> Tensor:
-    """Kernel gradients (B, *kernel.shape) by one convolution: records are its groups, copies its batch."""
-    records = inputs.shape[0] // copies
-    inputs, slopes = (
-        tensor.float().unflatten(0, (records, copies)).transpose(0, 1).flatten(1, 2) for tensor in (inputs, slopes)
+def by_groups(inputs: Tensor, grad_outputs: Tensor, multiplicity: int, kernel: Kernel) -> Tensor:
+    """Kernel gradients (B, *kernel.shape) by one convolution: records are its groups, noise draws its batch."""
+    records = inputs.shape[0] // multiplicity
+    inputs, grad_outputs = (
+        tensor.float().unflatten(0, (records, multiplicity)).transpose(0, 1).flatten(1, 2)
+        for tensor in (inputs, grad_outputs)
     )
     shape = torch.Size((records * kernel.shape[0], *kernel.shape[1:]))
     stacked = replace(kernel, shape=shape, groups=records * kernel.groups)
-    return _kernel_gradient(inputs, slopes, stacked).unflatten(0, (records, kernel.shape[0]))
+    return _kernel_gradient(inputs, grad_outputs, stacked).unflatten(0, (records, kernel.shape[0]))
 
 
-def by_unfolding(inputs: Tensor, slopes: Tensor, copies: int, kernel: Kernel) -> Tensor:
+def by_unfolding(inputs: Tensor, grad_outputs: Tensor, multiplicity: int, kernel: Kernel) -> Tensor:
     """The same as :func:`by_groups` by one matrix product a record, which GPUs do faster; the input is unfolded."""
     width, height, breadth = kernel.shape[1:]
-    size = copies * block_records(width * kernel.groups * height * breadth * slopes[0, 0].numel() * copies)
+    size = multiplicity * block_records(
+        width * kernel.groups * height * breadth * grad_outputs[0, 0].numel() * multiplicity
+    )
     written = []
-    for some_inputs, some_slopes in zip(inputs.split(size), slopes.split(size), strict=True):
+    for some_inputs, some_slopes in zip(inputs.split(size), grad_outputs.split(size), strict=True):
         patches = F.unfold(some_inputs.float(), (height, breadth), kernel.dilation, kernel.padding, kernel.stride)
-        first = _positions_last(some_slopes.float(), copies, kernel.groups)
-        second = _positions_last(patches, copies, kernel.groups)
+        first = _positions_last(some_slopes.float(), multiplicity, kernel.groups)
+        second = _positions_last(patches, multiplicity, kernel.groups)
         written.append(torch.bmm(first, second.transpose(1, 2)))
     return torch.cat(written).reshape(-1, *kernel.shape)
 
 
-def _kernel_gradient(inputs: Tensor, slopes: Tensor, kernel: Kernel) -> Tensor:
+def _kernel_gradient(inputs: Tensor, grad_outputs: Tensor, kernel: Kernel) -> Tensor:
     return conv2d_weight(
         inputs.contiguous(),
         kernel.shape,
-        slopes.contiguous(),
+        grad_outputs.contiguous(),
         kernel.stride,
         kernel.padding,
         kernel.dilation,
@@ -155,10 +169,10 @@ def _kernel_gradient(inputs: Tensor, slopes: Tensor, kernel: Kernel) -> Tensor:
     )
 
 
-def _positions_last(tensor: Tensor, copies: int, groups: int) -> Tensor:
-    """(b * copies, channels, ...) -> (b * groups, channels / groups, copies * positions)."""
+def _positions_last(tensor: Tensor, multiplicity: int, groups: int) -> Tensor:
+    """(b * multiplicity, channels, ...) -> (b * groups, channels / groups, multiplicity * positions)."""
     rows, channels = tensor.shape[:2]
-    if copies == 1:
+    if multiplicity == 1:
         return tensor.reshape(rows * groups, channels // groups, -1)
-    split = tensor.reshape(rows // copies, copies, groups, channels // groups, -1)
-    return split.permute(0, 2, 3, 1, 4).reshape(rows // copies * groups, channels // groups, -1)
+    split = tensor.reshape(rows // multiplicity, multiplicity, groups, channels // groups, -1)
+    return split.permute(0, 2, 3, 1, 4).reshape(rows // multiplicity * groups, channels // groups, -1)

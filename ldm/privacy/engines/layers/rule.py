@@ -36,7 +36,7 @@ class LayerRule(ABC):
         """The gradients of the ``wanted`` parameters, in that order, from one use of the layer.
 
         ``inputs`` and ``grad`` (gradient of the summed record losses with respect to the output) have leading size
-        records * copies, record-major. ``wanted`` names parameters of ``names``, "weight" before "bias".
+        records * multiplicity, record-major. ``wanted`` names parameters of ``names``, "weight" before "bias".
         """
 
 

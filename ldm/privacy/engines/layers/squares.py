@@ -43,22 +43,22 @@ class SquaredNorms:
         """Add squared norms (B,), fp32 or float64."""
         self._squares.append(squares)
 
-    def add_products(self, inputs: Tensor, slopes: Tensor, bias: bool) -> None:
-        """Add those of gradients with Gram matrices ``inputs`` and ``slopes`` (B, T, T) fp32.
+    def add_products(self, inputs: Tensor, grad_outputs: Tensor, bias: bool) -> None:
+        """Add those of gradients with Gram matrices ``inputs`` and ``grad_outputs`` (B, T, T) fp32.
 
-        ``slopes`` is overwritten. ``bias``: whether the layer has a bias to be counted, a weight on a constant input of
-        one.
+        ``grad_outputs`` is overwritten. ``bias``: whether the layer has a bias to be counted, a weight on a constant
+        input of one.
         """
-        positions = slopes.shape[1]
+        positions = grad_outputs.shape[1]
         if positions > FEW_POSITIONS:
-            self.add(factored_squares(inputs, slopes, bias))
+            self.add(factored_squares(inputs, grad_outputs, bias))
             return
         if positions not in self._products:
-            self._products[positions] = _products(inputs, slopes, bias)
+            self._products[positions] = _products(inputs, grad_outputs, bias)
         else:
-            total = self._products[positions].addcmul_(inputs, slopes)
+            total = self._products[positions].addcmul_(inputs, grad_outputs)
             if bias:
-                total.add_(slopes)
+                total.add_(grad_outputs)
         self._layers[positions] += 1
         if self._layers[positions] == _MOST_LAYERS:
             self.add(_raised_total(self._products.pop(positions)))
@@ -86,12 +86,12 @@ def _raised_total(products: Tensor) -> Tensor:
     return (products.flatten(1) @ (1.0 + positions * ROUNDING * same).flatten()).clamp_min_(0.0)
 
 
-def factored_squares(inputs: Tensor, slopes: Tensor, bias: bool = False) -> Tensor:
+def factored_squares(inputs: Tensor, grad_outputs: Tensor, bias: bool = False) -> Tensor:
     """(B,) sums of the elementwise product of two Gram matrices (B, T, T), raised by their possible rounding error.
 
-    ``slopes`` is overwritten. A record with a non-finite entry gives a non-finite result.
+    ``grad_outputs`` is overwritten. A record with a non-finite entry gives a non-finite result.
     """
-    products = _products(inputs, slopes, bias)
+    products = _products(inputs, grad_outputs, bias)
     lengths = products.diagonal(dim1=1, dim2=2).sqrt().sum(1)  # sum_t |a_t||g_t|
     return products.flatten(1).sum(1).clamp_min_(0.0).addcmul_(lengths, lengths, value=ROUNDING)
 
@@ -101,9 +101,9 @@ def gram(vectors: Tensor) -> Tensor:
     return torch.bmm(vectors, vectors.transpose(1, 2))
 
 
-def _products(inputs: Tensor, slopes: Tensor, bias: bool) -> Tensor:
-    """``(inputs + bias) * slopes``, written over ``slopes``."""
-    return slopes.addcmul_(inputs, slopes) if bias else slopes.mul_(inputs)
+def _products(inputs: Tensor, grad_outputs: Tensor, bias: bool) -> Tensor:
+    """``(inputs + bias) * slopes``, written over ``grad_outputs``."""
+    return grad_outputs.addcmul_(inputs, grad_outputs) if bias else grad_outputs.mul_(inputs)
 
 
 def _same_memory(first: Tensor, second: Tensor) -> bool:

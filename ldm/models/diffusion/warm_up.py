@@ -1,0 +1,108 @@
+"""`train_further`: ordinary training of a latent diffusion model on latents that are drawn, not read from records."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm.errors import UserError
+from ldm.modules.ema import LitEma
+
+logger = logging.getLogger(__name__)
+
+#: Gives latents (B, z, h, w), scaled as the model has them, and labels (B,) int64, for a number and a generator.
+Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class FurtherTraining:
+    """How the model is trained: Adam, linear warm-up over ``ramp`` steps, then half a cosine down to 0.
+
+    ``first_timestep``: timesteps below it are not trained, so that fine detail stays as the public model has it.
+    ``ema_power``: the weights that are kept are an average over the steps with a power function (Karras et al. 2024,
+    section 3.1); larger means shorter. ``seed``: of draws, timesteps and noises, all of them public. Raises UserError
+    for values out of range.
+    """
+
+    steps: int
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    ramp: int = 20
+    ema_power: float = 6.0
+    first_timestep: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("batch_size", 1), ("ramp", 0), ("first_timestep", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"{name}: {value!r} is no whole number of at least {least}")
+        if not self.learning_rate > 0 or not self.ema_power > 0:
+            raise UserError(f"learning_rate {self.learning_rate} and ema_power {self.ema_power} must be positive")
+
+    def rate(self, step: int) -> float:
+        """The factor on the learning rate at a step, counted from 0."""
+        if step < self.ramp:
+            return (step + 1) / self.ramp
+        return 0.5 * (1 + math.cos(math.pi * (step - self.ramp) / max(self.steps - self.ramp, 1)))
+
+
+def train_further(model: Any, draw: Draw, how: FurtherTraining, progress: bool = True) -> None:
+    """Train the whole network, and a trainable condition stage, on ``draw``; the averages become the weights.
+
+    Frozen parameters are trained too and are frozen again afterwards. The model's moving averages start anew from the
+    result. torch's global generators are left as they were. Raises UserError when the loss is no longer a number.
+    """
+    if how.first_timestep >= model.num_timesteps:
+        raise UserError(f"first_timestep {how.first_timestep} is not below the {model.num_timesteps} timesteps")
+    modules = [model.model]
+    if model.cond_stage_model is not None and model.cond_stage_trainable:
+        modules.append(model.cond_stage_model)
+    parts = torch.nn.ModuleList(modules)
+    frozen = {parameter: parameter.requires_grad for parameter in parts.parameters()}
+    was_training = model.training
+    parts.requires_grad_(True)
+    model.train()
+    started = time.monotonic()
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(how.seed)
+        _steps(model, parts, draw, how, progress)
+    for parameter, wanted in frozen.items():
+        parameter.requires_grad_(wanted)
+        parameter.grad = None
+    model.train(was_training)
+    if model.use_ema:
+        model.model_ema.reset(model.model)
+    logger.info("%d ordinary steps on drawn latents in %.0f s", how.steps, time.monotonic() - started)
+
+
+def _steps(model: Any, parts: torch.nn.Module, draw: Draw, how: FurtherTraining, progress: bool) -> None:
+    generator = torch.Generator().manual_seed(how.seed)
+    average = LitEma(parts, power=how.ema_power)
+    optimizer = torch.optim.Adam(parts.parameters(), lr=how.learning_rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, how.rate)
+    loss = torch.zeros(())
+    for step in tqdm(range(how.steps), desc="warm-up", unit="step", disable=not progress):
+        latents, labels = draw(how.batch_size, generator)
+        latents, labels = latents.to(model.device, torch.float32), labels.to(model.device)
+        condition = model.raw_condition({"class_label": labels})
+        if condition is not None:
+            condition = model.get_learned_conditioning(condition)
+        timesteps = torch.randint(how.first_timestep, model.num_timesteps, (len(latents),), device=model.device)
+        loss = model.loss_terms(latents, timesteps, torch.randn_like(latents), condition)["loss"].mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        average(parts)
+        if step % 50 == 49 and not math.isfinite(float(loss.detach())):
+            raise UserError(f"the warm-up diverged at step {step + 1}; lower its learning_rate")
+    average.copy_to(parts)

@@ -1,0 +1,182 @@
+"""`ClassMixture`: the distribution of each class that released moments describe. Post-processing: no record comes here.
+
+The noise has a known size, and every estimate is corrected for it: cells with too few records are dropped, means and
+covariances are shrunk by the positive-part rule of James and Stein (1961) towards what the classes share, and
+eigenvalues are cut and shrunk where a symmetric matrix of noise alone would have put them (Wigner's edge;
+Benaych-Georges and Nadakuditi 2011 for the shift of those above it).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.privacy.statistics.moments import ClassMoments
+from ldm.privacy.statistics.query import Release
+
+#: A cell counts from this many standard deviations of its noisy count on.
+FEWEST = 3.0
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value
+class ClassMixture:
+    """A mixture of Gaussians a class, in the coordinates of a frame.
+
+    ``shares`` (classes,) of the records; ``weights`` (classes, cells), rows sum to 1; ``means`` (classes, cells, k);
+    ``factors`` (classes, cells or 1, k, k), F with covariance F Fᵀ.
+    """
+
+    shares: Tensor
+    weights: Tensor
+    means: Tensor
+    factors: Tensor
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.weights.shape[0]
+
+    def draw(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Coordinates (N, k) float64 drawn for ``labels`` (N,)."""
+        cell = torch.multinomial(self.weights[labels], 1, generator=generator)[:, 0]
+        noise = torch.randn(len(labels), self.means.shape[2], generator=generator, dtype=torch.float64)
+        result = self.means[labels, cell].clone()
+        group = labels * self.factors.shape[1] + (cell if self.factors.shape[1] > 1 else 0)
+        flat = self.factors.flatten(0, 1)
+        for which in group.unique().tolist():
+            members = group == which
+            result[members] += noise[members] @ flat[which].T
+        return result
+
+    def centres(self, cells: int, seed: int = 0, draws: int = 4000, rounds: int = 20) -> Tensor:
+        """``cells`` anchors a class (classes, cells, k): k-means (Lloyd 1982) on draws from this mixture."""
+        generator = torch.Generator().manual_seed(seed)
+        result = []
+        for label in range(self.classes):
+            rows = self.draw(torch.full((draws,), label), generator)
+            places = rows[torch.randperm(draws, generator=generator)[:cells]].clone()
+            for _ in range(rounds):
+                nearest = torch.cdist(rows, places).argmin(dim=1)
+                for cell in nearest.unique().tolist():
+                    places[cell] = rows[nearest == cell].mean(dim=0)
+            result.append(places)
+        return torch.stack(result)
+
+
+def fit_mixture(query: ClassMoments, release: Release, *, spread: bool = True) -> ClassMixture:
+    """The mixture that a release of ``query`` describes, corrected for the noise on it.
+
+    ``spread`` gives directions whose variance drowns in noise the variance that is left over on average, by the trace,
+    which is known far better than any eigenvalue; without it they get none.
+    """
+    a, b, c = query.weights
+    radius, noise, k = query.clip_norm, release.noise_std, query.frame.rank
+    count = release.sums["count"] / a
+    usable = count > FEWEST * noise / a
+    usable[torch.arange(query.classes), count.argmax(dim=1)] = True
+    count = torch.where(usable, count, 0.0).clamp(min=0)
+    count = torch.where(usable, count.clamp(min=noise / a), count)
+    total = count.sum(dim=1)
+    weights = count / total[:, None]
+    mean_std = radius * noise / (b * count.clamp(min=1.0)) if b else torch.zeros_like(count)
+    raw = (
+        radius * release.sums["mean"] / (b * count.clamp(min=1.0))[..., None]
+        if b
+        else torch.zeros_like(release.sums["mean"])
+    )
+    raw = torch.where(usable[..., None], raw, 0.0)
+    means = _shrunk_means(raw, weights, mean_std) if query.cells > 1 else raw
+    means = torch.where(usable[..., None], means, 0.0)
+    if not c:
+        factors = torch.zeros(query.classes, 1, k, k, dtype=torch.float64)
+        return ClassMixture(total / total.sum(), weights, means, factors)
+    second = radius**2 * query.matrices(release.sums["second"]) / c
+    entry = radius**2 * noise / (c * math.sqrt(2.0))  # standard deviation off the diagonal of a sum
+    if query.second_by_cell:
+        factors = _by_cell(second.view(query.classes, query.cells, k, k), entry, count, raw, mean_std, spread)
+        return ClassMixture(total / total.sum(), weights, means, factors)
+    # noise on the means adds to the squares of the means, which are taken away: give it back
+    between = torch.einsum("gc,gci,gcj->gij", weights, raw, raw)
+    excess = (weights * mean_std.square()).sum(dim=1)[:, None, None] * torch.eye(k, dtype=torch.float64)
+    within = second / total[:, None, None] - between + excess
+    shared, errors, shared_error = _pooled(within, total, entry)
+    matrices = [
+        denoised(*_towards(within[g], shared, errors[g], shared_error), spread=spread) for g in range(query.classes)
+    ]
+    return ClassMixture(total / total.sum(), weights, means, torch.stack([_factor(m) for m in matrices])[:, None])
+
+
+def _shrunk_means(raw: Tensor, weights: Tensor, std: Tensor) -> Tensor:
+    """Cell means (classes, cells, k) moved towards their class's mean as far as their noise explains the distance."""
+    centre = torch.einsum("gc,gck->gk", weights, raw)[:, None]
+    distance = (raw - centre).square().sum(dim=2)
+    keep = (1 - raw.shape[2] * std.square() / distance.clamp(min=1e-12)).clamp(0, 1)
+    return centre + keep[..., None] * (raw - centre)
+
+
+def _pooled(matrices: Tensor, count: Tensor, entry: float) -> tuple[Tensor, Sequence[float], float]:
+    """The mean of class covariances by their counts; the noise off the diagonal of each, and of the mean."""
+    shared = torch.einsum("g,gij->ij", count, matrices) / count.sum()
+    errors = (entry / count).tolist()
+    return shared, errors, entry * math.sqrt(len(count)) / float(count.sum())
+
+
+def _towards(matrix: Tensor, shared: Tensor, error: float, shared_error: float) -> tuple[Tensor, float]:
+    """A matrix moved towards the shared one as far as noise explains its distance; and the noise that is left in it."""
+    k = len(matrix)
+    distance = float((matrix - shared).square().sum())
+    explained = k * (k + 1) * max(error**2 - shared_error**2, 0.0)
+    keep = max(0.0, 1 - explained / max(distance, 1e-30))
+    left = math.sqrt((keep * error) ** 2 + ((1 - keep) * shared_error) ** 2)
+    return shared + keep * (matrix - shared), left
+
+
+def denoised(matrix: Tensor, error: float, *, spread: bool = True, rounds: int = 10) -> Tensor:
+    """A covariance (k, k) out of one with symmetric Gaussian noise, ``error`` its deviation off the diagonal.
+
+    Around a level l such noise alone has eigenvalues within 2 ``error`` sqrt(k). An eigenvalue l + x above came from
+    l + (x + sqrt(x² - 4 k error²)) / 2; those below become l: what the trace leaves for them on average, or 0 without
+    ``spread``.
+    """
+    k = len(matrix)
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    edge, total, level = 2 * error * math.sqrt(k), float(torch.trace(matrix)), 0.0
+    if spread:
+        level = max(float(values.median()), 0.0)
+    for _ in range(rounds if spread else 1):
+        above = values - level
+        kept = above > edge
+        lifted = level + (above + (above.square() - edge**2).clamp(min=0).sqrt()) / 2
+        if spread and not kept.all():
+            level = max((total - float(lifted[kept].sum())) / int((~kept).sum()), 0.0)
+    result = torch.where(kept, lifted, level).clamp(min=0)
+    return (vectors * result) @ vectors.T
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()
+
+
+def _by_cell(second: Tensor, entry: float, count: Tensor, raw: Tensor, std: Tensor, spread: bool) -> Tensor:
+    """Factors (classes, cells, k, k) of covariances that were asked for cell by cell, shrunk towards their class's."""
+    classes, cells, k, _ = second.shape
+    eye = torch.eye(k, dtype=torch.float64)
+    result = torch.zeros_like(second)
+    for g in range(classes):
+        used = [cell for cell in range(cells) if count[g, cell] > 0]
+        within = torch.stack(
+            [
+                second[g, cell] / count[g, cell] - torch.outer(raw[g, cell], raw[g, cell]) + std[g, cell] ** 2 * eye
+                for cell in used
+            ]
+        )
+        shared, errors, shared_error = _pooled(within, count[g, used], entry)
+        for place, cell in enumerate(used):
+            matrix = denoised(*_towards(within[place], shared, errors[place], shared_error), spread=spread)
+            result[g, cell] = _factor(matrix)
+    return result

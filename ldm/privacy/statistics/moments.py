@@ -1,0 +1,129 @@
+"""`ClassMoments`: how many records a class has, where they lie and how they spread, in public directions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.privacy.statistics.frame import Frame
+from ldm.privacy.statistics.query import chunks, clipped
+from ldm.privacy.validate import number, whole
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value
+class ClassMoments:
+    """Sums of (1, v, v vᵀ) for each class: v are the coordinates of a record in ``frame``, clipped to norm R, over R.
+
+    One record contributes to one class: a · 1 and b · v to one row of ``count`` (classes, cells) and ``mean``
+    (classes, cells, k), and c · v vᵀ to one row of ``second`` (classes, k (k + 1) / 2), which holds the diagonal and
+    sqrt(2) times the upper triangle, so that its Euclidean length is the Frobenius norm of the matrix. R is
+    ``clip_norm``; a, b, c are the ``weights``. As |v| <= 1 the contribution is at most sqrt(a² + b² + c²) long,
+    whatever the record is.
+
+    ``anchors`` (classes, cells, k) split each class into cells: a record belongs to the nearest anchor of its class.
+    They are public, or computed from what was released before. Second moments are those of the whole class, or of each
+    cell when ``second_by_cell``: then ``second`` is (classes · cells, k (k + 1) / 2), and the bound is the same.
+
+    All fields are public constants. Raises UserError for values out of range.
+    """
+
+    frame: Frame
+    classes: int
+    clip_norm: float
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    anchors: Tensor | None = field(default=None)
+    second_by_cell: bool = False
+    name: str = "class moments of latents"
+
+    def __post_init__(self) -> None:
+        whole("classes", self.classes)
+        number("clip_norm of the moments", self.clip_norm, above=0)
+        if len(self.weights) != 3 or any(not math.isfinite(w) or w < 0 for w in self.weights) or not self.weights[0]:
+            raise UserError(
+                f"weights {self.weights}: give three numbers from 0 for count, mean, second moment; the first above 0"
+            )
+        if self.anchors is not None and (
+            self.anchors.ndim != 3
+            or (self.anchors.shape[0], self.anchors.shape[2]) != (self.classes, self.frame.rank)
+            or not torch.isfinite(self.anchors).all()
+        ):
+            raise UserError(
+                f"anchors have shape {tuple(self.anchors.shape)}; expected ({self.classes}, cells, {self.frame.rank}) "
+                "finite numbers"
+            )
+
+    @property
+    def cells(self) -> int:
+        """Cells a class."""
+        return 1 if self.anchors is None else self.anchors.shape[1]
+
+    @property
+    def bound(self) -> float:
+        """Largest norm of one record's contribution: sqrt(a² + b² + c²)."""
+        return math.sqrt(sum(weight**2 for weight in self.weights))
+
+    @cached_property
+    def triangle(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Row and column of every stored number of a matrix, and the factor it is stored with."""
+        row, column = torch.triu_indices(self.frame.rank, self.frame.rank)
+        factor = torch.where(row == column, 1.0, math.sqrt(2.0)).double()
+        return row, column, factor
+
+    def describe(self) -> dict[str, Any]:
+        """The public constants as plain JSON values."""
+        return {
+            "classes": self.classes,
+            "cells": self.cells,
+            "directions": self.frame.rank,
+            "frame": self.frame.digest(),
+            "clip_norm": self.clip_norm,
+            "weights": list(self.weights),
+            "bound": self.bound,
+            "second_by_cell": self.second_by_cell,
+        }
+
+    def total(self, records: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The sums over flattened or shaped latents (N, ...) with labels (N,); see the class for their shapes."""
+        k, groups = self.frame.rank, self.classes * self.cells
+        count = torch.zeros(groups, dtype=torch.float64)
+        mean = torch.zeros(groups, k, dtype=torch.float64)
+        matrices = torch.zeros(groups if self.second_by_cell else self.classes, k, k, dtype=torch.float64)
+        for rows, which in chunks(records, labels, self.classes):
+            coordinates = clipped(self.frame.project(rows), self.clip_norm)
+            cell = which * self.cells + self._nearest(coordinates, which)
+            unit = coordinates / self.clip_norm
+            count.index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64))
+            mean.index_add_(0, cell, unit)
+            owner = cell if self.second_by_cell else which
+            for group in owner.unique().tolist():
+                members = unit[owner == group]
+                matrices[group] += members.T @ members
+        row, column, factor = self.triangle
+        a, b, c = self.weights
+        return {
+            "count": a * count.view(self.classes, self.cells),
+            "mean": b * mean.view(self.classes, self.cells, k),
+            "second": c * matrices[:, row, column] * factor,
+        }
+
+    def _nearest(self, coordinates: Tensor, which: Tensor) -> Tensor:
+        """The cell of each record: the nearest anchor of its class."""
+        if self.anchors is None:
+            return torch.zeros_like(which)
+        places = self.anchors.double()[which]
+        return (coordinates[:, None, :] - places).square().sum(dim=2).argmin(dim=1)
+
+    def matrices(self, stored: Tensor) -> Tensor:
+        """Symmetric matrices (G, k, k) from stored triangles (G, k (k + 1) / 2), without the weight."""
+        row, column, factor = self.triangle
+        k = self.frame.rank
+        result = torch.zeros(len(stored), k, k, dtype=torch.float64)
+        result[:, row, column] = stored / factor
+        result[:, column, row] = stored / factor
+        return result

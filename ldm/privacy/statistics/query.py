@@ -1,0 +1,155 @@
+"""`release`: a sum over records with Gaussian noise on it, and its entry in the ledger."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ldm.errors import UserError
+from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, RELATIONS, REPLACE_ONE, SamplingEvent
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.noise import GaussianNoise
+from ldm.privacy.randomness import STATISTICS
+from ldm.privacy.validate import number, one_of
+
+logger = logging.getLogger(__name__)
+
+#: Records whose contributions are computed at once.
+CHUNK = 4096
+
+
+class SumQuery(Protocol):
+    """A sum of one bounded contribution a record. Its fields are public constants; records are arguments only."""
+
+    @property
+    def name(self) -> str:
+        """What is asked, in a word; goes to the card."""
+
+    @property
+    def bound(self) -> float:
+        """Largest Euclidean norm of one record's contribution, over all tensors of the sum together."""
+
+    def describe(self) -> dict[str, Any]:
+        """The public constants as plain JSON values, for the card."""
+
+    def total(self, records: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The sums over records (N, ...) with labels (N,): named float64 tensors whose shapes do not depend on N.
+
+        Every record must stand for itself: its contribution may depend on no other record, and on no count of them. A
+        record that is not finite, or whose label is outside the classes, contributes nothing.
+        """
+
+
+@dataclass(frozen=True)
+class Release:
+    """One noisy answer: ``sums`` (float64), the standard deviation of the noise on each number, and what it cost.
+
+    ``constants`` are the query's public constants. Everything computed from these fields is post-processing.
+    """
+
+    name: str
+    sums: Mapping[str, Tensor]
+    noise_std: float
+    event: SamplingEvent
+    constants: Mapping[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """What the card says about this release; plain JSON values."""
+        return {
+            "name": self.name,
+            "noise_multiplier": self.event.noise_multiplier,
+            "relation": self.event.relation,
+            "noise_std": self.noise_std,
+            "numbers": sum(value.numel() for value in self.sums.values()),
+            "constants": dict(self.constants),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers and tensors, for a file."""
+        return {
+            "name": self.name,
+            "sums": dict(self.sums),
+            "noise_std": self.noise_std,
+            "event": self.event.to_dict(),
+            "constants": dict(self.constants),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Release:
+        """Read :meth:`to_dict` back; raises UserError when a key is missing."""
+        try:
+            return cls(
+                str(values["name"]),
+                dict(values["sums"]),
+                float(values["noise_std"]),
+                SamplingEvent.from_dict(values["event"]),
+                dict(values["constants"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"a released statistic is damaged: {type(error).__name__} {error}") from error
+
+
+def event_of(noise_multiplier: float, relation: str = ADD_OR_REMOVE_ONE) -> SamplingEvent:
+    """One query of all records as an accountant sees it: a Gaussian mechanism without sampling."""
+    return SamplingEvent(1.0, noise_multiplier, POISSON, relation)
+
+
+def sensitivity(query: SumQuery, relation: str) -> float:
+    """How far one record can move the sum: its bound when it is added or removed, twice that when it is replaced."""
+    return query.bound * (2 if relation == REPLACE_ONE else 1)
+
+
+def release(
+    query: SumQuery,
+    records: Tensor,
+    labels: Tensor,
+    *,
+    noise_multiplier: float,
+    ledger: Ledger,
+    relation: str = ADD_OR_REMOVE_ONE,
+    insecure_seed: int | None = None,
+) -> Release:
+    """Sum the contributions of ``records`` (N, ...) with ``labels`` (N,) int64, and add noise to the sum once.
+
+    Every number gets independent Gaussian noise of standard deviation ``noise_multiplier`` times the sensitivity
+    (Dwork and Roth 2014, appendix A), from a generator that the operating system seeds for this call alone. The event
+    is in the ledger before the noisy sum exists. With ``insecure_seed`` the noise follows from the seed and the number
+    of steps in the ledger, and the release is not private.
+
+    Raises UserError for constants out of range or records and labels that do not belong together.
+    """
+    one_of("relation", relation, RELATIONS)
+    number("the bound of a contribution", query.bound, above=0)
+    if labels.shape != (len(records),) or labels.is_floating_point():
+        raise UserError(f"{len(records)} records came with labels of shape {tuple(labels.shape)}; one class each")
+    event = event_of(noise_multiplier, relation)
+    std = noise_multiplier * sensitivity(query, relation)
+    sums = query.total(records, labels)
+    for name, value in sums.items():
+        if value.dtype != torch.float64:
+            raise UserError(f"{query.name}: the sum {name} is {value.dtype}, it must be float64")
+    start = ledger.steps
+    ledger.record(event)
+    GaussianNoise(std, insecure_seed=insecure_seed, start=start, purpose=STATISTICS).add_(sums)
+    logger.info("%s released once with noise multiplier %.4g", query.name, noise_multiplier)
+    return Release(query.name, sums, std, event, query.describe())
+
+
+def chunks(records: Tensor, labels: Tensor, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Records as float64 rows (B, d) with their labels, a few at a time; those that may not contribute are left out."""
+    for start in range(0, len(records), CHUNK):
+        rows = records[start : start + CHUNK].flatten(1).double()
+        which = labels[start : start + CHUNK]
+        usable = torch.isfinite(rows).all(dim=1) & (which >= 0) & (which < classes)
+        yield rows[usable], which[usable]
+
+
+def clipped(rows: Tensor, norm: float) -> Tensor:
+    """Rows (B, k) scaled down to Euclidean norm ``norm`` where they are longer."""
+    lengths = rows.norm(dim=1, keepdim=True)
+    return rows * (norm / lengths.clamp(min=norm))

@@ -1,0 +1,121 @@
+"""`BenchmarkConfig`: what a benchmark file under ``configs/benchmark`` says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ldm.config import load_config, to_plain
+from ldm.errors import UserError, nearest
+from ldm.evaluation.classifiers.protocols import ClassifierProtocol, protocol_named
+from ldm.inference import SamplingOptions
+
+KEYS = (
+    "title",
+    "run",
+    "test",
+    "rehearsal",
+    "classes",
+    "samples",
+    "sampling",
+    "classifier",
+    "budgets",
+    "statistics_only",
+    "direct",
+    "quick",
+)
+
+
+@dataclass(frozen=True)
+class DirectTraining:
+    """The baseline that trains a classifier with DP-SGD: the network by name, and its public constants."""
+
+    classifier: str = "cnn"
+    batch_size: int = 4096
+    steps: int = 300
+    learning_rate: float = 2e-3
+    max_grad_norm: float = 0.5
+    max_batch_size: int = 256
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """One data set: the private run, its budgets, and how samples are drawn and scored.
+
+    ``run``: the file that ``main.py`` would be given for the private run; ``budgets``: epsilon to what is laid over it.
+    ``test``: node of the real test set. ``rehearsal``: nodes ``train`` and ``test`` of the data that play the private
+    and the test set when settings are chosen. ``statistics_only``: a ``dp_config.warm_up`` section whose rounds share
+    the whole budget evenly, with ``budgets`` as above. ``quick``: what is laid over this file to see the whole chain
+    in minutes.
+    """
+
+    path: Path
+    title: str
+    run: Path
+    test: Mapping[str, Any]
+    classes: int
+    samples: int
+    sampling: SamplingOptions
+    classifier: str
+    protocol: ClassifierProtocol
+    budgets: Mapping[str, Mapping[str, Any]]
+    rehearsal: Mapping[str, Any] = field(default_factory=dict)
+    statistics_only: Mapping[str, Any] = field(default_factory=dict)
+    direct: DirectTraining = field(default_factory=DirectTraining)
+
+    @classmethod
+    def read(cls, path: str | Path, quick: bool = False) -> BenchmarkConfig:
+        """Read a benchmark file. Raises UserError naming what is unknown or missing."""
+        path = Path(path)
+        raw = to_plain(load_config([path]))
+        if quick:
+            raw = to_plain(OmegaConf.merge(OmegaConf.create(raw), OmegaConf.create(raw.get("quick") or {})))
+        for key in raw:
+            if key not in KEYS:
+                raise UserError(f"{path}: unknown key {key!r}{nearest(str(key), KEYS)}")
+        for key in ("title", "run", "test", "budgets"):
+            if not raw.get(key):
+                raise UserError(f"{path}: {key} is missing")
+        scoring = dict(raw.get("classifier") or {})
+        protocol = protocol_named(scoring.pop("protocol", "dpdm"))
+        name = str(scoring.pop("name", "cnn"))
+        return cls(
+            path=path,
+            title=str(raw["title"]),
+            run=(path.parent / str(raw["run"])).resolve(),
+            test=raw["test"],
+            classes=int(raw.get("classes", 10)),
+            samples=int(raw.get("samples", 60_000)),
+            sampling=SamplingOptions(**(raw.get("sampling") or {})),
+            classifier=name,
+            protocol=protocol.changed(**scoring),
+            budgets={str(key): value or {} for key, value in raw["budgets"].items()},
+            rehearsal=raw.get("rehearsal") or {},
+            statistics_only=raw.get("statistics_only") or {},
+            direct=DirectTraining(**(raw.get("direct") or {})),
+        )
+
+    def budget(self, epsilon: str) -> Mapping[str, Any]:
+        """What is laid over the run for an epsilon. Raises UserError naming those that there are."""
+        if epsilon not in self.budgets:
+            raise UserError(f"{self.path}: no budget for epsilon {epsilon}; there is {', '.join(self.budgets)}")
+        return self.budgets[epsilon]
+
+
+def statistics_section(config: BenchmarkConfig, epsilon: str) -> dict[str, Any]:
+    """The ``statistics_only`` section for an epsilon: its own ``budgets`` laid over what is common to all."""
+    section = dict(config.statistics_only)
+    budgets = section.pop("budgets", {})
+    if epsilon not in budgets:
+        raise UserError(f"{config.path}: statistics_only has no budget for epsilon {epsilon}; {', '.join(budgets)}")
+    return to_plain(OmegaConf.merge(OmegaConf.create(section), OmegaConf.create(budgets[epsilon] or {})))
+
+
+def delta_for(records: int) -> float:
+    """delta = 1 / (N ln N), as DPImageBench has it."""
+    return 1 / (records * math.log(records))

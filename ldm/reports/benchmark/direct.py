@@ -1,0 +1,81 @@
+"""A classifier trained directly on the private records with DP-SGD: what a row of samples has to beat."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ldm.evaluation.classifiers.networks import Preparation, build_classifier
+from ldm.evaluation.classifiers.training import averaged, labels_of, score_classifier
+from ldm.privacy.clipping import Clipping, PerRecordClipper
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.noise import GaussianNoise
+from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.randomness import LossDraws
+from ldm.privacy.sampling import PoissonBatchSampler
+from ldm.reports.benchmark.config import DirectTraining, delta_for
+from ldm.samples import SampleSet
+
+logger = logging.getLogger(__name__)
+
+
+def direct_accuracy(train: SampleSet, test: SampleSet, epsilon: float, how: DirectTraining) -> dict[str, Any]:
+    """Train with ``epsilon`` on ``train`` and score the average of the weights over the last steps on ``test``.
+
+    The last step counts: nothing is chosen. Sampling and noise are secret. Returns accuracy (0-1) and what was spent.
+    """
+    plan = PrivacyPlan.calibrate(
+        target_epsilon=epsilon,
+        delta=delta_for(len(train)),
+        num_records=len(train),
+        batch_size=how.batch_size,
+        steps=how.steps,
+        max_grad_norm=how.max_grad_norm,
+    )
+    preparation = Preparation(size=28, channels=1)
+    images, labels = preparation(train.images), labels_of(train, "the private records")
+    network = build_classifier(how.classifier, in_channels=1, size=28, num_classes=int(labels.max()) + 1).eval()
+    ledger = Ledger()
+    average = averaged(network, 0.98)
+    for _ in tqdm(
+        private_steps(network, images, labels, plan, ledger, how), total=plan.steps, desc="direct", leave=False
+    ):
+        average.update_parameters(network)
+    accuracy, _ = score_classifier(average.module, test, preparation=preparation)
+    return {"accuracies": [accuracy], "epsilon": ledger.epsilon(plan.delta), "delta": plan.delta}
+
+
+def private_steps(
+    network: nn.Module, images: Tensor, labels: Tensor, plan: PrivacyPlan, ledger: Ledger, how: DirectTraining
+) -> Any:
+    """The plan's steps, one at a time; dropout is off, so that a record's gradient is a function of the record."""
+    parameters = dict(network.named_parameters())
+    clipper = PerRecordClipper(network, parameters, Clipping(plan.max_grad_norm, style=plan.clipping))
+    noise, draws = GaussianNoise(plan.noise_std), LossDraws()
+    optimizer = torch.optim.Adam(parameters.values(), lr=how.learning_rate)
+    epoch = round(1 / plan.sample_rate)
+    sampler = PoissonBatchSampler(len(images), plan.sample_rate, epoch)
+
+    def loss(rows: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(network(rows["image"]), rows["label"], reduction="none")
+
+    while ledger.steps < plan.steps:
+        for batch in sampler:
+            with draws.step(torch.device("cpu")):
+                for start in range(0, len(batch), how.max_batch_size):
+                    index = torch.as_tensor(batch[start : start + how.max_batch_size], dtype=torch.long)
+                    clipper.accumulate(loss, {"image": images[index], "label": labels[index]})
+            sums = clipper.take()
+            noise.add_(sums)
+            ledger.record(plan.event())
+            for name, parameter in parameters.items():
+                parameter.grad = sums[name] / plan.expected_batch_size
+            optimizer.step()
+            yield None
+            if ledger.steps >= plan.steps:
+                return

@@ -1,0 +1,83 @@
+"""`Stage` and `run_stages`: work that is done once, and how long the rest of it will take."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm.files import write_atomic
+
+logger = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+
+#: Seconds for which the estimates are trusted as if they had been measured.
+PRIOR = 300.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One piece of work: ``run`` returns plain values, which end up in ``folder/key.json``; then it is done.
+
+    ``seconds``: what it takes on two idle cores, roughly; measured stages correct the estimate for the machine. A stage
+    that is stopped is run again from its start, or from where its own files let it go on.
+    """
+
+    key: str
+    title: str
+    folder: Path
+    seconds: float
+    run: Callable[[], Result]
+
+    @property
+    def path(self) -> Path:
+        """Where the result lies."""
+        return self.folder / f"{self.key}.json"
+
+    def result(self) -> Result | None:
+        """What an earlier process found out, if the stage is done."""
+        return json.loads(self.path.read_text()) if self.path.is_file() else None
+
+
+def run_stages(stages: Sequence[Stage]) -> dict[str, Result]:
+    """Run what is not done yet, in order; returns all results by key. Says what is next and when all will be done."""
+    results: dict[str, Result] = {}
+    expected = spent = 0.0
+    for place, stage in enumerate(stages):
+        done = stage.result()
+        if done is None:
+            # a stage of seconds says little about the pace of those that take minutes
+            pace = (spent + PRIOR) / (expected + PRIOR)
+            left = pace * sum(later.seconds for later in stages[place:] if later.result() is None)
+            logger.info("stage %d of %d: %s; about %s left", place + 1, len(stages), stage.title, duration(left))
+            started = time.monotonic()
+            found = stage.run()
+            elapsed = time.monotonic() - started
+            expected, spent = expected + stage.seconds, spent + elapsed
+            done = {**found, "seconds": round(elapsed, 1), "peak_mib": peak_memory()}
+            write_atomic(stage.path, lambda path, done=done: path.write_text(json.dumps(done, indent=2) + "\n"))
+            logger.info("%s: done in %s", stage.title, duration(elapsed))
+        results[stage.key] = done
+    return results
+
+
+def peak_memory() -> int:
+    """The most memory this process has held so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words a person reads at a glance."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,134 @@
+"""Released statistics without gradients: the whole budget in a few queries, and samples straight from what they say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from ldm.checkpoint import save_checkpoint
+from ldm.config import instantiate_from_config, load_config, to_plain
+from ldm.inference import labels_for
+from ldm.models.diffusion.warm_up import train_further
+from ldm.privacy.accounting import calibrate
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.plan import PrivacyPlan
+from ldm.reports.benchmark.config import delta_for
+from ldm.samples import SampleSet
+from ldm.training.driver import build_model
+from ldm.training.preparation import cache_latents
+from ldm.training.statistics import (
+    StatisticsPlan,
+    drawer,
+    latents_of,
+    load_frame,
+    load_releases,
+    release_rounds,
+    stored_mixture,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def release_statistics(
+    folder: Path, run: Path, warm_up: Mapping[str, Any], train_node: Mapping[str, Any], epsilon: float
+) -> dict[str, Any]:
+    """Spend ``epsilon`` on the rounds of ``warm_up``, the same noise multiplier in each.
+
+    Writes ``statistics.ckpt`` and ``privacy.json`` into ``folder``. What is there already is not released again.
+    Returns what was spent.
+    """
+    section = load_config([run])
+    model = build_model(section)
+    data_node = to_plain(section.data)
+    data_node["params"] = {"batch_size": 256, "num_workers": 0, "train": dict(train_node)}
+    data = instantiate_from_config(data_node)
+    data.setup()
+    cache_latents(model, data, {"accelerator": "cpu"})
+    records, path = len(data.datasets["train"]), folder / "statistics.ckpt"
+    if path.is_file():
+        account, done = load_releases(path)
+        plan, ledger = PrivacyPlan.from_dict(account["plan"]), Ledger.from_dict(account["ledger"])
+        statistics = with_noise(warm_up, plan.noise_multiplier)
+    else:
+        statistics, done = evenly(warm_up, epsilon, records), []
+        plan, ledger = plan_of_queries(statistics, records), Ledger()
+    frame = load_frame(statistics.frame)
+    latents, labels = latents_of(model, data.datasets["train"])
+    _, releases = release_rounds(statistics, frame, plan, ledger, latents, labels, path, done)
+    public = (f"weights of {section.model.params.ckpt_path}",)
+    card = ReleaseCard(plan, ledger, public_data=public, statistics=tuple(item.summary() for item in releases))
+    card.write(folder / "privacy.json")
+    return {"epsilon": next(iter(card.epsilons().values())), "delta": plan.delta, "statement": card.statement()}
+
+
+def train_on_release(folder: Path, run: Path, warm_up: Mapping[str, Any]) -> None:
+    """Train the public model on draws from what ``folder`` holds; writes ``warm_up.ckpt`` there. Post-processing."""
+    model = build_model(load_config([run]))
+    account, releases = load_releases(folder / "statistics.ckpt")
+    statistics = with_noise(warm_up, releases[0].event.noise_multiplier)
+    frame = load_frame(statistics.frame)
+    draw = drawer(stored_mixture(statistics, frame, releases), frame, latent_shape(model))
+    train_further(model, draw, statistics.training)
+    save_checkpoint({"state_dict": model.state_dict(), "privacy": account}, folder / "warm_up.ckpt")
+
+
+def latent_shape(model: Any) -> tuple[int, int, int]:
+    """Channels, height and width of a model's latents."""
+    return model.channels, model.image_size, model.image_size
+
+
+def evenly(warm_up: Mapping[str, Any], epsilon: float, records: int) -> StatisticsPlan:
+    """The section with the same noise multiplier in every round, such that all of them together cost ``epsilon``."""
+    sigma = calibrate(target_epsilon=epsilon, delta=delta_for(records), sample_rate=1.0, steps=len(warm_up["rounds"]))
+    return with_noise(warm_up, sigma)
+
+
+def with_noise(warm_up: Mapping[str, Any], sigma: float) -> StatisticsPlan:
+    """The section with one noise multiplier in every round."""
+    return StatisticsPlan.read(
+        {**warm_up, "rounds": [{**entry, "noise_multiplier": sigma} for entry in warm_up["rounds"]]}
+    )
+
+
+def plan_of_queries(statistics: StatisticsPlan, records: int) -> PrivacyPlan:
+    """The account of queries alone: as many steps as rounds, each of all records."""
+    return PrivacyPlan(
+        sample_rate=1.0,
+        steps=len(statistics.rounds),
+        noise_multiplier=statistics.rounds[0].noise_multiplier,
+        max_grad_norm=statistics.query(0, load_frame(statistics.frame), None).bound,
+        delta=delta_for(records),
+        expected_batch_size=records,
+        num_records=records,
+    )
+
+
+@torch.no_grad()
+def draws_of(run_dir: Path, run: Path, overlay: Mapping[str, Any], count: int, seed: int = 0) -> SampleSet:
+    """``count`` images decoded from draws of what a run has released, class by class. Post-processing.
+
+    ``overlay`` is what lay over the run's file: its ``dp_config.warm_up`` names the constants of the releases.
+    """
+    section = OmegaConf.merge(load_config([run]), OmegaConf.create(dict(overlay)))
+    model = build_model(section).eval()
+    warm_up = to_plain(section.model.params.dp_config.warm_up)
+    _, releases = load_releases(run_dir / "statistics.ckpt")
+    for entry, item in zip(warm_up["rounds"], releases, strict=True):
+        entry["noise_multiplier"] = item.event.noise_multiplier
+    statistics = StatisticsPlan.read(warm_up)
+    frame = load_frame(statistics.frame)
+    mixture = stored_mixture(statistics, frame, releases)
+    labels = labels_for(range(mixture.classes), count)
+    assert labels is not None
+    generator = torch.Generator().manual_seed(seed)
+    shape, images = latent_shape(model), []
+    for part in labels.split(500):
+        latents = frame.restore(mixture.draw(part, generator)).float().view(len(part), *shape)
+        images.append(model.decode_first_stage(latents).clamp(-1, 1))
+    return SampleSet(torch.cat(images), labels)

@@ -1,0 +1,75 @@
+"""The table of a benchmark: every row that has been measured, with its spread and what it cost."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+HEAD = ("row", "epsilon", "accuracy", "runs", "minutes", "MiB")
+NAMES = {
+    "score": "private model's samples",
+    "statistics": "its statistics alone, decoded draws",
+    "warm": "its warmed-up model before DP-SGD",
+    "direct": "classifier trained directly with DP",
+    "plain": "same training without privacy",
+    "score_draws": "all budget on statistics, decoded draws",
+    "score_model": "all budget on statistics, model trained on draws",
+    "public": "public model alone",
+    "real": "real images",
+}
+#: Stages whose time belongs to a row besides its own.
+BEFORE = {"score": ("private", "samples"), "score_model": ("release", "further"), "score_draws": ("release",)}
+
+
+def collect_rows(folder: Path) -> list[dict[str, Any]]:
+    """Every measured row below a benchmark's folder, the private ones first; repeats of one row are taken together."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("eps*/*/*.json")) + sorted(folder.glob("shared/*.json")):
+        if path.stem not in NAMES:
+            continue
+        content = json.loads(path.read_text())
+        epsilon = path.parts[-3].removeprefix("eps") if path.parent.name != "shared" else "-"
+        for stage in BEFORE.get(path.stem, ()):
+            other = path.with_name(f"{stage}.json")
+            if other.is_file():
+                earlier = json.loads(other.read_text())
+                content["seconds"] += earlier.get("seconds", 0)
+                content["peak_mib"] = max(content["peak_mib"], earlier.get("peak_mib", 0))
+                content.setdefault("epsilon", earlier.get("epsilon"))
+        found.setdefault((path.stem, epsilon), []).append(content)
+    order = list(NAMES)
+    rows = []
+    for (key, epsilon), entries in sorted(found.items(), key=lambda item: (item[0][1], order.index(item[0][0]))):
+        accuracies = [accuracy for entry in entries for accuracy in entry["accuracies"]]
+        rows.append(
+            {
+                "key": key,
+                "name": NAMES[key],
+                "epsilon": epsilon,
+                "accuracies": accuracies,
+                "mean": statistics.fmean(accuracies),
+                "deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+                "seconds": statistics.fmean(entry["seconds"] for entry in entries),
+                "peak_mib": max(entry["peak_mib"] for entry in entries),
+            }
+        )
+    return rows
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table: accuracy in percent, mean and deviation over runs."""
+    lines = [f"| {' | '.join(HEAD)} |", "|" + "--|" * len(HEAD)]
+    for row in rows:
+        spread = "" if row["deviation"] is None else f" ± {100 * row['deviation']:.2f}"
+        cells = (
+            row["name"],
+            row["epsilon"],
+            f"{100 * row['mean']:.2f}{spread}",
+            str(len(row["accuracies"])),
+            f"{row['seconds'] / 60:.0f}",
+            str(row["peak_mib"]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

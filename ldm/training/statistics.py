@@ -1,0 +1,290 @@
+"""``dp_config.warm_up``: which statistics of the private records are released, and what is done with them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoint import read_checkpoint, save_checkpoint, save_safetensors
+from ldm.data.latent_cache import LatentCache
+from ldm.errors import UserError, nearest
+from ldm.models.diffusion.warm_up import Draw, FurtherTraining, train_further
+from ldm.privacy.event import History
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, Release, fit_mixture, release
+from ldm.privacy.statistics.query import event_of
+from ldm.privacy.validate import number, whole
+from ldm.training.run_directory import RunDirectory, launched
+
+logger = logging.getLogger(__name__)
+
+OWN_KEYS = ("frame", "clip_norm", "classes", "rounds", "spread", "training")
+TRAINING_KEYS = tuple(entry.name for entry in fields(FurtherTraining))
+
+
+@dataclass(frozen=True)
+class MomentRound:
+    """One query of class moments: its noise multiplier, the cells each class is split into, and the weights of
+    count, mean and second moment in it. All of them public constants."""
+
+    noise_multiplier: float
+    cells: int = 1
+    second_by_cell: bool = False
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        number("warm_up.rounds noise_multiplier", self.noise_multiplier, above=0)
+        whole("warm_up.rounds cells", self.cells)
+
+
+@dataclass(frozen=True)
+class StatisticsPlan:
+    """The public constants of ``dp_config.warm_up``.
+
+    ``frame``: file with the public directions (`save_frame`). ``clip_norm`` R of coordinates in it. ``rounds``: queries
+    of class moments, one after the other; from the second on, cells are those that the releases before suggest.
+    ``spread``: see `fit_mixture`. ``training``: the ordinary steps on draws; 0 steps leave the model as it is.
+    """
+
+    frame: str
+    clip_norm: float
+    classes: int
+    rounds: tuple[MomentRound, ...]
+    spread: bool
+    training: FurtherTraining
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> StatisticsPlan:
+        """Read ``dp_config.warm_up``. Raises UserError naming the key that is unknown, missing or out of range."""
+        check_keys("dp_config.warm_up", config, OWN_KEYS)
+        for key in ("frame", "clip_norm", "classes", "rounds"):
+            if config.get(key) is None:
+                raise UserError(f"dp_config.warm_up.{key} is missing")
+        rounds = []
+        for entry in config["rounds"]:
+            check_keys("dp_config.warm_up.rounds", entry, [field.name for field in fields(MomentRound)])
+            if entry.get("noise_multiplier") is None:
+                raise UserError("dp_config.warm_up.rounds: every round needs its noise_multiplier")
+            given = dict(entry)
+            given["noise_multiplier"] = float(given["noise_multiplier"])
+            if "weights" in given:
+                given["weights"] = tuple(float(weight) for weight in given["weights"])
+            rounds.append(MomentRound(**given))
+        if not rounds:
+            raise UserError("dp_config.warm_up.rounds is empty; a warm-up needs one query at least")
+        if rounds[0].cells != 1:
+            raise UserError("dp_config.warm_up.rounds: the first has one cell a class, nothing is known to split by")
+        training = dict(config.get("training") or {})
+        check_keys("dp_config.warm_up.training", training, TRAINING_KEYS)
+        for key in ("learning_rate", "ema_power"):
+            if key in training:
+                training[key] = float(training[key])
+        number("dp_config.warm_up.clip_norm", float(config["clip_norm"]), above=0)
+        whole("dp_config.warm_up.classes", config["classes"])
+        return cls(
+            str(config["frame"]),
+            float(config["clip_norm"]),
+            config["classes"],
+            tuple(rounds),
+            bool(config.get("spread", True)),
+            FurtherTraining(**{"steps": 0, **training}),
+        )
+
+    def events(self, relation: str) -> History:
+        """What the ledger will charge for the rounds, before any record is read."""
+        return [(event_of(round.noise_multiplier, relation), 1) for round in self.rounds]
+
+    def query(self, index: int, frame: Frame, before: ClassMixture | None) -> ClassMoments:
+        """The query of round ``index``; cells are centres of what the rounds before have said."""
+        entry = self.rounds[index]
+        anchors = None if entry.cells == 1 or before is None else before.centres(entry.cells)
+        return ClassMoments(frame, self.classes, self.clip_norm, entry.weights, anchors, entry.second_by_cell)
+
+
+def check_keys(where: str, config: Any, known: Any) -> None:
+    """Raise UserError unless ``config`` is a mapping with keys of ``known`` only."""
+    if not isinstance(config, Mapping):
+        raise UserError(f"{where}: expected keys and values, found {config!r}")
+    for key in config:
+        if key not in known:
+            raise UserError(f"{where}.{key} is unknown{nearest(str(key), known)}")
+
+
+# ---------------------------------------------------------------------- files
+
+
+def save_frame(frame: Frame, path: str | Path, source: str) -> None:
+    """Write a frame as ``.safetensors``; ``source`` says in words which public data it comes from."""
+    tensors = {"centre": frame.centre, "directions": frame.directions, "lift": frame.lift}
+    save_safetensors(tensors, path, {"source": source})
+
+
+def load_frame(path: str | Path) -> Frame:
+    """Read `save_frame` back. Raises UserError for another file."""
+    state = read_checkpoint(path)["state_dict"]
+    if set(state) != {"centre", "directions", "lift"}:
+        raise UserError(f"{path}: holds no public directions; make them with scripts/public_frame.py")
+    return Frame(state["centre"], state["directions"], state["lift"])
+
+
+def save_releases(path: Path, plan: PrivacyPlan, ledger: Ledger, releases: list[Release]) -> None:
+    """Write the releases together with the plan and the ledger that charges them: one file, whole or not at all."""
+    state = {f"{place}.{name}": value for place, item in enumerate(releases) for name, value in item.sums.items()}
+    facts = [{**item.to_dict(), "sums": sorted(item.sums)} for item in releases]
+    account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
+    save_checkpoint({"state_dict": state, "privacy": account, "releases": facts}, path)
+
+
+def load_releases(path: Path) -> tuple[dict[str, Any], list[Release]]:
+    """The account and the releases of `save_releases`. Raises UserError for another or damaged file."""
+    content = read_checkpoint(path)
+    facts, state = content.get("releases"), content["state_dict"]
+    if not isinstance(facts, list) or not isinstance(content.get("privacy"), Mapping):
+        raise UserError(f"{path}: holds no released statistics")
+    releases = []
+    for place, item in enumerate(facts):
+        names = item.get("sums", [])
+        if any(f"{place}.{name}" not in state for name in names):
+            raise UserError(f"{path}: the sums of release {place} are missing; the file is damaged")
+        releases.append(Release.from_dict({**item, "sums": {name: state[f"{place}.{name}"] for name in names}}))
+    return dict(content["privacy"]), releases
+
+
+# ---------------------------------------------------------------------- records in, distribution out
+
+
+def latents_of(model: Any, dataset: Any) -> tuple[Tensor, Tensor]:
+    """Scaled latents (N, z, h, w) and labels (N,) of the records: posterior means, not draws.
+
+    Raises UserError for a data set whose latents are not cached.
+    """
+    if not isinstance(dataset, LatentCache):
+        raise UserError("dp_config.warm_up needs cached latents: set data.params.latent_cache: true, no augmentation")
+    scale = float(torch.as_tensor(model.scale_factor))
+    latents = torch.from_numpy(dataset.moments[:, : model.channels].copy()).mul_(scale)
+    return latents, torch.from_numpy(dataset.labels)
+
+
+def release_rounds(
+    statistics: StatisticsPlan,
+    frame: Frame,
+    plan: PrivacyPlan,
+    ledger: Ledger,
+    latents: Tensor,
+    labels: Tensor,
+    path: Path,
+    done: list[Release],
+) -> tuple[ClassMixture, list[Release]]:
+    """Release the rounds that are not ``done``; each is in ``path`` before anything is computed from it."""
+    releases, mixture = list(done), None
+    for index in range(len(statistics.rounds)):
+        query = statistics.query(index, frame, mixture)
+        if index == len(releases):
+            answer = release(
+                query,
+                latents,
+                labels,
+                noise_multiplier=statistics.rounds[index].noise_multiplier,
+                ledger=ledger,
+                relation=plan.relation,
+                insecure_seed=plan.insecure_seed,
+            )
+            releases.append(answer)
+            save_releases(path, plan, ledger, releases)
+        elif releases[index].constants != query.describe():
+            raise UserError(f"{path}: release {index} has other constants than dp_config.warm_up; a run keeps its plan")
+        mixture = fit_mixture(query, releases[index], spread=statistics.spread)
+    assert mixture is not None
+    return mixture, releases
+
+
+def stored_mixture(statistics: StatisticsPlan, frame: Frame, releases: Sequence[Release]) -> ClassMixture:
+    """What releases that have been made say, without a look at any record. Raises UserError for other constants."""
+    mixture = None
+    for index, item in enumerate(releases):
+        query = statistics.query(index, frame, mixture)
+        if item.constants != query.describe():
+            raise UserError(f"release {index} has other constants than dp_config.warm_up")
+        mixture = fit_mixture(query, item, spread=statistics.spread)
+    if mixture is None:
+        raise UserError("nothing has been released yet")
+    return mixture
+
+
+def drawer(mixture: ClassMixture, frame: Frame, shape: tuple[int, int, int]) -> Draw:
+    """Draws of scaled latents (B, *shape) and labels; every class is as likely as any other."""
+
+    def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        labels = torch.randint(mixture.classes, (count,), generator=generator)
+        return frame.restore(mixture.draw(labels, generator)).float().view(count, *shape), labels
+
+    return draw
+
+
+def prepare_model(
+    model: Any,
+    dataset: Any,
+    statistics: StatisticsPlan,
+    plan: PrivacyPlan,
+    ledger: Ledger,
+    run_dir: RunDirectory,
+    done: Sequence[Release],
+    released: Callable[[Sequence[Release]], None],
+    model_config: Mapping[str, Any],
+) -> None:
+    """Release what is not ``done`` yet, and leave ``model`` trained on draws from what the releases say.
+
+    ``released`` is called when the file with the releases is complete. A model that an earlier process of the run has
+    trained (``warm_up.ckpt``) is read back.
+    """
+    frame = load_frame(statistics.frame)
+    shape = (model.channels, model.image_size, model.image_size)
+    if frame.dimensions != math.prod(shape):
+        raise UserError(f"{statistics.frame}: directions of {frame.dimensions} numbers; latents here have {shape}")
+    if launched() and not run_dir.warmed_up.is_file():
+        raise UserError("dp_config.warm_up runs in one process; start on one device, then --resume on several")
+    if len(done) < len(statistics.rounds):
+        latents, labels = latents_of(model, dataset)
+    else:
+        latents, labels = torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long)  # nothing is asked any more
+    mixture, releases = release_rounds(statistics, frame, plan, ledger, latents, labels, run_dir.statistics, list(done))
+    released(releases)
+    if not statistics.training.steps:
+        return
+    if run_dir.warmed_up.is_file():
+        model.load_lineage_state(read_checkpoint(run_dir.warmed_up)["state_dict"], source=str(run_dir.warmed_up))
+        return
+    train_further(model, drawer(mixture, frame, shape), statistics.training)
+    state = model.state_dict()
+    if model.private is not None:
+        model.private.release(state)  # the card names every file of weights before it is there
+    account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
+    content = {"state_dict": state, "model_config": dict(model_config), "privacy": account}
+    save_checkpoint(content, run_dir.warmed_up)
+
+
+@torch.no_grad()
+def public_frame(
+    model: Any, dataset: Any, count: int, rank: int, whitening: float, seed: int = 0
+) -> tuple[Frame, Tensor]:
+    """Directions of ``count`` records of a *public* data set, in scaled latents, and the norms of their coordinates.
+
+    The norms (count,) are what a public clip norm may be chosen by. Raises UserError for a rank that they do not have.
+    """
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    parts = []
+    for start in range(0, len(order), 250):
+        images = torch.stack([torch.as_tensor(dataset[place]["image"]) for place in order[start : start + 250]])
+        moments = model.encode_moments(images.permute(0, 3, 1, 2).contiguous().to(model.device))
+        parts.append(moments[:, : model.channels].cpu() * float(torch.as_tensor(model.scale_factor)))
+    rows = torch.cat(parts).flatten(1)
+    frame = Frame.fit(rows, rank, whitening)
+    return frame, frame.project(rows).norm(dim=1)

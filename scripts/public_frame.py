@@ -1,0 +1,42 @@
+"""Take the directions in which a private run will measure its latents from public images.
+
+python scripts/public_frame.py --yaml configs/benchmark/public-digits.yaml --ckpt checkpoints/digits32-ldm.safetensors \
+    --output checkpoints/digits32-frame.safetensors
+The images are those of the file's data.params.train, which must be public: directions of private images are a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ldm.cli import ArgumentParser, pick_device, run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, write the frame, and print the norms that a clip norm is chosen by."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--yaml", required=True, help="configuration of the public model, with its public training data")
+    add("--ckpt", required=True, help="the public model")
+    add("--output", required=True, metavar="FILE.safetensors")
+    add("--count", type=int, default=4000, help="public images to look at")
+    add("--rank", type=int, default=48, help="number of directions")
+    add("--whitening", type=float, default=0.5, help="0 keeps the scale of the latents, 1 makes all directions alike")
+    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    args = parser.parse_args(argv)
+
+    from ldm.config import instantiate_from_config, load_config, to_plain
+    from ldm.inference import load_model
+    from ldm.training.statistics import public_frame, save_frame
+
+    node = to_plain(load_config([args.yaml]).data.params.train)
+    model = load_model(args.yaml, args.ckpt, pick_device(args.device))
+    frame, norms = public_frame(model, instantiate_from_config(node), args.count, args.rank, args.whitening)
+    save_frame(frame, args.output, f"{args.count} images of {node['target']} of {args.yaml}")
+    shares = (0.5, 0.8, 0.9, 0.99)
+    found = ", ".join(f"{share:.0%} {float(norms.quantile(share)):.2f}" for share in shares)
+    print(f"{args.output}: {args.rank} directions; norms of the public images: {found}")
+
+
+if __name__ == "__main__":
+    run(main)

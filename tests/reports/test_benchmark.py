@@ -1,0 +1,212 @@
+"""A benchmark on tiny models: its stages, going on after a stop, rehearsals, the table, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from ldm.errors import UserError
+from ldm.evaluation.classifiers.protocols import protocol_named
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.statistics import Frame
+from ldm.reports.benchmark import BenchmarkConfig, BenchmarkOptions, pipeline, run_benchmark
+from ldm.reports.benchmark.config import DirectTraining, delta_for
+from ldm.reports.benchmark.direct import direct_accuracy
+from ldm.reports.benchmark.stages import Stage, duration, run_stages
+from ldm.reports.benchmark.table import collect_rows, format_table
+from ldm.samples import SampleSet
+from ldm.training import private_run
+from ldm.training.statistics import save_frame
+from scripts import benchmark as verb
+from tests import tiny
+
+
+def stage(folder: Path, key: str, seconds: float, calls: list[str], **result: Any) -> Stage:
+    def run() -> dict[str, Any]:
+        calls.append(key)
+        return result
+
+    return Stage(key, f"the {key}", folder, seconds, run)
+
+
+def test_a_stage_is_done_once_and_the_rest_is_estimated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[str] = []
+    first, second = stage(tmp_path, "one", 100, calls, a=1), stage(tmp_path, "two", 60, calls, b=2)
+    with caplog.at_level(logging.INFO, "ldm"):
+        results = run_stages([first, second])
+    assert "about 3 min left" in caplog.text and calls == ["one", "two"]
+    assert results["one"]["a"] == 1 and results["two"]["seconds"] >= 0 and results["two"]["peak_mib"] > 10
+    run_stages([first, second])
+    assert calls == ["one", "two"]
+    second.path.unlink()
+    run_stages([first, second])
+    assert calls == ["one", "two", "two"]
+    assert [duration(s) for s in (30, 600, 7200)] == ["30 s", "10 min", "2.0 h"]
+
+
+def test_a_stage_that_fails_is_not_done(tmp_path: Path) -> None:
+    def fail() -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stages([Stage("one", "one", tmp_path, 1.0, fail)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_table_takes_repeats_together_and_adds_what_a_row_cost(tmp_path: Path) -> None:
+    for number, accuracy in enumerate((0.95, 0.97)):
+        for key, content in (("private", {"epsilon": 0.99}), ("samples", {}), ("score", {"accuracies": [accuracy]})):
+            path = tmp_path / "eps1" / f"run{number}" / f"{key}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({**content, "seconds": 60, "peak_mib": 900}))
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "real.json").write_text(json.dumps({"accuracies": [0.99], "seconds": 30, "peak_mib": 700}))
+    rows = {row["key"]: row for row in collect_rows(tmp_path)}
+    assert rows["score"]["mean"] == pytest.approx(0.96) and rows["score"]["deviation"] == pytest.approx(
+        0.01414, rel=0.01
+    )
+    assert rows["score"]["seconds"] == 180 and rows["real"]["deviation"] is None
+    text = format_table(collect_rows(tmp_path))
+    assert "96.00 ± 1.41" in text and "| 99.00 |" in text
+
+
+def test_delta_is_that_of_the_field() -> None:
+    assert delta_for(60_000) == pytest.approx(1.515e-6, rel=1e-3)
+
+
+def test_a_classifier_is_trained_with_dp_and_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    images = torch.full((60, 1, 28, 28), -1.0)
+    for label in range(3):
+        images[labels == label, :, 8 * label : 8 * label + 8] = 1.0
+    images += 0.1 * torch.randn(images.shape, generator=generator)
+    how = DirectTraining(classifier="logreg", batch_size=30, steps=12, learning_rate=0.05, max_grad_norm=1.0)
+    found = direct_accuracy(SampleSet(images, labels), SampleSet(images, labels), 50.0, how)
+    assert found["accuracies"][0] > 0.9
+    assert 49 < found["epsilon"] <= 50 and found["delta"] == pytest.approx(delta_for(60))
+
+
+# ---------------------------------------------------------------------- the whole chain
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A benchmark file with everything that it names, on 24 images of 8x8."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(private_run, "EpsilonMeter", lambda plan, history=(): lambda steps: 0.0)
+    digits = {
+        "target": "ldm.data.mnist.MNISTTrain",
+        "params": {"root": str(tiny.write_digits(tmp_path / "digits")), "size": tiny.SIDE, "channels": 1},
+    }
+    tiny.public_checkpoint(tmp_path / "public.ckpt")
+    public = torch.randn(100, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    save_frame(Frame.fit(public, 4), tmp_path / "frame.safetensors", "random numbers")
+    warm_up = {
+        "frame": str(tmp_path / "frame.safetensors"),
+        "clip_norm": 3.0,
+        "classes": 10,
+        "rounds": [{"noise_multiplier": 30.0}],
+        "training": {"steps": 2, "batch_size": 8},
+    }
+    dp = {"enabled": True, "max_grad_norm": 0.1, "warm_up": warm_up}
+    model = tiny.ldm(ckpt_path=str(tmp_path / "public.ckpt"), train_condition_only=True, dp_config=dp)
+    run = tiny.run_config(model, tmp_path / "digits", max_steps=3)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    benchmark = {
+        "title": "tiny",
+        "run": "run.yaml",
+        "test": digits,
+        "rehearsal": {"train": digits, "test": digits},
+        "samples": 40,
+        "sampling": {"sampler": "dpm", "steps": 2, "eta": 0.0, "batch_size": 20},
+        "classifier": {"name": "logreg", "protocol": "held-out", "epochs": 1},
+        "budgets": {"1": {}, "10": {"model": {"base_learning_rate": 1.0e-2}}},
+        "statistics_only": {**warm_up, "rounds": [{}], "budgets": {"1": {"rounds": [{}, {"cells": 2}]}}},
+        "direct": {"classifier": "logreg", "batch_size": 8, "steps": 2},
+        "quick": {"samples": 20},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(benchmark))
+    return tmp_path
+
+
+def options(folder: Path, **changes: Any) -> BenchmarkOptions:
+    given = {"config": str(folder / "tiny.yaml"), "epsilons": ("10",), "output": str(folder / "out"), "baselines": ()}
+    return BenchmarkOptions(**{**given, **changes})
+
+
+@pytest.mark.slow
+def test_the_whole_chain_gives_every_row_and_is_not_run_twice(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_benchmark(options(files, baselines=pipeline.BASELINES))
+    rows = {row["key"]: row for row in collect_rows(folder)}
+    assert set(rows) == {"score", "statistics", "warm", "direct", "plain", "public", "real"}
+    (run,) = (folder / "eps10" / "run0" / "runs").iterdir()
+    card = ReleaseCard.read(run / "privacy.json")
+    assert card.private and 9.9 < next(iter(card.epsilons().values())) <= 10
+    assert card.plan.delta == pytest.approx(delta_for(24)) and len(card.statistics) == 1
+    assert len(SampleSet.load(folder / "eps10" / "run0" / "samples.pt")) == 40
+    assert not list((folder / "eps10" / "run0" / "plain").glob("runs/*/privacy.json"))
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("a stage that is done was run again")
+
+    for name in ("train", "write_samples", "downstream_accuracy"):
+        monkeypatch.setattr(pipeline, name, never)
+    run_benchmark(options(files, baselines=pipeline.BASELINES))
+
+
+@pytest.mark.slow
+def test_a_run_that_stops_in_training_goes_on_with_the_same_statistics(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise Stop
+
+    from ldm.models.diffusion.private_training import PrivateTraining
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PrivateTraining, "step", fail)
+        with pytest.raises(Stop):
+            run_benchmark(options(files))
+    folder = run_benchmark(options(files))
+    (run,) = (folder / "eps10" / "run0" / "runs").iterdir()
+    card = ReleaseCard.read(run / "privacy.json")
+    assert card.ledger.steps == 1 + 3 and next(iter(card.epsilons().values())) <= 10
+
+
+@pytest.mark.slow
+def test_statistics_alone_spend_the_budget_and_a_rehearsal_has_its_own_folder(files: Path) -> None:
+    folder = run_benchmark(options(files, epsilons=("1",), statistics_only=True, rehearse=True, quick=True))
+    assert folder.name == "tiny-quick-rehearsal"
+    place = folder / "eps1" / "stats0"
+    card = ReleaseCard.read(place / "run" / "privacy.json")
+    assert card.ledger.steps == 2 and 0.99 < next(iter(card.epsilons().values())) <= 1 and card.private
+    assert card.to_dict()["steps"] == {"taken": 2, "planned": 2}
+    assert {row["key"] for row in collect_rows(folder)} == {"score_draws", "score_model"}
+    assert len(SampleSet.load(place / "draws.pt")) == 20
+
+
+def test_mistakes_are_named_before_anything_is_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="no budget for epsilon 3; there is 1, 10"):
+        run_benchmark(options(files, epsilons=("3",)))
+    with pytest.raises(UserError, match="--repeat 0"):
+        run_benchmark(options(files, repeat=0))
+    with pytest.raises(UserError, match="--baselines reel"):
+        run_benchmark(options(files, baselines=("reel",)))
+    content = yaml.safe_load((files / "tiny.yaml").read_text())
+    (files / "wrong.yaml").write_text(yaml.safe_dump({**content, "sample": 3}))
+    with pytest.raises(UserError, match=r"unknown key 'sample'.*samples"):
+        BenchmarkConfig.read(files / "wrong.yaml")
+    assert BenchmarkConfig.read(files / "tiny.yaml", quick=True).samples == 20
+    assert protocol_named("dpdm").honest
+    with pytest.raises(SystemExit):
+        verb.main(["--epsilom", "1"])

@@ -1,0 +1,243 @@
+"""Private runs that release statistics before their first step: what is charged, and what happens when they stop."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dp_accounting.dp_event import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting.pld import PLDAccountant
+
+from ldm.checkpoint import read_checkpoint
+from ldm.errors import UserError
+from ldm.models.diffusion.private_training import PrivateTraining
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.event import SamplingEvent
+from ldm.privacy.statistics import Frame
+from ldm.training import private_run, train
+from ldm.training import statistics as statistics_file
+from ldm.training.run_directory import RunDirectory
+from ldm.training.statistics import StatisticsPlan, load_releases, save_frame
+from tests import tiny
+
+DELTA = 1e-3
+WARM_UP: dict[str, Any] = {
+    "clip_norm": 4.0,
+    "classes": 10,
+    "rounds": [{"noise_multiplier": 8}, {"noise_multiplier": 9, "cells": 2}],
+    "training": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
+}
+EVENTS = (SamplingEvent(1.0, 8.0), SamplingEvent(1.0, 9.0))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("statistics")
+    tiny.write_digits(folder / "digits")
+    tiny.public_checkpoint(folder / "public.ckpt")
+    public = torch.randn(200, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    save_frame(Frame.fit(public, 5), folder / "frame.safetensors", "random numbers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the running epsilon of the progress bar."""
+    monkeypatch.setattr(private_run, "EpsilonMeter", lambda plan, history=(): lambda steps: 0.0)
+
+
+def config_of(place: Path, warm_up: Mapping[str, Any] | None = None, **dp: Any) -> dict[str, Any]:
+    asked = {**copy.deepcopy(WARM_UP), "frame": str(place / "frame.safetensors"), **(warm_up or {})}
+    given = tiny.dp(**{"noise_multiplier": None, "epsilon": 2, "warm_up": asked, **dp})
+    model = tiny.ldm(ckpt_path=str(place / "public.ckpt"), train_condition_only=True, dp_config=given)
+    return tiny.run_config(model, place / "digits", max_epochs=1)
+
+
+def start(place: Path, name: str, **dp: Any) -> RunDirectory:
+    return train(tiny.options(place / name, config_of(place, **dp)))
+
+
+def resume(path: Path, *dotlist: str) -> RunDirectory:
+    return train(tiny.RunOptions(base=[], resume=str(path), train=True, scale_lr=False, dotlist=list(dotlist)))
+
+
+def run_folder(place: Path, name: str) -> Path:
+    (folder,) = (place / name / "logs").iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> RunDirectory:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(private_run, "EpsilonMeter", lambda plan, history=(): lambda steps: 0.0)
+        return start(place, "finished")
+
+
+# ---------------------------------------------------------------------- what is charged and said
+
+
+def test_statistics_and_steps_together_meet_the_target_by_another_accountant(finished: RunDirectory) -> None:
+    card = ReleaseCard.read(finished.privacy_card)
+    assert card.plan.steps == card.ledger.count(card.plan.event()) == 4
+    assert [card.ledger.count(event) for event in EVENTS] == [1, 1] and card.ledger.steps == 6
+    accountant = PLDAccountant()
+    for event in EVENTS:
+        accountant.compose(GaussianDpEvent(event.noise_multiplier))
+    step = PoissonSampledDpEvent(card.plan.sample_rate, GaussianDpEvent(card.plan.noise_multiplier))
+    accountant.compose(SelfComposedDpEvent(step, 4))
+    assert 0.98 * 2 < accountant.get_epsilon(DELTA) <= 2 * 1.001
+    assert next(iter(card.epsilons().values())) == pytest.approx(accountant.get_epsilon(DELTA), rel=0.01)
+    alone = PLDAccountant()
+    alone.compose(SelfComposedDpEvent(step, 4))
+    assert alone.get_epsilon(DELTA) < 0.99 * accountant.get_epsilon(DELTA), "room was left for the statistics"
+
+
+def test_the_card_names_every_statistic_with_its_constants(finished: RunDirectory) -> None:
+    statistics = json.loads(finished.privacy_card.read_text())["statistics"]
+    assert [entry["noise_multiplier"] for entry in statistics] == [8, 9]
+    assert [entry["constants"]["cells"] for entry in statistics] == [1, 2]
+    assert statistics[0]["constants"]["clip_norm"] == 4.0
+    assert statistics[0]["numbers"] == 10 * (1 + 5 + 15)
+
+
+def test_every_file_carries_the_account(finished: RunDirectory) -> None:
+    for path, steps in ((finished.statistics, 2), (finished.warmed_up, 2), (finished.checkpoints / "last.ckpt", 6)):
+        account = read_checkpoint(path)["privacy"]
+        assert account["ledger"]["steps"] == steps, path.name
+        assert account["plan"] == ReleaseCard.read(finished.privacy_card).plan.to_dict()
+
+
+def test_the_noisy_sums_on_disk_are_not_the_exact_ones(finished: RunDirectory) -> None:
+    _, releases = load_releases(finished.statistics)
+    counts = releases[0].sums["count"]
+    assert counts.shape == (10, 1) and not torch.equal(counts, counts.round())
+
+
+def test_training_starts_from_the_warmed_up_model_and_moves_on(finished: RunDirectory, place: Path) -> None:
+    public = tiny.build(tiny.ldm(ckpt_path=str(place / "public.ckpt"))).state_dict()
+    warm = read_checkpoint(finished.warmed_up)["state_dict"]
+    last = read_checkpoint(finished.checkpoints / "last.ckpt")["state_dict"]
+    frozen = "model.diffusion_model.input_blocks.0.0.weight"  # not trained privately, but by the warm-up
+    assert not torch.equal(public[frozen], warm[frozen]) and torch.equal(warm[frozen], last[frozen])
+    assert not torch.equal(warm["cond_stage_model.embedding.weight"], last["cond_stage_model.embedding.weight"])
+    shadow = frozen.removeprefix("model.").replace(".", "")
+    assert torch.equal(last[f"model_ema.{shadow}"], warm[frozen])
+
+
+def test_without_steps_the_statistics_are_released_and_the_model_is_left_alone(place: Path) -> None:
+    run = start(place, "unused", warm_up={"training": {"steps": 0}}, epsilon=None, noise_multiplier=3.0)
+    assert run.statistics.is_file() and not run.warmed_up.exists()
+
+
+# ---------------------------------------------------------------------- stop and go on
+
+
+class Stop(Exception):
+    """What a lost machine looks like."""
+
+
+def fail(*_: Any, **__: Any) -> None:
+    raise Stop
+
+
+STOPS = {
+    "before the statistics": ("statistics.release", 0),
+    "after the first round": ("second release", 1),
+    "before the card": ("card", 2),
+    "in the warm-up": ("statistics.train_further", 2),
+    "before the first step": ("step", 2),
+}
+
+
+@pytest.mark.parametrize("when", STOPS)
+def test_a_run_that_stops_between_stages_spends_nothing_twice(
+    when: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what, released = STOPS[when]
+    name = "stopped " + when
+    with monkeypatch.context() as patch:
+        if what == "card":
+            patch.setattr(private_run.PrivateSession, "write_card", fail)
+        elif what == "step":
+            patch.setattr(PrivateTraining, "step", fail)
+        elif what == "second release":
+            real = statistics_file.release
+            calls: list[int] = []
+
+            def once(*args: Any, **options: Any) -> Any:
+                calls.append(1)
+                return real(*args, **options) if len(calls) == 1 else fail()
+
+            patch.setattr(statistics_file, "release", once)
+        else:
+            patch.setattr(statistics_file, what.split(".")[1], fail)
+        with pytest.raises(Stop):
+            start(place, name, epsilon=None, noise_multiplier=3.0)
+    folder = run_folder(place, name)
+    if not released:
+        assert not (folder / "statistics.ckpt").exists()
+        with pytest.raises(UserError, match=r"holds no whole checkpoint"):
+            resume(folder)
+        return
+    before = load_releases(folder / "statistics.ckpt")[1]
+    assert len(before) == released
+    run = resume(folder)
+    after = load_releases(run.statistics)[1]
+    assert len(after) == 2
+    assert all(
+        torch.equal(one.sums[key], two.sums[key]) for one, two in zip(before, after, strict=False) for key in one.sums
+    )
+    card = ReleaseCard.read(run.privacy_card)
+    assert [card.ledger.count(event) for event in EVENTS] == [1, 1]
+    assert card.ledger.count(card.plan.event()) == 4 and card.private
+    assert len(card.statistics) == 2
+
+
+def test_a_finished_run_that_is_resumed_keeps_its_statistics(finished: RunDirectory) -> None:
+    before = ReleaseCard.read(finished.privacy_card)
+    resume(finished.path)
+    assert ReleaseCard.read(finished.privacy_card) == before
+
+
+def test_other_constants_are_refused_on_resume(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics_file, "train_further", fail)
+        with pytest.raises(Stop):
+            start(place, "changed", epsilon=None, noise_multiplier=3.0)
+    with pytest.raises(UserError, match="other constants"):
+        resume(run_folder(place, "changed"), "model.params.dp_config.warm_up.clip_norm=5.0")
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"clipnorm": 3}, "warm_up.clipnorm is unknown"),
+        ({"rounds": [{"noise_multiplier": 8, "cells": 3}]}, "one cell a class"),
+        ({"rounds": [{"cells": 1}]}, "noise_multiplier"),
+        ({"rounds": []}, "rounds is empty"),
+        ({"rounds": [{"noise_multiplier": 0}]}, "noise_multiplier"),
+        ({"training": {"stepz": 3}}, "training.stepz is unknown"),
+        ({"training": {"steps": -1}}, "steps"),
+        ({"frame": None}, "frame is missing"),
+        ({"clip_norm": 0}, "clip_norm"),
+    ],
+)
+def test_mistakes_in_the_config_are_named(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        StatisticsPlan.read({**WARM_UP, "frame": "frame.safetensors", **change})
+
+
+def test_a_warm_up_that_costs_more_than_the_budget_is_refused_before_a_record_is_read(place: Path) -> None:
+    with pytest.raises(UserError, match="cost more than epsilon"):
+        start(place, "dear", warm_up={"rounds": [{"noise_multiplier": 0.5}]})
+    assert not (place / "dear" / "logs").exists() or not list((place / "dear" / "logs").iterdir())
