@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from ldm.checkpoint import checkpoint_metadata, read_checkpoint, save_safetensors
+from ldm.commands.table import dispatch
 from ldm.errors import UserError
 from ldm.files import file_digest
 from ldm.inference import load_model
@@ -20,6 +21,7 @@ from ldm.reports.model_files import ModelFiles
 from ldm.reports.release import release_files, release_run
 from ldm.reports.release_facts import FILES, SUMS, ReleaseFacts
 from ldm.reports.verification import verify_release
+from ldm.samples import SampleSet
 from ldm.training import train
 from tests import tiny
 
@@ -209,3 +211,11 @@ def test_model_files_of_a_release_and_of_its_run(run: Path, release: Path, tmp_p
     assert of_run.class_names == () and of_run.default_classes() == list(range(count))
     with pytest.raises(UserError, match="neither a release folder nor a run directory"):
         ModelFiles.find(tmp_path)
+
+
+def test_a_release_is_sampled_in_place_of_yaml_and_checkpoint(release: Path, tmp_path: Path) -> None:
+    words = ["--output", str(tmp_path / "a.pt"), "-n", "3", "--ddim_steps", "1", "--device", "cpu"]
+    dispatch(["sample", str(release), *words])
+    assert SampleSet.load(tmp_path / "a.pt").labels.tolist() == [0, 0, 1]
+    with pytest.raises(UserError, match="give one model"):
+        dispatch(["sample", str(release), "--ckpt", "a.ckpt", *words])
