@@ -75,7 +75,7 @@ def _export_samples(args: argparse.Namespace, form: str) -> str:
         write_parquet(samples, args.out, args.class_names)
         return "upload it as a data set, or read it with any Parquet reader"
     write_folder(samples, args.out, args.class_names)
-    return f"dp-ldm evaluate --samples {args.out} --real FOLDER"
+    return f"dp-ldm evaluate --samples {args.out} --real FOLDER (images of the same size)"
 
 
 def _export_hub(args: argparse.Namespace) -> str:

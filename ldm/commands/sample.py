@@ -107,4 +107,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     if output.suffix == ".png":
         print(f"next: look at {output}; --output samples.pt writes a file for dp-ldm evaluate and dp-ldm export")
     else:
-        print(f"next: dp-ldm evaluate --samples {output} --real FOLDER, or dp-ldm export {output} NEW_FOLDER")
+        print(f"next: dp-ldm evaluate --samples {output} --real FOLDER (images of the same size)")
+        print(f"      dp-ldm export {output} NEW_FOLDER")
