@@ -96,4 +96,3 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm budget") -> None
         from ldm.reports.budget_plot import draw_budgets
 
         draw_budgets(rows, arguments.plot)
-        print(f"written to {arguments.plot}")
