@@ -11,7 +11,13 @@ from ldm.errors import UserError, nearest
 
 #: Command to the one line that the list shows. The module of a command has its name.
 COMMANDS = {
+    "new": "look at a folder of images and write the YAML that trains on it privately",
+    "train": "train from YAML files, privately where they say so",
+    "sample": "draw images from a release folder, a run, or a YAML file and a checkpoint",
+    "evaluate": "measure generated images against real ones",
     "release": "write a finished private run as a folder that can be handed over",
+    "budget": "what a privacy budget buys, before training",
+    "export": "samples or a model in the form of another program (npz, Parquet, hub, PEFT)",
     "verify": "check a release folder: checksums, epsilon, plan, weights, documents",
 }
 

@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm.config.paths import find_base, find_config, with_found_paths
 from ldm.config.plain import brief, one_line
 from ldm.errors import UserError, nearest
 from ldm.files import require_regular_file
@@ -25,13 +26,16 @@ def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> Dic
     first and the file's own values laid over them. A section that names another ``target`` than the one it is laid
     over takes nothing from it, since parameters belong to their target.
 
+    A relative path in a file is looked for beside that file, then in the working folder, then among the shipped
+    configurations and models; the same goes for ``base``.
+
     Raises:
         UserError: for a missing or broken file, files that build on each other in a circle, an entry without ``=``, or
             values that cannot be merged.
     """
     merged = OmegaConf.create({})
     for path in paths:
-        merged = _merge(merged, OmegaConf.create(_with_bases(Path(path))), f"the values of {path}")
+        merged = _merge(merged, OmegaConf.create(_with_bases(find_config(path))), f"the values of {path}")
     for entry in dotlist:
         key, separator, _ = entry.partition("=")
         if not separator or not key:
@@ -46,11 +50,11 @@ def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> Dic
 
 def config_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     """The files that a configuration consists of, those it builds on first, each with its own values alone."""
-    path = Path(path)
+    path = find_config(path)
     own = cast("dict[str, Any]", OmegaConf.to_container(_load_yaml(path)))
     bases = own.pop("base", None)
     bases = [bases] if isinstance(bases, str) else bases or []
-    return [*(layer for base in bases for layer in config_layers(path.parent / base)), (path, own)]
+    return [*(layer for base in bases for layer in config_layers(find_base(base, path))), (path, own)]
 
 
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -65,8 +69,8 @@ def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"config file '{path}': base must be a file name or a list of them, got {brief(bases)}")
     below: dict[str, Any] = {}
     for base in bases:
-        below = _laid_over(below, _with_bases(path.parent / base, (*above, place)))
-    return cast("dict[str, Any]", _laid_over(below, own))
+        below = _laid_over(below, _with_bases(find_base(base, path), (*above, place)))
+    return cast("dict[str, Any]", _laid_over(below, with_found_paths(own, path)))
 
 
 def _laid_over(below: Any, own: Any) -> Any:

@@ -10,9 +10,9 @@ from typing import Unpack
 import numpy as np
 
 from ldm.data.base import RecordDataset, RecordOptions, content_digests, digest, to_path
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 from ldm.samples.image_files import all_problems, read_image
-from ldm.samples.image_folder import list_images, read_headers, require_one_size
+from ldm.samples.image_folder import ImageFolderListing, list_images, read_headers, require_one_size
 
 
 class FileDataset(RecordDataset):
@@ -77,6 +77,9 @@ class ImageFolder(FileDataset):
     Args:
         root: the folder.
         size, flip_p, options: see `ldm.data.base.RecordDataset`; without ``size`` all images must have one size.
+        class_names: the classes as they are declared in public, in the order of their labels. A subfolder that is not
+            on the list is refused, and a class without a subfolder is a class without images: the list, and not the
+            private folder, says which classes there are.
 
     Attributes:
         class_names: the subfolders' names, in the order of the labels; empty without classes.
@@ -91,12 +94,29 @@ class ImageFolder(FileDataset):
         root: str | os.PathLike,
         size: int | None = None,
         flip_p: float = 0.0,
+        *,
+        class_names: Sequence[str] | None = None,
         **options: Unpack[RecordOptions],
     ):
         listing = list_images(to_path(root, "root"))
-        super().__init__(listing.folder, listing.files, listing.labels, size, flip_p, **options)
+        names = listing.class_names if class_names is None else [str(name) for name in class_names]
+        labels = listing.labels if class_names is None else _declared_labels(listing, names)
+        super().__init__(listing.folder, listing.files, labels, size, flip_p, **options)
         headers = read_headers(listing.paths)
         if self.size is None:
             require_one_size(listing.folder, headers, "give size=32 (or the size you need)")
-        self.class_names = listing.class_names
-        self.num_classes = len(listing.class_names) or None
+        self.class_names = names
+        self.num_classes = len(names) or None
+
+
+def _declared_labels(listing: ImageFolderListing, names: Sequence[str]) -> np.ndarray:
+    """The labels (N,) of a folder's files by the place of their class in ``names``. Raises UserError."""
+    if len(set(names)) != len(names):
+        raise UserError(f"class_names: {', '.join(names)}; a name stands there twice")
+    if listing.labels is None:
+        raise UserError(f"{listing.folder}: class_names are declared, but the images lie in no subfolders; sort them")
+    for name in listing.class_names:
+        if name not in names:
+            raise UserError(f"{listing.folder}: the subfolder {name!r} is not in class_names{nearest(name, names)}")
+    places = np.asarray([names.index(name) for name in listing.class_names], dtype=np.int64)
+    return places[listing.labels]

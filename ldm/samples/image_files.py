@@ -52,11 +52,12 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBo
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the first bytes of an image file say: height and width as shown, and whether it is grey."""
+    """What the first bytes of an image file say: height and width as shown, whether it is grey, deeper than 8 bits."""
 
     height: int
     width: int
     is_grey: bool
+    is_deep: bool = False
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -146,7 +147,7 @@ def _header(image: Image.Image) -> ImageHeader:
     width, height = image.size
     if image.getexif().get(ORIENTATION) in SIDEWAYS:
         height, width = width, height
-    return ImageHeader(height, width, image.mode in GREY_MODES)
+    return ImageHeader(height, width, image.mode in GREY_MODES, image.mode in DEEP_GREY | {"I", "F"})
 
 
 def _scaled_grey(image: Image.Image) -> np.ndarray:
