@@ -11,7 +11,7 @@ any noise multiplicity, any weights and any gradients:
 =============================================  =====================================================================
 case                                           what happens
 =============================================  =====================================================================
-no record in a microbatch, or no microbatch in a step    nothing is added; the sums of the step are zeros
+an empty microbatch, or an empty step          nothing is added; the sums of the step are zeros
 a gradient that is not finite                  the record contributes exactly zero, its neighbours what they always do
 a gradient of zero                             contributes zero; no division by zero, also with gamma = 0
 a gradient shorter than C                      ``flat``: enters as it is; ``automatic``: is lengthened to below C
