@@ -1,4 +1,4 @@
-"""Sensitivity measured by the library function, as a user would call it."""
+"""`audit_sensitivity`, called as a user would call it."""
 
 from __future__ import annotations
 
