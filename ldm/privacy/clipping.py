@@ -177,7 +177,7 @@ class PerRecordClipper:
         They would receive noise only, e.g. the queries and keys of an attention on a single token, or layers behind a
         layer that starts at zero. Use this on public data, before private training; it resets nothing.
         """
-        norms = {name: float(microbatch.norm()) for name, microbatch in self._sums.items()}
+        norms = {name: float(total.norm()) for name, total in self._sums.items()}
         limit = 1e-6 * math.hypot(*norms.values())
         return [name for name in self._parameters if norms.get(name, 0.0) <= limit]
 

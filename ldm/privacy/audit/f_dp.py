@@ -56,7 +56,7 @@ _PRECISION = 1e-2
 class Curve:
     """The lines e^epsilon x + delta whose minimum is the trade-off bound g; fewer lines make a weaker claim."""
 
-    grad_outputs: Values
+    slopes: Values
     offsets: Values
 
     @classmethod
@@ -72,7 +72,7 @@ class Curve:
 
     def inverse(self, value: float) -> float:
         """h: the least x in [0, 1] with g(x) >= ``value``, for the lines of this curve."""
-        return max(0.0, float(((value - self.offsets) / self.grad_outputs).max()))
+        return max(0.0, float(((value - self.offsets) / self.slopes).max()))
 
 
 def refuted(curve: Curve, canaries: int, guesses: int, right: int, level: float) -> bool:
