@@ -1,4 +1,4 @@
-"""What a private run refuses: unsafe settings and networks, and in a resumed run whatever its plan does not say."""
+"""Refusals of a private run: unsafe settings, unsafe networks, and deviations from the plan of a resumed run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def requested_length(settings: Mapping[str, Any]) -> tuple[int | None, int | Non
 
 
 def require_same_mechanism(plan: PrivacyPlan, config: DPConfig) -> None:
-    """Refuse settings other than the plan's in a resumed run; what the config does not give is the plan's."""
+    """Refuse settings of a resumed run that differ from its plan; settings that the config omits come from the plan."""
     if config.sampling != plan.sampling:
         raise UserError(
             f"dp_config.poisson_sampling: the resumed run draws {plan.sampling} batches; a run keeps its plan, "
@@ -58,7 +58,7 @@ def require_same_mechanism(plan: PrivacyPlan, config: DPConfig) -> None:
 
 
 def require_same_length(plan: PrivacyPlan, batch_size: int, settings: Mapping[str, Any]) -> None:
-    """Refuse a batch size or a length other than the plan's in a resumed run."""
+    """Refuse a batch size or a length of a resumed run that differs from its plan."""
     if batch_size != plan.expected_batch_size:
         raise UserError(
             f"data.params.batch_size: the resumed run has {plan.expected_batch_size:g}, the config says {batch_size}; "
@@ -75,7 +75,7 @@ def require_same_length(plan: PrivacyPlan, batch_size: int, settings: Mapping[st
 
 
 def require_same_selection(run_dir: RunDirectory, selection: Selection) -> None:
-    """Refuse another set of trained parameters in a resumed run than the one that its card lists as noised."""
+    """Refuse trained parameters of a resumed run that differ from those listed as noised on its card."""
     if run_dir.resume_from is None or not run_dir.privacy_card.exists():
         return
     before, now = set(ReleaseCard.read(run_dir.privacy_card).trained), set(selection.parameters)
@@ -88,7 +88,7 @@ def require_same_selection(run_dir: RunDirectory, selection: Selection) -> None:
 
 
 def refuse_other_checkpoint(settings: Mapping[str, Any]) -> None:
-    """Refuse a new private run that would go on from a training state, as only a resumed one may."""
+    """Refuse to start a new private run from a training state; only a resumed run may use one."""
     if settings.get("ckpt_path"):
         raise UserError(
             f"ckpt_path (resume_from_checkpoint): a private run goes on in its own directory, where its ledger is; "
@@ -118,7 +118,7 @@ def refuse_unsafe_settings(settings: Mapping[str, Any]) -> None:
     if str(settings.get("precision") or "32") not in ("32", "32-true", "bf16", "bf16-mixed"):
         raise UserError(f"precision {settings['precision']}: private training runs in 32-true or bf16-mixed")
     limit = settings.get("limit_train_batches")
-    whole = limit is None or (isinstance(limit, float) and limit == 1.0)  # 1 is one batch, and equals 1.0 in Python
+    whole = limit is None or (isinstance(limit, float) and limit == 1.0)  # int 1 means one batch, though 1 == 1.0
     if settings.get("overfit_batches") or not whole:
         raise UserError(
             "overfit_batches and limit_train_batches change the sampling that the ledger accounts for; remove them"

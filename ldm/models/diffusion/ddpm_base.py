@@ -1,4 +1,4 @@
-"""`DDPM`: the diffusion process, its training loss and its Lightning hooks, in the space it is given."""
+"""`DDPM`: a diffusion model with its training loss and Lightning hooks, in pixel or latent space."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class DDPM(ForwardProcess, pl.LightningModule):
         ckpt_path: checkpoint that the weights start from.
         ignore_keys: prefixes of keys that are not loaded from it.
         load_only_unet: load the denoising network from it and nothing else.
-        monitor: logged score that the best checkpoint is chosen by; private runs choose by none.
+        monitor: logged metric that selects the best checkpoint; private runs use none.
         use_ema: keep a running average of the network's weights, which sampling uses.
         first_stage_key: entry of a batch that holds the images.
-        image_size: side of what is diffused, in pixels or latent cells.
-        channels: channels of what is diffused.
+        image_size: side of the diffused image or latent, in pixels or latent cells.
+        channels: channels of the diffused image or latent.
         log_every_t: timesteps between the intermediate images that are logged.
         clip_denoised: clip estimates of x_0 to [-1, 1] when sampling, in pixel space.
         linear_start: first beta of the linear schedules.
@@ -64,7 +64,7 @@ class DDPM(ForwardProcess, pl.LightningModule):
         v_posterior: posterior variance between its lower bound (0) and beta (1).
         l_simple_weight: weight of the simple loss.
         conditioning_key: how the network takes the condition: concat, crossattn, hybrid, adm, or null for none.
-        parameterization: what the network predicts: eps (the noise) or x0 (the image).
+        parameterization: prediction target of the network: eps (the noise) or x0 (the image).
         scheduler_config: section of the learning-rate schedule, applied every step.
         learn_logvar: learn a log-variance of the loss for every timestep.
         logvar_init: the starting value of these log-variances.
@@ -73,9 +73,9 @@ class DDPM(ForwardProcess, pl.LightningModule):
     """
 
     logvar: Tensor
-    #: Plan and ledger of the private run that the starting weights come from, if they come from one.
+    #: Plan and ledger of the private run that produced the initial weights, if there was one.
     start_privacy: Any = None
-    #: Digests of the data sets that the starting weights were trained on without privacy, as far as they are known.
+    #: Digests of the known data sets on which the initial weights were trained without privacy.
     unprotected_data: tuple[str, ...] = ()
 
     def __init__(
@@ -127,7 +127,7 @@ class DDPM(ForwardProcess, pl.LightningModule):
         self.monitor = monitor
         self.scheduler_config = scheduler_config
         self.start_from_ema = start_from_ema
-        self.learning_rate = 1e-4  # the driver overwrites it with the computed rate
+        self.learning_rate = 1e-4  # the driver replaces it by the computed rate
         self.model = DiffusionWrapper(unet_config, conditioning_key)
         self.unet_params = dict(unet_config.get("params") or {})
         self.use_ema = use_ema
@@ -178,12 +178,13 @@ class DDPM(ForwardProcess, pl.LightningModule):
     ) -> None:
         """Load a whole state dict: EMA and raw weights, schedule checked, loss networks of the first stage dropped.
 
-        Keys with a prefix of ``ignore`` keep their values here; those with one of ``absent`` may be missing there.
-        With ``fresh_adapters`` so may the adapters, of a model that has any. ``source`` names the file in errors.
+        Keys with a prefix in ``ignore`` keep the model's values. Keys with a prefix in ``absent`` may be missing from
+        the state dict, and with ``fresh_adapters`` adapter tensors may be missing too. ``source`` names the file in
+        errors.
         """
         state = dict(state)
         self._check_schedule(state, source)
-        # a file in half precision holds the constants of its schedule rounded; the model has them in full
+        # a half-precision file holds rounded schedule constants; keep the model's exact ones
         state = {key: value for key, value in state.items() if key not in BUFFERS or not is_rounded(value)}
         try:
             averaged = ema_to_parameters(self.model, state) if self.start_from_ema else {}
@@ -206,7 +207,7 @@ class DDPM(ForwardProcess, pl.LightningModule):
             self.model_ema.reset(self.model)
 
     def unused_prefixes(self) -> tuple[str, ...]:
-        """Prefixes of keys that a lineage checkpoint carries and this model has no use for."""
+        """Prefixes of keys in a lineage checkpoint that this model does not use."""
         return () if self.learn_logvar else ("logvar",)
 
     @contextmanager
@@ -241,7 +242,7 @@ class DDPM(ForwardProcess, pl.LightningModule):
     def loss_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
         """The loss of every example and its parts, each (B,): ``simple``, ``gamma``, ``vlb`` and their sum ``loss``.
 
-        Examples do not influence one another, which is what makes a per-record gradient well defined.
+        No example influences another one, so per-record gradients are well defined.
         Source: Ho et al. 2020, equation 14; the learned log-variance is the lineage's extension.
         """
         output = self.apply_model(self.q_sample(x_start, t, noise), t, cond)
@@ -254,7 +255,7 @@ class DDPM(ForwardProcess, pl.LightningModule):
         return {"simple": simple, "gamma": gamma, "vlb": vlb, "loss": loss}
 
     def p_losses(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of a batch and what to log about it."""
+        """Mean loss of a batch, and metrics to log."""
         noise = torch.randn_like(x_start) if noise is None else noise
         return self._summarise(self.loss_terms(x_start, t, noise))
 
@@ -280,7 +281,7 @@ class DDPM(ForwardProcess, pl.LightningModule):
         return rearrange(images, "b h w c -> b c h w").contiguous().float()
 
     def shared_step(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch as the data loader gives it."""
+        """Loss of a batch from the data loader, and metrics to log."""
         x = self.get_input(batch, self.first_stage_key)
         return self.p_losses(x, self.draw_timesteps(len(x)))
 
@@ -309,18 +310,18 @@ class DDPM(ForwardProcess, pl.LightningModule):
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=count_records(batch))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # Update the average right after the step: callbacks at the end of the batch would otherwise save and sample an
-        # average that lags behind.
+        # Update the EMA right after the optimizer step; callbacks that run at the end of the batch would otherwise save
+        # and sample a stale average.
         super().optimizer_step(*args, **kwargs)
         self.average_weights()
 
     def average_weights(self) -> None:
-        """Take the weights after an optimizer step into the running average (EMA)."""
+        """Update the running average (EMA) after an optimizer step."""
         if self.use_ema:
             self.model_ema(self.model)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Names and parameters that the optimizer is to move."""
+        """The trained parameters by name."""
         named = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
         if isinstance(self.logvar, nn.Parameter):
             named["logvar"] = self.logvar
@@ -337,11 +338,11 @@ class DDPM(ForwardProcess, pl.LightningModule):
         ]
 
     def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """What moves the parameters."""
+        """The optimizer (AdamW) of the given parameters."""
         return torch.optim.AdamW(parameters, lr=self.learning_rate, **self.optimizer_options())
 
     def optimizer_options(self) -> dict[str, Any]:
-        """Further arguments of AdamW."""
+        """Keyword arguments of the optimizer besides parameters and learning rate."""
         return {}
 
 

@@ -15,9 +15,9 @@ from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_sch
 
 
 class ForwardProcess(nn.Module):
-    """The part of a diffusion model that has no weights: schedule buffers (T,) and what is computed from them.
+    """The part of a diffusion model that has no weights: schedule buffers (T,) and functions of them.
 
-    Images and noise are (B, C, H, W), timesteps (B,) int64 in [0, T). Whoever inherits it sets ``parameterization`` and
+    Images and noise are (B, C, H, W), timesteps (B,) int64 in [0, T). A subclass sets ``parameterization`` and
     ``v_posterior`` and then calls `_register_schedule`.
     """
 
@@ -106,5 +106,5 @@ class ForwardProcess(nn.Module):
         return mean, variance, extract_into_tensor(self.posterior_log_variance_clipped, t, x_t.shape)
 
     def predict_x0(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
-        """Turn the network's output into an estimate of x_0, whatever it is trained to predict."""
+        """The estimate of x_0 for the network's output, under either parameterization."""
         return self.predict_start_from_noise(x_t, t, output) if self.parameterization == "eps" else output

@@ -1,4 +1,4 @@
-"""The number that latents are multiplied by, so that their standard deviation is about 1."""
+"""The scale factor of latents, which gives them a standard deviation of about 1."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LatentScale(nn.Module):
         """Scaled latents (B, z, h, w) of a batch."""
 
     def _set_scale(self, value: float, from_data: bool) -> None:
-        """Start with a scale; ``from_data`` leaves it to a checkpoint or the first batch of public images."""
+        """Set the initial scale; with ``from_data`` a checkpoint or the first batch of public images replaces it."""
         self.scale_by_std = from_data
         #: False while the scale is still to be measured.
         self.scale_is_known = not from_data
@@ -38,7 +38,7 @@ class LatentScale(nn.Module):
             self.scale_factor = value
 
     def _take_scale_of(self, stored: Tensor) -> None:
-        """Use a checkpoint's scale: as a buffer, so that checkpoints of this model carry it along."""
+        """Use a checkpoint's scale, stored as a buffer so that checkpoints of this model contain it."""
         if not self.scale_by_std:
             logger.info("the checkpoint's latent scale %.5f replaces the config's", float(stored))
             del self.scale_factor
@@ -48,7 +48,7 @@ class LatentScale(nn.Module):
     @torch.no_grad()
     def _measure_scale(self, batch: Mapping[str, Any]) -> None:
         """Set the scale so that the latents of a batch of public images have standard deviation 1."""
-        if self.dp_config.enabled:  # the driver refuses this earlier; a model that is trained without it ends up here
+        if self.dp_config.enabled:  # the driver refuses this earlier; this check covers training without the driver
             raise UserError("scale_by_std: a statistic of private images is not covered by the guarantee")
         self.scale_factor = torch.ones_like(torch.as_tensor(self.scale_factor))
         self.scale_factor = 1.0 / self.latents(batch).flatten().std()

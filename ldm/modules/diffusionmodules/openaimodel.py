@@ -52,7 +52,7 @@ class UNetModel(nn.Module):
         model_channels: channels at full resolution; ch_mult multiplies them.
         out_channels: channels of the prediction.
         num_res_blocks: residual blocks a level, one number or one a level.
-        attention_resolutions: down-sampling factors at which attention stands.
+        attention_resolutions: down-sampling factors of the levels with attention.
         dropout: dropout rate inside residual blocks, in [0, 1).
         channel_mult: multiple of model_channels at each level; its length is the number of levels.
         conv_resample: convolutions in down- and up-sampling, in place of pooling and repeating alone.
@@ -131,7 +131,7 @@ class UNetModel(nn.Module):
             insert_adapters(self, config, attention_projections(self))
 
     def _build(self, out_channels: int, n_embed: int | None) -> None:
-        """Make all layers, in the order that seeded starting values depend on."""
+        """Create all layers; seeded initial values depend on their order."""
         self.time_embed_dim = self.model_channels * 4
         self.time_embed = nn.Sequential(
             linear(self.model_channels, self.time_embed_dim),
@@ -155,7 +155,7 @@ class UNetModel(nn.Module):
             self.id_predictor = nn.Sequential(normalization(width), conv_nd(self.dims, width, n_embed, 1))
 
     def _build_input_blocks(self) -> list[int]:
-        """Make ``input_blocks``; the result is the width of each block's output, in order."""
+        """Create ``input_blocks``; returns the output width of each block, in order."""
         width, factor = self.model_channels, 1
         stem = conv_nd(self.dims, self.in_channels, width, 3, padding=1)
         self.input_blocks = nn.ModuleList([TimestepEmbedSequential(stem)])
@@ -175,7 +175,7 @@ class UNetModel(nn.Module):
         return widths
 
     def _build_output_blocks(self, width: int, skip_widths: list[int]) -> int:
-        """Make ``output_blocks``, which consume ``skip_widths`` from the end; the result is the last block's width."""
+        """Create ``output_blocks``, which consume ``skip_widths`` from the end; returns the last block's width."""
         self.output_blocks = nn.ModuleList()
         remaining = list(skip_widths)
         factor = 2 ** (len(self.channel_mult) - 1)

@@ -1,4 +1,4 @@
-"""The part of the autoencoder losses that every one with a discriminator shares (Esser et al. 2021, eqs. 5-7)."""
+"""Base class of the autoencoder losses with a discriminator (Esser et al. 2021, eqs. 5-7)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Logged = tuple[Tensor, dict[str, Tensor]]
 class AdversarialLoss(nn.Module):
     """Weights of pixel, perceptual and adversarial error, the perceptual network and the patch discriminator.
 
-    The verdict counts from step `disc_start` on with the factor lambda*disc_factor, where lambda is `disc_weight` times
-    the ratio of the two gradients' norms at the decoder's last layer (at most 1e4).
+    The adversarial loss counts from step `disc_start` on with the factor lambda*disc_factor, where lambda is
+    `disc_weight` times the ratio of the two gradients' norms at the decoder's last layer (at most 1e4).
 
-    `disc_factor: 0` trains without the discriminator (its tensors stay, for the checkpoint's sake).
+    `disc_factor: 0` trains without the discriminator (its tensors remain for compatible checkpoints).
     `disc_conditional` joins `cond` to the images' channels, which `disc_in_channels` must count. `vgg_weights` names
     torchvision's VGG16 file when it is not in the usual place (see `ldm.modules.losses.lpips`). Raises UserError for
     an unknown `disc_loss`.
@@ -81,7 +81,7 @@ class AdversarialLoss(nn.Module):
         return self.disc_factor > 0
 
     def check_ready(self) -> None:
-        """Raise UserError when training cannot start for lack of the perceptual network's weights."""
+        """Raise UserError when the weights of the perceptual network are missing."""
         if self.perceptual_weight > 0:
             self.perceptual_loss.check_ready()
 
@@ -98,7 +98,7 @@ class AdversarialLoss(nn.Module):
     def _verdict(
         self, nll_loss: Tensor, reconstructions: Tensor, factor: float, last_layer: Tensor | None, cond: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The generator's loss at the discriminator and its weight lambda; both 0 before the discriminator starts."""
+        """The generator's adversarial loss and its weight lambda; both 0 before the discriminator starts."""
         if factor == 0:
             return nll_loss.new_zeros(()), nll_loss.new_zeros(())
         g_loss = -self._logits(reconstructions, cond).mean()
@@ -132,5 +132,5 @@ class AdversarialLoss(nn.Module):
 
 
 def named(log: Mapping[str, Any], split: str) -> dict[str, Tensor]:
-    """Numbers to log as "split/name", cut off from the graph."""
+    """Metrics to log as "split/name", detached from the graph."""
     return {f"{split}/{name}": torch.as_tensor(value).detach() for name, value in log.items()}

@@ -1,4 +1,4 @@
-"""The small autoencoder loss: pixel error plus KL divergence."""
+"""Autoencoder loss without networks: pixel error plus KL divergence."""
 
 from __future__ import annotations
 
