@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def likely_form(source: Path, out: Path) -> str:
-    """The form that the two names mean. Raises UserError when they leave it open."""
+    """The format that the two file names imply. Raises UserError when they are ambiguous."""
     if source.suffix in (".pt", ".npz"):
         return {".npz": "npz", ".parquet": "parquet"}.get(out.suffix, "images")
     if (source / "release.json").is_file():

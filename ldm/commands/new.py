@@ -28,7 +28,7 @@ def build_parser() -> ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, look, say what to expect, and write."""
+    """Parse the command line, check the images, print the outlook, and write the YAML file."""
     args = build_parser().parse_args(argv)
     out = args.out or Path(f"{args.folder.absolute().name}.yaml")
     if out.exists() and not args.force:
@@ -64,6 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _as_named_in(out: Path, folder: Path) -> str:
-    """The folder as the YAML file names it: relative to the file when it lies below it, else absolute."""
+    """The folder for the YAML file: relative if it lies below the file's folder, else absolute."""
     place, here = folder.resolve(), out.absolute().parent.resolve()
     return os.path.relpath(place, here) if place.is_relative_to(here) else str(place)

@@ -15,7 +15,7 @@ from ldm.errors import UserError
 
 
 def add_sampling_flags(parser: ArgumentParser) -> None:
-    """The flags that say how images of classes or captions are drawn; `draw` reads them."""
+    """The flags of sampling by class or by caption; `draw` reads them."""
     add = parser.add_argument
     add(
         "--output",
@@ -42,7 +42,7 @@ def draw(
     classes: Sequence[int] | None,
     prompts: Sequence[str] | None,
 ) -> Path:
-    """Sample as the flags of `add_sampling_flags` say; returns the file that was written. Raises UserError."""
+    """Sample with the flags of `add_sampling_flags`; returns the file that was written. Raises UserError."""
     from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
     from ldm.samples import save_grid
 

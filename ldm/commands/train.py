@@ -17,7 +17,7 @@ from ldm.training.trainer_flags import add_trainer_flags
 
 
 def build_parser(prog: str, description: str) -> ArgumentParser:
-    """The flags of the lineage, and every Trainer argument."""
+    """The flags of the published commands, and every Trainer argument."""
     parser = ArgumentParser(
         prog=prog, description=description, epilog="Further arguments key.path=value override the YAML."
     )
@@ -42,9 +42,9 @@ def build_parser(prog: str, description: str) -> ArgumentParser:
 
 
 def read_options(parser: ArgumentParser, words: Sequence[str], *, files_alone: bool = False) -> RunOptions:
-    """What the words of a command line ask for.
+    """The options of a command line.
 
-    With ``files_alone`` a word that is neither flag nor setting is a YAML file, as if it stood behind ``--base``.
+    With ``files_alone``, a word that is neither a flag nor a setting is read as a YAML file, as after ``--base``.
     """
     dotlist, words = split_settings(words)
     options, rest = parser.parse_known_args(words)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ldm.training.run_directory import launched
 
-    if launched():  # one process speaks for all
+    if launched():  # of several processes, only one prints
         return
     if options.dry_run:
         print("nothing was trained or written; next: type the same command without --dry-run")

@@ -1,4 +1,4 @@
-"""`configuration_page`: every key that the shipped configurations can set, read from the constructors that take it."""
+"""`configuration_page`: every key that the shipped configurations can set, read from the constructors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ sections with a target of `callbacks`; `base_learning_rate` stands beside `model
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a section: its type, its default as Python writes it (or `REQUIRED`), and one line on it."""
+    """One key of a section: its type, its default in Python's notation (or `REQUIRED`), and a one-line description."""
 
     name: str
     kind: str
@@ -76,7 +76,7 @@ def keys_of(factory: Any) -> list[Key]:
 
 
 def _owners(factory: Any) -> list[Any]:
-    """What a call of ``factory`` hands arguments to: its constructors of this project, and its groups of options."""
+    """Receivers of the arguments of ``factory``: its constructors in this project, and its groups of options."""
     ours = [base for base in factory.__mro__ if base.__module__.partition(".")[0] in ("ldm", "callbacks")]
     own = [base for base in ours if "__init__" in vars(base)]
     return [*own[:1], *getattr(factory, "OPTION_GROUPS", ()), *own[1:]]
@@ -90,7 +90,7 @@ def _lines(factory: Any) -> dict[str, str]:
         if dataclasses.is_dataclass(owner):
             described.update(_described_fields(inspect.getsource(owner)))
         for name, line in described.items():
-            if not re.match(r"(see|as in) `", line):  # the class that it leads to is one of the bases
+            if not re.match(r"(see|as in) `", line):  # the class that it refers to is one of the bases
                 lines.setdefault(name, line)
     return lines
 

@@ -1,4 +1,4 @@
-"""A release as a folder for the Hugging Face hub: a README with the hub's header, and the release as it is."""
+"""A release as a folder for the Hugging Face hub: a README with the hub's header, and the unchanged release."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def export_hub(release: Path, out: Path, base_model: str = "", datasets: tuple[s
     """Write the new folder ``out``: ``README.md`` and, unchanged, the release in ``release/``; returns both paths.
 
     ``base_model`` and ``datasets`` are names on the hub, of the public model and of public data. Raises UserError for
-    a release that does not verify or states no licence: what is uploaded cannot be taken back.
+    a release that does not verify or states no licence, because an upload cannot be undone.
     """
     if out.exists():
         raise UserError(f"{out} exists; name a new folder")
@@ -46,7 +46,7 @@ def export_hub(release: Path, out: Path, base_model: str = "", datasets: tuple[s
 
 
 def _header(facts: ReleaseFacts, base_model: str, datasets: tuple[str, ...]) -> str:
-    """The YAML header that the hub reads: licence in its spelling (small letters), library, kind of task, tags."""
+    """The YAML header for the hub: licence in the hub's spelling (lower case), library, task, tags."""
     header: dict[str, object] = {
         "license": facts.licence.lower(),
         "library_name": "dp-ldm",

@@ -1,4 +1,4 @@
-"""`ModelFiles`: where the parts of a trained model lie, in a release folder or in a run directory."""
+"""`ModelFiles`: the files of a trained model in a release folder or a run directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ldm.reports.release_facts import CONFIG, FACTS, ReleaseFacts
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Configuration and weights of a trained model, and the public names of its classes where they are declared."""
+    """Configuration and weights of a trained model, and the public names of its classes if declared."""
 
     config: Path
     weights: Path
@@ -40,7 +40,7 @@ class ModelFiles:
         return cls(configs[-1], weights, run_class_names(place))
 
     def default_classes(self) -> list[int] | None:
-        """The classes to sample when none are named: all declared ones, else all of the model but the null class.
+        """The classes to sample by default: all declared ones, else all of the model but the null class.
 
         None for a model without classes.
         """
@@ -53,7 +53,7 @@ class ModelFiles:
         return list(range(count - 1 if params.get("ucg_rate") else count))
 
     def labels(self, words: Sequence[str]) -> list[int]:
-        """The labels of classes given by number or by name. Raises UserError for what is neither."""
+        """The labels of classes given by number or by name. Raises UserError for an unknown class."""
         return [self._label(word) for word in words]
 
     def _label(self, word: str) -> int:

@@ -1,6 +1,6 @@
-"""A private fine-tuning of one's own images: the settings that public rules give, as a short YAML file.
+"""A private fine-tuning on the user's own images: settings from public rules, as a short YAML file.
 
-The rules and the runs that they come from are in ``docs/your-data.md``.
+``docs/your-data.md`` has the rules, and the measured runs behind them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class PublicModel:
     """A shipped public model, and the shipped configuration that fine-tunes it.
 
     ``learning_rate`` is the peak rate of a step, ``clipping_norm`` the median norm of its per-record gradients on
-    public images, ``steps`` what its schedule was made for.
+    public images, ``steps`` the length of its schedule.
     """
 
     name: str
@@ -50,18 +50,18 @@ PUBLIC_MODELS = (
     ),
 )
 
-#: A record is in a batch with this chance, until batches become too large to compute.
+#: The sampling rate of a record, until batches become too large to compute.
 RATE = 4
 LARGEST_BATCH = 4096
 
-#: Signals (see `Settings.signal`) of measured runs: the smallest that came near the run without privacy, and the
-#: smallest that was better than the public model at all.
+#: Signals (see `Settings.signal`) of measured runs: the smallest with a result near that of the run without privacy,
+#: and the smallest with a better result than the public model.
 MEASURED_GOOD = 6000
 MEASURED_BETTER = 1200
 
 
 def rounded_up(count: int) -> int:
-    """The smallest number of two significant digits above ``count``: with one record more it is the same number."""
+    """The smallest number of two significant digits above ``count``, so that one more record does not change it."""
     unit = 10 ** max(0, int(math.log10(count)) - 1)
     return (count // unit + 1) * unit
 
@@ -74,7 +74,7 @@ def rounded_down(value: float) -> float:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a private fine-tuning will do. All of it is public: it depends on declarations, not on single records."""
+    """Settings of a private fine-tuning. All are public, because they depend on declarations and on no record."""
 
     model: PublicModel
     epsilon: float
@@ -94,11 +94,11 @@ class Settings:
 
     @property
     def signal(self) -> float:
-        """B sqrt(T) / sigma: what T averaged steps see of the data, in records, over the noise."""
+        """B sqrt(T) / sigma: the signal-to-noise ratio of the average of T steps, in records."""
         return self.batch_size * math.sqrt(self.steps) / self.noise_multiplier
 
     def outlook(self) -> list[str]:
-        """What to expect, from `signal` and the measured runs; an answer before any time is spent."""
+        """The expected result, from `signal` and the measured runs, before any training."""
         head = (
             f"outlook     batch {self.batch_size:,}, {self.steps} steps, noise multiplier {self.noise_multiplier:.3g}: "
             f"signal B*sqrt(T)/sigma = {self.signal:,.0f}"
@@ -122,7 +122,7 @@ class Settings:
 
 
 def fitting_model(channels: int, classes: int, name: str | None = None) -> PublicModel:
-    """The shipped public model for images of so many channels and classes. Raises UserError when none fits."""
+    """The shipped public model for this number of channels and classes. Raises UserError when none fits."""
     models = [model for model in PUBLIC_MODELS if name in (None, model.name)]
     if not models:
         raise UserError(f"--public-model {name}: there is none; shipped are {', '.join(m.name for m in PUBLIC_MODELS)}")
