@@ -10,7 +10,7 @@ from ldm.commands.sample import add_sampling_flags, draw
 
 
 def class_list(text: str) -> list[int]:
-    """Read one item of --classes: a number, or a list such as "[0, 1, 2]"."""
+    """Parse one item of --classes: a number, or a list such as "[0, 1, 2]"."""
     try:
         value = ast.literal_eval(text)
         return [int(item) for item in value] if isinstance(value, (list, tuple)) else [int(value)]

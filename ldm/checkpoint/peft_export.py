@@ -1,4 +1,4 @@
-"""Adapters written as the PEFT library saves them; `ldm.checkpoint.peft_adapter` reads them back."""
+"""Writer for adapters in the format of the PEFT library; `ldm.checkpoint.peft_adapter` reads them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ldm.files import check_writable
 def export_peft(source: str | Path, folder: Path, ema: bool = True, alpha: float | None = None) -> int:
     """Write the adapters of a checkpoint, and the condition embedder trained with them, into the new ``folder``.
 
-    Averages stand in for raw values unless ``ema`` is off. The plan and ledger of a private run travel in the metadata
-    of the weights. Returns the number of values; raises UserError for a file without adapters.
+    EMA weights replace the raw weights unless ``ema`` is False. The metadata of the weights contain the plan and ledger
+    of a private run. Returns the number of values; raises UserError for a file without adapters.
     """
     if folder.exists():
         raise UserError(f"{folder} exists; name a new folder")
@@ -43,9 +43,9 @@ def export_peft(source: str | Path, folder: Path, ema: bool = True, alpha: float
 
 
 def peft_config(file: AdaptedFile) -> dict[str, Any]:
-    """``adapter_config.json`` for a file of adapters: rank, alpha, layers by name, other modules that were trained.
+    """``adapter_config.json`` for a file of adapters: rank, alpha, layer names, other trained modules.
 
-    Alpha is the scaling times the rank. Layers that differ from the first stand in the patterns.
+    Alpha is the scaling times the rank. The patterns list the layers that differ from the first.
     """
     layers = file.require_adapters()
     alphas = {layer: file.scale(layer, rank) * rank for layer, rank in layers.items()}

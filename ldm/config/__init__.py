@@ -1,4 +1,4 @@
-"""Reading YAML configurations and building the objects they name.
+"""Load YAML configurations and build the objects they describe.
 
 A section ``{target: dotted.name, params: {...}}`` describes one object; `instantiate_from_config` builds it.
 """

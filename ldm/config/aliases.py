@@ -1,10 +1,10 @@
-"""Where names of old configurations live now, and which of their parameters have no counterpart here."""
+"""Aliases for targets of old configurations, and their parameters that have no counterpart here."""
 
 from __future__ import annotations
 
 from ldm.errors import UserError, nearest
 
-#: Where the names live that old configurations look for in ``main``.
+#: Current locations of the classes that old configurations name in ``main``.
 MAIN_ALIASES: dict[str, str] = {
     "main.DataModuleFromConfig": "ldm.data.module.DataModuleFromConfig",
     "main.WrappedDataset": "ldm.data.module.WrappedDataset",
@@ -15,7 +15,7 @@ MAIN_ALIASES: dict[str, str] = {
     "main.RankSchedulerCallback": "callbacks.rank_scheduler.RankSchedulerCallback",
 }
 
-#: Classes of a package that old configurations of quantising autoencoders name and nobody has to install: ours instead.
+#: Replacements for classes of the taming package in old configurations of quantising autoencoders.
 TAMING_ALIASES: dict[str, str] = {
     "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator": (
         "ldm.modules.losses.vqperceptual.VQLPIPSWithDiscriminator"
@@ -25,7 +25,7 @@ TAMING_ALIASES: dict[str, str] = {
     "taming.modules.vqvae.quantize.VectorQuantizer2": "ldm.modules.vqvae.quantize.VectorQuantizer2",
 }
 
-#: Classes that newer releases of Lightning no longer have: what does the same there.
+#: Replacements for classes that newer releases of Lightning no longer have.
 LIGHTNING_ALIASES: dict[str, str] = {
     "pytorch_lightning.loggers.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
     "pytorch_lightning.loggers.test_tube.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
@@ -33,7 +33,7 @@ LIGHTNING_ALIASES: dict[str, str] = {
 
 _NEVER_USED = "it was stored and never used"
 
-#: Parameters of lineage configurations without a counterpart here: target -> parameter -> why it may go.
+#: Parameters of old configurations without a counterpart here: target -> parameter -> why it can be ignored.
 #: An entry has no effect once the class accepts a parameter of that name.
 RETIRED: dict[str, dict[str, str]] = {
     "ldm.models.diffusion.ddpm.DDPM": {"use_positional_encodings": _NEVER_USED},
@@ -59,7 +59,7 @@ RETIRED: dict[str, dict[str, str]] = {
 
 
 def canonical_target(target: str) -> str:
-    """The dotted name under which an object lives now; ``main.*`` names and aliases are translated."""
+    """The current dotted name of an object; ``main.*`` names and aliases are translated."""
     for aliases in (TAMING_ALIASES, LIGHTNING_ALIASES):
         if target in aliases:
             return aliases[target]

@@ -1,7 +1,7 @@
-"""Building the object that a section with a target describes.
+"""Build the object that a configuration section with a target describes.
 
-Parameters are checked against the constructor before it is called, so a misspelt key is an error that names the nearest
-valid one instead of a silent default.
+Parameters are checked against the constructor before the call, so that a misspelt key raises an error with the nearest
+valid key and does not silently fall back to a default.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 def instantiate_from_config(config: Mapping[str, Any] | DictConfig, **extra: Any) -> Any:
-    """Build the object that ``{target, params}`` describes; ``extra`` arguments win over ``params``.
+    """Build the object that ``{target, params}`` describes; ``extra`` arguments override ``params``.
 
-    Nested configurations arrive at the constructor as plain dicts and lists, with interpolations resolved; their
-    owner builds them. Parameters of :data:`RETIRED` are dropped with one warning.
+    Nested configurations are passed to the constructor as plain dicts and lists, with interpolations resolved; the
+    constructor builds them. Parameters in :data:`RETIRED` are dropped with one warning.
 
     Raises:
-        UserError: for a missing or forbidden target, an unknown or missing parameter, or a value left at ``???``.
+        UserError: for a missing or forbidden target, an unknown or missing parameter, or a mandatory value ``???``.
     """
     plain = to_plain(config)
     if not isinstance(plain, dict) or not isinstance(plain.get("target"), str):

@@ -1,4 +1,4 @@
-"""YAML files read with limits, laid over the files they build on, and merged from left to right."""
+"""Load YAML files with size limits, merge them over their base files, and merge them from left to right."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES = 2**20, 64, 20_000
 
 
 def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> DictConfig:
-    """Merge YAML files from left to right, then ``key.path=value`` entries; later ones win.
+    """Merge YAML files from left to right, then ``key.path=value`` entries; later values override earlier ones.
 
-    A file may name others it builds on, ``base: FILE`` or a list of them, relative to its own folder. They are read
-    first and the file's own values laid over them. A section that names another ``target`` than the one it is laid
-    over takes nothing from it, since parameters belong to their target.
+    A file may name base files, ``base: FILE`` or a list of them, relative to its own folder. They are read first, and
+    the file's own values override theirs. A section with another ``target`` than the base section replaces it
+    entirely, because parameters belong to their target.
 
-    A relative path in a file is looked for beside that file, then in the working folder, then among the shipped
-    configurations and models; the same goes for ``base``.
+    A relative path in a file is searched beside that file, then in the working folder, then among the shipped
+    configurations and models; the same holds for ``base``.
 
     Raises:
-        UserError: for a missing or broken file, files that build on each other in a circle, an entry without ``=``, or
-            values that cannot be merged.
+        UserError: for a missing or invalid file, a cycle of base files, an entry without ``=``, or values that cannot
+            be merged.
     """
     merged = OmegaConf.create({})
     for path in paths:
@@ -49,7 +49,7 @@ def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> Dic
 
 
 def config_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The files that a configuration consists of, those it builds on first, each with its own values alone."""
+    """The files of a configuration, base files first, each with only its own values."""
     path = find_config(path)
     own = cast("dict[str, Any]", OmegaConf.to_container(_load_yaml(path)))
     bases = own.pop("base", None)
@@ -58,8 +58,8 @@ def config_layers(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a file laid over those of the files that its ``base`` names, as plain mappings."""
-    place = Path(os.path.realpath(path))  # Path.resolve fails on a link that leads to itself
+    """The values of a file merged over those of its base files, as plain mappings."""
+    place = Path(os.path.realpath(path))  # Path.resolve fails for a link to itself
     if place in above:
         raise UserError(f"config file '{above[-1]}' names the base '{path}', which builds on it; a circle has no end")
     own = cast("dict[str, Any]", OmegaConf.to_container(_load_yaml(path)))
@@ -101,9 +101,9 @@ def _load_yaml(path: Path) -> DictConfig:
 
 
 def _check_extent(text: str, path: Path) -> None:
-    """Raise UserError for YAML that nests too deep, or whose aliases stand for too many values, before it is built."""
+    """Raise UserError for YAML that is nested too deeply or expands to too many values, before it is built."""
     depth = 0
-    sizes: dict[str, int] = {}  # values that an anchor stands for
+    sizes: dict[str, int] = {}  # number of values by anchor
     total, begun = 0, list[tuple[str | None, int]]()
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):

@@ -1,4 +1,4 @@
-"""Sections of a configuration that fill a dataclass of options."""
+"""Configuration sections as dataclasses of options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ldm.errors import UserError, nearest
 
 Options = TypeVar("Options")
 
-#: How a value of another type is refused.
+#: Error messages for values of the wrong type.
 _IS_NO: dict[Any, str] = {
     bool: "is neither true nor false",
     int: "is no whole number",
@@ -24,13 +24,13 @@ _IS_NO: dict[Any, str] = {
 
 
 def read_options(kind: type[Options], raw: Mapping[str, Any], where: str, other_names: Sequence[str] = ()) -> Options:
-    """An options dataclass filled from a section of a configuration; values that are not there keep their defaults.
+    """An options dataclass filled from a configuration section; missing values keep their defaults.
 
-    Strings that spell a number or a truth value are converted, as YAML leaves some of them as text. ``other_names`` are
-    suggested for a misspelt key, too.
+    Strings of numbers and booleans are converted, because YAML reads some of them as text. ``other_names`` are further
+    suggestions for a misspelt key.
 
     Raises:
-        UserError: for a key that the dataclass does not have, naming the nearest, or a value of another type.
+        UserError: for an unknown key, naming the nearest, or a value of another type.
     """
     try:
         return cast(Options, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(raw))))
@@ -46,6 +46,6 @@ def read_options(kind: type[Options], raw: Mapping[str, Any], where: str, other_
 
 
 def take_options(kind: type[Options], given: dict[str, Any]) -> Options:
-    """The dataclass of the arguments in ``given`` that are its fields; they are taken out of ``given``."""
+    """The dataclass built from the arguments in ``given`` that are its fields; they are removed from ``given``."""
     names = [field.name for field in fields(cast(Any, kind))]
     return kind(**{name: given.pop(name) for name in names if name in given})

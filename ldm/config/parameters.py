@@ -1,4 +1,4 @@
-"""The parameters that a constructor takes, also through ``**kwargs`` and dataclasses of options."""
+"""The parameters that a constructor accepts, also through ``**kwargs`` and dataclasses of options."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def accepted_parameters(factory: Any) -> tuple[set[str], list[str], bool]:
-    """Names a constructor takes, those it must be given, and whether it takes any name at all.
+    """Names that a constructor accepts, names that it requires, and whether it accepts arbitrary names.
 
-    A constructor with ``**kwargs`` passes them to the next class of its MRO, so that one's names count as well. A class
-    that reads some of them into dataclasses lists these as ``OPTION_GROUPS``: their fields are names, too. Options of
-    the classes below that a class decides itself are its ``FIXED_OPTIONS``: it does not take them.
+    A constructor with ``**kwargs`` passes them to the next class of its MRO, so the names of that class count as well.
+    ``OPTION_GROUPS`` of a class lists dataclasses whose fields are also accepted. ``FIXED_OPTIONS`` of a class lists
+    options of its base classes that it sets itself and does not accept.
     """
     named, required, open_ended = _accepted(factory)
     named |= {field.name for group in getattr(factory, "OPTION_GROUPS", ()) for field in fields(group)}
@@ -41,7 +41,7 @@ def _accepted(factory: Any) -> tuple[set[str], list[str], bool]:
     owners = [base for base in factory.__mro__ if "__init__" in vars(base) and base is not object]
     for base in owners[1:]:
         if base.__module__.partition(".")[0] in ("torch", "pytorch_lightning"):
-            return named, required, False  # nn.Module and the like take nothing of their own
+            return named, required, False  # nn.Module and the like accept no options
         below, _, _ = accepted_parameters(base)
         named |= below
         if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base).parameters.values()):

@@ -1,4 +1,4 @@
-"""Where the files lie that a configuration names: beside it, in the working folder, or among the shipped ones."""
+"""Search for the files that a configuration names: beside it, in the working folder, or among the shipped files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from ldm.shipped import find_shipped
 
-#: Keys whose values are paths of files and folders.
+#: Keys with paths of files and folders as values.
 PATH_KEYS = frozenset({"ckpt_path", "root", "path", "datadir", "data_root"})
 
 
 def find_config(path: str | Path) -> Path:
-    """A configuration as it is named, else the shipped one of that name; a missing file keeps its name."""
+    """The configuration at ``path``, else the shipped one of that name, else ``path`` unchanged."""
     path = Path(path)
     if path.is_absolute() or path.exists():
         return path
@@ -20,13 +20,13 @@ def find_config(path: str | Path) -> Path:
 
 
 def find_base(base: str, beside: Path) -> Path:
-    """The file that a configuration builds on: beside it, else the shipped one of that name."""
+    """A base file of a configuration: the one beside it, else the shipped one of that name."""
     near = beside.parent / base
     return near if near.exists() else find_shipped(base) or near
 
 
 def with_found_paths(values: Any, beside: Path) -> Any:
-    """The values of a configuration with the relative paths in it found; see `find_named`."""
+    """The values of a configuration with its relative paths resolved; see `find_named`."""
     if isinstance(values, dict):
         return {
             key: _found(value, beside) if key in PATH_KEYS else with_found_paths(value, beside)
@@ -36,9 +36,9 @@ def with_found_paths(values: Any, beside: Path) -> Any:
 
 
 def find_named(name: str, beside: Path) -> str:
-    """A relative path that the file ``beside`` names: relative to it, else to the working folder, else shipped.
+    """Resolve a relative path from the file ``beside``: beside that file, else in the working folder, else shipped.
 
-    A path that leads nowhere, or to the same place in the working folder, stays as it is written.
+    A path that does not exist, or that names the same file from the working folder, is returned unchanged.
     """
     path = Path(name)
     if not name or path.is_absolute() or name.startswith(("~", "$")):
@@ -49,7 +49,7 @@ def find_named(name: str, beside: Path) -> str:
             return name if path.exists() and path.samefile(near) else str(near)
         if path.exists():
             return name
-    except (OSError, ValueError):  # a value that no file system takes as a name
+    except (OSError, ValueError):  # the value is not a valid file name
         return name
     shipped = find_shipped(name)
     return name if shipped is None else str(shipped)

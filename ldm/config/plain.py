@@ -1,4 +1,4 @@
-"""Configurations as plain dicts and lists, and values as one short line of a message."""
+"""Conversion of configurations to plain dicts and lists, and of values to short text for messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def to_plain(config: Any, where: str = "") -> Any:
     """Turn OmegaConf containers, also nested in plain ones, into plain dicts and lists, interpolations resolved.
 
     Raises:
-        UserError: for a mandatory value (``???``) that was never set, or an interpolation that leads nowhere.
+        UserError: for an unset mandatory value (``???``), or an interpolation that cannot be resolved.
     """
     if isinstance(config, DictConfig | ListConfig):
         try:
@@ -39,12 +39,12 @@ def _unset(key: str) -> UserError:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """The first line of an error message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def brief(value: Any) -> str:
-    """A value as it is shown in a message: at most 60 characters."""
+    """A value as text of at most 60 characters for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

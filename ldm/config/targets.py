@@ -1,4 +1,4 @@
-"""Dotted names of a configuration and the objects they stand for."""
+"""Resolution of the dotted names in a configuration to objects."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ALLOWED_PREFIXES: set[str] = {"ldm", "callbacks", "main", "torch", "torchvision"
 def get_obj_from_str(target: str) -> Any:
     """The object of a dotted name, such as ``ldm.models.autoencoder.AutoencoderKL``.
 
-    Names in ``main``, and those of :data:`TAMING_ALIASES`, resolve to where they live now. From packages other than our
-    own only classes are given out.
+    Names in ``main``, and those of :data:`TAMING_ALIASES`, resolve to their current locations. From packages other than
+    this project's, only classes are returned.
 
     Raises:
-        UserError: for a name outside the allowed packages, or one that does not exist.
+        UserError: for a name outside the allowed packages, or an unknown name.
     """
     _check_allowed(target)
     module_name, _, name = canonical_target(target).rpartition(".")
@@ -42,7 +42,7 @@ def get_obj_from_str(target: str) -> Any:
     ours = module_name.partition(".")[0] in ("ldm", "callbacks")
     if not callable(obj) or not _allowed(
         str(getattr(obj, "__module__", ""))
-    ):  # what a module merely imports is not its
+    ):  # objects that a module only imports are refused
         raise UserError(f"target '{target}' is not something a configuration may build; name a class")
     if not ours and not inspect.isclass(obj):
         raise UserError(f"target '{target}' is not a class; only classes may be built from '{module_name}'")

@@ -1,4 +1,4 @@
-"""Images that lie in files: a folder of one's own, with a subfolder for each class or without classes."""
+"""Data sets of image files, and a folder of the user's images with one subfolder per class or without classes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ldm.samples.image_folder import ImageFolderListing, list_images, read_heade
 
 
 class FileDataset(RecordDataset):
-    """A record data set of image files; a new one finds the files and hands them over.
+    """A record data set of image files; a subclass finds the files and passes them to the constructor.
 
     Args:
-        folder: where ``files``, relative paths, begin. labels: classes (N,), or None: items have no ``class_label``.
+        folder: folder that the paths in ``files`` are relative to. labels: classes (N,), or None without classes.
         size, flip_p, options: see `ldm.data.base.RecordDataset`.
     """
 
@@ -69,24 +69,24 @@ class FileDataset(RecordDataset):
 
 
 class ImageFolder(FileDataset):
-    """The images below a folder: in subfolders, whose sorted names are the classes 0, 1, ..., or without classes.
+    """The images below a folder, without classes or in subfolders, whose sorted names are the classes 0, 1, ...
 
-    `ldm.samples.image_folder` says which files are records and which folders classes, `ldm.samples.image_files` how
-    they are decoded; evaluation and statistics read folders by the same rules.
+    `ldm.samples.image_folder` defines the records and classes of a folder, and `ldm.samples.image_files` decodes the
+    images; evaluation and statistics read folders by the same rules.
 
     Args:
         root: the folder.
         size, flip_p, options: see `ldm.data.base.RecordDataset`; without ``size`` all images must have one size.
-        class_names: the classes as they are declared in public, in the order of their labels. A subfolder that is not
-            on the list is refused, and a class without a subfolder is a class without images: the list, and not the
-            private folder, says which classes there are.
+        class_names: the publicly declared classes, in the order of their labels. A subfolder outside the list is
+            refused, and a class without a subfolder has no images, so the set of classes never depends on the
+            private folder.
 
     Attributes:
         class_names: the subfolders' names, in the order of the labels; empty without classes.
 
     Raises:
         UserError: for a folder that is missing, has no images, or has images both beside and in subfolders; for
-            images of several sizes without ``size``; and for files that are no images, all of them in one list.
+            images of several sizes without ``size``; and for files that are not images, all listed in one message.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ImageFolder(FileDataset):
 
 
 def _declared_labels(listing: ImageFolderListing, names: Sequence[str]) -> np.ndarray:
-    """The labels (N,) of a folder's files by the place of their class in ``names``. Raises UserError."""
+    """The labels (N,) of a folder's files, the positions of their classes in ``names``. Raises UserError."""
     if len(set(names)) != len(names):
         raise UserError(f"class_names: {', '.join(names)}; a name stands there twice")
     if listing.labels is None:

@@ -1,4 +1,4 @@
-"""Sample sets in the forms of other programs: DPImageBench's ``gen.npz``, an image folder, Parquet as on the hub."""
+"""Export of sample sets to other formats: DPImageBench's ``gen.npz``, an image folder, Parquet as on the hub."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ldm.samples.sample_set import SampleSet
 
 
 def to_bytes(samples: SampleSet) -> np.ndarray:
-    """The images as uint8 (N, H, W, C): -1 is 0 and 1 is 255, rounded to the nearest."""
+    """The images as uint8 (N, H, W, C); [-1, 1] is mapped to [0, 255] and rounded to the nearest value."""
     scaled = ((samples.images + 1) * 127.5).round().clamp(0, 255)
     return scaled.byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def write_npz(samples: SampleSet, path: Path) -> None:
-    """Write ``x`` uint8 (N, H, W, C) and ``y`` int64 (N,), DPImageBench's form. Raises UserError without labels."""
+    """Write ``x`` uint8 (N, H, W, C) and ``y`` int64 (N,), DPImageBench's format. Raises UserError without labels."""
     if samples.labels is None:
         raise UserError(f"{path}: this form needs classes, and the samples have none")
     arrays = {"x": to_bytes(samples), "y": samples.labels.numpy()}
@@ -32,9 +32,9 @@ def write_npz(samples: SampleSet, path: Path) -> None:
 
 
 def write_folder(samples: SampleSet, folder: Path, class_names: Sequence[str] = ()) -> None:
-    """Write a PNG an image into the new ``folder``, in a subfolder for each class; whole or not at all.
+    """Write one PNG per image into the new ``folder``, with one subfolder per class, atomically.
 
-    A subfolder has the name of its class, or its number without names; the images' numbers are those of the file.
+    A subfolder is named after its class, or its class number without names; images are numbered as in the sample file.
     """
     if folder.exists():
         raise UserError(f"{folder} exists; name a new folder, so that no other image stays in it")
@@ -53,7 +53,7 @@ def write_folder(samples: SampleSet, folder: Path, class_names: Sequence[str] = 
 
 
 def write_parquet(samples: SampleSet, path: Path, class_names: Sequence[str] = ()) -> None:
-    """Write columns ``image`` (PNG bytes and a file name) and ``label``, with the hub's description of them."""
+    """Write the columns ``image`` (PNG bytes and a file name) and ``label``, with the hub's metadata for them."""
     import pyarrow
     import pyarrow.parquet
 
@@ -87,7 +87,7 @@ def _names(samples: SampleSet, class_names: Sequence[str]) -> list[str]:
 
 
 def _class_folders(samples: SampleSet, class_names: Sequence[str]) -> list[str]:
-    """The subfolder of each image; "" for images without classes. Raises UserError for a name that is no folder's."""
+    """The subfolder of each image; "" without classes. Raises UserError for a class name that cannot name a folder."""
     if samples.labels is None:
         return [""] * len(samples)
     names = _names(samples, class_names)

@@ -1,4 +1,4 @@
-"""`FolderSurvey`: what a folder of images holds, from one look at every file."""
+"""`FolderSurvey`: summary of a folder of images after decoding every file once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ldm.samples.image_folder import ImageFolderListing, list_images
 
 @dataclass(frozen=True)
 class FolderSurvey:
-    """The records of a folder, and what their files say.
+    """The records of a folder and the headers of their files.
 
-    ``headers`` are those of the readable files; ``unreadable`` has a line for each of the others.
+    ``headers`` are those of the readable files; ``unreadable`` has one line for each of the others.
     """
 
     listing: ImageFolderListing
@@ -28,21 +28,21 @@ class FolderSurvey:
 
     @property
     def sizes(self) -> Counter[tuple[int, int]]:
-        """How many images have which height and width."""
+        """Number of images by (height, width)."""
         return Counter((header.height, header.width) for header in self.headers)
 
     @property
     def colour(self) -> int:
-        """How many images are not grey."""
+        """Number of colour images."""
         return sum(not header.is_grey for header in self.headers)
 
     @property
     def deep(self) -> int:
-        """How many images have more than 8 bits a pixel and channel."""
+        """Number of images with more than 8 bits per pixel and channel."""
         return sum(header.is_deep for header in self.headers)
 
     def lines(self) -> list[str]:
-        """What was found, a line each."""
+        """The summary as lines of text, one per finding."""
         listing, sizes = self.listing, self.sizes
         lines = [f"images      {len(listing.files):,}"]
         if listing.labels is not None:
@@ -71,7 +71,7 @@ def survey(folder: str | os.PathLike) -> FolderSurvey:
 
 
 def _look(path: Path) -> ImageHeader | str:
-    """The header of a file whose pixels could be decoded, or what is wrong with it."""
+    """The header of a file if its pixels can be decoded, otherwise the error as text."""
     try:
         header = read_header(path)
         read_image(path)
