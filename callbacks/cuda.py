@@ -1,4 +1,4 @@
-"""`CUDACallback` under the address that the original code gives it."""
+"""`CUDACallback` under its import path in the original code."""
 
 from __future__ import annotations
 

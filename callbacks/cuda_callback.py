@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 class CUDACallback(Callback):
     """Logs the seconds of every training epoch and, on a GPU, its peak memory in MiB.
 
-    Of a private run it says nothing: both follow the numbers of records drawn, and an epoch may be a single draw.
+    Logs nothing in a private run, because both values depend on the sizes of the Poisson draws.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # a run that is resumed within an epoch gets no epoch start
+        # a run resumed within an epoch has no epoch start
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

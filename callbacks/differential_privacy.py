@@ -1,4 +1,4 @@
-"""`DPCallback` under the address that the original code gives it."""
+"""`DPCallback` under its import path in the original code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["DPCallback"]
 
 
 class DPCallback(Callback):
-    """Prints what a private run has spent at the end of every epoch. Every private run shows it anyway, each step."""
+    """Prints a private run's epsilon at the end of every epoch; every private run also shows it after each step."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         training = getattr(pl_module, "private", None)

@@ -1,4 +1,4 @@
-"""Images of what the model makes while it trains."""
+"""Writes generated images during training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class ImageLogger(Callback):
     """Saves PNG grids every ``batch_frequency`` steps to ``images/train/{key}_gs-..._e-..._b-....png``.
 
-    In a private run the images are samples of the model; the steps they depend on are charged before they are written.
+    In a private run the images are samples of the model, and the ledger charges the steps before they are written.
     ``steps`` is the number of sampling steps of latent models.
     """
 
@@ -43,7 +43,7 @@ class ImageLogger(Callback):
         self.steps = steps
         self.log_first_step = log_first_step
         self._last = -1
-        #: In a private run, the times that the files carry.
+        #: Clock of the files' timestamps in a private run.
         self.clock: StepClock | None = None
 
     def on_train_batch_end(
@@ -65,11 +65,11 @@ class ImageLogger(Callback):
         training = getattr(pl_module, "private", None)
         was_training = pl_module.training
         pl_module.eval()
-        # its own generator state: drawing images must not change what training draws next
+        # a separate generator state, because sampling must not change the random numbers of training
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             options: dict[str, Any] = {}
-            if hasattr(pl_module, "num_timesteps"):  # a diffusion model, not an autoencoder with an average
+            if hasattr(pl_module, "num_timesteps"):  # a diffusion model, not an autoencoder with an EMA
                 steps = min(self.steps, pl_module.num_timesteps)
                 options = {"steps": steps, "private": training is not None}
             logged = pl_module.log_images(batch, count=self.max_images, **options)

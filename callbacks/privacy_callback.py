@@ -21,7 +21,7 @@ class PrivacyCallback(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.training.spent:
             self.training.verify(pl_module)
-        self.training.begin()  # before the loaders of the data are made, which draw the seeds of their workers
+        self.training.begin()  # before the data loaders exist, because they draw the seeds of their workers
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.training.spent:
@@ -31,7 +31,7 @@ class PrivacyCallback(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # the number of steps and epsilon depend on the plan only, so they may be shown
+        # step count and epsilon depend on the plan only, so showing them is safe
         pl_module.log("privacy/epsilon", self.meter(self.training.taken), prog_bar=True, batch_size=1)
         if self.training.spent:
             trainer.should_stop = True

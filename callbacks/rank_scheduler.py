@@ -18,8 +18,8 @@ class RankSchedulerCallback(Callback):
     """Checks that the adapters of a model have the ranks of a schedule; the model is built with them.
 
     ``scheduler_config``: name, initial_rank, final_rank and schedule_type. In the study the callback changed the ranks
-    of a built model; here ``model_lora_rank_schedule`` builds it so. Raises UserError, when training starts, for a
-    model with other ranks. The other parameters are taken and have no effect.
+    of a built model; here ``model_lora_rank_schedule`` sets them at construction. Raises UserError at the start of
+    training for a model with other ranks. The other parameters have no effect.
     """
 
     def __init__(

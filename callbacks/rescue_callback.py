@@ -1,4 +1,4 @@
-"""Checkpoints outside the schedule, and ends in good order: on signals, on Ctrl-C, and when training fails."""
+"""Checkpoints on signals, on Ctrl-C and on failures of training."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ SAVING = ("SIGUSR1",)
 class RescueCallback(Callback):
     """Saves ``on_signal.ckpt`` on SIGUSR1 and goes on; saves ``last.ckpt`` on SIGTERM and on Ctrl-C and ends the run.
 
-    A signal is acted on between two steps: in the middle of one, the weights and the ledger would not fit together. A
-    second Ctrl-C does not wait. The run ends with `ldm.errors.Stopped`, hence with exit code 143 or 130. In a SLURM job
-    that may be requeued, SIGUSR1 (``sbatch --signal=USR1@90``) saves ``last.ckpt``, requeues the job and ends the run.
-    Any other failure saves ``on_exception.ckpt``; a mistake of the user (UserError) saves nothing.
+    A signal is handled between two steps, because within a step weights and ledger may disagree. A second Ctrl-C ends
+    the run at once. The run ends with `ldm.errors.Stopped`, hence with exit code 143 or 130. In a SLURM job that may be
+    requeued, SIGUSR1 (``sbatch --signal=USR1@90``) saves ``last.ckpt``, requeues the job and ends the run. Any other
+    failure saves ``on_exception.ckpt``; a mistake of the user (UserError) saves nothing.
     """
 
     def __init__(self, checkpoints: str):
         self.checkpoints = Path(checkpoints)
         self.asked: signal.Signals | None = None
         self._saved: Path | None = None
-        self._waiting = False  # whether a step is being made that a signal has to wait for
+        self._waiting = False  # whether a signal must wait for the current step
         self._before: dict[signal.Signals, Any] = {}
 
     # ------------------------------------------------------------------ signals
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # not earlier: Lightning puts its own handlers in place right before, and puts the earlier ones back in the end
+        # not earlier, because Lightning installs its own handlers just before and restores the old ones at the end
         if threading.current_thread() is not threading.main_thread():
             return
         for name in (*ENDING, *SAVING):
-            number = getattr(signal, name, None)  # not every system has all of them
+            number = getattr(signal, name, None)  # not every system has every signal
             if number is not None:
                 self._before[number] = signal.signal(number, self._ask)
 
@@ -69,7 +69,7 @@ class RescueCallback(Callback):
             self._act(trainer)
 
     def _act(self, trainer: pl.Trainer) -> None:
-        """Do what the last signal asked for; the weights are those between two steps."""
+        """Handle the last signal; call this between two steps."""
         asked, again = self.asked, requeues_itself()
         if asked is None:
             return
@@ -113,7 +113,7 @@ class RescueCallback(Callback):
         logger.info("saved %s", path)
 
     def _save_alone(self, trainer: pl.Trainer, path: Path) -> None:
-        # the Trainer would have the processes wait for one another, and the others may be elsewhere, or gone
+        # the Trainer would synchronize the processes, and others may be elsewhere or dead
         if trainer.is_global_zero:
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(checkpoint, str(path))
@@ -122,7 +122,7 @@ class RescueCallback(Callback):
         self.restore_handlers()
 
     def restore_handlers(self) -> None:
-        """Put the handlers back that were there before."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

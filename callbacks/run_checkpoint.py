@@ -15,14 +15,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint as LightningModelCheckpo
 
 
 class ModelCheckpoint(LightningModelCheckpoint):
-    """Lightning's `ModelCheckpoint`, which writes no file twice and none too often.
+    """Lightning's `ModelCheckpoint` with hard links in place of second copies and a minimum interval between saves.
 
-    ``last.ckpt`` is a second name (a hard link) of the file that was written at the same step; where the file system
-    has no links it is a copy. It always holds the last state that was saved, also when a metric did not choose it.
+    ``last.ckpt`` is a second name (a hard link) of the file that was written at the same step; without hard links it is
+    a copy. It always holds the last saved state, even if the metric did not select it.
 
-    Epochs shorter than ``pause_seconds`` or ``pause_steps`` share a checkpoint; the last one has its own. Neither is
-    set unless the run says nothing about how often it saves; a private run counts steps, since what it saves must not
-    depend on how long the draws took. The class has its base's name, by which checkpoints find a callback's state.
+    Epochs shorter than ``pause_seconds`` or ``pause_steps`` share a checkpoint; the last epoch has its own. These are
+    set only for runs without a configured save interval. A private run uses steps, because its checkpoints must not
+    depend on the duration of the draws. The class keeps its base's name, because checkpoints store callback states by
+    name.
     """
 
     pause_seconds: float = 0.0
@@ -49,7 +50,7 @@ class ModelCheckpoint(LightningModelCheckpoint):
             self._save_last_if_missed(trainer)
 
     def _save_last_if_missed(self, trainer: pl.Trainer) -> None:
-        """Save ``last.ckpt`` of an epoch that the metric did not choose, or that a run would go on without."""
+        """Save ``last.ckpt`` for an epoch that the metric did not select, so that a run can resume from it."""
         monitored = self.monitor is not None and self._every_n_epochs >= 1 and self.save_last
         if monitored and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
@@ -65,7 +66,7 @@ class ModelCheckpoint(LightningModelCheckpoint):
         if not self.pause_seconds or self._saved_at is None:
             return False
         soon = time.monotonic() - self._saved_at < self.pause_seconds
-        return bool(trainer.strategy.broadcast(soon))  # one answer for all processes
+        return bool(trainer.strategy.broadcast(soon))  # all processes must decide alike
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
@@ -93,7 +94,7 @@ def is_final(trainer: pl.Trainer) -> bool:
 
 
 def give_second_name(source: Path, target: Path) -> None:
-    """Let ``target`` be the same file as ``source``, in one move; a copy where the file system has no hard links."""
+    """Make ``target`` a hard link of ``source`` atomically; a copy where the file system has no hard links."""
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
     try:
         try:

@@ -1,4 +1,4 @@
-"""Checkpoint files that are complete or not there at all, and that are read without executing anything."""
+"""Checkpoint files that are written atomically and read without executing code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from ldm.checkpoint import read_checkpoint, save_checkpoint
 class SafeCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary name and renames; reads with the restricted reader.
 
-    Every checkpoint of a run comes by here, whoever asks for it. ``account`` is the privacy account of the weights that
-    the run started from, or None: each file carries it, whatever was trained since. With a ``clock`` (a private run)
-    files carry its times.
+    Every checkpoint of a run passes through this class. ``account`` is the privacy account of the initial weights, or
+    None; it is stored in each file. With a ``clock`` (a private run) files have its timestamps.
     """
 
     def __init__(self, account: Any = None, clock: StepClock | None = None) -> None:
@@ -34,4 +33,4 @@ class SafeCheckpointIO(TorchCheckpointIO):
             self.clock.set_file_time(path, int(checkpoint.get("global_step", 0)))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return dict(read_checkpoint(path))  # Lightning brings older files up to date in place
+        return dict(read_checkpoint(path))  # a copy, because Lightning migrates older files in place

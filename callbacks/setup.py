@@ -1,4 +1,4 @@
-"""`SetupCallback` under the address that the original code gives it."""
+"""`SetupCallback` under its import path in the original code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Creates the run directory and keeps the configuration that the run was started with."""
+"""Creates the run directory and stores the configuration of the run."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ class SetupCallback(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # kept beside the weights: head counts and the like do not show in tensor shapes
+        # stored with the weights, because tensor shapes do not determine settings such as head counts
         checkpoint["model_config"] = OmegaConf.to_container(self.config.model, resolve=True)

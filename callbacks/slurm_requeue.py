@@ -1,4 +1,4 @@
-"""SLURM jobs that are put back into the queue, and how the next attempt finds the run of the one before."""
+"""Requeued SLURM jobs, and the note by which the next attempt finds the run of the previous one."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ logger = logging.getLogger(__name__)
 
 
 def job_id() -> str:
-    """The number of this SLURM job (``123``, or ``123_4`` in an array), or nothing outside of one."""
+    """The number of this SLURM job (``123``, or ``123_4`` in an array); empty outside a job."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def requeues_itself() -> bool:
-    """Whether this process is in a SLURM batch job, which Lightning says is requeued on SIGUSR1."""
+    """Whether this process is in a SLURM batch job that Lightning would requeue on SIGUSR1."""
     if not job_id():
         return False
-    from lightning_fabric.plugins.environments import SLURMEnvironment  # late: the rest of this file is read at start
+    from lightning_fabric.plugins.environments import SLURMEnvironment  # late, because startup imports this module
 
     return bool(SLURMEnvironment.detect())
 
 
 def requeue() -> bool:
-    """Put this job back into the queue; the log says whether SLURM took it."""
+    """Put this job back into the queue, and log whether SLURM accepted it."""
     try:
         done = subprocess.run(["scontrol", "requeue", job_id()], capture_output=True, text=True, check=False)
     except OSError as error:
@@ -44,13 +44,13 @@ def requeue() -> bool:
 
 
 def note_run(logdir: str | Path, run: Path) -> None:
-    """Note in ``logdir`` which run this job's command works on, for the next attempt; nothing outside of a job."""
+    """Write the run of this job's command to a note in ``logdir`` for the next attempt; no effect outside a job."""
     if job_id():
         note_path(logdir).write_text(str(run.absolute()))
 
 
 def forget_run(logdir: str | Path) -> None:
-    """Remove the note of a run that is done."""
+    """Remove the note of a finished run."""
     if job_id():
         note_path(logdir).unlink(missing_ok=True)
 
@@ -65,6 +65,6 @@ def noted_run(logdir: str | Path) -> Path | None:
 
 
 def note_path(logdir: str | Path, words: Sequence[str] | None = None) -> Path:
-    """The file of such a note: one for each command line of a job."""
+    """The path of the note, one per command line of a job."""
     command = hashlib.sha256(json.dumps(list(sys.argv if words is None else words)).encode()).hexdigest()[:12]
     return Path(logdir) / f".slurm-{job_id()}-{command}"

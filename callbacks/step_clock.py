@@ -1,4 +1,4 @@
-"""Times that a private run writes down: they follow from the number of steps, not from how long the steps took."""
+"""Timestamps of a private run, derived from the number of steps and not from their duration."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ SECONDS_A_STEP = 1.0
 
 
 class StepClock:
-    """A clock that starts when the run does and goes on one second a step.
+    """A clock that starts with the run and advances one second per step.
 
-    A step of a private run takes as long as its Poisson draw is large, so a real time beside every step (of an entry in
-    a log, of a file) would give the sizes of the draws away. Times of this clock increase with the steps, as those of
-    files should, and depend on nothing else.
+    The duration of a private step grows with the size of its Poisson draw, so real times of log entries or files would
+    reveal the sizes of the draws. Times of this clock depend on the step number only and increase with it.
     """
 
     def __init__(self, start: float | None = None):
         self.start = float(int(time.time() if start is None else start))
 
     def at(self, step: int) -> float:
-        """Seconds since 1970 that stand for the end of a step."""
+        """The clock's time at the end of a step, in seconds since 1970."""
         return self.start + SECONDS_A_STEP * step
 
     def set_file_time(self, path: str | Path, step: int) -> None:
-        """Let a file that was written after ``step`` carry this clock's time."""
+        """Set the modification time of a file written after ``step`` to this clock's time."""
         os.utime(path, (self.at(step), self.at(step)))
 
 
@@ -52,6 +51,6 @@ class StepTimedTensorBoard(TensorBoardLogger):
 
 
 class StepProgressBar(TQDMProgressBar):
-    """A progress bar that counts steps and shows epsilon, without the time that they took."""
+    """A progress bar that counts steps and shows epsilon, without their duration."""
 
     BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"

@@ -13,7 +13,7 @@ from ldm.privacy import Clipping, GaussianNoise, Ledger, PerRecordClipper, Priva
 
 def main() -> tuple[float, float]:
     """Train on 2,000 made-up records and return (accuracy in [0, 1], epsilon spent)."""
-    torch.manual_seed(0)  # initial weights and made-up data only: draws and noise below are secret
+    torch.manual_seed(0)  # for initial weights and made-up data only; the sampler and the noise use secret generators
     x = torch.randn(2000, 10)
     y = (x[:, :2].prod(1) > 0).long()
     model = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 2))
@@ -36,7 +36,7 @@ def main() -> tuple[float, float]:
         noise.add_(sums)  # once a step
         for name, parameter in parameters.items():
             parameter.grad = sums[name] / plan.expected_batch_size  # a public number, not len(batch)
-        ledger.record(plan.event())  # before anything that depends on the step can leave
+        ledger.record(plan.event())  # before the parameters move
         optimizer.step()
 
     accuracy = float((model(x).argmax(1) == y).float().mean())

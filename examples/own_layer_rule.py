@@ -1,4 +1,4 @@
-"""A layer that the clipper does not know, and the rule that teaches it: per-record gradients of its parameters.
+"""A layer unknown to the clipper, with a rule for the per-record gradients of its parameters.
 
 python examples/own_layer_rule.py
 """

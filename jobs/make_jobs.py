@@ -2,10 +2,10 @@
 
 Usage: python jobs/make_jobs.py --write
 
-A job is a short shell script: its limits, what it needs, and the commands that a person would type. The shell stands in
-``templates/``; the table here says which experiment fills in which template. File names, run folders, sample files and
-statistics all come from the experiment's row, so that fine-tuning, sampling and scoring of one experiment cannot
-disagree. Limits in hours are those of the study.
+A job is a short shell script with its limits, its requirements and the commands that a user would type. The shell code
+is in ``templates/``; the table below assigns experiments to templates. File names, run folders, sample files and
+statistics all come from the experiment's row, so that fine-tuning, sampling and scoring of one experiment are
+consistent. Limits in hours are those of the study.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ CIN256_V2 = "models/ldm/cin256-v2/model.ckpt"
 
 @dataclass(frozen=True)
 class Job:
-    """One script: its path below ``jobs/``, what it does, hours, jobs it waits for, other names of it.
+    """One script: its path below ``jobs/``, its purpose, hours, jobs it waits for, and aliases.
 
-    template: the file in ``templates/`` that has its commands; values: what they are filled in with.
+    template: the file in ``templates/`` with its commands; values: the values for the template.
     """
 
     path: str
@@ -49,13 +49,13 @@ class Job:
         return Path(self.path).stem
 
     def text(self) -> str:
-        """The script, to be submitted from anywhere in the repository or run with bash."""
+        """The script's text; the script can be submitted from any folder of the repository or run with bash."""
         return _templates().get_template(f"{self.template}.sh.jinja").render(job=self, configs=CONFIGS, **self.values)
 
 
 @cache
 def _templates() -> Environment:
-    """Shell needs no escaping, and a misspelt name in a template is an error."""
+    """The template environment, without escaping for shell code, and strict about undefined names."""
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=False,
@@ -68,7 +68,7 @@ def _templates() -> Environment:
 
 @dataclass(frozen=True)
 class FineTune:
-    """One fine-tuning experiment: YAML and run folder, the public model it starts from, and what to sample from it."""
+    """One fine-tuning experiment: YAML file, run folder, initial public model, and samples to draw."""
 
     config: str  # below CONFIGS, without .yaml
     job: str  # below jobs/, without .job
@@ -87,7 +87,7 @@ class FineTune:
 
     @property
     def released(self) -> bool:
-        """Whether it starts from a released checkpoint, and not from a model that another job trains."""
+        """Whether the initial model is a released checkpoint, and not a model that another job trains."""
         return self.start.endswith(".ckpt")
 
 
@@ -111,13 +111,13 @@ class Sampling:
 # --- the table ------------------------------------------------------------------------------------------------------
 
 AUTOENCODERS = ("autoencoder_kl_emnist32_4x4x3", "autoencoder_kl_imagenet32", "autoencoder_kl_imagenet64_32x32x3")
-LATENT_DIFFUSION = {  # the autoencoder each is trained over
+LATENT_DIFFUSION = {  # model to autoencoder
     "emnist32-conditional": "autoencoder_kl_emnist32_4x4x3",
     "imagenet32-conditional": "autoencoder_kl_imagenet32",
     "imagenet32-unconditional": "autoencoder_kl_imagenet32",
     "imagenet64-unconditional": "autoencoder_kl_imagenet64_32x32x3",
 }
-#: The study's own experiments on CelebA-HQ, over cin256. Two of them have a second name in the study.
+#: The study's own experiments on CelebA-HQ, fine-tuned from cin256. Two of them have a second name in the study.
 BACKUP = (
     "celebahq_eps1", "celebahq_eps5", "celebahq_eps10",
     "celebahq_eps10_C_big", "celebahq_eps10_C_small",
@@ -136,7 +136,7 @@ MIDDLE = {32: "eps10-k2", 64: "eps10"}
 
 
 def fine_tunes() -> dict[str, FineTune]:
-    """Every fine-tuning experiment by its config's name below CONFIGS."""
+    """Every fine-tuning experiment by its configuration's name below CONFIGS."""
     found = []
     for size, public in ((32, "imagenet32-unconditional"), (64, "imagenet64-unconditional")):
         for suffix in _CELEBA:
@@ -157,7 +157,7 @@ def fine_tunes() -> dict[str, FineTune]:
 
 
 def samplings() -> list[Sampling]:
-    """Every experiment that is sampled and scored: the study's own, then the tables of the paper."""
+    """Every experiment with sampling and scoring jobs: the study's own, then the tables of the paper."""
     tuned = fine_tunes()
     found = [
         Sampling(
@@ -310,20 +310,20 @@ def _setup_jobs() -> Iterator[Job]:
 
 
 def files() -> dict[str, str | Path]:
-    """What belongs below ``jobs/``: path to the text of a script, or to the `Path` that a link of it points to."""
+    """The expected files below ``jobs/``: path to the text of a script, or to the target `Path` of a link."""
     found: dict[str, str | Path] = {}
     for job in all_jobs():
         for path in (job.path, *job.aliases):
             if path in found:
                 raise ValueError(f"two jobs are called {path}")
         found[job.path] = job.text()
-        for alias in job.aliases:  # an alias stands in the same folder
+        for alias in job.aliases:  # an alias is in the same folder
             found[alias] = Path(Path(job.path).name)
     return found
 
 
 def differences(folder: Path, wanted: Mapping[str, str | Path] | None = None) -> list[str]:
-    """One line for every file below ``folder`` that is missing, superfluous or not as the table has it."""
+    """One line for every file below ``folder`` that is missing, superfluous or different from the table."""
     expected = dict(files() if wanted is None else wanted)
     found = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     ours = {str(path.relative_to(folder)) for path in found if "__pycache__" not in path.parts}
@@ -338,7 +338,7 @@ def differences(folder: Path, wanted: Mapping[str, str | Path] | None = None) ->
 
 
 def write(folder: Path) -> int:
-    """Make ``folder`` hold exactly the table's files and the handwritten ones; returns how many changed."""
+    """Update ``folder`` to the table's files and the handwritten ones; returns the number of changed files."""
     wanted = files()
     changed = 0
     for line in differences(folder, wanted):

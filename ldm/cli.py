@@ -1,4 +1,4 @@
-"""What every command shares: one-line argument errors, exit codes, logging and the choice of a device."""
+"""Common parts of all commands: one-line argument errors, exit codes, logging and device selection."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _FALSE = {"no", "false", "f", "n", "0"}
 _SETTING = re.compile(r"((model|data|lightning)(?=[.=])|[a-z_]\w*\.)[\w.\[\]-]*=")
 
 LARGEST_SEED = 2**32 - 1
-"""The largest seed that every generator here takes (numpy's the smallest of them)."""
+"""The largest seed that every random number generator here accepts; numpy's limit is the smallest."""
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except where there is none to show."""
+    """Shows the defaults of flags, except empty ones and booleans."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default == "" or isinstance(action.default, bool):
@@ -34,9 +34,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and which names the nearest flag for an unknown one.
+    """An argument parser with one-line errors that suggests the nearest flag for an unknown one.
 
-    Flags may not be abbreviated: an abbreviation is how a misspelt flag gets taken for another one.
+    Flags may not be abbreviated, because a misspelt flag could match another one.
     Every error ends the process with exit code 2.
     """
 
@@ -57,7 +57,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return parsed
 
     def describe_unknown(self, rest: Sequence[str]) -> str:
-        """One line about arguments that nothing consumed; the first flag among them is looked up."""
+        """One line about unknown arguments, with the nearest known flag for the first unknown one."""
         for argument in rest:
             if argument.startswith("-") and len(argument) > 1:
                 flag = argument.split("=", 1)[0]
@@ -69,7 +69,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def str2bool(value: str | bool) -> bool:
-    """Read a yes/no word (yes true t y 1, no false f n 0, any case) for use as an argparse ``type``.
+    """Parse a boolean (yes true t y 1, no false f n 0, any case) for use as an argparse ``type``.
 
     Raises:
         argparse.ArgumentTypeError: for any other word.
@@ -85,10 +85,10 @@ def str2bool(value: str | bool) -> bool:
 
 
 def seed(text: str) -> int:
-    """Read a seed for use as an argparse ``type``: a whole number from 0 to 2**32 - 1, which every generator takes.
+    """Parse a seed for use as an argparse ``type``: a whole number from 0 to 2**32 - 1, valid for every generator.
 
     Raises:
-        argparse.ArgumentTypeError: for anything else.
+        argparse.ArgumentTypeError: for any other text.
     """
     try:
         value = int(text)
@@ -100,10 +100,10 @@ def seed(text: str) -> int:
 
 
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part the settings ``key.path=value`` of a command line from its other words, each in their order.
+    """Separate the settings ``key.path=value`` of a command line from its other arguments, keeping their order.
 
-    Done before the flags are read: behind ``--base F`` or ``-t`` a setting would be taken for a value of that flag. A
-    word that is the name of a file is none.
+    This happens before flags are parsed, because a setting after ``--base F`` or ``-t`` would be parsed as a value of
+    that flag. An argument that names an existing file is not a setting.
     """
     settings: list[str] = []
     rest: list[str] = []
@@ -113,12 +113,12 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device to compute on: the one named, or else a GPU when there is one, or else the CPU.
+    """The device ``name``; by default a GPU if one is available, else the CPU.
 
     Raises:
-        UserError: for a name that is no device, or a GPU that this machine does not have.
+        UserError: for an invalid device name, or a GPU that this machine does not have.
     """
-    import torch  # here, so that --help of a command answers at once
+    import torch  # imported here to keep --help fast
 
     if name is None or name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -138,10 +138,10 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command: log to standard error, and turn a :class:`UserError` into ``error: ...`` and exit code 2.
+    """Run a command, log to standard error, and report a :class:`UserError` as ``error: ...`` with exit code 2.
 
-    A full disk is one line as well, and exit code 1. Other exceptions keep their traceback, since they are faults of
-    the program; a command that a signal ended exits with 128 plus its number, Ctrl-C with 130.
+    A full disk is reported in one line with exit code 1. Other exceptions keep their traceback, because they are bugs.
+    A command ended by a signal exits with 128 plus the signal number, Ctrl-C with 130.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
     try:
@@ -163,15 +163,15 @@ def run(main: Callable[[], None]) -> None:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether an exception says that there is no room left: no space, quota used up, file larger than is allowed."""
+    """Whether an exception means a full disk: no space left, quota exceeded, or file size limit exceeded."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    # torch's writer does not say why it failed; the errors of Python beneath it do
+    # torch's writer does not report the cause; the Python exceptions in its chain do
     return "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
 
 
 def full_disk_line(error: BaseException) -> str:
-    """One line about a write for which there was no room."""
+    """One-line message about a write that failed on a full disk."""
     name = getattr(error, "filename", None)
     reason = getattr(error, "strerror", None) or "a file could not be written whole"
     return f"{reason}{f': {name!r}' if name else ''}; free some space (is the disk or the quota full?), then go on"

@@ -1,4 +1,4 @@
-"""Errors that are meant for the person at the keyboard, and help with misspelt names."""
+"""Exceptions for user errors, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake a person can correct.
+    """An error that the user can correct.
 
-    The text is one line: what was wrong, where, and what to type instead. Commands print it without a traceback
+    The message is one line with the problem, its location and the correction. Commands print it without a traceback
     and exit with code 2 (see :func:`ldm.cli.run`).
     """
 
 
 class Stopped(BaseException):
-    """A signal ended the command in good order; ``signal`` is its number, the text says how to go on.
+    """A signal ended the command cleanly; ``signal`` is its number, the message explains how to continue.
 
-    No Exception, as `KeyboardInterrupt` is none: code that recovers from errors shall not recover from this.
+    Like `KeyboardInterrupt`, it is not a subclass of Exception, so that error recovery does not catch it.
     """
 
     def __init__(self, signal: int, message: str):
@@ -26,9 +26,9 @@ class Stopped(BaseException):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Give ``"; did you mean 'x'?"`` for the known name closest to ``name``, or ``""`` when none is close.
+    """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or ``""`` when none is close.
 
-    Case is ignored when comparing, so that ``LatentDiffusion`` is found for ``latentdiffusion``.
+    The comparison ignores case, so that ``LatentDiffusion`` is found for ``latentdiffusion``.
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""Writing files as a whole or not at all, digests of files, and checks that a folder can be written to."""
+"""Atomic writes, digests of files, and checks that a folder is writable."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ldm.errors import UserError
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that ``path`` holds either its old content or all of the new one, whatever happens.
+    """Write a file atomically: after a failure ``path`` has either its old content or all of the new one.
 
-    ``write`` gets a temporary name in the same folder with the same suffix (so that writers that go by the suffix
-    behave); the file is flushed to the disk and then renamed. Missing folders are created. Who may read the file is up
-    to the umask, also when ``write`` makes a file that only its owner may read.
+    ``write`` receives a temporary path in the same folder with the same suffix, because some writers choose the format
+    by suffix; the file is flushed to disk and then renamed. Missing folders are created. The umask sets the file's
+    permissions, even if ``write`` creates a file that only its owner may read.
 
     Raises:
-        UserError: when the folder cannot be written to. What ``write`` raises passes through.
+        UserError: when the folder is not writable. Exceptions of ``write`` are not caught.
     """
     path = Path(path)
     if path.is_dir():
@@ -47,13 +47,13 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
 
 
 def require_regular_file(path: str | Path) -> int:
-    """The size in bytes of a plain file, asked for before anything opens it.
+    """The size in bytes of a regular file, checked before the file is opened.
 
-    Opening a pipe waits for a writer, and a device such as ``/dev/zero`` never ends; links to them count as them.
+    Opening a pipe would wait for a writer, and a device such as ``/dev/zero`` never ends; links are followed.
 
     Raises:
-        UserError: for a path that is a folder, a pipe, a socket or a device, or that cannot be looked up. A missing
-            file raises FileNotFoundError, since its reader knows where the file should come from.
+        UserError: for a folder, a pipe, a socket, a device, or an inaccessible path. A missing file raises
+            FileNotFoundError, so that the caller can say where to get it.
     """
     try:
         status = os.stat(path)
@@ -84,7 +84,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def require_regular(path: str | Path) -> None:
-    """Raise UserError for what is no ordinary file, such as a pipe or a device, and would be read for ever."""
+    """Raise UserError for a path that is not a regular file; reading a pipe or a device might never end."""
     try:
         mode = Path(path).stat().st_mode
     except OSError as error:
@@ -99,8 +99,8 @@ def read_json(path: str | Path, largest: int) -> Any:
     """The content of a JSON file of at most ``largest`` bytes.
 
     Raises:
-        UserError: when it cannot be read, is larger, is not JSON, is nested too deep, or holds NaN or a number of
-            thousands of digits.
+        UserError: when it cannot be read, is larger, is not JSON, is nested too deeply, or contains NaN or a number
+            with thousands of digits.
     """
     require_regular(path)
     try:
@@ -118,7 +118,7 @@ def _no_number(word: str) -> NoReturn:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file or a folder entry to the disk, where the file system knows how."""
+    """Flush a file or a folder entry to disk, if the file system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -128,7 +128,7 @@ def _sync(path: Path) -> None:
 
 
 def check_writable(folder: Path, flag: str) -> None:
-    """Raise UserError, naming ``flag``, when ``folder`` could not be made or written in. Leaves nothing behind."""
+    """Raise UserError, naming ``flag``, when ``folder`` cannot be created or written to. Leaves no files behind."""
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -138,7 +138,7 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 def require_writable(path: str | Path) -> None:
-    """Raise UserError now when `path` could not be written after a long computation."""
+    """Raise UserError if `path` is not writable; called before a long computation."""
     path = Path(path).absolute()
     folder = next(parent for parent in path.parents if parent.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):

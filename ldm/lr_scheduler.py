@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class LambdaWarmUpCosineScheduler:
     """Linear warm-up from ``lr_start`` to ``lr_max``, then half a cosine down to ``lr_min`` at ``max_decay_steps``.
 
-    Steps count from 0; the values are factors when the optimizer's base rate is 1. Every ``verbosity_interval`` steps
-    the value is logged (0: never).
+    Steps count from 0; the values multiply the optimizer's base learning rate. The value is logged every
+    ``verbosity_interval`` steps (0: never).
     """
 
     def __init__(
@@ -56,8 +56,16 @@ class LambdaWarmUpCosineScheduler2:
     """Cycles of warm-up and cosine decay; the lists hold one entry per cycle.
 
     Within a cycle: linear from ``f_start`` to ``f_max`` over ``warm_up_steps``, then half a cosine to ``f_min`` at the
-    end of the cycle. A cycle's last step still belongs to it; after the last cycle the last value stays.
+    end of the cycle. A cycle includes its last step; after the last cycle the value is constant.
     Raises UserError when the lists differ in length or are empty.
+
+    Args:
+        warm_up_steps: optimizer steps of the warm-up, one number per cycle.
+        f_min: factor at the end of each cycle.
+        f_max: factor at the end of each warm-up.
+        f_start: factor at the first step of each cycle.
+        cycle_lengths: optimizer steps of each cycle, its warm-up included.
+        verbosity_interval: number of steps between log lines of the factor; 0 means never.
     """
 
     def __init__(
@@ -106,9 +114,9 @@ class LambdaWarmUpCosineScheduler2:
 
 
 class LambdaLinearScheduler(LambdaWarmUpCosineScheduler2):
-    """As the cosine cycles, but falling linearly: f_min + (f_max - f_min) * (length - k) / length at step k of a cycle.
+    """Cycles with linear decay: f_min + (f_max - f_min) * (length - k) / length at step k of a cycle.
 
-    The fall is measured from the start of the cycle, so right after the warm-up the factor is a little below f_max.
+    The decay starts at the beginning of the cycle, so right after the warm-up the factor is slightly below f_max.
     """
 
     def _decay(self, k: int, cycle: int) -> float:

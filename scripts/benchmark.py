@@ -12,7 +12,7 @@ from ldm.cli import ArgumentParser, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, run what is not done yet, and print the table."""
+    """Parse the command line, run the remaining steps, and print the table."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("config", help="benchmark file, such as configs/benchmark/mnist.yaml")

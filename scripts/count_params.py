@@ -20,7 +20,7 @@ def _parser() -> ArgumentParser:
     flags.add_argument("configs", nargs="*", metavar="CONFIG", help="training configurations (YAML)")
     flags.add_argument("--ckpt", nargs="+", default=[], metavar="FILE", help="checkpoints to count")
     flags.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="older spelling: key.path=value alone does the same"
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="older spelling: key.path=value alone does the same"
     )
     flags.add_argument("--json", action="store_true", help="print a JSON list")
     return flags

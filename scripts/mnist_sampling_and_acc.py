@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ldm.evaluation.inputs.sources import load_labelled
     from ldm.inference import SamplingOptions, check_output, draw_samples, image_side, load_model
 
-    # everything that may fail is tried before the hours of sampling
+    # check everything that may fail before hours of sampling
     if args.output:
         check_output(args.output, (".json",))
     for name in args.models:

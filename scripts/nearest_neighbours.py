@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result, found = look_for_copies(samples, private, held_out, rows, space=space, quantile=args.quantile, **sizes)
         print(result)
         results.append(result)
-    if args.picture:  # of the last space, the one that sees most
+    if args.picture:  # of the last, most discriminative space
         order = found.distances[:, 0].argsort()[: args.pairs]
         images = take(private, found.indices[order, 0], args.batch_size)
         name = save_pairs(

@@ -13,7 +13,7 @@ from ldm.cli import ArgumentParser, pick_device, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, write the frame, and print the norms that a clip norm is chosen by."""
+    """Parse the command line, write the frame, and print the norms that guide the choice of a clipping norm."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--yaml", required=True, help="configuration of the public model, with its public training data")

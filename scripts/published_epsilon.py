@@ -47,7 +47,7 @@ SETTINGS = (
 
 
 def proved(setting: Setting, claimed: float) -> tuple[float, float, int, float]:
-    """Sigma for the claimed epsilon, sampling rate, steps, and the epsilon that holds when copies are clipped apart."""
+    """Sigma for the claimed epsilon, sampling rate, steps, and epsilon when noise draws are clipped apart."""
     from ldm.privacy.accounting import calibrate, epsilon
     from ldm.privacy.event import SamplingEvent
     from ldm.privacy.plan import lineage_sample_rate, planned_steps

@@ -43,7 +43,7 @@ def _parser() -> ArgumentParser:
 
 
 def _words(text: str) -> list[str]:
-    """The published dict as the `key:value` words that the other commands take."""
+    """Convert the published dict to the `key:value` arguments of the other commands."""
     from ldm.errors import UserError
 
     try:
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         progress=not args.quiet,
     )
     print(f"accuracy on {len(real)} real images, {protocol.note}")
-    print(f"Model: epoch {result.best_epoch - 1:03}: {result.accuracy:.3f}")  # epochs from 0, as in the file
+    print(f"Model: epoch {result.best_epoch - 1:03}: {result.accuracy:.3f}")  # epochs count from 0, as in the file
     if result.average_accuracy is not None and result.average_epoch is not None:
         print(f"EMA  : epoch {result.average_epoch - 1:03}: {result.average_accuracy:.3f}")
     if args.output:

@@ -32,7 +32,7 @@ def test_a_plain_model_learns_within_its_epsilon() -> None:
 def test_a_layer_of_ones_own_is_clipped_by_its_rule() -> None:
     example = load("own_layer_rule")
     assert 0.499 < example.main() <= 0.5
-    example.ScaleRule.contribution = lambda self, *arguments: example.WrittenOut(
+    example.ScaleRule.contribution = lambda self, *arguments: example.Materialized(
         [2 * part for part in right(self, *arguments).gradients]
     )
     with pytest.raises(UserError, match="'1.weight' do not add up"):

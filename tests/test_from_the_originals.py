@@ -6,13 +6,18 @@ import importlib
 import importlib.util
 import json
 import re
+import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ldm.config import RETIRED, _parameters, canonical_target, get_obj_from_str
-from ldm.training.dp_config import DP_KEYS
+from ldm.cli import ArgumentParser
+from ldm.config import RETIRED, accepted_parameters, canonical_target, get_obj_from_str
+from ldm.models.diffusion.dp_config import DPDM_K
+from ldm.privacy.config import DPConfig
+from tests.jobs.dry import verb
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/from-the-originals.md").read_text(encoding="utf-8")
@@ -45,24 +50,34 @@ def test_scripts_are_there_unless_the_page_says_where_else() -> None:
             assert all((ROOT / word).exists() for word in quoted(there) if "/" in word or "." in word), row
 
 
-@pytest.mark.parametrize("script", NAMES["flags"])
-def test_flags_are_taken(script: str) -> None:
-    text = (ROOT / script).read_text(encoding="utf-8")
-    if script == "main.py":
-        import main
+class Flags(Exception):
+    """Carries the flags of a command's parser."""
 
-        flags = main.get_parser().flags
-        assert [flag for flag in NAMES["flags"][script] if flag not in flags] == []
-    else:
-        assert [flag for flag in NAMES["flags"][script] if f'"{flag}"' not in text] == []
+
+def flags_of(script: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    def stop(self: ArgumentParser, *given: Any, **named: Any) -> Any:
+        raise Flags(set(self.flags))
+
+    monkeypatch.setattr(sys, "argv", [script])
+    monkeypatch.setattr(ArgumentParser, "parse_args", stop)
+    monkeypatch.setattr(ArgumentParser, "parse_known_args", stop)
+    with pytest.raises(Flags) as found:
+        verb(script).main()
+    return found.value.args[0]
+
+
+@pytest.mark.parametrize("script", NAMES["flags"])
+def test_flags_are_taken(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = flags_of(script, monkeypatch)
+    assert [flag for flag in NAMES["flags"][script] if flag not in flags] == []
 
 
 @pytest.mark.parametrize("target", NAMES["keys"])
 def test_keys_are_taken_or_retired(target: str) -> None:
-    known, _, _ = _parameters(get_obj_from_str(target))
+    known, _, _ = accepted_parameters(get_obj_from_str(target))
     retired = RETIRED.get(canonical_target(target), {})
     assert [key for key in NAMES["keys"][target] if key not in known and key not in retired] == []
-    assert set(NAMES["dp_config"]) <= set(DP_KEYS)
+    assert set(NAMES["dp_config"]) <= {DPDM_K, *(field.name for field in fields(DPConfig))}
 
 
 @pytest.mark.parametrize("name", NAMES["names"])

@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running them, loaded strictly, written as a whole."""
+"""Checkpoint files: read without executing code, loaded strictly, written atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files with adapters: small ones that hold nothing else, merged ones without any, and other naming styles."""
+"""Checkpoints with LoRA adapters: read, export the adapters alone, merge them, and convert the naming style."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ OPTIONS = ("use_lora", "use_model_lora", "use_cond_lora")
 
 @dataclass(frozen=True)
 class AdaptedFile:
-    """A checkpoint with adapters under plain names: its tensors, the scaling of its adapters, what else it says."""
+    """A checkpoint with adapters under plain names: its tensors, the scaling of its adapters, and its metadata."""
 
     path: str
     state: dict[str, Tensor]
     style: str | None
     scale: Scale
     memory: dict[str, Any]
-    base: str | None = None  # fingerprint of the weights that the adapters stand beside, in a file of adapters only
+    base: str | None = None  # fingerprint of the base weights, in a file of adapters only
 
     @property
     def params(self) -> dict[str, Any]:
-        """The model's parameters as the file states them; empty when it does not."""
+        """The model parameters in the file's metadata; empty without a model configuration."""
         return dict((self.memory.get("model_config") or {}).get("params") or {})
 
     def require_adapters(self) -> dict[str, int]:
@@ -65,8 +65,8 @@ class AdaptedFile:
 def read_adapted(path: str | Path, alpha: float | None = None) -> AdaptedFile:
     """Read a checkpoint of any naming style.
 
-    The scaling is ``alpha`` / r when alpha is given; otherwise what the file states, else DP-LoRA's 1 or, under
-    loralib's names, 1 / r. Raises UserError for a file in plain names that states none.
+    The scaling is ``alpha`` / r when alpha is given, otherwise the one in the metadata, otherwise 1 for ``peft`` names
+    (DP-LoRA) and 1 / r for ``loralib`` names. Raises UserError for a file in plain names without a scaling.
     """
     content = read_checkpoint(path)
     require_finite(content.state_dict, path)
@@ -96,10 +96,10 @@ def read_adapted(path: str | Path, alpha: float | None = None) -> AdaptedFile:
 
 
 def export_adapter(source: str | Path, target: str | Path, ema: bool = True, alpha: float | None = None) -> int:
-    """Write what a LoRA run trained, and nothing else, as ``.safetensors``; returns the number of values.
+    """Write only the trained tensors of a LoRA run, as ``.safetensors``; returns the number of values.
 
-    Averages stand in for raw values unless ``ema`` is off. The metadata hold the model's configuration, plan and
-    ledger of a private run, scaling of each adapter, and a fingerprint of the weights that it belongs beside.
+    EMA weights replace the raw weights unless ``ema`` is False. The metadata contain the model's configuration, the
+    plan and ledger of a private run, the scaling of each adapter, and a fingerprint of the base weights.
     """
     file = read_adapted(source, alpha)
     layers = file.require_adapters()
@@ -114,7 +114,7 @@ def export_adapter(source: str | Path, target: str | Path, ema: bool = True, alp
 
 
 def export_adapter_next_to(checkpoint: Path) -> None:
-    """Write what a LoRA run trained beside its last checkpoint, if it got as far as writing one."""
+    """Write the trained tensors of a LoRA run beside its last checkpoint, if that exists."""
     if checkpoint.exists():
         count = export_adapter(checkpoint, checkpoint.with_name(FILE_NAME))
         logger.info("%s: %s trained values", checkpoint.with_name(FILE_NAME), f"{count:,}")
@@ -127,10 +127,10 @@ def merge_checkpoint(
     ema: bool = True,
     alpha: float | None = None,
 ) -> int:
-    """Write a plain network that computes what the adapted one does; returns the number of values.
+    """Merge the adapters into the weights and write an equivalent plain network; returns the number of values.
 
-    ``base`` is the model that a file of adapters alone belongs to; of its raw and averaged weights those are taken
-    that the adapters were trained beside. Raises UserError for another base.
+    ``base`` is the base checkpoint of a file with adapters only; the fingerprint decides whether its raw or its EMA
+    weights are used. Raises UserError for another base.
     """
     file = read_adapted(source, alpha)
     layers = file.require_adapters()
@@ -154,16 +154,16 @@ def convert_checkpoint(
 ) -> int:
     """Write the same network under the names of another style; returns the number of values.
 
-    Values follow the style's scaling: 1 for ``peft``, 1 / r for ``loralib``, what the configuration states for
-    ``plain``. ``adapt_rank`` adds zeros to the adapters or, which changes the network, cuts their last directions off.
-    Without adapters, plain weights get the names that the style's networks look for.
+    Values follow the style's scaling: 1 for ``peft``, 1 / r for ``loralib``, and the configured one for ``plain``.
+    ``adapt_rank`` pads the adapters with zeros or drops their last directions; dropping changes the network's output.
+    Without adapters, plain weights get the names that networks of this style expect.
     """
     file = read_adapted(source, alpha)
     layers = layers_of(file.state)
     if adapt_rank is not None and adapt_rank < 1:
         raise UserError(f"--adapt-rank {adapt_rank}: give a whole number of at least 1")
     config = copy.deepcopy(file.memory.get("model_config"))
-    if config and style == "peft":  # readers of such files take the scaling from the configuration
+    if config and style == "peft":  # readers of this style take the scaling from the configuration
         for option in ("model_lora_alpha", "model_lora_scaling"):
             config["params"].pop(option, None)
     wanted = default_scale(style) if style != "plain" else stated_scale(file.params) or default_scale(None)
@@ -180,7 +180,7 @@ def convert_checkpoint(
 
 
 def fingerprint(state: Mapping[str, Tensor], layers: Iterable[str]) -> str:
-    """A digest of the base weights of adapted layers, by which adapters know where they belong."""
+    """A digest of the base weights of adapted layers; identifies the base checkpoint of an adapter."""
     digest = hashlib.sha256()
     for layer in sorted(layers):
         weight = state.get(f"{layer}.weight")
@@ -218,7 +218,7 @@ def _says(params: Mapping[str, Any], option: str) -> bool:
 
 
 def _trains_condition(params: Mapping[str, Any]) -> bool:
-    """Whether a run with these parameters trains the whole condition stage; a file that says nothing may have."""
+    """Whether a run with these parameters trains the whole condition stage; True if the parameters are unknown."""
     if not params:
         return True
     if _says(params, "use_cond_lora"):
@@ -239,7 +239,7 @@ def _without_adapters(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _state_rank(config: dict[str, Any] | None, rank: int) -> None:
-    """Write another rank into a model's configuration."""
+    """Set the adapter rank in a model's configuration."""
     params = (config or {}).get("params") or {}
     params.pop("model_lora_rank_schedule", None)
     for switch, option in (("use_model_lora", "model_lora_r"), ("use_cond_lora", "cond_lora_r")):

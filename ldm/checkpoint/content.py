@@ -1,4 +1,4 @@
-"""`Checkpoint`: what was read from one file."""
+"""`Checkpoint`: the content of one checkpoint file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ldm.files import file_digest
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint(Mapping[str, Any]):
-    """The content of a checkpoint file; a mapping of what a Lightning checkpoint holds, ``state_dict`` at least.
+    """The content of a checkpoint file, a mapping with the keys of a Lightning checkpoint, at least ``state_dict``.
 
-    ``path``: the file it was read from. ``content``: names to values; tensors are on the CPU.
+    ``path``: the file it was read from. ``content``: keys to values; tensors are on the CPU.
     """
 
     path: Path
@@ -32,17 +32,17 @@ class Checkpoint(Mapping[str, Any]):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The text that a .safetensors file carries beside its tensors; empty for other files."""
+        """The text metadata of a .safetensors file; empty for other files."""
         return dict(self.content.get("metadata") or {})
 
     @cached_property
     def style(self) -> str | None:
-        """How adapters are named, one of `ldm.checkpoint.lora_names.STYLES`; None without adapters."""
+        """Naming style of the adapters, one of `ldm.checkpoint.lora_names.STYLES`; None without adapters."""
         return style_of(self.state_dict)
 
     @cached_property
     def sha256(self) -> str:
-        """The digest of the file as it is now, 64 hexadecimal digits."""
+        """The SHA-256 of the file's current content, 64 hexadecimal digits."""
         return file_digest(self.path)
 
     def __getitem__(self, key: str) -> Any:

@@ -1,4 +1,4 @@
-"""Checksums of weights: those of a zip archive, and the digest that travels in the files written here."""
+"""Checksums of checkpoints: those of zip archives, and the digest in the metadata of .safetensors files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor
 from ldm.errors import UserError
 
 DIGEST_KEY = "content_sha256"
-"""The entry of a .safetensors file's metadata with the digest of its tensors and of its other metadata."""
+"""Metadata key of a .safetensors file for the digest of its tensors and its other metadata."""
 
 PROMISE = {"digest": DIGEST_KEY}
-"""An entry that says that there is a digest: one wrong byte in the name of either is noticed."""
+"""A second metadata entry that announces the digest, so that damage to the key of one of them is still detected."""
 
 _CHUNK = 2**20
-#: What zipfile raises on bytes that are not what they should be.
+#: Exceptions that zipfile raises for damaged archives.
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -40,7 +40,7 @@ DAMAGE = (
 def state_digest(state: Mapping[str, object], metadata: Mapping[str, str] | None = None) -> str:
     """SHA-256 (64 hexadecimal digits) of tensors and their names, dtypes and shapes, and of text metadata.
 
-    The order of names, devices and the format of a file do not matter.
+    The digest does not depend on the order of the names, on devices, or on the file format.
     """
     digest = hashlib.sha256()
     for key in sorted(state):
@@ -58,7 +58,7 @@ def state_digest(state: Mapping[str, object], metadata: Mapping[str, str] | None
 
 
 def check_digest(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: object) -> None:
-    """Raise UserError when the digest among the metadata, if there is to be one, is not that of the rest."""
+    """Raise UserError when the metadata contain or announce a digest that does not match the content."""
     rest = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
     promised = DIGEST_KEY in metadata or PROMISE.items() <= metadata.items()
     if promised and metadata.get(DIGEST_KEY) != state_digest(state, rest):
@@ -69,20 +69,20 @@ def check_digest(state: Mapping[str, Tensor], metadata: Mapping[str, str], path:
 
 
 def with_digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata with the digest of tensors and metadata among them."""
+    """The metadata with the digest of tensors and metadata added."""
     rest = {**without_digest(metadata), **PROMISE}
     return {**rest, DIGEST_KEY: state_digest(state, rest)}
 
 
 def without_digest(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata without what `with_digest` has added."""
+    """The metadata without the entries that `with_digest` adds."""
     return {key: value for key, value in metadata.items() if key not in (DIGEST_KEY, *PROMISE)}
 
 
 def check_zip(path: Path) -> None:
-    """Compare the checksum of every record of a zip archive. Raises UserError for one that is not right.
+    """Verify the checksum of every record of a zip archive. Raises UserError for a wrong one.
 
-    An archive in which every checksum is 0 was written without any.
+    An archive in which every checksum is 0 has none to verify.
     """
     try:
         with zipfile.ZipFile(path) as archive:

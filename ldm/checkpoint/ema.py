@@ -1,4 +1,4 @@
-"""The running average (EMA) of weights as checkpoints hold it: ``model_ema.`` plus the dotless parameter name."""
+"""EMA weights in checkpoints; their names are ``model_ema.`` plus the parameter name without dots."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ COUNTERS = ("decay", "num_updates")
 
 
 def split_ema(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Divide a state dict into the plain weights and the averaged ones; the latter lose their ``model_ema.``."""
+    """Split a state dict into the raw weights and the EMA weights; the latter lose their ``model_ema.`` prefix."""
     weights = {key: value for key, value in state_dict.items() if not key.startswith(PREFIX)}
     ema = {key.removeprefix(PREFIX): value for key, value in state_dict.items() if key.startswith(PREFIX)}
     return weights, ema
 
 
 def ema_to_parameters(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Averaged weights in a state dict, under the parameter names of ``module`` (the network the average is of).
+    """The EMA weights of a state dict under the parameter names of ``module``, the averaged network.
 
-    Parameters that were frozen when the average began have none and are absent from the result; without any
+    Parameters that were frozen when averaging began have no EMA and are absent from the result; without any
     ``model_ema.`` keys the result is empty.
 
     Raises:
-        UserError: when an averaged tensor belongs to no parameter or has another shape, or when two parameters
-            would share one dotless name.
+        UserError: when an EMA tensor belongs to no parameter or has another shape, or when two parameters
+            share one name without dots.
     """
     parameters = dict(module.named_parameters())
     by_dotless: dict[str, str] = {}

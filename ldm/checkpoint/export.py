@@ -1,4 +1,4 @@
-"""A trained run as one small file: averaged weights in place of the raw ones, and nothing that only training needs."""
+"""Export of a trained run as one small file: EMA weights replace the raw ones, and training-only state is dropped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRAINING_ONLY = ("first_stage_model.loss.", "loss.")
 
 
 def sampling_state(state: Mapping[str, Tensor], ema: bool = True) -> dict[str, Tensor]:
-    """The tensors that sampling needs, with the averaged network weights (if any) under the plain names."""
+    """The tensors that sampling needs; the EMA weights, if any, replace the raw weights of the network."""
     weights, averages = split_ema(state)
     names = {name.removeprefix("model.").replace(".", ""): name for name in weights if name.startswith("model.")}
     if ema:
@@ -35,7 +35,7 @@ def sampling_state(state: Mapping[str, Tensor], ema: bool = True) -> dict[str, T
 def with_decoder(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
     """The tensors of a latent diffusion model with the decoder of the autoencoder in the file ``source``.
 
-    Raises UserError when the two autoencoders encode differently: the latents would not be those it decodes.
+    Raises UserError when the encoders of the two autoencoders differ, because the decoder would not fit the latents.
     """
     prefix, own = "first_stage_model.", dict(state)
     other = {f"{prefix}{name}": value for name, value in read_checkpoint(source).state_dict.items()}
@@ -56,9 +56,9 @@ def export_checkpoint(
 ) -> int:
     """Write ``target`` (.safetensors) from a Lightning checkpoint; returns the number of values in it.
 
-    ``decoder`` names an autoencoder's file whose decoder takes the place of the latent diffusion model's own.
-    The model's configuration travels in the metadata, and the plan and ledger of a private run too, so that its
-    claim is not lost. Raises UserError for files that are no checkpoints.
+    ``decoder`` is an autoencoder checkpoint; its decoder replaces that of the latent diffusion model.
+    The metadata contain the model's configuration and, to preserve the privacy claim, the plan and ledger of a private
+    run. Raises UserError for files that are not checkpoints.
     """
     if Path(target).suffix != ".safetensors":
         raise UserError(f"{target}: exported weights are .safetensors; end the name in that")

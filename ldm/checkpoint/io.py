@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running them, loaded strictly, written atomically."""
+"""Checkpoint files: read without executing code, loaded strictly, written atomically."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _SHOWN = 10
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a Lightning ``.ckpt``, a ``.pt``/``.pth`` or a ``.safetensors`` file; tensors are on the CPU.
 
-    The result always has ``state_dict``; a bare mapping of names to tensors becomes one. For ``.safetensors`` there
-    is ``metadata`` (str to str) as well. A folder that PEFT saved, and a file of weights in it, are read as adapters
-    under plain names. Numpy arrays become tensors, and prefixes that DDP or torch.compile put before names go.
-    Checksums are compared: those of a zip archive, and the digest that `save_safetensors` leaves. Nothing in the file
-    is executed: objects of framework classes become inert :class:`ldm.checkpoint.restricted_pickle.Foreign` stand-ins.
+    The result always has ``state_dict``; a bare mapping of names to tensors becomes one. A ``.safetensors`` file also
+    has ``metadata`` (str to str). A folder saved by PEFT, or a weights file in it, is read as adapters under plain
+    names. Numpy arrays become tensors, and the name prefixes of DDP and torch.compile are removed. The checksums of a
+    zip archive and the digest of `save_safetensors` are verified. No code in the file is executed; objects of framework
+    classes become inert :class:`ldm.checkpoint.restricted_pickle.Foreign` objects.
 
     Raises:
-        UserError: for a missing, damaged or foreign file, one with integers for weights, or one that asks for code to
-            be run.
+        UserError: for a file that is missing, damaged or not a checkpoint, that has integer weights, or that requires
+            code execution.
     """
     path = Path(path)
     if path.is_dir():
@@ -68,21 +68,21 @@ def load_weights(
     allow_missing: Sequence[str] = (),
     source: str = "",
 ) -> list[str]:
-    """Copy tensors into a module; every key must match, or be excused by a prefix.
+    """Copy tensors into a module; every key must match or have one of the given prefixes.
 
     Args:
-        module: receives the tensors; its own devices and dtypes stay.
+        module: receives the tensors; keeps its devices and dtypes.
         state_dict: names to tensors.
-        ignore: keys of ``state_dict`` that start with one of these are left out.
-        allow_missing: keys of ``module`` that start with one of these may be absent (ignored ones are, too).
-        source: what to call the origin in messages, usually the path.
+        ignore: keys of ``state_dict`` with one of these prefixes are ignored.
+        allow_missing: keys of ``module`` with one of these prefixes may be missing, as may the ignored ones.
+        source: name of the origin in messages, usually the path.
 
     Returns:
         The keys of ``module`` that kept their values.
 
     Raises:
-        UserError: naming the missing, unexpected and misshapen keys (the first ten of each, and how many), or the
-            first tensor that holds NaN or infinite values. The module is unchanged then.
+        UserError: naming the missing, unexpected and mismatched keys (the first ten of each, and their number), or the
+            first tensor with NaN or infinite values. The module is unchanged in this case.
     """
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     allow_missing = (allow_missing,) if isinstance(allow_missing, str) else tuple(allow_missing)
@@ -131,12 +131,12 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 def save_safetensors(
     state_dict: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors and string metadata as ``.safetensors``, atomically; tied tensors are stored once each name.
+    """Write tensors and string metadata as ``.safetensors``, atomically; tied tensors are stored once per name.
 
-    A digest of both is added to the metadata, which `read_checkpoint` compares.
+    A digest of both is added to the metadata; `read_checkpoint` verifies it.
 
     Raises:
-        UserError: for another suffix, values that are not tensors, metadata that are not strings.
+        UserError: for another suffix, values that are not tensors, or metadata that are not strings.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
@@ -151,7 +151,7 @@ def save_safetensors(
     storages: set[int] = set()
     for key, value in state_dict.items():
         value = value.detach().cpu().contiguous()
-        # safetensors refuses names that share memory, and would store a slice with the rest of its storage
+        # safetensors refuses tensors that share memory, and would store the whole storage of a slice
         tensors[key] = value.clone() if value.untyped_storage().data_ptr() in storages else value
         storages.add(value.untyped_storage().data_ptr())
     words = with_digest(tensors, metadata or {})
@@ -194,7 +194,7 @@ def _with_state_dict(content: Any, path: Path) -> dict[str, Any]:
 
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:
-    """How a stored value differs from the one that it is to replace; "" when it may."""
+    """Why a stored value cannot replace the module's value, as text; "" when it can."""
     if not isinstance(ours, Tensor):
         return ""
     if not isinstance(theirs, Tensor):

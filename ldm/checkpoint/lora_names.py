@@ -1,9 +1,10 @@
-"""Low-rank adapters in state dicts: three ways of naming them, their scaling, their rank, and merging them away.
+"""Low-rank adapters in state dicts: three naming styles, scaling, rank, and merging into the weights.
 
 ``plain`` (this project): an adapted layer X keeps ``X.weight`` and ``X.bias`` and gains ``X.lora_A.weight``
 (r, in, ...) and ``X.lora_B.weight`` (out, r, ...). ``peft`` (DP-LoRA): ``model.base_model.model.`` in front,
 ``X.base_layer.weight``, ``X.lora_A.default.weight``. ``loralib`` (DP-LDM): ``X.lora_A`` and ``X.lora_B`` as matrices,
-and ``X.conv.weight`` where X is a convolution. Averages follow their parameters: ``model_ema.`` and no dots.
+and ``X.conv.weight`` where X is a convolution. EMA weights are named ``model_ema.`` plus the parameter name without
+dots in every style.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Scale = Callable[[str, int], float]
 
 
 def style_of(keys: Iterable[str]) -> str | None:
-    """Which of `STYLES` the keys are in; None when nothing in them speaks of adapters."""
+    """The naming style of the keys, one of `STYLES`; None without adapter names."""
     found = None
     for key in keys:
         if key.startswith(PREFIX):
@@ -48,7 +49,7 @@ def style_of(keys: Iterable[str]) -> str | None:
 def layers_of(state: Mapping[str, Tensor]) -> dict[str, int]:
     """Rank by dotted name of every adapted layer of a plain-style state dict.
 
-    Raises UserError when a factor stands alone, or two factors disagree about the rank.
+    Raises UserError when one factor is missing, or the two factors have different ranks.
     """
     ranks = {}
     for key, down in state.items():
@@ -66,7 +67,7 @@ def layers_of(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def to_plain(state: Mapping[str, Tensor]) -> State:
-    """A state dict of any style under plain names; one without adapters stays as it is."""
+    """A state dict of any style under plain names; one without adapters is unchanged."""
     style = style_of(state)
     if style in (None, "plain"):
         return dict(state)
@@ -84,9 +85,9 @@ def to_plain(state: Mapping[str, Tensor]) -> State:
 
 
 def to_style(state: Mapping[str, Tensor], style: str) -> State:
-    """A plain-style state dict under the names of ``style``; values stay, so see `rescaled` for other conventions.
+    """A plain-style state dict under the names of ``style``; values are unchanged, see `rescaled` for the scaling.
 
-    Without adapters, ``loralib`` gives the names under which DP-LDM's network with adapters looks for its base.
+    Without adapters, ``loralib`` gives the names that DP-LDM's network with adapters expects for its base weights.
     """
     if style not in STYLES:
         raise UserError(f"adapter names of the style {style!r} are unknown; choose one of {', '.join(STYLES)}")
@@ -106,7 +107,7 @@ def to_style(state: Mapping[str, Tensor], style: str) -> State:
 
 
 def rescaled(state: Mapping[str, Tensor], factor: Scale) -> State:
-    """The state dict with every B (and its average) multiplied by ``factor(layer, rank)``."""
+    """The state dict with every B (and its EMA) multiplied by ``factor(layer, rank)``."""
     changed = dict(state)
     for layer, rank in layers_of(state).items():
         by = factor(layer, rank)
@@ -117,9 +118,9 @@ def rescaled(state: Mapping[str, Tensor], factor: Scale) -> State:
 
 
 def with_rank(state: Mapping[str, Tensor], rank: int | Mapping[str, int]) -> State:
-    """Adapters of another rank: zeros are added, which leaves B A as it is, or the last directions are cut off.
+    """Adapters with another rank: padded with zeros, which does not change B A, or without their last directions.
 
-    ``rank`` is one number or one for each layer. Cutting changes what the network computes.
+    ``rank`` is one number or one per layer. Reducing the rank changes the network's output.
     """
     changed = dict(state)
     for layer, old in layers_of(state).items():
@@ -132,9 +133,9 @@ def with_rank(state: Mapping[str, Tensor], rank: int | Mapping[str, int]) -> Sta
 
 
 def merged(state: Mapping[str, Tensor], scale: Scale) -> State:
-    """A plain network: every weight with its adapter's s B A added, and no adapters.
+    """The state dict without adapters: s B A of each adapter is added to its weight.
 
-    Raises UserError for an adapter whose weight is not there, and for a state dict that still carries averages.
+    Raises UserError for an adapter without its weight, and for a state dict with EMA weights.
     """
     if any(key.startswith(PREFIX) for key in state):
         raise UserError("choose between raw and averaged weights before merging")
@@ -150,12 +151,12 @@ def merged(state: Mapping[str, Tensor], scale: Scale) -> State:
 
 
 def default_scale(style: str | None) -> Scale:
-    """The scaling that goes without saying: 1 for ``peft`` (DP-LoRA has alpha = r), 1 / r for ``loralib`` (alpha 1)."""
+    """The default scaling of a style: 1 for ``peft`` (DP-LoRA has alpha = r), 1 / r for ``loralib`` (alpha 1)."""
     return (lambda layer, rank: 1.0 / rank) if style == "loralib" else (lambda layer, rank: 1.0)
 
 
 def stated_scale(params: Mapping[str, Any]) -> Scale | None:
-    """The scaling that a model's configuration states; None when it has no adapters."""
+    """The scaling in a model's configuration; None without adapters."""
     options = dict(params or {})
     if not any(options.get(switch) for switch in ("use_lora", "use_model_lora", "use_cond_lora")):
         return None
@@ -171,12 +172,12 @@ def stated_scale(params: Mapping[str, Any]) -> Scale | None:
 
 
 def _average_of(key: str) -> str:
-    """The name of a network parameter's average."""
+    """The name of a network parameter's EMA weight."""
     return PREFIX + key.removeprefix("model.").replace(".", "") if key.startswith("model.") else ""
 
 
 def _renamed(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> State:
-    """Rename parameters, and their averages after them."""
+    """Rename parameters and, accordingly, their EMA weights."""
     names = {key: rename(key) for key in state if not key.startswith(PREFIX)}
     for key, new in list(names.items()):
         if _average_of(key) in state:
@@ -223,7 +224,7 @@ def _plain_to_loralib(key: str, state: Mapping[str, Tensor]) -> str:
     if key.endswith((DOWN, UP)):
         return key.removesuffix(".weight")
     layer, _, last = key.rpartition(".")
-    # attention blocks only: their convolutions are over one axis, the proj_out of a spatial transformer over two
+    # match attention blocks only; their convolutions have one axis, the proj_out of a spatial transformer has two
     if key.startswith("model.") and layer.endswith((".qkv", ".proj_out")) and state[f"{layer}.weight"].ndim == 3:
         return f"{layer}.conv.{last}"
     return key

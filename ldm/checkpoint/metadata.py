@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself beside its weights, and whether that fits a configuration."""
+"""Metadata of checkpoints, and their consistency with a model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ldm.errors import UserError
 from ldm.modules.lora import adapters
 
 MADE_FROM = "made_from"
-#: The key under which a checkpoint names the data that its weights were trained on without privacy.
+#: Metadata key for the digests of the data sets that the weights were trained on without privacy.
 UNPROTECTED_DATA = "unprotected_data"
 
 HEAD_KEYS = ("num_heads", "num_head_channels", "num_heads_upsample", "legacy", "use_new_attention_order")
 
 
 def checkpoint_metadata(checkpoint: Mapping[str, Any], key: str) -> Any:
-    """What a checkpoint carries beside its weights, from a Lightning file or from safetensors metadata; or None."""
+    """The value of a metadata key in a Lightning or .safetensors checkpoint, or None."""
     if key in checkpoint:
         return checkpoint[key]
     text = checkpoint.get("metadata", {}).get(key)
@@ -30,22 +30,22 @@ def checkpoint_metadata(checkpoint: Mapping[str, Any], key: str) -> Any:
 
 
 def made_from(checkpoint: Mapping[str, Any]) -> str:
-    """Digest of the content of the checkpoint that a run wrote and that this one is, or was made from."""
+    """Content digest of the run's checkpoint that this one was made from, or of this one if it is the original."""
     return str(checkpoint_metadata(checkpoint, MADE_FROM) or state_digest(checkpoint["state_dict"]))
 
 
 def inherited_privacy(checkpoint: Mapping[str, Any]) -> Any:
-    """Plan and ledger of the private run that a checkpoint comes from, be it by way of public training; or None.
+    """Plan and ledger of the private run that a checkpoint comes from, also after later public training; or None.
 
-    Where that run had started from another private one, the earlier account is in it as ``start_privacy``.
+    If that run started from another private run, the earlier account is nested in it as ``start_privacy``.
     """
     return joined_accounts(checkpoint_metadata(checkpoint, "privacy"), checkpoint_metadata(checkpoint, "start_privacy"))
 
 
 def joined_accounts(*accounts: Any) -> Any:
-    """One account of several private runs (each once), the earlier ones nested in the later as ``start_privacy``.
+    """One account of several private runs (each once); earlier ones are nested in later ones as ``start_privacy``.
 
-    None when there is none of them.
+    None when all accounts are None.
     """
     flat: list[dict[str, Any]] = []
     for account in accounts:
@@ -61,14 +61,14 @@ def joined_accounts(*accounts: Any) -> Any:
 
 
 def unprotected_data(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
-    """Digests of the data sets that a checkpoint's weights were trained on without privacy, as far as it says so."""
+    """Digests of the data sets that the weights were trained on without privacy, according to the metadata."""
     return tuple(str(name) for name in checkpoint_metadata(checkpoint, UNPROTECTED_DATA) or ())
 
 
 def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:
-    """Refuse a head count other than the checkpoint's: tensor shapes would agree and the function would not.
+    """Raise UserError when the number of attention heads differs from the checkpoint's; tensor shapes do not show it.
 
-    ``ours`` are the network's parameters, ``stored`` the model configuration that the checkpoint carries, if any.
+    ``ours`` are the network's parameters, ``stored`` the model configuration in the checkpoint, if any.
     """
     if not isinstance(stored, Mapping):
         return
@@ -84,7 +84,7 @@ def check_heads(ours: Mapping[str, Any], stored: Any, source: Any) -> None:
 
 
 def refuse_adapter(state: Mapping[str, Any], source: Any) -> None:
-    """Raise UserError for a file that holds adapters without the weights that they stand beside."""
+    """Raise UserError for a file with adapters but without their base weights."""
     layers = layers_of(to_plain(state))
     beside = [layer for layer in layers if f"{layer}.weight" in state or f"{layer}.base_layer.weight" in state]
     network = any(key.startswith("first_stage_model.") for key in state)
@@ -97,9 +97,9 @@ def refuse_adapter(state: Mapping[str, Any], source: Any) -> None:
 
 
 def check_metadata(model: Any, checkpoint: Mapping[str, Any], source: Any) -> None:
-    """Refuse a checkpoint whose own words contradict the model where shapes cannot: heads, and scaling of adapters.
+    """Raise UserError when heads or adapter scaling in the metadata differ from the model's; shapes do not show them.
 
-    An adapter alone is refused, too.
+    A file with adapters only is refused, too.
     """
     refuse_adapter(checkpoint["state_dict"], source)
     config = checkpoint_metadata(checkpoint, "model_config")
@@ -107,7 +107,7 @@ def check_metadata(model: Any, checkpoint: Mapping[str, Any], source: Any) -> No
     facts = checkpoint_metadata(checkpoint, "lora") or {}
     stated = stated_scale(config.get("params") or {}) if isinstance(config, Mapping) else None
     if style_of(checkpoint["state_dict"]) != "plain" or not (facts or stated):
-        return  # the scaling of other styles goes by convention
+        return  # other styles have a fixed scaling
     scaling = facts.get("scaling") or {}
     for name, layer in adapters(model):
         theirs = scaling.get(name, layer.scaling) if scaling or stated is None else stated(name, layer.rank)

@@ -1,4 +1,4 @@
-"""Adapters as the PEFT library saves them: ``adapter_config.json`` beside ``adapter_model.safetensors``."""
+"""Reader for adapters saved by the PEFT library: ``adapter_config.json`` beside ``adapter_model.safetensors``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NETWORK = "model.diffusion_model."
 _LARGEST_CONFIG = 2**20
 _NETWORK_PARTS = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
 _DIFFUSERS_PARTS = ("down_blocks.", "mid_block.", "up_blocks.", "unet.")
-#: Ways to start an adapter that leave the weights beside it as they were.
+#: Initialisations of an adapter that do not change the base weights.
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-#: Settings under which an adapter computes something other than W x + s B A x.
+#: Settings that change the function of an adapter from W x + s B A x.
 _OTHER_ARITHMETIC = ("use_dora", "fan_in_fan_out", "lora_bias", "layer_replication", "use_qalora")
 
 
 def weights_in_folder(folder: Path) -> Path:
-    """The file of weights in a folder that ``save_pretrained`` of PEFT wrote. Raises UserError for another folder."""
+    """The weights file in a folder written by PEFT's ``save_pretrained``. Raises UserError for another folder."""
     for name in WEIGHTS:
         if (folder / CONFIG).is_file() and (folder / name).is_file():
             return folder / name
@@ -40,15 +40,15 @@ def weights_in_folder(folder: Path) -> Path:
 
 
 def is_peft(state: Mapping[str, Any]) -> bool:
-    """Whether all names are those of a file that PEFT saved: the wrapper in front, not the lineage's ``model.``."""
+    """Whether all names start with PEFT's wrapper prefix; DP-LoRA's names have ``model.`` before it."""
     return bool(state) and all(key.startswith(WRAPPER) for key in state)
 
 
 def from_peft(state: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The adapters of a PEFT file under plain names, and what the configuration beside it says of their scaling.
+    """The adapters of a PEFT file under plain names, and their scaling from the configuration beside the file.
 
-    Without a configuration there is no scaling. Raises UserError for names of another network, and for settings
-    under which an adapter is more than W x + s B A x.
+    The scaling is None without a configuration. Raises UserError for names of another network, and for settings that
+    change the function of an adapter from W x + s B A x.
     """
     plain = {_plain_name(key, path): value for key, value in state.items()}
     layers = layers_of(plain)
@@ -95,7 +95,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _scaling(config: Mapping[str, Any], layer: str, rank: int, path: Path) -> float:
-    """alpha / r of a layer, or alpha / sqrt(r); patterns of single layers win over what is said for all."""
+    """alpha / r of a layer, or alpha / sqrt(r); patterns for single layers override the common values."""
     stated = _for_layer(config, "rank_pattern", layer, path, config.get("r", rank))
     if stated != rank:
         raise UserError(f"'{path}': says rank {stated} for {layer}, whose tensors have {rank}")

@@ -1,8 +1,8 @@
-"""Reading pickled checkpoints without executing anything from them.
+"""Reader for pickled checkpoints that executes no code from them.
 
-A pickle names the functions it wants called. Here only those that rebuild tensors and plain containers are given
-out. Checkpoints written by training frameworks also mention their callbacks and settings by class; these become
-inert stand-ins, so that the weights next to them can be read. Every other name is refused.
+A pickle names the functions to call. This reader only resolves functions that rebuild tensors and plain containers.
+Checkpoints of training frameworks also refer to classes of callbacks and settings; these become inert objects, so that
+the weights next to them can be read. Every other name is refused.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ldm.checkpoint.digest import DAMAGE, check_zip
 from ldm.errors import UserError
 
 MAX_ENTRIES = 2_000_000
-"""More records than this in one file are taken for a mistake or an attack (the largest models have thousands)."""
+"""A file with more records is refused as damaged or malicious (the largest models have thousands)."""
 
 MAX_EXPANSION = 16
-"""A file may unpack to this many times its size; torch itself stores tensors uncompressed."""
+"""Maximum ratio of unpacked size to file size; torch itself stores tensors uncompressed."""
 
 FOREIGN_PACKAGES = ("pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "callbacks", "main", "ldm")
 FOREIGN_NAMES = {
@@ -43,7 +43,7 @@ FOREIGN_NAMES = {
 
 
 class Foreign(dict[Any, Any]):
-    """An inert stand-in for an object of a class that is not loaded; keeps its named items, nothing else."""
+    """Inert replacement for an object of a class that is not loaded; keeps only its named items."""
 
     foreign_name = "?"
 
@@ -54,10 +54,10 @@ class Foreign(dict[Any, Any]):
         super().__init__()
 
     def __setstate__(self, state: Any) -> None:
-        """The state of the object; of no use to anyone, and dropped."""
+        """Discard the state of the object."""
 
     def append(self, item: Any) -> None:
-        """What a pickle adds to a list or a set; of no use to anyone, and dropped."""
+        """Discard an item that the pickle adds to a list or a set."""
 
     extend = add = append
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -69,21 +69,21 @@ class Foreign(dict[Any, Any]):
 
 
 def _reconstructor(cls: type, base: type, state: Any) -> Any:
-    """Stands in for ``copyreg._reconstructor`` of old pickle protocols, for stand-ins only."""
+    """Replacement of ``copyreg._reconstructor`` of old pickle protocols, for `Foreign` objects only."""
     if not (isinstance(cls, type) and issubclass(cls, Foreign)):
         raise UserError(f"the checkpoint rebuilds an object of {cls!r}, which is not allowed")
     return cls()
 
 
 def _encode(text: str, encoding: str = "utf-8") -> bytes:
-    """Stands in for ``_codecs.encode``, by which protocol 2 writes bytes."""
+    """Replacement of ``_codecs.encode``, which protocol 2 calls to rebuild bytes."""
     if encoding not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
         raise UserError(f"the checkpoint asks for the text encoding '{encoding}', which is not allowed")
     return text.encode(encoding)
 
 
 def _bytes(value: Any = b"") -> bytes:
-    """Stands in for ``bytes``, which would allocate any amount of memory for an int."""
+    """Replacement of ``bytes``, which would allocate any amount of memory for an int argument."""
     return bytes(value) if isinstance(value, bytes | list | tuple) else b""
 
 
@@ -117,7 +117,7 @@ def _plain_names() -> dict[tuple[str, str], Any]:
     }
     for kind in (dict, list, tuple, set, frozenset, int, float, complex, str, bool):
         names["builtins", kind.__name__] = kind
-    names["builtins", "long"], names["builtins", "unicode"] = int, str  # as protocol 2 spells them
+    names["builtins", "long"], names["builtins", "unicode"] = int, str  # their names in protocol 2
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         names[module, "scalar"] = _numpy_scalar
         names[module, "_reconstruct"] = _numpy_reconstruct
@@ -134,7 +134,7 @@ _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Resolves a name to an admitted function, to an inert stand-in, or not at all."""
+    """Resolves a name to an allowed function or to an inert `Foreign` class, and refuses all other names."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         module_name = _PYTHON_2.get(module_name, module_name)
@@ -147,7 +147,7 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 
 def _pickle_module() -> ModuleType:
-    """A module with the names ``torch.load`` looks for, all of them restricted."""
+    """A replacement of the pickle module for ``torch.load``, with restricted functions only."""
     module = ModuleType("restricted_pickle")
 
     def load(file: Any, **options: Any) -> Any:
@@ -159,19 +159,19 @@ def _pickle_module() -> ModuleType:
 
 
 def load_pickled(path: Path) -> Any:
-    """The content of a ``torch.save`` file, tensors on the CPU, with nothing in it executed.
+    """The content of a ``torch.save`` file, tensors on the CPU, without executing code from it.
 
-    ``torch.load`` in its weights-only mode comes first; files that mention framework classes are read by
-    :class:`RestrictedUnpickler`.
+    ``torch.load`` with ``weights_only`` is tried first; :class:`RestrictedUnpickler` reads files that refer to
+    framework classes.
 
     Raises:
-        UserError: when the file is not such a file, is cut short, or asks for a name that is not admitted.
+        UserError: when the file has another format, is truncated, or refers to a name that is not allowed.
     """
     _check_container(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        pass  # the restricted reader below admits more, and gives the message when it cannot read the file either
+        pass  # the restricted reader below accepts more files and reports the error for the others
     try:
         return torch.load(path, map_location="cpu", pickle_module=_pickle_module(), weights_only=False)
     except UserError as error:
@@ -182,7 +182,7 @@ def load_pickled(path: Path) -> Any:
 
 
 def _check_container(path: Path) -> None:
-    """Refuse what ``torch.load`` would treat as something other than data, or what unpacks without measure."""
+    """Raise UserError for files that ``torch.load`` would not read as data, or that unpack to excessive size."""
     size = path.stat().st_size
     if size == 0:
         raise UserError(f"checkpoint '{path}' is empty; copy or download it again")

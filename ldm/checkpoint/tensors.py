@@ -1,4 +1,4 @@
-"""The tensors of a state dict as other programs leave them: arrays, names of wrappers, integers, values not finite."""
+"""Normalisation and checks of state dicts from other programs: arrays, wrapper prefixes, integers, finite values."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ldm.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-#: Names that torch.compile, FSDP, activation checkpointing and DeepSpeed put in front of a module's own, at any depth.
+#: Name prefixes that torch.compile, FSDP, activation checkpointing and DeepSpeed add to modules at any depth.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _WRAPPER = re.compile(rf"(^|\.)(?:{'|'.join(WRAPPERS)})\.")
 _WRAPPER_WITHOUT_DOTS = re.compile("|".join(WRAPPERS))
 
-#: DataParallel and DDP: the whole model is wrapped, or one of its parts is.
+#: Prefix of DataParallel and DDP, which wrap the whole model or one of its parts.
 PARALLEL = "module."
 PARTS = ("", "model.", "first_stage_model.", "cond_stage_model.")
 
-#: Ends of names under which every network keeps real numbers.
+#: Name suffixes of tensors that contain real numbers in every network.
 REAL_ENDS = ("weight", "bias", ".lora_A", ".lora_B")
 
 
 def as_tensors(state: Mapping[str, Any], source: object) -> dict[str, Any]:
-    """The state dict with numpy arrays as tensors, and with the names that a model has without wrappers around it.
+    """The state dict with numpy arrays converted to tensors and wrapper prefixes removed from the names.
 
-    Raises UserError for arrays that hold no numbers, for weights that are integers, and for names that meet without
-    their wrappers.
+    Raises UserError for arrays that are not numeric, for integer weights, and for names that coincide without their
+    prefixes.
     """
     tensors = {key: _as_tensor(value, key, source) for key, value in state.items()}
     refuse_integers(tensors, source)
@@ -41,9 +41,9 @@ def as_tensors(state: Mapping[str, Any], source: object) -> dict[str, Any]:
 
 
 def without_wrappers(state: Mapping[str, Any], source: object) -> dict[str, Any]:
-    """The state dict under the names of the model itself, not of what DDP, torch.compile and the like wrap around it.
+    """The state dict under the names of the unwrapped model, without the prefixes of DDP, torch.compile and others.
 
-    Raises UserError when two names become one.
+    Raises UserError when two names coincide.
     """
     names = {key: _unwrapped(key) for key in state}
     for part in PARTS:
@@ -66,9 +66,9 @@ def without_wrappers(state: Mapping[str, Any], source: object) -> dict[str, Any]
 
 
 def refuse_integers(state: Mapping[str, Any], source: object) -> None:
-    """Raise UserError for weights that are integers, as in a quantised or damaged file: cast, most of them would be 0.
+    """Raise UserError for integer weights, as in a quantised or damaged file; weights cast to integers are mostly 0.
 
-    Counters and tables of indices may be integers.
+    Counters and index tables may be integers.
     """
     for key, value in state.items():
         if isinstance(value, Tensor) and key.endswith(REAL_ENDS) and not _real(value):
@@ -79,7 +79,7 @@ def refuse_integers(state: Mapping[str, Any], source: object) -> None:
 
 
 def require_finite(state: Mapping[str, Any], source: object) -> None:
-    """Raise UserError, naming the first and how many, when tensors hold NaN or infinite values."""
+    """Raise UserError when tensors contain NaN or infinite values; the message names the first and their number."""
     bad = [key for key, value in state.items() if isinstance(value, Tensor) and not _finite(value)]
     if bad:
         raise UserError(
@@ -89,18 +89,18 @@ def require_finite(state: Mapping[str, Any], source: object) -> None:
 
 
 def same_kind(theirs: Tensor, ours: Tensor) -> bool:
-    """Whether a stored tensor can stand for one of the model: real numbers for real ones, whole ones for whole ones."""
-    if theirs.is_meta or theirs.layout != torch.strided:
+    """Whether a stored tensor can replace one of the model: real values for real ones, integers for integers."""
+    if theirs.is_meta > ours.is_meta or theirs.layout != torch.strided:  # a meta tensor has no values to load
         return False
     if _real(ours):
         return _real(theirs)
-    if _real(theirs):  # a file that was cast as a whole has its counters cast, too
+    if _real(theirs):  # casting a whole file also casts its counters
         return bool((theirs == theirs.round()).all())
     return not theirs.is_complex() and not theirs.is_quantized
 
 
 def is_rounded(value: Tensor) -> bool:
-    """Whether a tensor of real numbers is in less than single precision."""
+    """Whether a tensor of real numbers has less than single precision."""
     return _real(value) and torch.finfo(value.dtype).bits < 32
 
 
@@ -130,7 +130,7 @@ def _as_tensor(value: Any, key: object, source: object) -> Any:
 
 
 def _unwrapped(key: str) -> str:
-    if key.startswith(PREFIX):  # averages have the dotless names of their parameters
+    if key.startswith(PREFIX):  # EMA names are parameter names without dots
         return PREFIX + _WRAPPER_WITHOUT_DOTS.sub("", key.removeprefix(PREFIX))
     while (shorter := _WRAPPER.sub(r"\1", key)) != key:
         key = shorter

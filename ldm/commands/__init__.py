@@ -1,1 +1,1 @@
-"""The `dp-ldm` command line: one module a command, each of which parses its arguments and calls the library once."""
+"""The `dp-ldm` command line: one module per command. It parses the arguments and calls the library once."""

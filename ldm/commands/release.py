@@ -20,13 +20,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--curator", default="", help="who answers for the data")
     add("--contact", default="", help="how to reach the curator")
     add("--intended-use", default="", help="what the model and its images are for")
-    add("--class-names", nargs="*", default=[], metavar="NAME", help="public names of the classes, by label")
+    add(
+        "--class-names",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="public names, by label; those of the YAML without it",
+    )
     add("--tuning", default="", help="what was tried, and on which data")
     add("--licence", default="", help="licence of the weights")
     add("--audit", default="", help="result of an audit, in a sentence")
     add("--date", default=datetime.date.today().isoformat(), help="date of the release")
     args = parser.parse_args(argv)
 
+    from ldm.reports.model_files import run_class_names
     from ldm.reports.release import release_run
     from ldm.reports.release_facts import ReleaseFacts
 
@@ -35,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         curator=args.curator,
         contact=args.contact,
         intended_use=args.intended_use,
-        class_names=tuple(args.class_names),
+        class_names=tuple(args.class_names) or run_class_names(args.run),
         tuning=args.tuning,
         licence=args.licence,
         date=args.date,

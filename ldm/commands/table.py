@@ -9,15 +9,21 @@ from collections.abc import Sequence
 from ldm.cli import run
 from ldm.errors import UserError, nearest
 
-#: Command to the one line that the list shows. The module of a command has its name.
+#: The command's name, which is also its module's, and its line in the list.
 COMMANDS = {
+    "new": "look at a folder of images and write the YAML that trains on it privately",
+    "train": "train from YAML files, privately where they say so",
+    "sample": "draw images from a release folder, a run, or a YAML file and a checkpoint",
+    "evaluate": "measure generated images against real ones",
     "release": "write a finished private run as a folder that can be handed over",
+    "budget": "what a privacy budget buys, before training",
+    "export": "samples or a model in the form of another program (npz, Parquet, hub, PEFT)",
     "verify": "check a release folder: checksums, epsilon, plan, weights, documents",
 }
 
 
 def usage() -> str:
-    """What ``dp-ldm`` and ``dp-ldm --help`` print."""
+    """The text that ``dp-ldm`` and ``dp-ldm --help`` print."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {line}" for name, line in COMMANDS.items()]
     return "\n".join(
@@ -26,7 +32,7 @@ def usage() -> str:
 
 
 def dispatch(words: Sequence[str]) -> None:
-    """Run the command that the first word names with the other words. Raises UserError for an unknown command."""
+    """Run the command named by the first word with the rest as arguments. Raises UserError for an unknown command."""
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return

@@ -10,7 +10,7 @@ from ldm.cli import ArgumentParser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, print one line a check and the verdict."""
+    """Parse the command line, print one line per check and the verdict."""
     parser = ArgumentParser(prog="dp-ldm verify", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="what dp-ldm release has written")
     args = parser.parse_args(argv)

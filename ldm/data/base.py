@@ -1,4 +1,4 @@
-"""What every record data set shares: items, sizes, channels, data roots and fingerprints."""
+"""Base classes and helpers of the record data sets: items, sizes, channels, data roots and fingerprints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ldm.samples.framing import FRAMINGS, INTERPOLATIONS, to_size
 
 DATA_ROOT_VARIABLE = "LDM_DATA_ROOT"
 DIGEST_THREADS = 4
-SYSTEM_DATA_DIRS = "/usr/local/share:/usr/share"  # what the XDG base directory specification gives as default
+SYSTEM_DATA_DIRS = "/usr/local/share:/usr/share"  # the default of the XDG base directory specification
 
 
 def cache_home() -> Path:
@@ -30,10 +30,10 @@ def cache_home() -> Path:
 
 
 def to_path(value: str | os.PathLike | int, option: str = "path") -> Path:
-    """Return a path that a config or a command line gives, with ``~`` and ``$VARIABLES`` filled in.
+    """Return a path from a configuration or a command line, with ``~`` and ``$VARIABLES`` expanded.
 
-    A folder called 2024 arrives as a number, since YAML and ``key:value`` words read it as one.
-    Raises UserError for a number that is spelled in another way than it is written, and for what is no path.
+    A folder called 2024 arrives as an int, because YAML and ``key:value`` arguments parse it as a number.
+    Raises UserError for a value that is not a path; a number is a path only if a file or folder of that name exists.
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and Path(str(value)).exists():
         value = str(value)
@@ -43,7 +43,7 @@ def to_path(value: str | os.PathLike | int, option: str = "path") -> Path:
 
 
 def whole_number(name: str, option: str, value: object, least: int = 0) -> int:
-    """Return an option of data set ``name`` as an int of at least ``least``; True, 1.0 and "1" are no whole numbers."""
+    """Return an option of data set ``name`` as an int of at least ``least``; True, 1.0 and "1" are refused."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise UserError(f"{name}: {option}={value!r}; give a whole number from {least}")
     return int(value)
@@ -60,7 +60,7 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
 def root_or_datadir(
     name: str, root: str | os.PathLike | None, datadir: str | os.PathLike | None
 ) -> str | os.PathLike | None:
-    """Return ``root``, or ``datadir`` (the older spelling; a relative one lies in the working or the cache folder)."""
+    """Return ``root``, or ``datadir`` (the older name; a relative one is below the working or the cache folder)."""
     if root is not None and datadir is not None and to_path(root, "root") != to_path(datadir, "datadir"):
         raise UserError(f"{name}: root={str(root)!r} and datadir={str(datadir)!r} disagree; give root only")
     if root is not None or datadir is None:
@@ -70,7 +70,7 @@ def root_or_datadir(
 
 
 def system_data_dirs() -> list[Path]:
-    """Return the folders in which the operating system's packages put shared data."""
+    """Return the folders in which operating system packages install shared data."""
     return [Path(entry) for entry in (os.environ.get("XDG_DATA_DIRS") or SYSTEM_DATA_DIRS).split(":") if entry]
 
 
@@ -88,10 +88,10 @@ def digest(*parts: object) -> str:
 
 
 def content_digests(paths: Iterable[Path]) -> list[str]:
-    """Return the SHA-256 of each file's bytes, in order; several files are read at once, with a progress bar.
+    """Return the SHA-256 of each file's bytes, in order; several files are read in parallel, with a progress bar.
 
-    Names, sizes and times do not tell contents apart: a copied folder has those of its origin. Every byte is read
-    each time, so that two contents never share a cache.
+    Names, sizes and modification times are not enough, because a copied folder keeps those of the original. Every byte
+    is read on each call, so that two folders with different contents never share a cache.
     """
     paths = list(paths)
     with ThreadPoolExecutor(DIGEST_THREADS) as pool:
@@ -100,7 +100,7 @@ def content_digests(paths: Iterable[Path]) -> list[str]:
 
 
 class RecordOptions(TypedDict, total=False):
-    """Options that every data set hands on to `RecordDataset`, which explains them."""
+    """Options that every data set passes to `RecordDataset`; documented there."""
 
     channels: int | None
     framing: str | None
@@ -112,8 +112,8 @@ class RecordDataset(Dataset):
     """Base of the data sets: one item is one person's record.
 
     A subclass implements ``__len__``, ``label(index) -> int``, ``pixels(index) -> uint8 (H, W) or (H, W, 3)`` and
-    ``source_digest() -> str``; sizes, channels, flips and the item's form are handled here. A set whose items carry
-    something else than a class overrides ``annotations`` (and ``labels``, with None when there are no classes).
+    ``source_digest() -> str``; this class handles size, channels, flips and the form of the items. A data set with
+    annotations other than a class overrides ``annotations`` (and ``labels``, which returns None without classes).
 
     Args:
         size: side of the square image in pixels; None is the set's ``default_size`` (None again: as stored).
@@ -126,11 +126,11 @@ class RecordDataset(Dataset):
         config: mapping with the key ``size``, the older way of passing it.
 
     Attributes:
-        class_names: names of the labels 0, 1, ..., where the files give them. is_evaluation: images to measure on,
-            which must be the same each time.
+        class_names: names of the labels 0, 1, ..., where the files give them. is_evaluation: True for a data set used
+            in evaluation; its items must not change between reads.
 
     Raises:
-        UserError: on a value outside these.
+        UserError: for an invalid option.
     """
 
     num_classes: int | None = None
@@ -193,20 +193,20 @@ class RecordDataset(Dataset):
 
     @property
     def deterministic(self) -> bool:
-        """True when item ``index`` is always the same (no random augmentation)."""
+        """True when the items do not change between reads (no random augmentation)."""
         return self.flip_p == 0.0
 
     def annotations(self, index: int) -> dict:
-        """Return what item ``index`` holds beside its image; the latent cache reads captions by it."""
+        """Return the fields of item ``index`` other than its image; the latent cache reads captions with it."""
         return {"class_label": int(self.label(index))}
 
     @property
     def labels(self) -> np.ndarray | None:
-        """All labels, int64 (N,), without decoding an image where the subclass can tell; None without classes."""
+        """All labels, int64 (N,), without decoding images where the subclass allows it; None without classes."""
         return np.fromiter((self.label(i) for i in range(len(self))), dtype=np.int64, count=len(self))
 
     def fingerprint(self) -> str:
-        """Return a stable digest of what the items are: stored records, order, size, channels, framing and flips."""
+        """Return a stable digest of the stored records, their order, size, channels, framing and flips."""
         if self._fingerprint is None:
             shape = (self.size, self.channels, self.framing, INTERPOLATIONS[self.interpolation].name, self.flip_p)
             self._fingerprint = digest(type(self).__name__, len(self), shape, self.source_digest())
@@ -227,13 +227,13 @@ class RecordDataset(Dataset):
 
 
 class ArrayDataset(RecordDataset):
-    """A record data set that lies in memory.
+    """A record data set held in memory.
 
     Args:
         images: uint8 (N, H, W) or (N, H, W, 3).
         labels: integers (N,).
-        source: name of the files the records come from, and ``rows`` (N,) their positions in it; used to notice
-            records that are in two sets at once.
+        source: name of the files the records come from, and ``rows`` (N,) their positions in it; used to detect
+            records that two data sets share.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ def size_from_config(size: int | None, config: Mapping | None, name: str) -> int
 
 
 def check_choice(name: str, option: str, value: object, known: Iterable[str]) -> None:
-    """Raise UserError when an option of data set ``name`` has none of its known values."""
+    """Raise UserError when an option of data set ``name`` is not one of its known values."""
     known = list(known)
     if value not in known:
         raise UserError(f"{name}: {option}={value!r}{nearest(str(value), known)}; one of {', '.join(known)}")
@@ -306,12 +306,12 @@ def to_item(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def stratified_split(labels: np.ndarray, held_out: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Split positions 0..N-1 into (kept, held out), sorted, with the classes' shares kept; the same for ever.
+    """Deterministic stratified split of the positions 0..N-1 into (kept, held out), both sorted.
 
     Args:
         labels: integers (N,).
         held_out: number of positions in the second part, 0 to N.
-        seed: chooses the split; it is a public constant.
+        seed: public constant that selects the split.
     """
     labels = np.asarray(labels)
     if not 0 <= held_out <= len(labels):
@@ -322,7 +322,7 @@ def stratified_split(labels: np.ndarray, held_out: int, seed: int = 0) -> tuple[
     rank = np.empty(len(labels))
     for value in np.unique(labels):
         members = np.flatnonzero(labels == value)
-        # Ranks of a class are spread evenly over [0, 1): any prefix of the common order is stratified.
+        # Spread the ranks of each class evenly over [0, 1), so that every prefix of the common order is stratified.
         rank[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
     order = np.argsort(rank, kind="stable")
     return np.sort(order[held_out:]), np.sort(order[:held_out])
@@ -338,9 +338,9 @@ def find_files(names: Sequence[Sequence[str]], folders: Iterable[Path]) -> list[
 
 
 class Txt2ImgIterableBaseDataset(IterableDataset):
-    """Base of data sets that are chained from a stream of (text, image) pairs, as the lineage has it.
+    """Base of iterable data sets of (text, image) pairs, as in the original latent diffusion code.
 
-    A subclass implements ``__iter__``; ``num_records`` is what ``len`` says, ``valid_ids`` the ids to draw from.
+    A subclass implements ``__iter__``; ``len`` returns ``num_records``, and ``valid_ids`` are the ids to draw from.
     """
 
     def __init__(self, num_records: int = 0, valid_ids: Sequence[int] | None = None, size: int = 256):

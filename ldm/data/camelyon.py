@@ -19,7 +19,7 @@ from ldm.data.splits import HOW_TO_DOWNLOAD
 from ldm.errors import UserError
 
 SPLITS = ("train", "id_val", "val", "test")
-HELD_OUT_HOSPITALS = {1: "val", 2: "test"}  # the table itself tells train from id_val only
+HELD_OUT_HOSPITALS = {1: "val", 2: "test"}  # the table's own split column only separates train and id_val
 COLUMNS = ("patient", "node", "x_coord", "y_coord", "tumor", "center", "split")
 FOLDERS = ("", "camelyon17_v1.0", "camelyon17/camelyon17_v1.0", "camelyon17", "Camelyon17")
 
@@ -28,19 +28,20 @@ class CamelyonTrain(FileDataset):
     """The 302,436 training patches of Camelyon17-WILDS: the middle 32x32 pixels, class 1 where they show tumour.
 
     Args:
-        size: side of the middle that is cut out, in pixels, at most 96; the labels speak of the middle 32.
+        size: side of the centre crop in pixels, at most 96; the labels describe the central 32x32 pixels.
         flip_p, options: see `ldm.data.base.RecordDataset`; framing "resize" scales
             the whole patch instead.
         root: folder with metadata.csv and patches, or a parent of it; default ``$LDM_DATA_ROOT`` or the user's
             cache folder.
         split: "train" and "id_val" (33,560) from three hospitals, "val" (34,904) from a fourth, "test" (85,054) from
             a fifth.
-        download: fetch missing files (10 GB) by the wilds package.
+        download: fetch missing files (10 GB) with the wilds package.
 
     Raises:
-        UserError: on a value outside these, and when the files are not there.
+        UserError: for an invalid option, and when the files are missing.
     """
 
+    FIXED_OPTIONS = ("folder", "files", "labels")  # set by this class
     num_classes = 2
     default_split = "train"
     default_size = 32
@@ -67,7 +68,7 @@ class CamelyonTrain(FileDataset):
 
 
 class CamelyonVal(CamelyonTrain):
-    """The 85,054 test patches, from a hospital that no training patch is from; arguments as in `CamelyonTrain`."""
+    """The 85,054 test patches, from a hospital without training patches; arguments as in `CamelyonTrain`."""
 
     default_split = "test"
 
@@ -89,13 +90,13 @@ def find(name: str, root: str | os.PathLike | None, download: bool) -> Path:
 
 
 def located(base: Path) -> Path | None:
-    """Return the first folder below ``base`` that has both parts of the set."""
+    """Return the first folder below ``base`` that has metadata.csv and patches, or None."""
     folders = (base / inner for inner in FOLDERS)
     return next((each for each in folders if (each / "metadata.csv").is_file() and (each / "patches").is_dir()), None)
 
 
 def fetch(name: str, folder: Path) -> None:
-    """Download the set below ``folder`` by the wilds package."""
+    """Download the data set below ``folder`` with the wilds package."""
     try:
         from wilds import get_dataset
     except ImportError:
@@ -107,7 +108,7 @@ def fetch(name: str, folder: Path) -> None:
 
 
 def read_metadata(path: Path, split: str) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return (files below the folder, labels int64 (N,), rows of the table int64 (N,)) of one split."""
+    """Return (relative paths, labels int64 (N,), table rows int64 (N,)) of one split."""
     files, labels, rows = [], [], []
     with path.open(newline="") as stream:
         table = csv.DictReader(stream)
@@ -127,6 +128,6 @@ def read_metadata(path: Path, split: str) -> tuple[list[str], np.ndarray, np.nda
 
 
 def patch_file(row: Mapping[str, str]) -> str:
-    """Return where the patch of a table row lies; the patient's number keeps its leading zeros."""
+    """Return the relative path of a table row's patch; the patient number keeps its leading zeros."""
     slide = f"patient_{row['patient']}_node_{row['node']}"
     return f"patches/{slide}/patch_{slide}_x_{row['x_coord']}_y_{row['y_coord']}.png"

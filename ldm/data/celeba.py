@@ -15,9 +15,9 @@ from ldm.data.splits import HOW_TO_DOWNLOAD
 from ldm.errors import UserError
 
 PARTS = {"train": 0, "validation": 1, "valid": 1, "test": 2, "all": None}
-ORIGINALS = ("CelebA_Train/celeba", "CelebA_Val/celeba", "CelebA_Validation/celeba")  # as the lineage downloaded it
+ORIGINALS = ("CelebA_Train/celeba", "CelebA_Val/celeba", "CelebA_Validation/celeba")  # the original code's folders
 FOLDERS = ("", "celeba", "CelebA/celeba", "CelebA", *ORIGINALS)
-IMAGES = ("img_align_celeba", "img_align_celeba/img_align_celeba")  # the second as Kaggle packs it
+IMAGES = ("img_align_celeba", "img_align_celeba/img_align_celeba")  # the second is the layout of Kaggle's archive
 PARTITION = ("list_eval_partition.txt", "list_eval_partition.csv")
 ATTRIBUTES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
 
@@ -26,7 +26,7 @@ class CelebATrain(AttributedFiles):
     """The 162,770 training faces of CelebA, without labels unless asked for.
 
     Args:
-        size: the shorter side becomes ``size`` (bilinear) and the middle is cut out, as torchvision does it.
+        size: the shorter side is resized to ``size`` (bilinear), then the centre is cropped, as in torchvision.
         flip_p, options: see `ldm.data.base.RecordDataset`.
         root: folder with img_align_celeba and list_eval_partition.txt, or a parent of it; default
             ``$LDM_DATA_ROOT`` or the user's cache folder.
@@ -34,12 +34,13 @@ class CelebATrain(AttributedFiles):
         target_type: None (images only), "attr" (``attr``: 0 or 1 for each of the 40) or "class" (``class_label``
             made of ``class_attrs``), see `ldm.data.celeba_attributes.AttributedFiles`.
         class_attrs: such as [Male], which gives the classes 0 and 1.
-        download: fetch missing files by torchvision (Google Drive, whose quota is often used up).
+        download: fetch missing files with torchvision (from Google Drive, whose quota is often exhausted).
 
     Raises:
-        UserError: on a value outside these, and when the files are not there.
+        UserError: for an invalid option, and when the files are missing.
     """
 
+    FIXED_OPTIONS = ("folder", "files", "labels", "attributes", "captions")  # set by this class
     default_split = "train"
     default_interpolation = "bilinear"
 
@@ -109,7 +110,7 @@ def find(name: str, root: str | os.PathLike | None, download: bool) -> tuple[Pat
 
 
 def located(base: Path) -> tuple[Path | None, Path | None]:
-    """Return the folders of the lists and of the images below ``base``, None for what is not there."""
+    """Return the folders of the lists and of the images below ``base``; None for a missing one."""
     lists = next((base / inner for inner in FOLDERS if first(base / inner, PARTITION) is not None), None)
     if lists is None:
         return None, None
@@ -117,7 +118,7 @@ def located(base: Path) -> tuple[Path | None, Path | None]:
 
 
 def missing(name: str, folder: Path, what: str) -> NoReturn:
-    """Raise the UserError that says what is missing, where to put it and how to get it."""
+    """Raise a UserError that names the missing files, their expected folder and where to get them."""
     raise UserError(
         f"{name}: no {what} in {folder} or its CelebA folder; unpack the aligned images and lists of the CelebA site "
         f"there, or pass download=true (needs `pip install gdown`), then set root (or {DATA_ROOT_VARIABLE}) to it. "
@@ -126,12 +127,12 @@ def missing(name: str, folder: Path, what: str) -> NoReturn:
 
 
 def fetch(name: str, base: Path) -> None:
-    """Download CelebA into ``base/CelebA/celeba`` by torchvision."""
+    """Download CelebA into ``base/CelebA/celeba`` with torchvision."""
     import torchvision.datasets
 
     try:
         torchvision.datasets.CelebA(str(base / "CelebA"), target_type=[], download=True)
-    except Exception as error:  # gdown has exceptions of its own
+    except Exception as error:  # gdown raises its own exception types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{name}: download failed ({reason}); Google Drive often refuses, so fetch the files by hand and set root"
@@ -139,7 +140,7 @@ def fetch(name: str, base: Path) -> None:
 
 
 def first(folder: Path, names: Sequence[str]) -> Path | None:
-    """Return the first of several file names that a folder has."""
+    """Return the path of the first name that exists in a folder, or None."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
@@ -159,7 +160,7 @@ def partition(lists: Path, part: int | None) -> list[str]:
 
 
 def number_of(file: str) -> int:
-    """Return the number in an image's name, 1 for 000001.jpg."""
+    """Return the number in an image's file name, 1 for 000001.jpg."""
     digits = "".join(c for c in file.rsplit(".", 1)[0] if c.isdigit())
     if not digits:
         raise UserError(f"CelebA: the image name {file!r} has no number; fetch the lists again")

@@ -1,4 +1,4 @@
-"""Attributes of faces: CelebA's list, and sets of image files with attributes, classes made of them, or captions."""
+"""CelebA's attribute list, and data sets of image files with attributes, classes made of attributes, or captions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIGNS = {"1": 1, "-1": 0, "0": 0}
 
 
 class AttributeTable:
-    """Which images have which attributes.
+    """Table of image attributes.
 
     Args:
         names: attributes (A,). files: names of the images (N,). values: 0 or 1, uint8 (N, A).
@@ -36,10 +36,10 @@ class AttributeTable:
 
     @classmethod
     def read(cls, path: Path) -> AttributeTable:
-        """Read ``list_attr_celeba.txt`` (a count, the names, then lines ``000001.jpg -1 1 ...``), or the same as .csv.
+        """Read ``list_attr_celeba.txt`` (a count, the names, then lines ``000001.jpg -1 1 ...``), or its .csv form.
 
         Raises:
-            UserError: when a line has other values, or another number of them than there are names.
+            UserError: when a line has invalid values, or their number differs from the number of names.
         """
         try:
             lines = path.read_text().replace(",", " ").splitlines()
@@ -66,7 +66,7 @@ class AttributeTable:
 
 
 class AttributedFiles(FileDataset):
-    """Image files whose items carry nothing else, all attributes, a class made of some, or a caption.
+    """Image files with, by ``target_type``: no annotation, all attributes, a class made of some, or a caption.
 
     Items: ``image`` and, by ``target_type``, ``attr`` (0 or 1, int64 (A,)), ``class_label`` (the sum of attr_j 2^j
     over ``class_attrs``, so that one attribute gives 0 or 1) or ``caption`` (the first line of the image's file).
@@ -122,7 +122,7 @@ class AttributedFiles(FileDataset):
 
 
 def check_targets(name: str, target_type: str | None, class_attrs: Sequence[str] | None) -> None:
-    """Raise UserError for options of data set ``name`` that do not go together."""
+    """Raise UserError for an incompatible combination of options of data set ``name``."""
     if target_type is not None:
         check_choice(name, "target_type", target_type, TARGET_TYPES)
     if target_type == "class" and not class_attrs:
@@ -144,7 +144,7 @@ def class_labels(name: str, known: Sequence[str], values: np.ndarray, class_attr
 
 
 def first_line(path: Path) -> str:
-    """Return the first line of a text file, without blanks around it."""
+    """Return the first line of a text file, without surrounding whitespace."""
     try:
         with path.open(encoding="utf-8") as stream:
             return stream.readline().strip()

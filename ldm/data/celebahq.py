@@ -1,8 +1,8 @@
 """CelebA-HQ: 30,000 photographs of faces as PNG files, with attributes or captions (Karras et al., 2018).
 
-The folder, as `scripts/extract_celeba_hq.py` makes it: ``images/img%08d.png``, ``train_filenames.pickle`` and
-``test_filenames.pickle`` (lists of numbers or names), ``image_list.txt`` (number, name, the image of CelebA it was
-made of), ``list_attr_celeba.txt``, and for captions ``celeba-caption/NUMBER.txt``.
+`scripts/extract_celeba_hq.py` creates the folder: ``images/img%08d.png``, ``train_filenames.pickle`` and
+``test_filenames.pickle`` (lists of numbers or names), ``image_list.txt`` (number, name, original CelebA image),
+``list_attr_celeba.txt``, and for captions ``celeba-caption/NUMBER.txt``.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ class CelebAHQ(AttributedFiles):
         split: "train", "test" (the numbers in the two pickles) or "all" (every image of the folder, sorted).
         target_type: None (images only), "attr" (``attr``: 0 or 1 for each attribute of the list), "class"
             (``class_label`` made of ``class_attrs``) or "caption" (``caption``: the first line of its file).
-        size: side of the image in pixels, 256 unless said otherwise.
+        size: side of the image in pixels; default 256.
         class_attrs: such as [Male], which gives the classes 0 and 1.
         flip_p, options: see `ldm.data.base.RecordDataset`.
 
     Raises:
-        UserError: on a value outside these, when files are not there, and when the attributes or captions there are
-            belong to other images.
+        UserError: for an invalid option, for missing files, and for attributes or captions that belong to other
+            images.
     """
 
+    FIXED_OPTIONS = ("folder", "files", "labels", "attributes", "captions")  # set by this class
     default_size = 256
 
     def __init__(
@@ -86,7 +87,7 @@ def image_name(number: int) -> str:
 
 
 def find(name: str, root: str | os.PathLike | None) -> Path:
-    """Return the folder of the set."""
+    """Return the folder of the data set."""
     base = data_root(root)
     for folder in (base / inner for inner in FOLDERS):
         if (folder / "images").is_dir():
@@ -98,7 +99,7 @@ def find(name: str, root: str | os.PathLike | None) -> Path:
 
 
 def number_of(entry: object) -> int:
-    """Return the image's number of an entry of a split list: 7, "7", "7.jpg" or "img00000007.png"."""
+    """Return the image number of an entry in a split list: 7, "7", "7.jpg" or "img00000007.png"."""
     match = re.fullmatch(r"(?:img)?(\d+)(?:\.(?:png|jpg))?", str(entry))
     if match is None or isinstance(entry, float):
         raise UserError(f"CelebAHQ: {entry!r} in a split list is neither a number nor an image's name")
@@ -106,7 +107,7 @@ def number_of(entry: object) -> int:
 
 
 def split_numbers(folder: Path, split: str) -> list[int]:
-    """Return the numbers of a split's images, in the order of its list ("all": ascending), all of them there."""
+    """Return the image numbers of a split in the order of its list ("all": ascending); every image must exist."""
     present = {entry for entry in os.listdir(folder / "images") if re.fullmatch(r"img\d{8}\.png", entry)}
     if split == "all":
         return sorted(number_of(entry) for entry in present)
@@ -129,9 +130,9 @@ def split_numbers(folder: Path, split: str) -> list[int]:
 
 
 def original_names(folder: Path) -> dict[int, str] | None:
-    """Return number -> name in CelebA ("119614.jpg"), or None when there is no such list or none is known.
+    """Return number -> name in CelebA ("119614.jpg"), or None when the list is missing or names no CelebA image.
 
-    The list that comes from an extraction maps every image to itself: its order is that of the upload.
+    A list written by the extraction maps every image to itself, because the Parquet files do not name the originals.
     """
     path = next((folder / name for name in IMAGE_LIST if (folder / name).is_file()), None)
     if path is None:
@@ -145,7 +146,7 @@ def original_names(folder: Path) -> dict[int, str] | None:
             raise UserError(f"{path}: {line!r} has no third column with the image of CelebA; fetch the list again")
         number = int(words[0])
         own &= words[2] == words[0]
-        # a bare number counts from 0, names from 000001.jpg
+        # bare numbers count from 0, file names from 000001.jpg
         names[number] = f"{int(words[2]) + 1:06d}.jpg" if words[2].isdigit() else words[2]
     return None if own else names
 
@@ -157,7 +158,7 @@ def attributes_of(folder: Path, numbers: Sequence[int]) -> tuple[list[str], np.n
         raise UserError(f"CelebAHQ: no {ATTRIBUTES} in {folder}; type: {EXTRACT}, or put CelebA's list there")
     table = AttributeTable.read(path)
     own = [image_name(number) for number in numbers]
-    if any(name in table.row for name in own):  # a list of these very images
+    if any(name in table.row for name in own):  # the list names these images directly
         return table.names, table.of(own)
     names = original_names(folder)
     if names is None:
@@ -172,7 +173,7 @@ def attributes_of(folder: Path, numbers: Sequence[int]) -> tuple[list[str], np.n
 
 
 def captions_of(folder: Path, numbers: Iterable[int]) -> list[Path]:
-    """Return the caption files of images, all of them there."""
+    """Return the caption files of images; every file must exist."""
     captions = folder / "celeba-caption"
     if not captions.is_dir():
         raise UserError(

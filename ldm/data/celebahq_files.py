@@ -1,4 +1,4 @@
-"""Making the folder that `ldm.data.celebahq.CelebAHQ` reads out of Parquet files with images and labels."""
+"""Extract Parquet files with images and labels into the folder that `ldm.data.celebahq.CelebAHQ` reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ldm.files import write_atomic
 log = logging.getLogger(__name__)
 
 REPOSITORY = "korexyz/celeba-hq-256x256"
-EXPECTED = {"train": 28000, "test": 2000}  # of that repository
+EXPECTED = {"train": 28000, "test": 2000}  # images per split in that repository
 SIDE = 256
 SOURCE = "source.json"
 ATTRIBUTE = "Male"
@@ -39,20 +39,20 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def extract(files: Sequence[Path], root: Path, *, male: int | None = None, overwrite: bool = False) -> dict[str, int]:
-    """Write images, split lists and the labels that the files have; return the number of images a split.
+    """Write the images, split lists and labels of Parquet files; return the number of images of each split.
 
-    Files whose names begin with "train" are the train split, others the test split; images are numbered through in
-    the files' order. A second call goes on where the first stopped. The labels become a list of one attribute,
-    "Male", about these very images.
+    Files whose names begin with "train" form the train split, others the test split; images are numbered in the order
+    of the files. A second call resumes an interrupted one. The labels become an attribute list with one attribute,
+    "Male".
 
     Args:
         files: Parquet files with a column ``image`` (a struct with ``bytes``) and, for labels, ``label``.
         root: folder to write to.
-        male: the label that means a man; default what the files say of their classes, else 1.
-        overwrite: delete images and lists that came from other files.
+        male: label of the class "Male"; default from the class names in the files, else 1.
+        overwrite: delete images and lists extracted from other files.
 
     Raises:
-        UserError: when ``root`` has images from other files, and for rows that are not images.
+        UserError: when ``root`` has images extracted from other files, and for rows that are not images.
     """
     counts = [parquet_rows.row_count(path) for path in files]
     has_labels = all("label" in parquet_rows.column_names(path) for path in files)
@@ -81,7 +81,7 @@ def extract(files: Sequence[Path], root: Path, *, male: int | None = None, overw
 
 
 def _male_label(path: Path, male: int | None) -> int:
-    """Return which label means a man."""
+    """Return the label of the class "Male"."""
     names = [name.lower() for name in parquet_rows.class_names(path, "label") or ()]
     if male is None and names and "male" not in names:
         raise UserError(f"the classes in {path} are {names}, none is 'male'; say which label is by --male LABEL")
@@ -100,7 +100,7 @@ def _is_male(label: Any, male: int, path: Path) -> int:
 
 
 def _begin(root: Path, files: Sequence[Path], counts: Sequence[int], overwrite: bool) -> None:
-    """Make the folder, and note which files its images come from."""
+    """Create the folder, and record the Parquet files that its images come from."""
     images, note = root / "images", root / SOURCE
     contents = content_digests(files)
     source = [[path.name, digest, count] for path, digest, count in zip(files, contents, counts, strict=True)]
@@ -132,7 +132,7 @@ def _image_bytes(row: Mapping[str, Any], path: Path, number: int) -> bytes:
 
 
 def _write_image(target: Path, data: bytes) -> None:
-    """Write encoded bytes as a PNG file: as they are when they are one, else encoded anew. A whole file is kept."""
+    """Write an encoded image as a PNG file; PNG bytes are not re-encoded, and a complete file is kept."""
     is_png = data.startswith(b"\x89PNG\r\n\x1a\n")
     if target.is_file() and (target.read_bytes() == data if is_png else target.stat().st_size > 0):
         return
@@ -155,7 +155,7 @@ def _write_lists(root: Path, splits: Mapping[str, Sequence[int]]) -> None:
     for name, numbers in splits.items():
         _write(root / f"{name}_filenames.pickle", pickle.dumps(list(numbers)))
     everything = sorted(number for numbers in splits.values() for number in numbers)
-    # the third column maps an image to itself: which image of CelebA it was made of is not known
+    # the third column maps each image to itself, because the original CelebA image is unknown
     lines = ["idx celebA_idx split", *(f"{number} {image_name(number)} {number}" for number in everything)]
     _write(root / "image_list.txt", ("\n".join(lines) + "\n").encode())
 
@@ -173,7 +173,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _verified(root: Path, splits: Mapping[str, Sequence[int]], counts: Sequence[int]) -> dict[str, int]:
-    """Compare images on disk, rows and lists; return the number of images a split."""
+    """Check the images on disk against rows and lists; return the number of images of each split."""
     present = {entry for entry in os.listdir(root / "images") if entry.endswith(".png") and not entry.startswith(".")}
     wanted = {image_name(number) for numbers in splits.values() for number in numbers}
     if len(wanted) != sum(counts) or present != wanted:

@@ -1,4 +1,4 @@
-"""CIFAR-10: 60,000 colour photographs of ten kinds of things, 32x32 (Krizhevsky, 2009)."""
+"""CIFAR-10: 60,000 colour photographs in ten classes, 32x32 (Krizhevsky, 2009)."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ class CIFAR10Train(CifarDataset):
 
 
 class CIFAR10Val(CIFAR10Train):
-    """The 10,000 test images of CIFAR10, to measure on.
+    """The 10,000 test images of CIFAR-10, for evaluation.
 
-    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
-    unless ``holdout`` says otherwise; to keep it out of training, give `CIFAR10Train` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) selects ``holdout`` (default 5,000) stratified records of the training
+    files instead; to exclude them from training, give `CIFAR10Train` the same ``holdout``.
     """
 
     default_split = "test"
 
 
 def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (images uint8 (N, 32, 32, 3), labels int64 (N,)) of one pickle, whose rows are three planes of pixels."""
+    """Return (images uint8 (N, 32, 32, 3), labels int64 (N,)) of one pickle; its rows are three colour planes."""
     batch = read_pickle(path)
     if not isinstance(batch, dict):
         raise UserError(f"{path} is not a CIFAR batch; fetch the file again")

@@ -1,4 +1,4 @@
-"""CIFAR-100: 60,000 colour photographs of a hundred kinds of things, 32x32 (Krizhevsky, 2009)."""
+"""CIFAR-100: 60,000 colour photographs in 100 classes, 32x32 (Krizhevsky, 2009)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class CIFAR100Train(CifarDataset):
     """The 50,000 training images of CIFAR-100 (less ``holdout``), 32x32.
 
     Args:
-        coarse: labels are the 20 groups of five classes instead of the 100 classes.
+        coarse: use the 20 superclasses as labels instead of the 100 classes.
         size, flip_p, options: see `ldm.data.splits.SplitDataset`.
     """
 
@@ -38,10 +38,10 @@ class CIFAR100Train(CifarDataset):
 
 
 class CIFAR100Val(CIFAR100Train):
-    """The 10,000 test images of CIFAR100, to measure on.
+    """The 10,000 test images of CIFAR-100, for evaluation.
 
-    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
-    unless ``holdout`` says otherwise; to keep it out of training, give `CIFAR100Train` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) selects ``holdout`` (default 5,000) stratified records of the training
+    files instead; to exclude them from training, give `CIFAR100Train` the same ``holdout``.
     """
 
     default_split = "test"

@@ -1,4 +1,4 @@
-"""Grey images of public drawings (emoji, clip art, icons) on a plain ground, labelled by what they are called."""
+"""Grey images of public drawings (emoji, clip art, icons) on a plain background, labelled by their names."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ COLOURED = ("emoji", "openclipart", "fluent-emoji", "fluent-emoji-flat", "fxemoj
 
 
 class DrawingsTrain(RenderedDataset):
-    """Images of public drawings, scaled, mirrored and turned at random; nothing private is read.
+    """Images of public drawings, scaled, mirrored and rotated at random; no private data is read.
 
     Args:
         count, size, flip_p, seed, channels, cache, config: as in `ldm.data.rendering.rendered.RenderedDataset`.
         sets: names of drawing sets (`ldm.data.rendering.drawing_files.shelf_names`).
-        words: a list of regular expressions a class; a drawing whose name matches one of them belongs to it (the
-            first such class). None: every drawing, all with label 0.
-        dark_ground: share of images on a black ground; the others lie on some other grey.
+        words: one list of regular expressions per class; a drawing belongs to the first class with an expression that
+            matches its name. None: every drawing, all with label 0.
+        dark_ground: share of images with a black background; the others have a grey one.
         root: folder with the drawings; default ``$LDM_DATA_ROOT`` or the user's cache folder.
 
     Raises:
-        UserError: on arguments outside these, or when a class has no drawing.
+        UserError: for an invalid argument, or when a class has no drawing.
     """
 
     kind = "drawings"
@@ -96,19 +96,19 @@ class DrawingsTrain(RenderedDataset):
         return np.concatenate(images), np.concatenate(classes)
 
     def _in_split(self, shelf: Shelf) -> np.ndarray:
-        """Return which drawings (N,) belong to this split: by a digest of the name, one in ten is held out."""
+        """Return a mask (N,) of the drawings in this split; a digest of the name holds out one in ten."""
         held = np.array([int(digest(name.split("/")[-1])[:6], 16) % 10 == 0 for name in shelf.names], dtype=bool)
         return held if self.stream == 1 else ~held
 
 
 class DrawingsVal(DrawingsTrain):
-    """Images of the drawings that `DrawingsTrain` leaves out (one name in ten); arguments as there."""
+    """Images of the drawings that `DrawingsTrain` holds out (one name in ten); same arguments."""
 
     stream = 1
 
 
 def classes_of(shelf: Shelf, words: Sequence[Sequence[str]] | None) -> np.ndarray:
-    """Return the class (N,) of each drawing by its name: the first whose words match, -1 for none; 0 without words."""
+    """Return the class (N,) of each drawing: the first whose words match its name, -1 for none; 0 without words."""
     labels = np.full(len(shelf.names), -1 if words else 0, dtype=np.int64)
     for kind, expressions in reversed(list(enumerate(words or ()))):
         found = re.compile("|".join(f"(?:{expression})" for expression in expressions))
@@ -117,7 +117,7 @@ def classes_of(shelf: Shelf, words: Sequence[Sequence[str]] | None) -> np.ndarra
 
 
 def placed(drawing: np.ndarray, size: int, dark_ground: float, random: np.random.Generator) -> np.ndarray:
-    """Return a drawing uint8 (S, S, 2) on a plain ground, uint8 (size, size): scaled, mirrored, turned, toned."""
+    """Return a drawing uint8 (S, S, 2) at random scale, angle and tone on a plain background, uint8 (size, size)."""
     u = random.random(10)
     frame = size * 7 // 8 if size % 8 == 0 else size
     side = max(8, round(frame * (1.0 - 0.35 * u[0] ** 2)))
@@ -133,7 +133,7 @@ def placed(drawing: np.ndarray, size: int, dark_ground: float, random: np.random
         value, cover = value[:, ::-1], cover[:, ::-1]
     inked = cover > 0.5
     low, high = np.percentile(value[inked], (2, 98)) if inked.any() else (0.0, 1.0)
-    if high - low < 0.15:  # a silhouette: give it a tone of its own
+    if high - low < 0.15:  # a silhouette needs its own tone to be visible
         value = np.full_like(value, 0.25 + 0.75 * u[6])
     else:
         value = np.clip((value - low) / (high - low), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Random numbers for augmenting records, drawn for each record on its own."""
+"""Independent random numbers for the augmentation of each record."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 
 
 class RecordDraws:
-    """Uniform numbers that are a function of the process's seed, the record, and how often it has been read.
+    """Uniform numbers that depend on the process's seed, the record, and how often the record has been read.
 
-    Numbers dealt out by place in the batch would change for every later record when one record is added, and whoever
-    knows the training seed could tell. Here a record's augmentation does not depend on which other records are read,
-    so that one record still moves the clipped sum of gradients by its own contribution alone.
+    If the draws depended on a record's position in the batch, adding one record would change the augmentation of all
+    later ones, and the sensitivity bound C would no longer hold for an attacker who knows the training seed. Here a
+    record's augmentation is independent of the other records, so adding a record changes the clipped sum of gradients
+    only by its own contribution.
     """
 
     def __init__(self) -> None:
@@ -21,7 +22,7 @@ class RecordDraws:
 
     def uniform(self, record: int, count: int = 1) -> np.ndarray:
         """Return the next ``count`` numbers in [0, 1) of a record (N = ``count``), float64 (N,)."""
-        # in a loader's process the seed is that process's own, and new when the process is
+        # each loader process has its own seed, and a new process gets a new one
         key = [torch.initial_seed() % 2**64, record, self._reads[record]]
         self._reads[record] += 1
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).random(count)

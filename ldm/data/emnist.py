@@ -1,6 +1,6 @@
 """EMNIST: handwritten letters and digits in MNIST's format (Cohen et al., 2017).
 
-The raw files hold every image transposed (columns first). The images given here are upright unless ``upright``
+The raw files store every image transposed (columns first). These data sets return upright images unless ``upright``
 is False, which keeps the raw orientation for models that were trained on it.
 """
 
@@ -21,15 +21,16 @@ CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits"
 
 
 class EMNISTBase(IdxDataset):
-    """One of EMNIST's six arrangements.
+    """One of EMNIST's six splits of the characters, here called arrangements.
 
     Args:
         arrangement: "letters" (26 classes, labels 0-25: the raw files' 1-26 less one), "digits", "mnist",
             "balanced", "bymerge" or "byclass".
-        upright: turn the images the right way up.
+        upright: transpose the stored images to upright ones.
         split: "train", "validation" (``holdout`` stratified records of the train files) or "test"; the name of an
-            arrangement is taken too, as torchvision spells it (``split="letters"``).
-        datadir: another name of ``root``. train: torchvision's spelling of split="train" (true) or "test" (false).
+            arrangement is accepted too, as in torchvision (``split="letters"``).
+        datadir: another name of ``root``.
+        train: torchvision's form of split="train" (true) or "test" (false).
         size, flip_p, root, options: see `ldm.data.splits.SplitDataset`.
     """
 
@@ -90,10 +91,10 @@ class EMNISTTrain(EMNISTBase):
 
 
 class EMNISTVal(EMNISTBase):
-    """The 20,800 test letters of EMNIST, to measure on.
+    """The 20,800 test letters of EMNIST, for evaluation.
 
-    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,200 stratified records
-    unless ``holdout`` says otherwise; to keep it out of training, give `EMNISTTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) selects ``holdout`` (default 5,200) stratified records of the training
+    files instead; to exclude them from training, give `EMNISTTrain` the same ``holdout``.
     """
 
     default_split = "test"

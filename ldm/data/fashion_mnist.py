@@ -14,10 +14,10 @@ class FashionMNISTTrain(IdxDataset):
 
 
 class FashionMNISTVal(FashionMNISTTrain):
-    """The 10,000 test images of FashionMNIST, to measure on.
+    """The 10,000 test images of Fashion-MNIST, for evaluation.
 
-    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
-    unless ``holdout`` says otherwise; to keep it out of training, give `FashionMNISTTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) selects ``holdout`` (default 5,000) stratified records of the training
+    files instead; to exclude them from training, give `FashionMNISTTrain` the same ``holdout``.
     """
 
     default_split = "test"

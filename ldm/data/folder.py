@@ -1,4 +1,4 @@
-"""Images that lie in files: a folder of one's own, with a subfolder for each class or without classes."""
+"""Data sets of image files, and a folder of the user's images with one subfolder per class or without classes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Unpack
 import numpy as np
 
 from ldm.data.base import RecordDataset, RecordOptions, content_digests, digest, to_path
-from ldm.errors import UserError
+from ldm.errors import UserError, nearest
 from ldm.samples.image_files import all_problems, read_image
-from ldm.samples.image_folder import list_images, read_headers, require_one_size
+from ldm.samples.image_folder import ImageFolderListing, list_images, read_headers, require_one_size
 
 
 class FileDataset(RecordDataset):
-    """A record data set of image files; a new one finds the files and hands them over.
+    """A record data set of image files; a subclass finds the files and passes them to the constructor.
 
     Args:
-        folder: where ``files``, relative paths, begin. labels: classes (N,), or None: items have no ``class_label``.
+        folder: folder that the paths in ``files`` are relative to. labels: classes (N,), or None without classes.
         size, flip_p, options: see `ldm.data.base.RecordDataset`.
     """
 
@@ -69,21 +69,24 @@ class FileDataset(RecordDataset):
 
 
 class ImageFolder(FileDataset):
-    """The images below a folder: in subfolders, whose sorted names are the classes 0, 1, ..., or without classes.
+    """The images below a folder, without classes or in subfolders, whose sorted names are the classes 0, 1, ...
 
-    `ldm.samples.image_folder` says which files are records and which folders classes, `ldm.samples.image_files` how
-    they are decoded; evaluation and statistics read folders by the same rules.
+    `ldm.samples.image_folder` defines the records and classes of a folder, and `ldm.samples.image_files` decodes the
+    images; evaluation and statistics read folders by the same rules.
 
     Args:
         root: the folder.
         size, flip_p, options: see `ldm.data.base.RecordDataset`; without ``size`` all images must have one size.
+        class_names: the publicly declared classes, in the order of their labels. A subfolder outside the list is
+            refused, and a class without a subfolder has no images, so the set of classes never depends on the
+            private folder.
 
     Attributes:
         class_names: the subfolders' names, in the order of the labels; empty without classes.
 
     Raises:
         UserError: for a folder that is missing, has no images, or has images both beside and in subfolders; for
-            images of several sizes without ``size``; and for files that are no images, all of them in one list.
+            images of several sizes without ``size``; and for files that are not images, all listed in one message.
     """
 
     def __init__(
@@ -91,12 +94,29 @@ class ImageFolder(FileDataset):
         root: str | os.PathLike,
         size: int | None = None,
         flip_p: float = 0.0,
+        *,
+        class_names: Sequence[str] | None = None,
         **options: Unpack[RecordOptions],
     ):
         listing = list_images(to_path(root, "root"))
-        super().__init__(listing.folder, listing.files, listing.labels, size, flip_p, **options)
+        names = listing.class_names if class_names is None else [str(name) for name in class_names]
+        labels = listing.labels if class_names is None else _declared_labels(listing, names)
+        super().__init__(listing.folder, listing.files, labels, size, flip_p, **options)
         headers = read_headers(listing.paths)
         if self.size is None:
             require_one_size(listing.folder, headers, "give size=32 (or the size you need)")
-        self.class_names = listing.class_names
-        self.num_classes = len(listing.class_names) or None
+        self.class_names = names
+        self.num_classes = len(names) or None
+
+
+def _declared_labels(listing: ImageFolderListing, names: Sequence[str]) -> np.ndarray:
+    """The labels (N,) of a folder's files, the positions of their classes in ``names``. Raises UserError."""
+    if len(set(names)) != len(names):
+        raise UserError(f"class_names: {', '.join(names)}; a name stands there twice")
+    if listing.labels is None:
+        raise UserError(f"{listing.folder}: class_names are declared, but the images lie in no subfolders; sort them")
+    for name in listing.class_names:
+        if name not in names:
+            raise UserError(f"{listing.folder}: the subfolder {name!r} is not in class_names{nearest(name, names)}")
+    places = np.asarray([names.index(name) for name in listing.class_names], dtype=np.int64)
+    return places[listing.labels]

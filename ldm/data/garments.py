@@ -1,7 +1,7 @@
-"""Rendered garments: the ten names of Fashion-MNIST's classes, drawn from what the words mean.
+"""Rendered garments of the ten Fashion-MNIST classes, drawn from the meaning of the class names.
 
-No image of Fashion-MNIST was looked at for the drawing: names were all that was taken from it, and the published
-description of how its images were framed (trimmed, longer side 28 pixels, light on black).
+The drawings use no Fashion-MNIST image, only its class names and the published description of its framing (trimmed,
+longer side 28 pixels, light on black).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DRAWN: tuple[Callable[[Dice], list[Piece]], ...] = (
 
 
 class GarmentsTrain(RenderedDataset):
-    """Rendered garments with labels 0-9 in the order of `NAMES`, about 2 ms each; nothing private is read.
+    """Rendered garments with labels 0-9 in the order of `NAMES`, about 2 ms each; no private data is read.
 
     Arguments and errors as in `ldm.data.rendering.rendered.RenderedDataset`.
     """
@@ -70,13 +70,13 @@ class GarmentsTrain(RenderedDataset):
 
 
 class GarmentsVal(GarmentsTrain):
-    """Other garments of the same kind, for validation on public data; arguments as in `GarmentsTrain`."""
+    """Rendered garments with other random draws, for validation on public data; arguments as in `GarmentsTrain`."""
 
     stream = 1
 
 
 def garment(kind: int, seed: int, stream: int, index: int, frame: int = 28) -> np.ndarray:
-    """Return one garment of class ``kind`` as uint8 (frame, frame), a function of the arguments only."""
+    """Return one garment of class ``kind`` as uint8 (frame, frame), a deterministic function of the arguments."""
     dice = Dice(np.random.Generator(np.random.Philox(key=[seed, (stream << 32) + index])))
     image = painted(DRAWN[kind](dice), dice, frame, PLAIN[kind])
     return image[:, ::-1] if dice.chance(0.5) else image

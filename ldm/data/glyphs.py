@@ -1,4 +1,4 @@
-"""Public images of digits and capital letters, rendered from fonts and framed as MNIST is."""
+"""Public images of digits and capital letters, rendered from fonts and framed like MNIST."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ CLASSES = {"all": CHARACTERS, "digits": CHARACTERS[:10], "letters": CHARACTERS[1
 
 
 class GlyphsTrain(RecordDataset):
-    """Images of 0-9 and A-Z (labels 0-9 and 10-35) rendered from fonts; nothing private is read.
+    """Images of 0-9 and A-Z (labels 0-9 and 10-35) rendered from fonts; no private data is read.
 
-    Item i depends on (seed, fonts, classes, size, warp) and i only. Images are rendered once and kept as a
+    Item i depends only on i and on (seed, fonts, classes, size, warp). Images are rendered once and kept as a
     memory-mapped file in the user's cache folder.
 
     Args:
-        count: number of images; classes take turns, so they are balanced. Default 40,000.
+        count: number of images; classes alternate, so they are balanced. Default 40,000.
         size: 28 (MNIST's frame), or a multiple of 8 (32 = that frame with a border of 2, larger ones in proportion).
         seed: public constant, 0 or more.
         classes: "all", "digits", "letters", or the characters themselves, such as "0123456789X".
         fonts: "builtin" (matplotlib's), a font file, a folder of fonts, or a list of these.
         warp: changes to `ldm.data.rendering.warps.WarpRange`, such as ``{"filled": 0.0}``.
         cache: folder for rendered images; default ``<user cache>/ldm/glyphs``.
-        flip_p, options: see `ldm.data.base.RecordDataset`; images have one channel unless told otherwise.
+        flip_p, options: see `ldm.data.base.RecordDataset`; the default is one channel.
 
     Raises:
-        UserError: on arguments outside these, or when no font draws a wanted character.
+        UserError: for an invalid argument, or when no font contains a required character.
     """
 
     mirrorable = False
@@ -97,16 +97,17 @@ class GlyphsTrain(RecordDataset):
         return digest(self.seed, self.stream, self.characters, knobs, inks, self.size, RENDER_VERSION, FIELDS_VERSION)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_images": None}  # a worker maps the file again instead of receiving a copy
+        return {**self.__dict__, "_images": None}  # each worker maps the file itself, so the images are not copied
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._images = self._load()
 
     def _load(self) -> np.ndarray:
-        """Return the images, uint8 (count, size, size), memory-mapped; render them when there are none.
+        """Return the images, uint8 (count, size, size), memory-mapped; render them when the file is missing.
 
-        Beside them lies the digest of their content: a damaged file, or one of another set, is rendered again.
+        A digest of the content is stored beside the file; a damaged file, or one of another data set, is rendered
+        again.
         """
         path = self.cache / f"glyphs-{digest(self.source_digest(), self.count)}.npy"
         images = kept_images(path, (self.count, self.size, self.size))
@@ -147,7 +148,7 @@ class GlyphsTrain(RecordDataset):
 
 
 class GlyphsVal(GlyphsTrain):
-    """Other images of the same kind (the same fonts, other warps), 2,000, for validation on public data."""
+    """2,000 images of the same fonts with other warps, for validation on public data."""
 
     default_count = 2000
     stream = 1
@@ -166,7 +167,7 @@ def characters_of(classes: str) -> str:
 
 
 def warp_range(changes: Mapping | None) -> WarpRange:
-    """Return the default distortion with some knobs changed."""
+    """Return the default distortion ranges with ``changes`` applied."""
     known = [field.name for field in fields(WarpRange)]
     values = {}
     for key, value in (changes or {}).items():

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST: their reader and the data sets in them."""
+"""Reader and base data set for IDX files, the format of MNIST, Fashion-MNIST, KMNIST and EMNIST."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ DTYPES = {
 def read_idx(path: str | Path) -> np.ndarray:
     """Return the array in an IDX file, gzipped or not.
 
-    The header is two zero bytes, a type byte, the number of dimensions and big-endian 32-bit sizes. What it asks for
-    is compared with the file's size before it is read.
+    The header is two zero bytes, a type byte, the number of dimensions and big-endian 32-bit sizes. The declared size
+    is compared with the file's size before the array is read.
 
     Raises:
-        UserError: when the file is missing, is not IDX, is shorter or longer than its header says, or claims more
-            than images compress to.
+        UserError: when the file is missing, is not IDX, is shorter or longer than its header says, or declares more
+            data than an image file of its size can contain.
     """
     path = Path(path)
     try:
@@ -51,7 +51,7 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def _array(stream: IO[bytes], size: int, path: Path) -> np.ndarray:
-    """The array of an unpacked stream; ``size`` is that of the file as it lies on the disk."""
+    """The array of an unpacked stream; ``size`` is the file's size on disk in bytes."""
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES or head[3] > MAX_RANK:
         raise UserError(f"{path} is not an IDX file (it starts with {head.hex() or 'nothing'}); fetch it again")
@@ -72,7 +72,7 @@ def _array(stream: IO[bytes], size: int, path: Path) -> np.ndarray:
 def read_pair(prefix: str, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray] | None:
     """Return (images uint8 (N, H, W), labels (N,)) of ``{prefix}-images-idx3-ubyte`` and ``-labels-idx1-ubyte``.
 
-    Names with ``.gz`` and with a dot in place of the second hyphen are taken too. None when no folder has both.
+    Names with ``.gz`` or with a dot in place of the second hyphen are accepted. None when no folder has both files.
     """
     names = []
     for kind in ("images-idx3", "labels-idx1"):
@@ -90,13 +90,13 @@ def read_pair(prefix: str, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndar
 
 
 class IdxDataset(SplitDataset):
-    """A data set in IDX files; arguments as in `ldm.data.splits.SplitDataset`."""
+    """A data set stored in IDX files; arguments as in `ldm.data.splits.SplitDataset`."""
 
     num_classes = 10
     inner_folders = ("", "raw", "data")
 
     def folders(self, root: str | os.PathLike | None) -> list[Path]:
-        """Where the files are looked for; torchvision's subclasses put them into ``<root>/<class name>/raw``."""
+        """Folders to search for the files; torchvision stores them in ``<root>/<class name>/raw``."""
         base, name = data_root(root), self.torchvision_name
         originals = [
             base / outer / f"{name}{part}" / "raw"
@@ -106,11 +106,11 @@ class IdxDataset(SplitDataset):
         return [*super().folders(root), *originals]
 
     def prefix(self, test: bool) -> str:
-        """Return how the names of the train or test files begin."""
+        """Return the prefix of the names of the train or test files."""
         return "t10k" if test else "train"
 
     def orient(self, images: np.ndarray) -> np.ndarray:
-        """Return stored images the way round they are to be seen."""
+        """Return stored images in upright orientation."""
         return images
 
     def wanted(self, test: bool) -> str:

@@ -1,4 +1,4 @@
-"""ImageNet in all its forms, by the names that configurations use."""
+"""All ImageNet data sets under the names that configurations use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC2012) as a folder of synset folders: finding it, numbering its classes, cutting its images."""
+"""ImageNet (ILSVRC2012) as a folder of synset folders: location, class numbers and crops."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ class ImageNetFolder(FileDataset):
     name, when synset_human.txt or LOC_synset_mapping.txt lies beside the data; else the synset), ``file_path_``.
 
     Args:
-        size, flip_p, rest: see `ldm.data.base.RecordDataset`; the shorter side becomes ``size`` and the middle is
-            cut out.
-        config: mapping of the four options ``size, random_crop, sub_indices, keep_orig_class_label``, an older way.
+        size, flip_p, rest: see `ldm.data.base.RecordDataset`; the shorter side is resized to ``size``, then the centre
+            is cropped.
+        config: older form, a mapping of the options ``size, random_crop, sub_indices, keep_orig_class_label``.
         process_images: False gives items without ``image``, which are not decoded.
         data_root: folder with the synset folders, or a parent of it in one of the usual layouts.
-        random_crop: cut out any part instead of the middle; not in validation sets.
-        sub_indices: use these classes only, such as "32-123, 256, 280-321" (a range's end is left out, as in the
-            lineage), or a list of numbers.
-        keep_orig_class_label: with ``sub_indices``, or when folders are missing: the label is the number among all
-            classes; else the classes used are numbered anew.
+        random_crop: random crop instead of the centre crop; not in validation sets.
+        sub_indices: use these classes only, such as "32-123, 256, 280-321" (the end of a range is excluded, as in the
+            original code), or a list of numbers.
+        keep_orig_class_label: with ``sub_indices``, or when folders are missing, keep the original class numbers as
+            labels; by default the selected classes are renumbered from 0.
 
     Raises:
-        UserError: on a value outside these, and when the folders are not there.
+        UserError: for an invalid option, and when the folders are missing.
     """
 
+    FIXED_OPTIONS = ("folder", "files", "labels")  # set by this class
     folder_names: Sequence[str] = ()
     how_to_fetch = ""
 
@@ -89,7 +90,7 @@ class ImageNetFolder(FileDataset):
         self.class_names = [self._human.get(synset, synset) for synset in numbering]
 
     def find(self, root: str | os.PathLike | None) -> Path:
-        """Return the folder with the synset folders. Raises UserError, with what to do, when there is none."""
+        """Return the folder with the synset folders. Raises UserError, with instructions, when there is none."""
         base = data_root(root)
         places = [base / name for name in self.folder_names] + ([base] if root is not None else [])
         for place in places:
@@ -133,20 +134,20 @@ class ImageNetFolder(FileDataset):
 def cut_square(
     image: np.ndarray, side: int, down: float, right: float, size: int, filter: Image.Resampling
 ) -> np.ndarray:
-    """Return a square of ``side`` pixels as (size, size[, 3]); ``down`` and ``right``, 0 to 1, say where it lies."""
+    """Return a square crop of ``side`` pixels as (size, size[, 3]), at position ``down`` and ``right``, each 0 to 1."""
     top, left = (round(place * (length - side)) for place, length in zip((down, right), image.shape[:2], strict=True))
     box = (left, top, left + side, top + side)
     return np.asarray(Image.fromarray(image).resize((size, size), filter, box=box))
 
 
 def merged_options(name: str, given: Mapping[str, Any], config: Mapping | None) -> dict[str, Any]:
-    """Return options from arguments and from the mapping ``config``. Raises UserError when they disagree."""
+    """Return the options merged from arguments and the mapping ``config``. Raises UserError when they disagree."""
     merged = dict(given)
     if config is None:
         return merged
     if not hasattr(config, "keys"):
         raise UserError(f"{name}: config={config!r} is not a mapping; write size=256 instead")
-    for key in config.keys():  # noqa: SIM118 - OmegaConf's "in" is false for a value that is still ???
+    for key in config.keys():  # noqa: SIM118 - OmegaConf's "in" is false for a missing value (???)
         if key not in given:
             raise UserError(f"{name}: config has no key {str(key)!r}{nearest(str(key), given)}")
         if given[key] is not None and given[key] != config[key]:
@@ -180,7 +181,7 @@ def synsets_in(folder: Path) -> list[str]:
 
 
 def human_names(folder: Path) -> dict[str, str]:
-    """Return the names of synsets from the file of names that lies beside the data; empty without one."""
+    """Return the names of synsets from the file of names beside the data; empty without one."""
     for place in (folder, *folder.parents[:3]):
         for name in HUMAN_NAMES:
             if (place / name).is_file():

@@ -1,6 +1,6 @@
 """ImageNet down-sampled to 32x32 and 64x64 (Chrabaszcz, Loshchilov and Hutter, 2017), in its public batch files.
 
-Classes are in the order of the authors' list (map_clsloc.txt), which is not that of the sorted synsets.
+Classes follow the authors' list (map_clsloc.txt), whose order differs from that of the sorted synsets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOW_TO_FETCH = "download the 'Downsampled image data' of image-net.org (log in, 
 
 
 class SmallImageNet(RecordDataset):
-    """Images from batch files, which are kept as they are read: 3.9 GB of memory for 32x32, 16 GB for 64x64.
+    """Images from batch files, held in memory: 3.9 GB for 32x32, 16 GB for 64x64.
 
     Args:
         size, flip_p, options: see `ldm.data.base.RecordDataset`.
@@ -31,7 +31,7 @@ class SmallImageNet(RecordDataset):
         batches: numbers of the training files to use, such as [1, 2]; default all ten.
 
     Raises:
-        UserError: when files are missing, are of another form, or hold images of another size.
+        UserError: when files are missing, have another format, or hold images of another size.
     """
 
     num_classes = CLASSES
@@ -59,7 +59,7 @@ class SmallImageNet(RecordDataset):
         self._parts = [pixels for pixels, _ in parts]
         self._ends = np.cumsum([len(pixels) for pixels in self._parts])
         self._labels = np.concatenate([labels for _, labels in parts])
-        if self._labels.min() > 0:  # the files count from 1; repackaged ones may count from 0
+        if self._labels.min() > 0:  # the original files count from 1, some repackaged ones from 0
             self._labels -= 1
         if not 0 <= self._labels.min() <= self._labels.max() < CLASSES:
             raise UserError(f"{name}: labels go from {self._labels.min()} to {self._labels.max()}; expected 1 to 1000")
@@ -132,9 +132,9 @@ class ImageNet64Validation(SmallImageNet):
 
 
 def read_batch(path: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (pixels uint8 (n, 3 * side * side), colour planes one after the other; labels int64 (n,)) of a file.
+    """Return (pixels uint8 (n, 3 * side * side), one colour plane after the other; labels int64 (n,)) of a file.
 
-    Nothing in a pickle is run. Raises UserError for a file of another form.
+    No code in a pickle is executed. Raises UserError for a file of another format.
     """
     try:
         if path.suffix == ".npz":
@@ -146,7 +146,7 @@ def read_batch(path: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
         labels = np.asarray(labels, dtype=np.int64).reshape(-1)
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    except Exception as error:  # bytes that are no such file make the reader fail in any way
+    except Exception as error:  # a damaged file can raise any exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a batch of 'data' and 'labels' ({reason}); fetch it again") from None
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * side**2 or len(data) != len(labels):

@@ -1,4 +1,4 @@
-"""ImageNet for super-resolution: every image beside a degraded, smaller version of itself."""
+"""ImageNet for super-resolution: every image with a degraded, smaller version of itself."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ NEEDS_MORE = ("bsrgan", "bsrgan_light", "cv_nearest", "cv_bilinear", "cv_bicubic
 
 
 class ImageNetSR(ImageNetFolder):
-    """A square of every image as ``image`` (size, size, 3), and as ``LR_image``, smaller by ``downscale_f``.
+    """A square crop of every image as ``image`` (size, size, 3), and as ``LR_image``, smaller by ``downscale_f``.
 
-    The square's side is a part, ``min_crop_f`` to ``max_crop_f``, of the image's shorter side. With ``random_crop``
-    part and place are drawn; without, it is the largest part, in the middle.
+    The crop's side is a fraction, ``min_crop_f`` to ``max_crop_f``, of the image's shorter side. With ``random_crop``
+    the fraction and the position are random; otherwise it is the largest crop, in the centre.
 
     Args:
-        size: side of ``image``, a multiple of ``downscale_f``; needed.
-        degradation: how ``LR_image`` is made: pil_nearest, pil_bilinear, pil_bicubic, pil_box, pil_hamming or
-            pil_lanczos. The lineage's cv_... and bsrgan... need packages that are not used here, and are refused.
-        index_file: a pickled list of the positions to use, as the lineage's ``imagenet_train_hr_indices.p``.
+        downscale_f: ``size`` over the side of ``LR_image``, a whole number from 1.
+        min_crop_f: smallest side of the crop as a fraction of the shorter side, above 0.
+        max_crop_f: largest side of the crop as a fraction of the shorter side, at most 1.
+        size: side of ``image``, a multiple of ``downscale_f``; required.
+        degradation: method that makes ``LR_image``: pil_nearest, pil_bilinear, pil_bicubic, pil_box, pil_hamming or
+            pil_lanczos. The original code's cv_... and bsrgan... need packages that are not used here, and are refused.
+        index_file: a pickled list of the positions to use, like the original ``imagenet_train_hr_indices.p``.
         data_root, config: see `ldm.data.imagenet_folder.ImageNetFolder`; ``config`` holds ``size`` only.
 
     Raises:
-        UserError: on a value outside these, and when the data are not there.
+        UserError: for an invalid option, and when the data are missing.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class ImageNetSR(ImageNetFolder):
         part, down, right = self._draws.uniform(index, 3) if self.random_crop else (1.0, 0.5, 0.5)
         low, high = self.crop_range
         side = max(1, round(min(image.shape[:2]) * (low + part * (high - low))))
-        shrinking = side > self.size  # then the mean over the area, as the lineage takes it
+        shrinking = side > self.size  # area averaging when shrinking, as in the original code
         filter = Image.Resampling.BOX if shrinking else Image.Resampling.BICUBIC
         image = cut_square(image, side, down, right, self.size, filter)
         smaller = np.asarray(Image.fromarray(image).resize((self.smaller, self.smaller), self.filter))
@@ -89,20 +92,20 @@ class ImageNetSR(ImageNetFolder):
 
 
 class ImageNetSRTrain(ImageNetSR):
-    """Random squares of ImageNet's training images."""
+    """Random square crops of ImageNet's training images."""
 
     folder_names, how_to_fetch = ImageNetTrain.folder_names, ImageNetTrain.how_to_fetch
 
 
 class ImageNetSRValidation(ImageNetSR):
-    """The middles of ImageNet's validation images."""
+    """Centre crops of ImageNet's validation images."""
 
     is_evaluation = True
     folder_names, how_to_fetch = ImageNetValidation.folder_names, ImageNetValidation.how_to_fetch
 
 
 def read_indices(path: str | os.PathLike, count: int) -> list[int]:
-    """Return the pickled list of positions, 0 to ``count - 1``, in a file; nothing in it is run. Raises UserError."""
+    """Return the pickled list of positions, 0 to ``count - 1``, in a file; no code is executed. Raises UserError."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such index file; leave index_file out to use all images")
     content = read_pickle(Path(path))

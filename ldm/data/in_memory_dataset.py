@@ -1,4 +1,4 @@
-"""A data set from one file of tensors, and the writing of that file from any data set."""
+"""A data set stored in one file of tensors, and a writer of such files for any data set."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from ldm.samples.pixel_range import BYTES, PixelRange, find_range
 
 IMAGE_KEY, LABEL_KEY, METADATA_KEY = "image", "class_label", "metadata"
 RANGE_KEY, CLASS_NAMES_KEY = "value_range", "class_names"
-SCAN_VALUES = 2**22  # looked at together when the range is found
+SCAN_VALUES = 2**22  # values examined at a time when the range is determined
 
 
 class InMemoryDataset(RecordDataset):
-    """Images and labels from a file that `cache_dataset` (scripts/cache_data.py) or a sampler has written.
+    """Images and labels from a file written by `cache_dataset` (scripts/cache_data.py) or by a sampler.
 
     ``.pt``: a dict of ``image`` (N, H, W, C), uint8 or floats, whose range `ldm.samples.pixel_range` finds; optional
-    ``class_label`` (N,), ``class_names`` (a list), and any other tensors (N, ...), which items carry too. Images of
-    different sizes lie one after the other in a flat ``image``, and row i of ``metadata``, (N, 2 + d), is the offset,
-    the number of values and the shape of image i. Sample files (N, C, H, W) are read as well. ``.npz``: ``x``
-    (N, H, W, C) and optional ``y``. Nothing in a file is run.
+    ``class_label`` (N,), ``class_names`` (a list), and any other tensors (N, ...), which become fields of the items.
+    Images of different sizes are concatenated in a flat ``image``, and row i of ``metadata``, (N, 2 + d), is the
+    offset, the number of values and the shape of image i. Sample files (N, C, H, W) are read as well. ``.npz``: ``x``
+    (N, H, W, C) and optional ``y``. No code in a file is executed.
 
     Args:
-        path: the file; a ``.pt`` is mapped, so that loader processes share it.
-        transform: a function of an image (float32 (H, W, C) in [-1, 1]) that gives the item's image, or its
-            ``{target, params}``; items then count as random.
+        path: the file; a ``.pt`` file is memory-mapped, so that loader processes share it.
+        transform: a function from an image (float32 (H, W, C) in [-1, 1]) to the item's image, or its
+            ``{target, params}``; the items then count as random.
         size, flip_p, options: see `ldm.data.base.RecordDataset`; ``channels`` None keeps those of the file. Floats
             of another size are rounded to 8 bits before they are resized.
 
     Raises:
-        UserError: for a file that is missing or of another form, and (when it is read) an image of another scale.
+        UserError: for a file that is missing or of another format, and, on reading, for an image of another range.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class InMemoryDataset(RecordDataset):
         return int(self._labels[index])
 
     def _found_range(self, is_signed: bool) -> PixelRange:
-        """The range of the file's pixels, found in one pass over it. Raises UserError."""
+        """The range of the file's pixels, found in one pass over the file. Raises UserError."""
         if self._image.dtype == torch.uint8:
             return BYTES
         each = max(1, self._image[0].numel()) if self._image.ndim > 1 else 1
@@ -97,7 +97,7 @@ class InMemoryDataset(RecordDataset):
         return find_range(whole.split(max(1, SCAN_VALUES // each)), str(self.path), is_signed=is_signed)
 
     def _stored(self, index: int) -> Tensor:
-        """Image ``index`` as it is stored: uint8 or floats, (H, W) or (H, W, C)."""
+        """The stored image ``index``: uint8 or floats, (H, W) or (H, W, C)."""
         if self._rows is not None:
             offset, numel, *shape = self._rows[index].tolist()
             image = self._image[offset : offset + numel].reshape(shape)
@@ -146,7 +146,7 @@ class InMemoryDataset(RecordDataset):
 
 
 def read_pt(path: Path) -> dict[str, Any]:
-    """Return the content of a ``.pt`` file, mapped, with ``image`` among it. Raises UserError."""
+    """Return the memory-mapped content of a ``.pt`` file, which must contain ``image``. Raises UserError."""
     content = _read(path, load_torch)
     if not isinstance(content, dict) or not isinstance(content.get(IMAGE_KEY), Tensor):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
@@ -176,7 +176,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
 
 
 def named_classes(content: dict[str, Any], path: Path) -> list[str]:
-    """Take the names of the classes out of a file's content, [] without them. Raises UserError for other values."""
+    """Remove the class names from a file's content and return them, [] without. Raises UserError for other values."""
     meta = content.get("meta")
     names = content.pop(CLASS_NAMES_KEY, None) or (meta.get(CLASS_NAMES_KEY) if isinstance(meta, Mapping) else None)
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -185,7 +185,7 @@ def named_classes(content: dict[str, Any], path: Path) -> list[str]:
 
 
 def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return a file's content when its images have a known form. Raises UserError."""
+    """Return a file's content after checking the form of its images. Raises UserError."""
     image, rows, labels = content[IMAGE_KEY], content.get(METADATA_KEY), content.get(LABEL_KEY)
     require_stored(image, f"{path}: {IMAGE_KEY}")
     if image.dtype != torch.uint8 and not image.is_floating_point():
@@ -207,7 +207,7 @@ def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def is_channels_first(image: Tensor, is_sample_file: bool) -> bool:
-    """Whether images are (N, C, H, W); a sample file's always are. Raises UserError when they are neither way."""
+    """Whether images are (N, C, H, W), as always in a sample file. Raises UserError when no axis can be channels."""
     if image.ndim == 3:
         return False
     first, last = image.shape[1] in (1, 3), image.shape[3] in (1, 3)
@@ -227,9 +227,9 @@ def cache_dataset(
 ) -> int:
     """Write the items of a data set into one ``.pt`` file that `InMemoryDataset` reads; returns their number.
 
-    Number fields are stacked; text fields are left out. Images of different sizes are laid flat, with ``metadata``.
-    ``as_bytes`` stores uint8 in a quarter of the room, when every value is one of the 256 levels.
-    Raises UserError for an empty set, items without ``image``, and values between the levels with ``as_bytes``.
+    Numeric fields are stacked; text fields are dropped. Images of different sizes are flattened, with ``metadata``.
+    ``as_bytes`` stores uint8, a quarter of the size, when every value is one of the 256 levels.
+    Raises UserError for an empty data set, items without ``image``, and values between the levels with ``as_bytes``.
     """
     if batch_size < 1 or num_workers < 0:
         raise UserError(f"batch size {batch_size} must be at least 1 and workers {num_workers} at least 0")
@@ -247,7 +247,7 @@ def cache_dataset(
                 if name != IMAGE_KEY and not isinstance(value, str):
                     others.setdefault(name, []).append(torch.as_tensor(value))
     content: dict[str, Any] = {**laid_out(images), **{name: torch.stack(values) for name, values in others.items()}}
-    content[RANGE_KEY] = [-1.0, 1.0]  # of floats; readers need not guess it
+    content[RANGE_KEY] = [-1.0, 1.0]  # range of float images, so that readers need not guess it
     if names := list(getattr(dataset, "class_names", None) or ()):
         content[CLASS_NAMES_KEY] = names
     write_atomic(Path(output), lambda temporary: torch.save(content, temporary))
@@ -255,7 +255,7 @@ def cache_dataset(
 
 
 def stored_form(image: Tensor, as_bytes: bool, number: int) -> Tensor:
-    """An image in [-1, 1] as it is, or as uint8 when that loses nothing. Raises UserError when it would."""
+    """An image in [-1, 1], or as uint8 with ``as_bytes``. Raises UserError when uint8 would lose precision."""
     if not as_bytes or image.dtype == torch.uint8:
         return image
     levels = (image + 1) * 127.5
@@ -265,12 +265,12 @@ def stored_form(image: Tensor, as_bytes: bool, number: int) -> Tensor:
 
 
 def laid_out(images: list[Tensor]) -> dict[str, Tensor]:
-    """Images stacked, or one after the other with their offsets, lengths and shapes when these differ."""
+    """Images stacked, or concatenated with their offsets, lengths and shapes when the shapes differ."""
     if len({image.shape for image in images}) == 1:
         whole = torch.empty(len(images), *images[0].shape, dtype=images[0].dtype)
         for number in range(len(images)):
             whole[number] = images[number]
-            images[number] = whole[number]  # the loose image goes, so that all of them are never there twice
+            images[number] = whole[number]  # frees the original image, so that two full copies never exist
         return {IMAGE_KEY: whole}
     numels = [image.numel() for image in images]
     offsets = np.cumsum([0, *numels[:-1]]).tolist()

@@ -15,10 +15,10 @@ class KMNISTTrain(IdxDataset):
 
 
 class KMNISTVal(KMNISTTrain):
-    """The 10,000 test characters of KMNIST, to measure on.
+    """The 10,000 test characters of KMNIST, for evaluation.
 
-    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
-    unless ``holdout`` says otherwise; to keep it out of training, give `KMNISTTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) selects ``holdout`` (default 5,000) stratified records of the training
+    files instead; to exclude them from training, give `KMNISTTrain` the same ``holdout``.
     """
 
     default_split = "test"

@@ -1,4 +1,4 @@
-"""Posterior moments of a fixed autoencoder, computed once for a whole data set and read back from disk."""
+"""Posterior moments of a fixed autoencoder, computed once for a whole data set and read from disk afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_INDEX = 2**20  # bytes
 
 
 def why_not_cacheable(dataset: Dataset) -> str | None:
-    """Return the reason why the latents of a data set must not be kept, or None when they may be."""
+    """Return the reason why the latents of a data set must not be cached, or None when they may be."""
     if not hasattr(dataset, "__len__"):
         return "it has no length"
     if not callable(getattr(dataset, "fingerprint", None)):
@@ -45,23 +45,23 @@ class LatentCache(Dataset):
     """A data set whose images have been replaced by their posterior moments.
 
     Item i is ``{"moments": float32 (2z, h, w), ...}`` with the other fields of the data set's item i. Numbers and
-    arrays of one shape are stored beside the moments; anything else (captions) is read from the data set again, by
-    its ``annotations(i)`` when it has that method, so that no image is decoded.
+    arrays of one shape are stored beside the moments; other fields (captions) are read from the original data set,
+    through ``annotations(i)`` when it has that method, so that no image is decoded.
 
-    The moments of private images are as private as the images: they lie in a folder that only its owner may
-    enter (mode 0700, files 0600), and `drop` deletes them. A folder appears under its final name only when it is
-    complete; one that is damaged is made again.
+    The moments of private images are as private as the images. They are stored in a folder that only its owner may
+    enter (mode 0700, files 0600), and `drop` deletes them. A folder gets its final name only when it is complete; a
+    damaged one is written again.
 
     Args:
         dataset: map-style, with ``fingerprint()`` and ``deterministic``; items have ``image`` HWC in [-1, 1].
         encode: (B, C, H, W) float32 on the CPU to moments (B, 2z, h, w); called under ``torch.no_grad``.
         key: digest of everything that ``encode`` depends on (the autoencoder's weights).
         root: parent folder; default ``<user cache>/ldm/latents``.
-        batch_size: images an ``encode`` call.
-        dtype: how moments are stored, float32 or float16; items are float32 always.
+        batch_size: images per ``encode`` call.
+        dtype: storage type of the moments, float32 or float16; items are always float32.
 
     Raises:
-        UserError: for a data set that cannot be cached or is empty, or a dtype outside these.
+        UserError: for a data set that cannot be cached or is empty, or another dtype.
     """
 
     deterministic = True
@@ -115,7 +115,7 @@ class LatentCache(Dataset):
 
     @property
     def moments(self) -> np.ndarray:
-        """The stored moments (N, 2z, h, w), read from the disk when they are used."""
+        """The stored moments (N, 2z, h, w), memory-mapped."""
         return self._open()["moments"]
 
     @property
@@ -128,12 +128,12 @@ class LatentCache(Dataset):
         return self.key
 
     def drop(self) -> None:
-        """Delete the stored moments; the cache cannot be read any more."""
+        """Delete the stored moments; the cache is unusable afterwards."""
         self._arrays = {}
         shutil.rmtree(self.path, ignore_errors=True)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_arrays": None}  # a worker maps the files again instead of receiving copies
+        return {**self.__dict__, "_arrays": None}  # each worker maps the files itself, so they are not copied
 
     def _open(self) -> dict[str, np.ndarray]:
         if self._arrays is None:
@@ -144,7 +144,7 @@ class LatentCache(Dataset):
         return self._arrays
 
     def _is_intact(self) -> bool:
-        """Tell whether the folder is there and every file has the checksum that was written down."""
+        """Whether the folder exists and every file has its recorded checksum."""
         if not os.path.lexists(self.path):
             return False
         try:
@@ -178,7 +178,7 @@ class LatentCache(Dataset):
             (folder / INDEX).write_text(json.dumps(index, indent=1))
             for path in folder.iterdir():
                 path.chmod(0o600)
-            if os.path.lexists(self.path) and not self._is_intact():  # another process may read a whole one already
+            if os.path.lexists(self.path) and not self._is_intact():  # another process may be reading an intact one
                 if self.path.is_dir() and not self.path.is_symlink():
                     shutil.rmtree(self.path)
                 else:
@@ -186,7 +186,7 @@ class LatentCache(Dataset):
             try:
                 folder.rename(self.path)
             except OSError:
-                if not self._is_intact():  # another process may have put a complete one there meanwhile
+                if not self._is_intact():  # another process may have written a complete one meanwhile
                     raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -195,7 +195,7 @@ class LatentCache(Dataset):
     def _write(
         self, folder: Path, encode: Callable[[Tensor], Tensor], batch_size: int, stored: type
     ) -> tuple[list[str], list[str]]:
-        """Write ``moments`` and one array a numeric field; return the names of the stored and of the other fields."""
+        """Write ``moments`` and one array per numeric field; return the names of the stored and the other fields."""
         count = len(self.dataset)
         first = self.dataset[0]
         numeric = {name: np.asarray(value) for name, value in first.items() if name != "image" and _is_numeric(value)}
@@ -233,7 +233,7 @@ class LatentCache(Dataset):
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a cache folder. Raises UserError, ValueError or OSError for what `LatentCache` does not write."""
+    """The index of a cache folder. Raises UserError, ValueError or OSError for a file not written by `LatentCache`."""
     path = folder / INDEX
     if require_regular_file(path) > MAX_INDEX:
         raise ValueError("the index is too large")
@@ -255,7 +255,7 @@ def _is_numeric(value: object) -> bool:
 
 
 def _file(names: list[str], name: str) -> str:
-    """Return the file name of a field: numbered, so that no field name can reach outside the folder."""
+    """Return the numbered file name of a field; numbers prevent field names from escaping the folder."""
     return f"{names.index(name):02d}.npy"
 
 

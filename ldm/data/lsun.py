@@ -16,21 +16,22 @@ from ldm.errors import UserError
 
 
 class LSUNBase(FileDataset):
-    """The images that a list file names, one a line; items are ``image``, ``relative_file_path_``, ``file_path_``.
+    """The images of a list file, one per line; items are ``image``, ``relative_file_path_``, ``file_path_``.
 
     Args:
-        size: side in pixels; None keeps the square that is cut from the middle.
+        size: side in pixels; None keeps the size of the square centre crop.
         interpolation: "bicubic", "bilinear" (or "linear") or "lanczos".
         flip_p: probability of a mirror image; by default 0.5 in training sets and 0 in validation sets.
-        txt_file: the list; default the set's own, in ``<root>/lsun``, or in ``data/lsun`` of the working folder.
-        data_root: folder of the images; default the set's own, in ``<root>/lsun``. ``root`` is ``$LDM_DATA_ROOT``
-            or the user's cache folder.
+        txt_file: the list; default that of the data set, in ``<root>/lsun`` or in ``data/lsun`` of the working folder.
+        data_root: folder of the images; default that of the data set, in ``<root>/lsun``. ``root`` is
+            ``$LDM_DATA_ROOT`` or the user's cache folder.
         options: see `ldm.data.base.RecordDataset`.
 
     Raises:
-        UserError: when the list or the first of its images is not there, and on a value outside these.
+        UserError: when the list or its first image is missing, and for an invalid option.
     """
 
+    FIXED_OPTIONS = ("folder", "files", "labels")  # set by this class
     list_name = ""
     folder_name = ""
     training = True
@@ -48,12 +49,12 @@ class LSUNBase(FileDataset):
         if flip_p is None:
             flip_p = 0.5 if self.training else 0.0
         self.is_evaluation = not self.training
-        # the originals read data/lsun below the working folder
+        # the original code reads data/lsun below the working folder
         home, original = data_folder() / "lsun", Path("data/lsun")
         home = original if original.is_dir() and not home.is_dir() else home
         folder = home / self.folder_name if data_root is None else data_folder(data_root)
         listed = home / self.list_name if txt_file is None else data_folder(txt_file)
-        if txt_file is None and data_root is not None:  # the list may lie with the images, or beside them
+        if txt_file is None and data_root is not None:  # the list may be inside or beside the image folder
             near = [place / self.list_name for place in (folder, folder.parent)]
             listed = next((path for path in near if path.is_file()), listed)
         files = self._read_list(listed, folder)
@@ -78,7 +79,7 @@ class LSUNBase(FileDataset):
         return files
 
     def pixels(self, index: int) -> np.ndarray:
-        """The middle square of the image: cut out before it is resized, as the lineage does."""
+        """The centre square of the image, cropped before resizing as in the original code."""
         image = super().pixels(index)
         side = min(image.shape[:2])
         top, left = ((length - side) // 2 for length in image.shape[:2])

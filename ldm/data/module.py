@@ -1,4 +1,4 @@
-"""The Lightning data module that builds data sets and loaders from a config."""
+"""The Lightning data module that builds data sets and loaders from a configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_WORKERS = 2
 
 
 class WrappedDataset(Dataset):
-    """A thin wrapper that hides everything of a data set but its length and items (the ``wrap`` switch)."""
+    """A thin wrapper that exposes only the length and items of a data set (the ``wrap`` option)."""
 
     def __init__(self, dataset: Dataset):
         self.data = dataset
@@ -34,12 +34,12 @@ class WrappedDataset(Dataset):
         return self.data[index]
 
     def fingerprint(self) -> str:
-        """Return the wrapped set's fingerprint."""
+        """Return the wrapped data set's fingerprint."""
         return self.data.fingerprint()
 
     @property
     def deterministic(self) -> bool:
-        """Whether the wrapped set says that its items never change."""
+        """Whether the wrapped data set is deterministic."""
         return getattr(self.data, "deterministic", False)
 
 
@@ -72,7 +72,7 @@ def _emptied(value: object) -> object:
 
 
 def default_workers() -> int:
-    """Return the number of loader processes when the config names none: 2, or less on a smaller machine."""
+    """Return the default number of loader processes: 2, or fewer on a small machine."""
     return max(0, min(DEFAULT_WORKERS, (os.cpu_count() or 1) - 1))
 
 
@@ -82,23 +82,23 @@ def seed_worker(worker_id: int) -> None:
 
 
 class DataModuleFromConfig(pl.LightningDataModule):
-    """Data sets and loaders from ``{target, params}`` nodes; each set is built once a process, when first needed.
+    """Data sets and loaders from ``{target, params}`` nodes; each data set is built once per process, on first use.
 
     Args:
-        batch_size: items a loader's batch (the train loader's too, unless `train_batch_sampler` is set).
+        batch_size: items per batch of a loader (of the train loader too, unless `train_batch_sampler` is set).
         train, validation, test, predict: data set nodes, or None.
-        wrap: hide everything of the sets but length and items.
+        wrap: expose only the length and items of the data sets.
         num_workers: loader processes; default 2, fewer on a small machine.
-        shuffle_test_loader, shuffle_val_dataloader: draw those sets in random order.
+        shuffle_test_loader, shuffle_val_dataloader: read those data sets in random order.
         use_worker_init_fn: seed numpy in every worker process.
-        latent_cache: tells the driver whether the train set may be replaced by its cached latents.
+        latent_cache: whether the training command may replace the train set by its cached latents.
 
     Attributes:
-        train_batch_sampler: an iterable of index lists (empty ones allowed) that takes the place of shuffled
-            batches of ``batch_size`` in the train loader.
+        train_batch_sampler: an iterable of index lists (empty ones allowed) that replaces the shuffled batches of
+            ``batch_size`` in the train loader.
 
     Raises:
-        UserError: for a set without records, and for numbers that make no sense.
+        UserError: for a data set without records, and for invalid numbers.
     """
 
     def __init__(
@@ -146,11 +146,11 @@ class DataModuleFromConfig(pl.LightningDataModule):
         return self._datasets
 
     def replace_datasets(self, replace: Callable[[str, Dataset], Dataset]) -> None:
-        """Put ``replace(name, dataset)`` in the place of every data set (for example, cached latents)."""
+        """Replace every data set by ``replace(name, dataset)`` (for example, by cached latents)."""
         self._datasets = {name: replace(name, dataset) for name, dataset in self.datasets.items()}
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the data sets (once, whatever the number of stages)."""
+        """Build the data sets once for all stages."""
         _ = self.datasets
 
     def train_dataloader(self) -> DataLoader:
@@ -166,7 +166,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return the loader of the validation set; no loader at all when there is none, so that fitting skips it."""
+        """Return the loader of the validation set; an empty list without one, so that fitting skips validation."""
         if "validation" not in self.dataset_configs:
             return []
         return self._loader("validation", shuffle=self.shuffle_val_dataloader)
@@ -194,7 +194,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "worker_init_fn": seed}
 
     def _warn_of_overlap(self) -> None:
-        """Say so when evaluation records are also training records (by source file and row)."""
+        """Warn when evaluation records are also training records (by source file and row)."""
         train = self._datasets.get("train")
         for name in ("validation", "test"):
             other = self._datasets.get(name)

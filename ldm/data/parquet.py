@@ -15,7 +15,7 @@ from ldm.errors import UserError, nearest
 from ldm.samples.array_files import require_plausible
 from ldm.samples.image_files import decode_bytes
 
-MAX_CLASSES = 2**20  # a larger label is no class
+MAX_CLASSES = 2**20  # larger values are not class labels
 LABEL_COLUMNS = ("label", "class_label", "labels")
 
 
@@ -26,8 +26,8 @@ class ParquetImages(RecordDataset):
         path: a file, a folder (all ``*.parquet`` below it, sorted by name), or a list of them.
         size, flip_p, options: see `ldm.data.base.RecordDataset`.
         image_column: the column of images: bytes, or a struct with ``bytes``.
-        label_column: the column of whole numbers that are classes; None takes ``label``, ``class_label`` or
-            ``labels`` when there is one, and items have no ``class_label`` when there is none; "" leaves it out.
+        label_column: the integer column of class labels; None uses ``label``, ``class_label`` or ``labels`` when one
+            exists, and otherwise the items have no ``class_label``; "" ignores the labels.
 
     Raises:
         UserError: without the pyarrow package, for files that are missing or not Parquet, a missing column, and rows
@@ -58,7 +58,7 @@ class ParquetImages(RecordDataset):
         self._blobs: list[np.ndarray] = []
         labels: list[int] = []
         lengths: list[int] = []
-        self._firsts: list[int] = []  # of each file
+        self._firsts: list[int] = []  # index of each file's first record
         for file in self.files:
             self._firsts.append(len(lengths))
             blob, stored = bytearray(), file.stat().st_size
@@ -70,7 +70,7 @@ class ParquetImages(RecordDataset):
                 lengths.append(len(content))
                 if label_column:
                     labels.append(class_number(row[label_column], f"{where}: column {label_column!r}"))
-            # one array a file: a list of many small objects would be copied into every loader's process
+            # one array per file, because a list of many small objects would be copied into every loader process
             self._blobs.append(np.frombuffer(bytes(blob), dtype=np.uint8))
         if not lengths:
             raise UserError(f"ParquetImages: no rows in {', '.join(map(str, self.files))}")
@@ -82,7 +82,7 @@ class ParquetImages(RecordDataset):
         self.source, self.rows = " ".join(map(str, self.files)), np.arange(len(lengths))
 
     def _class_count(self) -> int | None:
-        """The number of classes: as many as the file names, or else up to the largest label. Raises UserError."""
+        """The number of class names in the file, or else the largest label plus one. Raises UserError."""
         if self._labels is None:
             return None
         largest = int(self._labels.max())
@@ -102,7 +102,7 @@ class ParquetImages(RecordDataset):
 
     def pixels(self, index: int) -> np.ndarray:
         part = int(np.searchsorted(self._firsts, index, side="right")) - 1
-        # of files without rows, several begin at the same record; the last of them is the one that has it
+        # empty files begin at the same record as the next file; the last file with this start contains the record
         end = int(self._ends[index])
         content = self._blobs[part][end - int(self._lengths[index]) : end]
         return decode_bytes(content.tobytes(), f"{self.files[part]}, row {index - self._firsts[part]}")
@@ -119,7 +119,7 @@ class ParquetImages(RecordDataset):
 
 
 def parquet_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
-    """Return the Parquet files of files and folders, those of a folder sorted. Raises UserError when there are none."""
+    """Return the Parquet files of files and folders, sorted within a folder. Raises UserError when there are none."""
     found: list[Path] = []
     for path in map(to_path, paths):
         inside = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
@@ -132,7 +132,7 @@ def parquet_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
 
 
 def encoded(value: Any, where: str) -> bytes:
-    """Return the bytes of an image's cell. Raises UserError when it has none."""
+    """Return the bytes of an image cell. Raises UserError when it has none."""
     content = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(content, bytes) or not content:
         raise UserError(f"{where} holds {type(content).__name__} and no encoded image; name the images' column")
@@ -140,7 +140,7 @@ def encoded(value: Any, where: str) -> bytes:
 
 
 def class_number(value: Any, where: str) -> int:
-    """Return a class's cell as an int from 0. Raises UserError when it is none."""
+    """Return a label cell as an int from 0. Raises UserError for any other value."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise UserError(f"{where} holds {value!r} and no class number from 0; give label_column, or '' for none")
     return value

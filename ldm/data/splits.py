@@ -1,4 +1,4 @@
-"""Sets in memory that come as train files and test files, with a validation part cut from the train files."""
+"""Data sets in memory with train and test files; the validation split is held out from the train files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class SplitOptions(RecordOptions, total=False):
-    """Options that sets with train and test files hand on to `SplitDataset`, which explains them."""
+    """Options that data sets with train and test files pass to `SplitDataset`; documented there."""
 
     root: str | os.PathLike | None
     split: str | None
@@ -38,27 +38,28 @@ class SplitOptions(RecordOptions, total=False):
 
 
 class SplitDataset(ArrayDataset):
-    """A set with train files and test files; a new one states the class attributes, ``load`` and ``wanted``.
+    """A data set with train and test files; a subclass defines the class attributes, ``load`` and ``wanted``.
 
     Args:
         size, flip_p, options: see `ldm.data.base.RecordDataset`.
         root: folder with the files, or a parent of it; default ``$LDM_DATA_ROOT`` or the user's cache folder.
         split: "train" (train files without the held-out part), "validation" (the held-out part of the train files)
-            or "test". A set called ...Val is the test set unless it is told a split or a holdout.
-        holdout: records of the train files that are set aside for validation, a fixed stratified choice. 0 trains
-            on all of them; a validation set that is to be disjoint needs the same number on both sides.
-        download: fetch missing files by torchvision.
+            or "test". A class named ...Val is the test set unless it is given a split or a holdout.
+        holdout: number of records of the train files held out for validation, a fixed stratified choice. 0 trains
+            on all of them; the training and validation sets are disjoint only if both use the same number.
+        download: fetch missing files with torchvision.
 
     Attributes:
         split: "train", "validation" or "test". source: the files the records come from, "MNIST train" or "MNIST test".
 
     Raises:
-        UserError: on a value outside these, and when the files are not there (where to put them, and how).
+        UserError: for an invalid option, and, with instructions, when the files are missing.
     """
 
+    FIXED_OPTIONS = ("images", "labels", "source", "rows")  # set by this class
     default_split = "train"
-    default_holdout = 5000  # of a validation split
-    folder_names: Sequence[str] = ()  # below the root; the first is named in messages
+    default_holdout = 5000  # size of the validation split
+    folder_names: Sequence[str] = ()  # below the root; messages name the first
     inner_folders: Sequence[str] = ("",)
     torchvision_name = ""
     how_to_fetch = ""
@@ -75,7 +76,7 @@ class SplitDataset(ArrayDataset):
         **options: Unpack[RecordOptions],
     ):
         name = type(self).__name__
-        if split is None:  # a number of records to hold out speaks of the train files
+        if split is None:  # a holdout refers to the train files
             split = "validation" if holdout is not None and self.default_split == "test" else self.default_split
         check_choice(name, "split", split, SPLITS)
         holdout = self._holdout(split, holdout)
@@ -97,7 +98,7 @@ class SplitDataset(ArrayDataset):
         )
 
     def _holdout(self, split: str, holdout: int | None) -> int:
-        """Return how many records of the train files are set aside. Raises UserError when that makes no sense."""
+        """Return the number of held-out records of the train files. Raises UserError for an invalid number."""
         name = type(self).__name__
         if holdout is None:
             return self.default_holdout if split == "validation" else 0
@@ -114,7 +115,7 @@ class SplitDataset(ArrayDataset):
         raise NotImplementedError
 
     def relabel(self, labels: np.ndarray) -> np.ndarray:
-        """Return labels 0..num_classes-1 from stored ones."""
+        """Map stored labels to 0..num_classes-1."""
         return labels
 
     def fetch(self, datasets: Any, root: Path) -> None:
@@ -122,9 +123,9 @@ class SplitDataset(ArrayDataset):
         getattr(datasets, self.torchvision_name)(str(root), download=True)
 
     def folders(self, root: str | os.PathLike | None) -> list[Path]:
-        """Return where the files are looked for, best first."""
+        """Return the folders to search for the files, in order of preference."""
         base = data_root(root)
-        name = self.torchvision_name  # the lineage made <cache>/MNIST_Train and the like
+        name = self.torchvision_name  # the original code used <cache>/MNIST_Train and the like
         names = ("", *self.folder_names, f"{name}_Train/{name}", f"{name}_Train", f"{name}_Val/{name}", f"{name}_Val")
         folders = [base / outer / inner for outer in names for inner in self.inner_folders]
         if root is None:

@@ -1,4 +1,4 @@
-"""Public images of digits written by a rendered hand, framed as MNIST is; no handwriting of anybody is read."""
+"""Public images of digits drawn as synthetic pen strokes, framed like MNIST; no person's handwriting is used."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ class StrokeDigitsTrain(RenderedDataset):
 
 
 class StrokeDigitsVal(StrokeDigitsTrain):
-    """Other images of the same kind, for validation on public data; arguments as in `StrokeDigitsTrain`."""
+    """The same digits with other random draws, for validation on public data; arguments as in `StrokeDigitsTrain`."""
 
     stream = 1

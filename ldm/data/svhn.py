@@ -36,10 +36,10 @@ class SVHNTrain(SplitDataset):
 
 
 class SVHNVal(SVHNTrain):
-    """The 26,032 test digits of SVHN, to measure on.
+    """The 26,032 test digits of SVHN, for evaluation.
 
-    ``split="validation"`` (or a ``holdout``) gives a part of the training files instead, 5,000 stratified records
-    unless ``holdout`` says otherwise; to keep it out of training, give `SVHNTrain` the same ``holdout``.
+    ``split="validation"`` (or a ``holdout``) selects ``holdout`` (default 5,000) stratified records of the training
+    files instead; to exclude them from training, give `SVHNTrain` the same ``holdout``.
     """
 
     default_split = "test"
@@ -48,7 +48,7 @@ class SVHNVal(SVHNTrain):
 def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return (images uint8 (N, 32, 32, 3), labels int64 (N,), 0-9) of a Matlab file with X (32, 32, 3, N) and y.
 
-    The file writes the digit 0 as label 10.
+    The file stores the digit 0 as label 10.
     """
     from scipy.io import loadmat
 
@@ -56,7 +56,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
         require_regular_file(path)
         content = loadmat(str(path), variable_names=["X", "y"])
         images, labels = content["X"], content["y"].reshape(-1).astype(np.int64)
-    except Exception as error:  # scipy fails in many ways on a broken file
+    except Exception as error:  # scipy raises many exception types for a damaged file
         raise UserError(f"{path} cannot be read as SVHN's Matlab file ({error}); fetch the file again") from None
     if images.ndim != 4 or images.shape[2] != 3 or images.dtype != np.uint8 or images.shape[3] != len(labels):
         raise UserError(f"{path} holds {images.dtype} {images.shape} for {len(labels)} labels; fetch the file again")

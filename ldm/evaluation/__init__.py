@@ -1,1 +1,1 @@
-"""How good generated images are: Fréchet distances and the accuracy of classifiers trained on them."""
+"""Quality of generated images: Fréchet distances and the accuracy of classifiers trained on them."""

@@ -1,4 +1,4 @@
-"""What an evaluation finds: the content of evaluation.json, shared by its writer, the pages, comparisons and tests."""
+"""The result of an evaluation: the content of evaluation.json, shared by its writer, pages, comparisons and tests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ldm.errors import UserError
 FORMAT = "latent diffusion evaluation"
 VERSION = 1
 
-#: What a score is read beside: guessing, real images in the samples' place, samples of the public model.
+#: Reference levels of a score: guessing, real images in the samples' place, samples of the public model.
 CHANCE, REAL, PUBLIC = "chance", "real", "public"
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images that were measured: where they came from, how many, "HxW" pixels, and images of each class by name."""
+    """Images that were measured: their source, their number, "HxW" pixels, and the count of each class by name."""
 
     source: str
     count: int
@@ -28,14 +28,14 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class GeneratedSet(ImageSet):
-    """Samples, and what their file says about how they were drawn."""
+    """Samples, and the metadata of their file on how they were drawn."""
 
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SubsetSizes:
-    """Images that entered scores of pairs: at most `limit` of each set, chosen by `seed`."""
+    """Numbers of images in the scores of pairs: at most `limit` of each set, chosen by `seed`."""
 
     limit: int
     seed: int
@@ -45,7 +45,7 @@ class SubsetSizes:
 
 @dataclass(frozen=True)
 class MeasuringProtocol:
-    """How every score was computed. `forced` names a difference of the two sets that was overridden, else ""."""
+    """The settings of every score. `forced` names a difference of the two sets that was overridden, else ""."""
 
     suite: str
     policy: str
@@ -63,8 +63,8 @@ class MeasuringProtocol:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One number: its name for people, which direction is better ("lower" or "higher"), its standard deviation if it
-    was repeated, on what it was measured, and the values at the levels (CHANCE, REAL, PUBLIC) that are known."""
+    """One score: its label, the better direction ("lower" or "higher"), its standard deviation over repetitions, a
+    note on the images that were measured, and the values at the known levels (CHANCE, REAL, PUBLIC)."""
 
     value: float
     label: str
@@ -76,7 +76,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """Fréchet distance between the samples and the real images of one class, and how many there were."""
+    """Fréchet distance between the samples and the real images of one class, and the numbers of both."""
 
     label: int
     name: str
@@ -87,7 +87,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch of a classifier; accuracies 0 to 1, losses in nats, None where nothing was scored."""
+    """One epoch of a classifier; accuracies 0 to 1, losses in nats, None for an epoch without a score."""
 
     loss: float
     validation_accuracy: float | None = None
@@ -98,7 +98,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One trained classifier: accuracy on real images of the epoch that was chosen, and its curve."""
+    """One trained classifier: accuracy of the chosen epoch on real images, and the curve over epochs."""
 
     best_epoch: int
     epochs: int
@@ -132,7 +132,7 @@ class DownstreamRow:
 
 @dataclass(frozen=True)
 class Downstream:
-    """Classifiers trained on the samples: the real images that score them, the protocol, and a row for each.
+    """Classifiers trained on the samples: the real test images, the protocol, and one row per classifier.
 
     test_from_training_files: the real images were cut from the files of a data set's training part.
     """
@@ -182,7 +182,7 @@ class PrivacySummary:
 class EvaluationResult:
     """Everything of one evaluation but its images; `docs/evaluation.md` describes the file.
 
-    levels: the image sets that stand for REAL and PUBLIC. not_measured: why a metric is missing, by its name.
+    levels: the image sets of the levels REAL and PUBLIC. not_measured: the reason for a missing metric, by its name.
     from_real_images: fields whose numbers were computed from real images.
     """
 
@@ -206,7 +206,7 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "evaluation") -> EvaluationResult:
-        """A result from what `to_dict` gave, also by earlier names of keys. Raises UserError naming `where`."""
+        """A result from the dict of `to_dict`, also with earlier names of keys. Raises UserError naming `where`."""
         if content.get("format") != FORMAT:
             raise UserError(f"{where}: not an evaluation; scripts/evaluate.py writes evaluation.json")
         if content.get("version") != VERSION:
@@ -215,7 +215,7 @@ class EvaluationResult:
 
 
 def _with_file_names(value: Any) -> Any:
-    """The file says `honest` where the code says `uses_test_for_selection`, which is the opposite."""
+    """Write `honest`, the file's key, which is the opposite of the code's `uses_test_for_selection`."""
     if isinstance(value, Mapping):
         named = {key: _with_file_names(entry) for key, entry in value.items()}
         if "uses_test_for_selection" in named:
@@ -228,7 +228,7 @@ def _with_file_names(value: Any) -> Any:
 
 
 def _with_field_names(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The opposite of the above; files of earlier versions call `from_real_images` otherwise."""
+    """The inverse of `_with_file_names`; also renames the key `from_real_images` of earlier versions."""
 
     def renamed(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""From YAML and a checkpoint to images: the driver behind the sampling commands."""
+"""Driver of the sampling commands: from YAML and a checkpoint to images."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ SAMPLERS: dict[str, Callable[[Any], Any]] = {"ddim": DDIMSampler, "plms": PLMSSa
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How images are drawn. ``steps`` in [1, T], ``eta`` in [0, 1], ``scale`` is the guidance scale (1 = none).
+    """Options of sampling. ``steps`` in [1, T], ``eta`` in [0, 1], ``scale`` is the guidance scale (1 = none).
 
-    ``uncond_class`` is the class that stands for "no condition" in guidance; None takes the model's null class, and
-    text has the empty caption. ``sampler`` is ddim, plms or dpm; the last two need ``eta`` 0. ``height`` and ``width``
+    ``uncond_class`` is the class that stands for "no condition" in guidance; None selects the model's null class, or
+    the empty caption for text. ``sampler`` is ddim, plms or dpm; the last two need ``eta`` 0. ``height`` and ``width``
     are in pixels, None for those of the model. Raises UserError for numbers outside these ranges.
     """
 
@@ -113,9 +113,9 @@ def sample_batches(
 ) -> Iterator[Tensor]:
     """Draw ``count`` images, ``options.batch_size`` at a time: (B, C, H, W) float32 in [-1, 1] on the CPU.
 
-    ``labels`` (count,), or as many captions, condition them. Results depend on the seed, the batch size and the
-    device. With ``first`` above 0, that many were drawn before: the random numbers go on from the state the caller
-    has set (see `random_state`), and the seed is not used.
+    ``labels`` (count,) or ``count`` captions are the condition. Results depend on the seed, the batch size and the
+    device. With ``first`` > 0, that many images were drawn before; the random numbers then continue from the state that
+    the caller has set (see `random_state`), and the seed is not used.
     """
     if options.seed is not None and first == 0:
         torch.manual_seed(options.seed)
@@ -150,7 +150,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Go on from a state that `random_state` gave on a device of the same kind."""
+    """Restore a state of `random_state` from a device of the same kind."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -159,7 +159,7 @@ def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
 
 
 def conditions(model: Any, labels: Tensor | Sequence[str] | None, options: SamplingOptions) -> tuple[Any, Any]:
-    """The encoded condition of a batch, and that of guidance's unconditional half (None without guidance)."""
+    """The encoded condition of a batch, and the unconditional one of guidance (None without guidance)."""
     if labels is None or model.cond_stage_model is None:
         return None, None
     if not isinstance(labels, Tensor):
@@ -191,7 +191,7 @@ def sample_set(
     device: torch.device,
     ema: bool = True,
 ) -> SampleSet:
-    """Load a model and draw a sample set, with labels or ``meta["captions"]``, and how it was made in its ``meta``.
+    """Load a model and draw a sample set, with labels or ``meta["captions"]``, and with its provenance in ``meta``.
 
     Captions and labels are those of `draw_samples`. Raises UserError.
     """
@@ -214,10 +214,10 @@ def write_samples(
     device: torch.device,
     ema: bool = True,
 ) -> None:
-    """Write what `sample_set` draws into a `.pt` file, batch by batch: the memory holds one batch.
+    """Write the sample set of `sample_set` to a `.pt` file, with one batch in memory at a time.
 
-    A run that was stopped goes on when it is called again with the same arguments, and the file is the same as if it
-    had not been stopped. Raises UserError, also when ``output`` is unfinished with other arguments.
+    A stopped run resumes when it is called again with the same arguments, and gives the same file as an uninterrupted
+    run. Raises UserError, also for an unfinished ``output`` of other arguments.
     """
     check_count(count)
     model = load_model(config, checkpoint, device, ema)
@@ -237,7 +237,7 @@ def write_samples(
 
 
 def seeded(options: SamplingOptions, seed: int | None = None) -> SamplingOptions:
-    """Options that have a seed: their own, else ``seed``, else a new one."""
+    """Options with a seed: their own, else ``seed``, else a new one."""
     if options.seed is not None:
         return options
     return replace(options, seed=secrets.randbits(32) if seed is None else seed)
@@ -246,7 +246,7 @@ def seeded(options: SamplingOptions, seed: int | None = None) -> SamplingOptions
 def provenance(
     config: str | Path, checkpoint: str | Path, options: SamplingOptions, device: torch.device, ema: bool
 ) -> dict[str, Any]:
-    """What a sample file says about its origin: files with their digests, weights, options and the kind of device."""
+    """Provenance of a sample file: input files with digests, weights, options and the kind of device."""
     return {
         "config": str(config),
         "config_sha256": file_digest(config),
@@ -265,7 +265,7 @@ def draw_samples(
     classes: Sequence[int] | None = None,
     prompts: Sequence[str] | None = None,
 ) -> SampleSet:
-    """``count`` images of a loaded model: with labels, class by class, or of ``prompts``, over and over in order.
+    """``count`` images of a loaded model: class by class with labels, or of ``prompts`` in order, repeated as needed.
 
     The caption of every image is in ``meta["captions"]``. Raises UserError before the first image.
     """
@@ -283,7 +283,7 @@ def checked_condition(
     classes: Sequence[int] | None,
     prompts: Sequence[str] | None,
 ) -> Any:
-    """The condition of ``count`` images: labels (count,), as many captions, or None. Raises UserError."""
+    """The condition of ``count`` images: labels (count,), ``count`` captions, or None. Raises UserError."""
     check_count(count)
     if prompts is None:
         check_classes(model, classes)
@@ -304,13 +304,13 @@ def check_count(count: int) -> None:
 
 @torch.no_grad()
 def image_side(model: Any) -> int:
-    """Height and width in pixels of the images that a model makes."""
+    """Height and width in pixels of a model's generated images."""
     shape = (1, model.channels, model.image_size, model.image_size)
     return model.decode_first_stage(torch.zeros(shape, device=model.betas.device)).shape[-1]
 
 
 def latent_shape(model: Any, options: SamplingOptions) -> tuple[int, int, int]:
-    """Shape (C, h, w) of the latents of one image. Raises UserError for a size that the networks cannot make."""
+    """Shape (C, h, w) of the latents of one image. Raises UserError for a size that the networks do not support."""
     if options.height is None and options.width is None:
         return model.channels, model.image_size, model.image_size
     side = image_side(model)
@@ -324,7 +324,7 @@ def latent_shape(model: Any, options: SamplingOptions) -> tuple[int, int, int]:
 
 
 def check_output(path: str | Path, suffixes: Sequence[str] = (".pt", ".png")) -> Path:
-    """Make sure, before hours of sampling, that the result can be written. Raises UserError."""
+    """Check before sampling that the result can be written. Raises UserError."""
     path = Path(path)
     if path.suffix not in suffixes:
         raise UserError(f"{path}: cannot tell what to write; end the name in {' or '.join(suffixes)}")

@@ -26,8 +26,9 @@ UNMATCHED = "to_out.Linear"
 def load_model(config: str | Path, checkpoint: str | Path, device: torch.device, ema: bool = True) -> Any:
     """The model of a configuration with the weights of a checkpoint, ready to sample on ``device``.
 
-    Checkpoint paths inside the configuration are not opened, and its ``ignore_keys`` do not apply: the checkpoint
-    holds every weight. With ``ema`` its averaged weights are used when it has them. Raises UserError on a mismatch.
+    Checkpoint paths inside the configuration are not opened, and its ``ignore_keys`` do not apply, because the
+    checkpoint holds every weight. With ``ema`` its averaged (EMA) weights are used if present. Raises UserError on a
+    mismatch.
     """
     loaded = load_config([config])
     if not isinstance(loaded.get("model"), DictConfig) or not isinstance(loaded.model.get("params"), DictConfig):
@@ -47,9 +48,10 @@ def load_model(config: str | Path, checkpoint: str | Path, device: torch.device,
 
 
 def leave_out_unmatched_targets(params: dict[str, Any], state: Mapping[str, Tensor], source: Any) -> None:
-    """Take DP-LoRA's target ``to_out.Linear`` out of ``params`` for a checkpoint without adapters there.
+    """Remove DP-LoRA's target ``to_out.Linear`` from ``params`` for a checkpoint without adapters there.
 
-    It named nothing in the published code, so that its checkpoints have none; the configurations are as they were.
+    The target matched no layer in the published code, so its checkpoints have no adapters there, but its configurations
+    still list the target.
     """
     targets = params.get("model_lora_target")
     if not isinstance(targets, list) or UNMATCHED not in targets:
@@ -68,7 +70,7 @@ def without_checkpoints(section: Any) -> Any:
     params.pop("ignore_keys", None)
     for key in ("first_stage_config", "cond_stage_config"):
         part = params.get(key)
-        # keys(), since "in" is false for a path that is still ???
+        # keys(), because "in" is false for the missing value ???
         if isinstance(part, DictConfig) and "ckpt_path" in (part.get("params") or {}).keys():  # noqa: SIM118
             part.params.ckpt_path = None
     return section

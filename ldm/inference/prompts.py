@@ -1,4 +1,4 @@
-"""Prompts: captions from a file or the command line, and whether a model can be given them."""
+"""Prompts: captions from a file or the command line, and checks that a model accepts them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ldm.errors import UserError
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """The captions of a text file, one a line, blank lines left out. Raises UserError when there are none."""
+    """The captions of a text file, one per line without blank lines. Raises UserError when there are none."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def cycled(prompts: Sequence[str], count: int) -> list[str]:
-    """Exactly ``count`` captions: the prompts in order, again from the start when they are used up."""
+    """Exactly ``count`` captions: the prompts in order, repeated from the start as needed."""
     return list(islice(cycle(prompts), count))
 
 
@@ -37,7 +37,7 @@ def takes_text(model: Any) -> bool:
 
 
 def check_prompts(model: Any, prompts: Sequence[str]) -> None:
-    """Raise UserError when the model takes no text, when there is none, or when it cannot be tokenized here."""
+    """Raise UserError when the model takes no text, ``prompts`` is empty, or no tokenizer is available."""
     if not takes_text(model):
         raise UserError("this model takes no text; use sampling/conditional_sampling.py or unconditional_sampling.py")
     if not prompts:

@@ -25,7 +25,13 @@ class AutoencoderKL(FirstStage):
     Latents are (B, embed_dim, H/f, W/f) with f = 2**(len(ch_mult)-1). For `lossconfig` and training see `FirstStage`.
     `ckpt_path` is loaded strictly except for keys starting with one of `ignore_keys`; a checkpoint's `loss.*` tensors
     are dropped when this model's loss has none, and may be absent altogether. With `freeze_encoder` only the decoder is
-    trained, so that latents, and models of them, stay what they were. Raises UserError for a bad ddconfig.
+    trained, so that the latents do not change and diffusion models of them stay valid. Raises UserError for a bad
+    ddconfig.
+
+    Args:
+        ckpt_path: checkpoint whose weights are loaded.
+        ignore_keys: prefixes of keys that are not loaded.
+        freeze_encoder: train the decoder only.
     """
 
     def __init__(
@@ -77,7 +83,7 @@ class AutoencoderKL(FirstStage):
     def forward(
         self, input: Tensor, sample_posterior: bool = True, generator: torch.Generator | None = None
     ) -> tuple[Tensor, DiagonalGaussianDistribution]:
-        """Reconstructions and posterior; decodes a draw from the posterior, or its mean."""
+        """Reconstructions and posterior; decodes a sample of the posterior or its mean."""
         posterior = self.encode(input)
         z = posterior.sample(generator) if sample_posterior else posterior.mode()
         return self.decode(z), posterior
@@ -100,7 +106,7 @@ class AutoencoderKL(FirstStage):
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Tensor], count: int = 8) -> dict[str, Tensor]:
-        """Images to look at, (n,C,H,W) nominally in [-1,1]: inputs, reconstructions and decoded normal noise."""
+        """Images (n,C,H,W) for the logger, nominally in [-1,1]: inputs, reconstructions and decoded normal noise."""
         x = self.get_input(batch, self.image_key)[:count].to(self.device)
         reconstructions, posterior = self(x)
         samples = self.decode(torch.randn_like(posterior.mean))

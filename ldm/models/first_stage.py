@@ -1,4 +1,4 @@
-"""What every first stage shares: loading, training with one or two optimizers, and colours for many-class maps."""
+"""Base class of the first stages: loading, training with one or two optimizers, colours for segmentation maps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 GENERATOR, DISCRIMINATOR = 0, 1
 
-#: What a checkpoint may have and the model not, or the other way round: the training loss, the running average.
+#: Parts that only the checkpoint or only the model may have: the training loss and the running average.
 OPTIONAL = ("loss.", "model_ema.", "model_ema.loss")
 
 
@@ -45,15 +45,29 @@ class FirstStage(pl.LightningModule):
     `lossconfig` names the training loss; `torch.nn.Identity` makes a model that only encodes and decodes. A loss whose
     `has_discriminator` is true gets two optimizers and manual optimisation: every batch takes one step of the
     autoencoder and, once the discriminator has started, one of the discriminator on the same reconstructions;
-    `global_step` counts the first. Lightning cannot accumulate gradients in that mode, so `accumulate_grad_batches` is
-    a parameter here.
+    `global_step` counts the autoencoder's steps. Lightning cannot accumulate gradients in that mode, so
+    `accumulate_grad_batches` is a parameter here.
 
     The driver sets `learning_rate` before fitting; the autoencoder's is `lr_g_factor` times that. `scheduler_config` is
     an `ldm.lr_scheduler` target, applied every step. A subclass names its encoding's parts in `trained_parts`, makes
-    them, and says what its `outputs` of a batch are and how the loss takes them. Raises UserError for a bad ddconfig.
+    them, and defines `outputs` and `loss_of`. Raises UserError for a bad ddconfig.
+
+    Args:
+        ddconfig: the encoder's and decoder's options: ch, ch_mult, num_res_blocks, attn_resolutions, resolution,
+            z_channels, ...
+        lossconfig: section of the training loss; torch.nn.Identity for a model without further training.
+        embed_dim: channels of a latent.
+        double_z: whether the encoder gives a mean and a log-variance (true) or a code (false); the class decides it.
+        image_key: entry of a batch that holds the images.
+        colorize_nlabels: number of labels when the images are segmentation maps, which are then logged in colours.
+        monitor: logged metric that selects the best checkpoint, such as val/rec_loss.
+        scheduler_config: section of the learning-rate schedule, applied every step.
+        lr_g_factor: the autoencoder's learning rate over the discriminator's.
+        betas: Adam's two decay rates, in [0, 1).
+        accumulate_grad_batches: batches per optimizer step, for a loss with a discriminator.
     """
 
-    #: Attributes that the autoencoder's optimizer moves.
+    #: Attributes whose parameters the autoencoder's optimizer updates.
     trained_parts: tuple[str, ...] = ("encoder", "decoder", "quant_conv", "post_quant_conv")
 
     def __init__(
@@ -79,8 +93,8 @@ class FirstStage(pl.LightningModule):
         self.image_key = image_key
         self.embed_dim = embed_dim
         self.learning_rate: float | None = None
-        self.start_privacy: Any = None  # what the checkpoint we start from says about its own private training
-        #: Digests of the data sets that the weights were trained on without privacy, as far as they are known.
+        self.start_privacy: Any = None  # privacy account stored in the starting checkpoint
+        #: Digests of the known data sets on which the weights were trained without privacy.
         self.unprotected_data: tuple[str, ...] = ()
         self.lr_g_factor = lr_g_factor
         self.betas = tuple(betas)
@@ -101,7 +115,7 @@ class FirstStage(pl.LightningModule):
         return bool(getattr(self.loss, "has_discriminator", False))
 
     def init_from_ckpt(self, path: str | os.PathLike, ignore_keys: Sequence[str] = ()) -> list[str]:
-        """Load a checkpoint file's tensors; the result is the keys that kept their values.
+        """Load a checkpoint file's tensors; returns the keys that kept their values.
 
         Raises UserError when tensors are missing, unknown or of another shape.
         """
@@ -141,11 +155,11 @@ class FirstStage(pl.LightningModule):
         return x.permute(0, 3, 1, 2).to(memory_format=torch.contiguous_format).float()
 
     def outputs(self, inputs: Tensor) -> tuple:
-        """What the loss needs of a batch's images, reconstructions among them."""
+        """The reconstructions of a batch of images, and further tensors that the loss needs."""
         raise NotImplementedError
 
     def loss_of(self, inputs: Tensor, outputs: tuple, optimizer_idx: int, split: str) -> tuple[Tensor, dict]:
-        """Loss of one of the two networks and numbers to log as "split/name"."""
+        """Loss of one of the two networks, and metrics to log as "split/name"."""
         raise NotImplementedError
 
     def after_step(self) -> None:
@@ -185,12 +199,12 @@ class FirstStage(pl.LightningModule):
 
     def _step_both(self, generator: Any, discriminator: Any, use_discriminator: bool) -> None:
         if use_discriminator:
-            # Through the strategy, not the wrapper, so that `global_step` (which disc_start and max_steps go by) counts
-            # the autoencoder's steps only.
+            # Step through the strategy, not the wrapper, so that `global_step` (used by disc_start and max_steps)
+            # counts the autoencoder's steps only.
             self.trainer.strategy.optimizer_step(discriminator.optimizer, closure=_no_closure)
             discriminator.zero_grad()
         else:
-            # Without gradients this moves nothing; it tells the scheduler that steps are being taken.
+            # Without gradients this changes no parameter; it tells the scheduler that steps are taken.
             discriminator.optimizer.step()
         generator.step()
         generator.zero_grad()
@@ -199,7 +213,7 @@ class FirstStage(pl.LightningModule):
         self.after_step()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # only automatic optimisation comes here
+        # Lightning calls this under automatic optimization only
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 
@@ -263,4 +277,4 @@ class FirstStage(pl.LightningModule):
 
 
 def _no_closure() -> None:
-    """The gradients are there already."""
+    """An empty closure; the gradients have already been computed."""

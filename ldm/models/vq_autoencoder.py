@@ -16,7 +16,7 @@ from ldm.models.first_stage import FirstStage
 from ldm.modules.ema import LitEma
 from ldm.modules.vqvae.quantize import Quantised, VectorQuantizer2
 
-# Sizes of `batch_resize_range` are multiples of this, so that every first stage can halve them often enough.
+# Sizes of `batch_resize_range` are multiples of this, so that every first stage can halve them at each level.
 SIZE_STEP = 16
 STEPS_AT_FULL_SIZE = 4
 
@@ -26,12 +26,24 @@ class VQModel(FirstStage):
 
     Latents are (B, embed_dim, H/f, W/f) with f = 2**(len(ch_mult)-1). For `lossconfig` and training see `FirstStage`;
     the loss is one like `ldm.modules.losses.VQLPIPSWithDiscriminator`. `remap` and `sane_index_shape`: see
-    `VectorQuantizer2`. `use_ema` keeps a running average of all weights, with which scores are logged a second time
+    `VectorQuantizer2`. `use_ema` keeps a running average of all weights; validation metrics are also logged with it
     ("val_ema/..."). `batch_resize_range` (smallest, largest) trains on random multiples of 16 pixels in between; the
-    first steps use the largest, so that memory runs out at once or not at all.
+    first steps use the largest, so that a lack of memory shows at once.
 
     `ckpt_path` is loaded strictly except for keys starting with one of `ignore_keys`; `loss.*` and `model_ema.*` are
     dropped when this model has none, and may be absent altogether. Raises UserError for a bad ddconfig or range.
+
+    Args:
+        n_embed: number of codebook vectors.
+        embed_dim: length of a codebook vector.
+        ckpt_path: checkpoint whose weights are loaded.
+        ignore_keys: prefixes of keys that are not loaded.
+        batch_resize_range: smallest and largest side, in pixels, of the images in training; None leaves them as they
+            are.
+        remap: file with the codes in use; other codes are mapped to these.
+        sane_index_shape: codes come as (B, h, w) in place of a flat list.
+        use_ema: keep a running average of all weights.
+        ema_decay: decay rate of that average, in [0, 1).
     """
 
     trained_parts = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
@@ -165,7 +177,7 @@ class VQModel(FirstStage):
 
     @torch.no_grad()
     def log_images(self, batch: Mapping[str, Tensor], count: int = 8, plot_ema: bool = False) -> dict[str, Tensor]:
-        """Images to look at, (n,C,H,W) nominally in [-1,1]: inputs and reconstructions."""
+        """Images (n,C,H,W) for the logger, nominally in [-1,1]: inputs and reconstructions."""
         x = self.get_input(batch, self.image_key)[:count].to(self.device)
         images = {"inputs": x, "reconstructions": self(x)[0]}
         if plot_ema and self.use_ema:
@@ -184,7 +196,7 @@ class VQModelInterface(VQModel):
         return self.encode_to_prequant(x)
 
     def decode(self, h: Tensor, force_not_quantize: bool = False) -> Tensor:
-        """Images of latents (B,embed_dim,h,w), which are replaced by the nearest codes unless told otherwise."""
+        """Images of latents (B,embed_dim,h,w), replaced by the nearest codes first unless ``force_not_quantize``."""
         quant = h if force_not_quantize else self.quantize(h)[0]
         return super().decode(quant)
 

@@ -1,4 +1,4 @@
-"""`AdamBC`: Adam whose second moment is freed of the noise that differential privacy has put there."""
+"""`AdamBC`: Adam with a second moment corrected for the bias of the DP noise."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ldm.errors import UserError
 class AdamBC(torch.optim.Optimizer):
     """DP-AdamBC (Tang, Shpilevskiy and Lecuyer 2024, arXiv 2312.14334, algorithm 1).
 
-    A noised gradient is g + n with n of known variance ``noise_variance``; Adam's second moment then estimates
-    g² + noise_variance, and dividing by its root makes every coordinate move alike. Here the step is
-    lr · m / sqrt(max(v - noise_variance, floor²)), with the usual corrections for the start. ``floor``: smallest
-    denominator, in units of the gradient; None takes sqrt(noise_variance) / 10 or 1e-8, whichever is larger. It
-    decides how far coordinates move that are nothing but noise. Only public constants and noised gradients come in:
-    nothing is charged for it. Raises UserError for numbers out of range.
+    A noised gradient is g + n with n of known variance ``noise_variance``; Adam's second moment then estimates g² +
+    noise_variance, and dividing by its root gives all coordinates nearly equal steps. Here the step is lr · m /
+    sqrt(max(v - noise_variance, floor²)), with the usual corrections for the start. ``floor``: smallest denominator, in
+    units of the gradient; None takes sqrt(noise_variance) / 10 or 1e-8, whichever is larger. It bounds the steps of
+    coordinates that contain only noise. The correction uses only public constants and noised gradients, so it costs no
+    privacy. Raises UserError for numbers out of range.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class AdamBC(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Take one step; parameters without a gradient stay."""
+        """Take one step; parameters without a gradient do not change."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

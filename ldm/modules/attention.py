@@ -1,8 +1,8 @@
 """Attention over token sequences: cross-attention, gated feed-forward and the spatial transformer block.
 
-Names, constructor parameters and state-dict keys follow the latent-diffusion lineage (Rombach et al., 2022,
-arXiv 2112.10752, appendix E.2.1), so that its checkpoints load. Every weight is used only inside the forward of the
-plain ``nn`` layer that owns it and no layer output is changed in place, which is what per-record gradient hooks need.
+Names, constructor parameters and state-dict keys follow the latent-diffusion lineage (Rombach et al., 2022, arXiv
+2112.10752, appendix E.2.1), so that its checkpoints load. Per-record gradient hooks require that every weight is used
+only inside the forward of the plain ``nn`` layer that owns it, and that no layer output is changed in place.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class CrossAttention(nn.Module):
         v = self._heads_first(self.to_v(context))
         bias = None
         if mask is not None:
-            # The most negative number instead of -inf: a row whose whole context is hidden averages it, it is not NaN.
+            # The most negative number instead of -inf, so a fully masked row averages its context instead of giving
+            # NaN.
             seen = mask.flatten(1)[:, None, None, :].bool()
             bias = torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill(~seen, -torch.finfo(q.dtype).max)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -140,8 +141,8 @@ class BasicTransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of a feature map, inside a residual branch that starts at zero.
 
-    x (B, in_channels, H, W), context (B, M, context_dim) or None (then the second attention looks at the image
-    itself) -> same shape as x. ``in_channels`` must be a multiple of 32 (group norm).
+    x (B, in_channels, H, W), context (B, M, context_dim) or None (the second attention is then self-attention) -> same
+    shape as x. ``in_channels`` must be a multiple of 32 (group norm).
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]
-        # Convolutions get densely packed NCHW input: per-sample gradient code that unfolds activations relies on it.
+        # Per-sample gradient code that unfolds activations relies on contiguous NCHW input of the convolutions.
         h = self.proj_in(self.norm(x).contiguous())
         h = h.flatten(2).transpose(1, 2).contiguous()
         for block in self.transformer_blocks:

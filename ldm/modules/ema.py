@@ -18,11 +18,10 @@ class LitEma(nn.Module):
 
     A buffer is called like its parameter with the dots removed (``net.0.weight`` -> ``net0weight``), next to the
     buffers ``decay`` (float32) and ``num_updates`` (int32). Update n uses the decay min(decay, (1 + n) / (10 + n));
-    with ``use_num_upates=False`` (lineage spelling) ``num_updates`` stays -1 and the decay is constant.
-    ``decay`` is within [0, 1]. With ``power`` g update n uses (1 - 1/n)^(g + 1) in place of these: the average then
-    gives the weights of step t a share that grows like t^g, however many steps there are (Karras et al. 2024, arXiv
-    2312.02696, section 3.1). Raises UserError for a decay or power out of range and for names that collide without
-    their dots.
+    with ``use_num_upates=False`` (lineage spelling) ``num_updates`` stays -1 and the decay is constant. ``decay`` is
+    within [0, 1]. With ``power`` g update n uses (1 - 1/n)^(g + 1) in place of these: the weights of step t then have a
+    share in the average proportional to t^g, for any number of steps (Karras et al. 2024, arXiv 2312.02696, section
+    3.1). Raises UserError for a decay or power out of range and for names that collide without their dots.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class LitEma(nn.Module):
                 shadow.copy_(parameter)
 
     def _step(self, counting: Tensor) -> Tensor:
-        """How far the shadows go towards the parameters in this update, in [0, 1]."""
+        """Weight of the parameters in this update of the shadows, in [0, 1]."""
         if self.power is not None:
             return 1 - (1 - 1 / self.num_updates.clamp(min=1)) ** (self.power + 1)
         warm_up = (1 + self.num_updates) / (10 + self.num_updates)
@@ -97,7 +96,7 @@ class LitEma(nn.Module):
     def reset(self, model: nn.Module, restart_count: bool = True) -> None:
         """Make every shadow equal to its parameter and add shadows for newly trained parameters.
 
-        Call it after loading weights that bring no average of their own. ``restart_count`` also starts the warm-up of
+        Call it after loading weights without an EMA. ``restart_count`` also starts the warm-up of
         the decay again.
         """
         self._add_shadows(model)
@@ -125,7 +124,7 @@ class LitEma(nn.Module):
 
     @contextmanager
     def swapped(self, model: nn.Module) -> Iterator[None]:
-        """Within the ``with`` block the model has the averaged weights; afterwards, its own again, bit by bit."""
+        """Context manager under which the model has the averaged weights; restores its own exactly."""
         pairs = self._pairs(model)
         own = [parameter.detach().clone() for parameter, _ in pairs]
         self.copy_to(model)

@@ -1,8 +1,8 @@
 """The transformer beneath the text encoders: learned positions, pre-norm layers, a final norm and a token head.
 
-Names and state-dict keys follow the latent-diffusion lineage, so that its text encoders load. Every weight is used
-only inside the forward of the plain ``nn`` layer that owns it, and every layer sees one row a record on its first
-axis, which is what per-record gradient hooks need.
+Names and state-dict keys follow the latent-diffusion lineage, so that its text encoders load. Every weight is used only
+inside the forward of the plain ``nn`` layer that owns it, and the first axis of every layer's input is the record axis.
+Per-record gradient hooks need both.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 
-EMBEDDING_STD = 0.02  # of fresh token and position tables, as in BERT (Devlin et al. 2019)
+EMBEDDING_STD = 0.02  # of initial token and position tables, as in BERT (Devlin et al. 2019)
 
 
 class AbsolutePositionalEmbedding(nn.Module):
     """A learned vector per position: tokens (B, N) -> (B, N, dim), the same N vectors in every row.
 
-    The table is looked up once for each row, not once for the batch: one lookup would have no row axis, and the
-    gradient of a single record could not be told from it.
+    The lookup is repeated for each row, because a single lookup for the batch has no record axis and gives no
+    per-record gradient.
     """
 
     def __init__(self, dim: int, max_seq_len: int) -> None:
@@ -34,10 +34,10 @@ class AbsolutePositionalEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention (B, N, dim) -> (B, N, dim) in ``heads`` heads of ``dim_head``, whatever ``dim`` is.
+    """Self-attention (B, N, dim) -> (B, N, dim) in ``heads`` heads of ``dim_head``, independent of ``dim``.
 
-    Every position sees every other one, padding too: the lineage's encoders were trained without a mask.
-    Source: Vaswani et al. 2017, section 3.2.
+    Every position attends to all positions including padding, because the lineage's encoders were trained without a
+    mask. Source: Vaswani et al. 2017, section 3.2.
     """
 
     def __init__(self, dim: int, dim_head: int = 64, heads: int = 8) -> None:
@@ -64,7 +64,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, mult: int = 4) -> None:
         super().__init__()
         widen = nn.Sequential(nn.Linear(dim, mult * dim), nn.GELU())
-        # the entry in the middle keeps the place of the lineage's dropout, whose rate is 0
+        # the Identity takes the index of the lineage's dropout (rate 0), for the state-dict keys
         self.net = nn.Sequential(widen, nn.Identity(), nn.Linear(mult * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class TransformerWrapper(nn.Module):
             raise UserError(f"{tokens.shape[1]} tokens in a row; this text encoder takes {self.max_seq_len}")
         try:
             embedded = self.token_emb(tokens)
-        except IndexError:  # what the CPU lookup raises
+        except IndexError:  # raised by the lookup on the CPU
             raise UserError(
                 f"token {int(tokens.max())} is outside the text encoder's vocabulary of {self.num_tokens}; "
                 "set vocab_size to the number of lines of the vocabulary file"

@@ -1,18 +1,18 @@
-"""The privacy room: what makes the published (epsilon, delta) of a run true by construction.
+"""The privacy package, which makes the published (epsilon, delta) of a run true by construction.
 
-It knows no trainer, no diffusion and no configuration file, and can be reviewed alone (``docs/privacy.md``). A plain
-torch model trained with it is ``examples/dp_sgd_mlp.py``. In the order of a step:
+It depends on no trainer, diffusion model or configuration file, and can be reviewed alone (``docs/privacy.md``).
+``examples/dp_sgd_mlp.py`` trains a plain torch model with it. In the order of a step:
 
 * ``plan``: `PrivacyPlan`, the public constants of a run
-* ``sampling``: `sampler_from_plan` makes `PoissonBatchSampler` and its kin, the draws; ``randomness``: where their
-  generators come from; ``ranks`` and ``distributed``: several processes that take one step together
-* ``clipping``: `PerRecordClipper` with a rule, `Clipping`: one bounded contribution a record; ``engines``: how, fast;
-  `LayerRule`, `Contribution`, `Materialized` and `DEFAULT_RULES`: how a layer of one's own joins in
+* ``sampling``: `sampler_from_plan` makes `PoissonBatchSampler` and the other samplers; ``randomness``: their
+  generators; ``ranks`` and ``distributed``: several processes that take one step together
+* ``clipping``: `PerRecordClipper` with a rule, `Clipping`, bounds each record's contribution; ``engines``: fast ways to
+  compute it; `LayerRule`, `Contribution`, `Materialized` and `DEFAULT_RULES`: support for your own layers
 * ``noise``: `GaussianNoise`
-* ``event``: `SamplingEvent`, one noised step; ``ledger``: `Ledger`, what was spent; ``accounting``: what that costs;
-  ``meter``: `EpsilonMeter`, the running number
+* ``event``: `SamplingEvent`, one noised step; ``ledger``: `Ledger`, all steps taken; ``accounting``: their epsilon;
+  ``meter``: `EpsilonMeter`, the epsilon so far
 * ``statistics``: sums of all records with noise on them, before any training
-* ``card``: `ReleaseCard`, what is published
+* ``card``: `ReleaseCard`, the published guarantee
 * ``audit``: lower bounds measured on the running mechanism (imported by its own name)
 """
 

@@ -1,4 +1,4 @@
-"""What a sequence of noised steps costs: epsilon of a history, the noise for a target epsilon, and a running meter.
+"""The privacy cost of a sequence of noised steps: epsilon of a history, and the noise for a target epsilon.
 
 Three accountants give an upper bound on the same number:
 
@@ -6,8 +6,8 @@ Three accountants give an upper bound on the same number:
 * ``rdp``: Renyi differential privacy (Mironov et al. 2019, arXiv 1908.10530; Wang et al. 2019, arXiv 1808.00087);
 * ``prv``: the numerical composition of opacus (Gopi et al. 2021, arXiv 2106.02848), the accountant of the lineage.
 
-Which of them can judge a step depends on how the step was sampled and on the neighbouring relation, see
-:func:`accountants_for`. Nothing here sees data: every argument is a public constant.
+Each accountant covers some kinds of sampling and neighbouring relations, see :func:`accountants_for`. Nothing here sees
+data; every argument is a public constant.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _RELATION_OF_LIBRARY = {
 
 
 def accountants_for(events: History) -> tuple[str, ...]:
-    """Which accountants can judge this history, the tightest first.
+    """The accountants that have an analysis of this history, the tightest first.
 
     Batches of fixed size have a Renyi analysis only; Poisson batches under replace-one have a PLD only; a query
     of all records is a plain Gaussian mechanism, for which opacus' PRV has no formula.
@@ -76,7 +76,7 @@ def epsilon(events: History, delta: float, accountant: str | None = None) -> flo
     An upper bound under the events' own relation; 0 for an empty history; infinite where the noise is too small for
     any bound. ``accountant`` None takes the tightest that applies.
 
-    Raises UserError when delta is not in (0, 1), when relations are mixed, or when the accountant cannot judge an
+    Raises UserError when delta is not in (0, 1), when relations are mixed, or when the accountant has no analysis of an
     event.
     """
     number("delta", delta, above=0)
@@ -98,7 +98,7 @@ def epsilon(events: History, delta: float, accountant: str | None = None) -> flo
 
 
 def merge_history(events: History) -> list[tuple[SamplingEvent, int]]:
-    """Equal events summed (composition does not care about order); relations checked."""
+    """Equal events summed (the order is irrelevant to composition); relations checked."""
     counts: Counter[SamplingEvent] = Counter()
     for event, count in events:
         whole("count", count, at_least=0)
@@ -136,9 +136,9 @@ def _pld_epsilon(history: History, delta: float) -> float:
 
 
 def privacy_loss(events: History) -> Any:
-    """The privacy loss distribution of a history, from which delta follows at every epsilon and the other way round.
+    """The privacy loss distribution of a history, which gives delta at every epsilon and epsilon at every delta.
 
-    None where the noise is too small for any bound. The events must be ones that ``pld`` can judge.
+    None where the noise is too small for any bound. ``pld`` must have an analysis of the events.
     """
     history = merge_history(events)
     if min(_std_over_clip(event) for event, _ in history) < _SMALLEST_STD:
@@ -156,12 +156,12 @@ _SMALLEST_STD = 0.02
 
 
 def _std_over_clip(event: SamplingEvent) -> float:
-    """Noise standard deviation in units of C: one record's contribution, whatever the relation."""
+    """Noise standard deviation in units of C, under either relation."""
     return event.noise_multiplier * sensitivity(1.0, event.relation)
 
 
 def _composed_std(event: SamplingEvent, count: int) -> tuple[float, float, int]:
-    """Noise over C, sampling rate and count to compose numerically: unsampled Gaussians compose to one Gaussian."""
+    """Noise over C, sampling rate and count to compose numerically; unsampled Gaussians compose to one Gaussian."""
     std = _std_over_clip(event)
     return (std / math.sqrt(count), 1.0, 1) if event.sample_rate == 1 else (std, event.sample_rate, count)
 
@@ -169,8 +169,8 @@ def _composed_std(event: SamplingEvent, count: int) -> tuple[float, float, int]:
 def _interval(event: SamplingEvent, count: int) -> float:
     """Grid width of the privacy loss: a twentieth of one step's spread, unless that grid would be very long.
 
-    The estimate is pessimistic for every width ("connect the dots"), so this is about time and tightness only:
-    the error is about 0.02 % at a twentieth and grows with the square of the width.
+    The estimate is pessimistic for every width ("connect the dots"), so the width affects time and tightness only; the
+    error is about 0.02 % at a twentieth and grows with the square of the width.
     """
     std, rate, count = _composed_std(event, count)
     inverse = 1 / std
@@ -201,7 +201,7 @@ def _rdp_epsilon(history: History, delta: float) -> float:
     return float(rdp_library.compute_epsilon(orders, total, delta)[0])
 
 
-@cache  # a third of a second, and every release of a run asks for the same event
+@cache  # takes a third of a second, and every release of a run needs the same event
 def rdp_vector(event: SamplingEvent) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Renyi divergence of one step at dp_accounting's default orders; noise is relative to the full sensitivity."""
     gaussian = dp_event.GaussianDpEvent(event.noise_multiplier)
@@ -221,7 +221,7 @@ def rdp_vector(event: SamplingEvent) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the library's word about single Renyi orders that it leaves out: the bound holds without them."""
+    """Hide the library's warning about Renyi orders that it leaves out; the bound holds without them."""
     absl = logging.getLogger("absl")
     level = absl.level
     absl.setLevel(logging.ERROR)
@@ -234,7 +234,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _prv_epsilon(history: History, delta: float) -> float:
-    from opacus.accountants import PRVAccountant  # slow to import, and only ever a second opinion
+    from opacus.accountants import PRVAccountant  # slow to import, and used as a second opinion only
 
     accountant = PRVAccountant()
     accountant.history = [(event.noise_multiplier, event.sample_rate, count) for event, count in history]
@@ -305,7 +305,7 @@ def _bracket(spent: Callable[[float], float], target: float) -> tuple[tuple[floa
 def _refine(
     spent: Callable[[float], float], target: float, low: tuple[float, float], high: tuple[float, float]
 ) -> float:
-    """Secant steps in logarithms, halved when they do not pay; ends on the side that has enough noise."""
+    """Secant steps in logarithms, halved when they gain too little; ends on the side with enough noise."""
     aim = target * (1 - TIGHTNESS / 3)
     for attempt in range(60):
         if high[1] >= target * (1 - TIGHTNESS):

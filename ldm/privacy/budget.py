@@ -1,4 +1,4 @@
-"""What a budget buys before a run exists: noise for epsilon, epsilon for noise, over batch sizes."""
+"""Privacy budgets before a run: noise for epsilon, or epsilon for noise, over batch sizes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ldm.privacy.validate import whole
 
 @dataclass(frozen=True)
 class Budget:
-    """One way to spend: all fields are public constants; ``epsilon`` is for all ``runs`` together.
+    """One setting and its cost. All fields are public constants; ``epsilon`` is for all ``runs`` together.
 
-    ``noise_share`` is the noise on the mean gradient in units of C, sigma / B: the number that training feels.
+    ``noise_share`` is the noise on the mean gradient in units of C, sigma / B: a smaller value means better training.
     """
 
     batch_size: int

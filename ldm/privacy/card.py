@@ -1,4 +1,4 @@
-"""`ReleaseCard`: what the ``privacy.json`` of a run directory says about everything else in that directory."""
+"""`ReleaseCard`: the ``privacy.json`` of a run directory, which describes everything else in that directory."""
 
 from __future__ import annotations
 
@@ -46,15 +46,14 @@ def _installed_versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ReleaseCard:
-    """The guarantee of a release, what it is about, and what it is not about.
+    """The guarantee of a release, with the data it covers and its exceptions.
 
-    ``plan`` and ``ledger`` carry the numbers; epsilon is computed from the ledger whenever it is asked for, never read
-    back. ``trained``: parameter name to number of coordinates, all of them noised. ``left_out``: parameters of the
-    selection that no record can reach and that stay at their public values. ``public_data``: what else the weights
-    have seen. ``not_covered``: what left the run other than through the mechanism, in words. ``statistics``: what was
-    released of the records before training, each by one event of the ledger (:meth:`Release.summary`). ``weights``:
-    digest of the content of every checkpoint that the run has written (`ldm.checkpoint.state_digest`) to the steps
-    behind it.
+    ``plan`` and ``ledger`` carry the numbers; epsilon is always computed from the ledger, never read back. ``trained``:
+    parameter name to number of coordinates, all of them noised. ``left_out``: parameters of the selection that no
+    record can reach and that stay at their public values. ``public_data``: names of the other data sets that trained
+    the weights. ``not_covered``: releases other than through the mechanism, in words. ``statistics``: summaries of the
+    statistics released before training, each with one event in the ledger (:meth:`Release.summary`). ``weights``:
+    content digest of every checkpoint of the run (`ldm.checkpoint.state_digest`) to the number of steps behind it.
     """
 
     plan: PrivacyPlan
@@ -73,12 +72,12 @@ class ReleaseCard:
     def private(self) -> bool:
         """Whether there is a guarantee for the whole release.
 
-        That is: secret generators, nothing outside the mechanism, and noise enough for some finite epsilon.
+        It needs secret generators, no release outside the mechanism, and enough noise for a finite epsilon.
         """
         return self.plan.secure and not self.not_covered and math.isfinite(self._tightest())
 
     def epsilons(self) -> dict[str, float]:
-        """Epsilon of the ledger by every quick accountant that can judge it, the tightest first."""
+        """Epsilon of the ledger by every quick accountant that covers it, the tightest first."""
         return dict(_epsilons(tuple(self.ledger.events), self.plan.delta))
 
     def statement(self) -> str:
@@ -86,7 +85,7 @@ class ReleaseCard:
         return self.statement_at(self._tightest())
 
     def statement_at(self, spent: float) -> str:
-        """The line that :meth:`statement` gives when the tightest epsilon is ``spent``."""
+        """The line of :meth:`statement` when the tightest epsilon is ``spent``."""
         if not self.plan.secure:
             return (
                 f"NOT private: insecure_seed {self.plan.insecure_seed} lets anyone subtract the noise"
@@ -103,7 +102,7 @@ class ReleaseCard:
         return guarantee + (f"; NOT covered: {'; '.join(self.not_covered)}" if self.not_covered else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, what people look for first; an unbounded epsilon is the word "infinite"."""
+        """Plain JSON values, the most important ones first; an unbounded epsilon is the word "infinite"."""
         epsilons = self.epsilons()
         return {
             "format": FORMAT,
@@ -158,10 +157,10 @@ class ReleaseCard:
         return next(iter(self.epsilons().values()), math.inf)
 
     def write(self, path: str | Path) -> None:
-        """Write JSON to ``path`` (readable by all), whole or not at all. Do so before the checkpoint it speaks of.
+        """Write JSON to ``path`` (readable by all), atomically. Write the card before the checkpoint it covers.
 
-        Raises UserError when a card at ``path`` charges steps that this one does not: a card never forgets a release.
-        Resume with ``ledger.absorb(ReleaseCard.read(path).ledger)``.
+        Raises UserError when a card at ``path`` charges steps that this one does not, since a card must never drop a
+        release. Resume with ``ledger.absorb(ReleaseCard.read(path).ledger)``.
         """
         target = Path(path)
         card = self
@@ -180,7 +179,7 @@ class ReleaseCard:
     def read(cls, path: str | Path) -> ReleaseCard:
         """Read a card and check that it agrees with itself; epsilon is computed anew.
 
-        Raises UserError, naming the file, when it is missing, is no card, is damaged or was changed.
+        Raises UserError, naming the file, when it is missing, is no card, or was damaged or changed.
         """
         return _read(Path(path), checked=True)
 

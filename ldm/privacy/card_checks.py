@@ -1,4 +1,4 @@
-"""Whether a privacy card agrees with itself: what it states against its own plan and ledger."""
+"""Consistency checks of a privacy card: its stated values against its own plan and ledger."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ldm.errors import UserError
 if TYPE_CHECKING:
     from ldm.privacy.card import ReleaseCard
 
-#: A stated epsilon may differ by this share from one computed now: accountants change a little between versions.
+#: A stated epsilon may differ by this share from one computed now, since accountants change between versions.
 TOLERANCE = 2e-3
 
-#: A card with more different events, or more steps, than any run has would keep the accountants busy for minutes.
+#: Limits above those of any run; a ledger beyond them would take the accountants minutes.
 MAX_EVENTS = 16
 MAX_STEPS = 1_000_000
 MAX_LOSS = 1e5
@@ -24,22 +24,22 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def check_size(card: ReleaseCard) -> None:
-    """Raise UserError for a ledger that no run can have written and that would take minutes to account for."""
+    """Raise UserError for a ledger larger than that of any run, which would take minutes to account for."""
     different = len({event for event, _ in card.ledger.events})
     if different > MAX_EVENTS:
         raise UserError(f"the privacy card's ledger lists {different} different events, more than {MAX_EVENTS}")
     if card.ledger.steps > MAX_STEPS:
         raise UserError(f"the privacy card's ledger lists {card.ledger.steps} steps, more than {MAX_STEPS}")
-    # the expected privacy loss of so many steps, to first order: what the grids of the accountants grow with
+    # the expected privacy loss of all steps, to first order; the accountants' grids grow with it
     loss = sum(count * event.sample_rate / event.noise_multiplier**2 / 2 for event, count in card.ledger.events)
     if loss > MAX_LOSS and min(event.noise_multiplier for event, _ in card.ledger.events) > 0.02:
         raise UserError(f"the privacy card's ledger spends an epsilon of about {loss:.1g}, which bounds nothing")
 
 
 def check_card(values: Mapping[str, Any], card: ReleaseCard) -> None:
-    """Raise UserError with the first thing in ``values`` that disagrees with the plan and the ledger among them.
+    """Raise UserError for the first entry of ``values`` that contradicts their plan and ledger.
 
-    ``card`` was made of the same values; epsilon is computed from its ledger anew.
+    ``card`` was made from the same values; epsilon is computed from its ledger again.
     """
     check_size(card)
     for find in (_ledger_finding, _epsilon_finding, _fact_finding, _weights_finding, _statement_finding):

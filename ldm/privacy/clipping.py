@@ -1,4 +1,4 @@
-"""Per-record gradient clipping: each record, however many noise draws it gets, moves the sum by at most C.
+"""Per-record gradient clipping: each record moves the sum by at most C, for any number of noise draws.
 
 This is the sensitivity half of DP-SGD (Abadi et al. 2016, arXiv 1607.00133, algorithm 1). Noise is added elsewhere,
 once per logical step, to what :meth:`PerRecordClipper.pop_sums` returns.
@@ -11,16 +11,16 @@ any noise multiplicity, any weights and any gradients:
 =============================================  =====================================================================
 case                                           what happens
 =============================================  =====================================================================
-no record in a microbatch, or no microbatch in a step    nothing is added; the sums of the step are zeros
-a gradient that is not finite                  the record contributes exactly zero, its neighbours what they always do
+an empty microbatch, or an empty step          nothing is added; the sums of the step are zeros
+a gradient that is not finite                  the record contributes exactly zero; the other records are unaffected
 a gradient of zero                             contributes zero; no division by zero, also with gamma = 0
-a gradient shorter than C                      ``flat``: enters as it is; ``automatic``: is lengthened to below C
+a gradient shorter than C                      ``flat``: added as it is; ``automatic``: scaled up to below C
 a record with K noise draws                    one gradient, of the mean loss, clipped once
 a parameter that is frozen                     must be left out; freezing one later is refused
 a trainable parameter that is left out         refused: it would be trained without noise
 a parameter that the loss does not reach       refused in the first microbatch; in later ones its sum is zero
 a record without effect on some parameter      its part of the sum is zero; the bound is unchanged
-forward pass in bf16 (autocast)                norms and sums are fp32 all the same; the bound is unchanged
+forward pass in bf16 (autocast)                norms and sums are still fp32; the bound is unchanged
 batch norm in training mode                    refused: it mixes records
 =============================================  =====================================================================
 
@@ -62,7 +62,7 @@ ENGINES = ("bookkeeping", "instantiate", "naive")
 # Factors are computed for a bound this much below C, so that fp32 rounding of factor times gradient stays below C.
 _SHAVE = 1.0 - 2.0**-19
 
-# Squares of numbers below 1e-19 vanish in fp32, so a norm below this may in truth be anything up to it.
+# Squares of numbers below 1e-19 vanish in fp32, so if the computed norm is below this, the true one may be as large.
 _SMALLEST_NORM = 1e-12
 
 
@@ -70,7 +70,7 @@ _SMALLEST_NORM = 1e-12
 class Clipping:
     """How one record's gradient g is scaled before it enters the sum; ``max_grad_norm`` is C >= 1e-12.
 
-    ``flat``: g min(1, C / |g|). ``automatic``: g C / (|g| + gamma) with ``gamma`` >= 0, which lifts small gradients too
+    ``flat``: g min(1, C / |g|). ``automatic``: g C / (|g| + gamma) with ``gamma`` >= 0, which scales small gradients up
     (Bu et al. 2022, arXiv 2206.07136). ``per_layer``: each of L layers is clipped on its own to C / sqrt(L)
     (McMahan et al. 2018, arXiv 1710.06963). Raises UserError for values out of range.
     """
@@ -116,10 +116,10 @@ class Clipping:
 class PerRecordClipper:
     """Sums clipped per-record gradients of ``parameters`` over the microbatches of one logical step.
 
-    ``module`` is the root that contains every layer owning a private parameter, ``parameters`` maps names, as
-    ``module.named_parameters()`` gives them, to the parameters themselves; every other parameter of ``module`` must be
-    frozen. ``engine`` is ``bookkeeping`` (default, one pass), ``instantiate`` or ``naive`` (any layer, slow); ``rules``
-    replaces the table of layer rules, e.g. ``{**DEFAULT_RULES, MyLayer: MyRule()}``.
+    ``module`` contains every layer with a private parameter, ``parameters`` maps names, as in
+    ``module.named_parameters()``, to parameters; every other parameter of ``module`` must be frozen. ``engine`` is
+    ``bookkeeping`` (default, one pass), ``instantiate`` or ``naive`` (any layer, slow); ``rules`` replaces the table of
+    layer rules, e.g. ``{**DEFAULT_RULES, MyLayer: MyRule()}``.
 
     Raises UserError for a parameter that no rule covers, for a trainable parameter that is not private and for names
     that do not fit ``module``. Layers must keep rows on the first axis and must not mix rows.
@@ -164,7 +164,7 @@ class PerRecordClipper:
         self.skipped += result.skipped
 
     def pop_sums(self) -> dict[str, Tensor]:
-        """The fp32 sums per parameter name of this logical step, zeros where nothing came in; starts the next step."""
+        """The fp32 sums per parameter name of this logical step, zeros without gradients; starts the next step."""
         sums, self._sums = self._sums, {}
         return {
             name: sums[name] if name in sums else torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
@@ -172,21 +172,21 @@ class PerRecordClipper:
         }
 
     def untouched(self) -> list[str]:
-        """Private parameters whose sum in this logical step so far is nothing next to the rest: below 1e-6 of its norm.
+        """Private parameters whose sum in this logical step so far is below 1e-6 of the norm of all sums.
 
-        They are fed with noise only, e.g. the queries and keys of an attention on a single token, or whatever lies
-        behind a layer that starts at zero. A diagnosis for public data, before private training; it resets nothing.
+        They would receive noise only, e.g. the queries and keys of an attention on a single token, or layers behind a
+        layer that starts at zero. Use this on public data, before private training; it resets nothing.
         """
-        norms = {name: float(microbatch.norm()) for name, microbatch in self._sums.items()}
+        norms = {name: float(total.norm()) for name, total in self._sums.items()}
         limit = 1e-6 * math.hypot(*norms.values())
         return [name for name in self._parameters if norms.get(name, 0.0) <= limit]
 
     def verify(self, loss: PerExampleLoss, rows: Rows, multiplicity: int = 1, tolerance: float = 0.02) -> None:
-        """Check on public or made-up ``rows`` that unclipped sums are the ordinary gradients, each record's its own.
+        """Check on public or made-up ``rows`` that unclipped sums are the ordinary gradients, and records independent.
 
-        Catches what no rule can see: a layer whose weight is also used outside its forward, a wrong custom rule, rows
-        that influence one another (with two records or more). Parameters that are zero are moved off it for the check
-        and back, because what lies behind them could not be checked; the sums of the step are left alone. Raises
+        Finds mistakes that no rule can see: a layer whose weight is also used outside its forward, a wrong custom rule,
+        rows that influence one another (with two records or more). Parameters that are zero get random values during
+        the check, because the gradients behind them would be zero; the sums of the step stay unchanged. Raises
         UserError, naming the parameter whose sum is off by more than ``tolerance``, relative to its gradient or a
         thousandth of the whole gradient.
         """
@@ -195,7 +195,7 @@ class PerRecordClipper:
         devices = list({value.device for value in rows.values() if value.device.type == "cuda"})
         with torch.random.fork_rng(devices), off_zero(self._parameters.values()):
             check_sums(self._engine, self._groups, self._parameters, loss, rows, records, multiplicity, tolerance)
-            if not isinstance(self._engine, NaiveEngine):  # which shows the loss one record at a time
+            if not isinstance(self._engine, NaiveEngine):  # the naive engine calls the loss on one record at a time
                 check_rows(self._engine, self._groups, loss, rows, records, multiplicity, tolerance)
 
     def _check_paths(self, reached: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""`DPConfig`: the settings of a private run, checked, and the plan that follows from them."""
+"""`DPConfig`: the checked settings of a private run, and the plan made from them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ DELTA_SHARE = 0.1
 
 @dataclass(frozen=True)
 class DPConfig:
-    """The section ``dp_config`` of a model: every value is in range, and None means that it was not given.
+    """The section ``dp_config`` of a model; every value is in range, and None means not given.
 
-    Public constants, none of them computed from the records. Raises UserError for a value out of range; what is missing
-    is another matter, see :meth:`require_complete`.
+    Public constants, none of them computed from the records. Raises UserError for a value out of range;
+    :meth:`require_complete` checks for missing values.
     """
 
     #: Whether training is private at all.
@@ -61,7 +61,7 @@ class DPConfig:
     warm_up: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "public_data", tuple(self.public_data))  # a YAML list comes as a list
+        object.__setattr__(self, "public_data", tuple(self.public_data))  # YAML gives a list
         for name in ("epsilon", "max_grad_norm", "noise_multiplier"):
             if getattr(self, name) is not None:
                 number(f"dp_config.{name}", getattr(self, name), above=0)
@@ -88,11 +88,11 @@ class DPConfig:
 
     @property
     def relation(self) -> str:
-        """What neighbouring data sets are: batches of a fixed size need a fixed number of records."""
+        """The neighbouring relation: replace-one for batches of fixed size, which need a fixed number of records."""
         return ADD_OR_REMOVE_ONE if self.poisson_sampling else REPLACE_ONE
 
     def require_complete(self) -> None:
-        """Raise UserError for what private training needs and the section does not give, or gives twice."""
+        """Raise UserError for settings that private training needs and the section lacks, or gives twice."""
         for name in ("delta", "max_grad_norm"):
             if getattr(self, name) is None:
                 raise UserError(f"dp_config.{name} is missing; private training needs it")
@@ -104,7 +104,7 @@ class DPConfig:
             )
 
     def check_records(self, records: int) -> None:
-        """Compare the stated size with the ``records`` at hand: too small is refused, a careless one is said.
+        """Compare the stated size with the number of ``records``; refuse one too small, warn about a careless one.
 
         Raises UserError when the stated size is below the number of records, or differs from it with batches of a
         fixed size, where the number of records is public and decides what a step costs.
@@ -149,24 +149,17 @@ class DPConfig:
         steps: int | None = None,
         history: History = (),
     ) -> PrivacyPlan:
-        """The plan of a new run with ``epochs`` or ``steps`` of its length given, the noise calibrated if need be.
+        """The plan of a new run of ``epochs`` or ``steps``, with calibrated noise unless ``noise_multiplier`` is given.
 
-        ``num_records`` is the length of the training set; a stated ``dataset_size`` takes its place. ``batch_size`` is
-        the expected number of records of a batch. ``history`` is what was spent on the same records before, and is
-        charged against a target epsilon first. Raises UserError for what is missing and for targets that cannot be met.
+        ``num_records`` is the length of the training set; a stated ``dataset_size`` replaces it. ``batch_size`` is the
+        expected number of records of a batch. ``history`` holds the earlier events on the same records, which are
+        charged against a target epsilon first. Raises UserError for missing settings and for targets that cannot be
+        met.
         """
         self.require_complete()
         assert self.delta is not None and self.max_grad_norm is not None
         size = self.dataset_size or num_records
-        if DELTA_SHARE / size < self.delta < 1 / size:
-            logger.warning(
-                "dp_config.delta: %g is above %g / %d records; delta is the chance that a record is given away, so "
-                "write delta: %.0e or less",
-                self.delta,
-                DELTA_SHARE,
-                size,
-                DELTA_SHARE / size,
-            )
+        _warn_of_large(self.delta, size)
         rate = self._rate(size, batch_size)
         if self.noise_multiplier is None:
             assert self.epsilon is not None
@@ -205,9 +198,21 @@ class DPConfig:
         return plan
 
     def _rate(self, size: int, batch_size: int) -> float:
-        """The sampling rate q: the stated one, the lineage's, or the exact share of a batch of fixed size."""
+        """The sampling rate q: the stated one, the lineage's, or batch size over N for batches of fixed size."""
         if not self.poisson_sampling:
             if batch_size > size:
                 raise UserError(f"data.params.batch_size: {batch_size} exceeds the {size} training records")
             return batch_size / size
         return self.sample_rate if self.sample_rate is not None else lineage_sample_rate(size, batch_size)
+
+
+def _warn_of_large(delta: float, size: int) -> None:
+    if DELTA_SHARE / size < delta < 1 / size:
+        logger.warning(
+            "dp_config.delta: %g is above %g / %d records; delta is the chance that a record is given away, so "
+            "write delta: %.0e or less",
+            delta,
+            DELTA_SHARE,
+            size,
+            DELTA_SHARE / size,
+        )

@@ -1,10 +1,10 @@
-"""Private steps that several processes take together: each draws and clips its own shard, one sum is noised once.
+"""Private steps of several processes: each draws and clips its own shard, and the noise is added once.
 
 The mechanism is that of one process. Every record belongs to one shard, so the union of the processes' Poisson draws is
-a Poisson draw of the whole set, and a record moves the sum over the processes by at most C. The first process alone
-adds noise, of the full standard deviation and before the sums meet: one secret generator makes exactly the noise that
-was accounted for, whatever the number of processes, and no process ever holds a sum of all records without it. (Noise
-of std / sqrt(processes) from each would do only as long as no two of their generators ever agree.)
+a Poisson draw of the whole set, and a record moves the sum over the processes by at most C. Only the first process adds
+noise, with the full standard deviation and before the sums are reduced. So one secret generator makes exactly the
+accounted noise for any number of processes, and no process ever holds a sum of all records without it. (Noise of std /
+sqrt(processes) from each process would be enough only if no two of their generators ever agree.)
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ldm.privacy.ranks import group_ranks
 def reduce_sums(sums: Mapping[str, Tensor]) -> None:
     """Replace every float32 tensor, in place, by its sum over the processes; all of them get the same bits.
 
-    One collective call on one flat bucket, in the order of the names, which must be the same everywhere. Alone, nothing
-    happens. Raises UserError for another dtype: half precision would round the noise away.
+    One collective call on one flat bucket, in the order of the names, which must be the same in every process. With one
+    process nothing happens. Raises UserError for another dtype, since half precision would round the noise away.
     """
     if group_ranks().size == 1:
         return
@@ -38,7 +38,7 @@ def reduce_sums(sums: Mapping[str, Tensor]) -> None:
 
 
 def broadcast_state(module: nn.Module) -> None:
-    """Give every process the first one's parameters and buffers: equal updates then keep the copies equal for good."""
+    """Give every process the first one's parameters and buffers; equal updates then keep the copies equal."""
     if group_ranks().size == 1:
         return
     with torch.no_grad():
@@ -51,7 +51,7 @@ def broadcast_state(module: nn.Module) -> None:
 def check_agreement(statement: str) -> None:
     """Raise UserError in every process unless all of them make the same statement (a plan's digest, a step count).
 
-    What differs would be a configuration or a checkpoint; neither may depend on the process.
+    Configuration and checkpoint must not depend on the process.
     """
     size = group_ranks().size
     if size == 1:

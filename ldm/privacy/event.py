@@ -1,4 +1,4 @@
-"""`SamplingEvent`: one noised step as an accountant sees it, and the checks that public constants go through."""
+"""`SamplingEvent`: one noised step as an accountant sees it, with checks of its public constants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLINGS = (POISSON, WITHOUT_REPLACEMENT)
 
 
 def sensitivity(max_grad_norm: float, relation: str = ADD_OR_REMOVE_ONE) -> float:
-    """How far one record can move a sum of gradients that are clipped to ``max_grad_norm`` C, in L2 norm.
+    """Largest change of a sum of gradients, each clipped to ``max_grad_norm`` C, by one record, in L2 norm.
 
     C when the record is added or removed, 2C when it is replaced by another. Raises UserError for an unknown relation.
     """
@@ -35,7 +35,7 @@ class SamplingEvent:
     ``without_replacement``: batch size over number of records). ``noise_multiplier``: noise standard deviation over the
     L2 sensitivity of the clipped sum *under* ``relation``, which is C for add/remove and 2C for replace-one.
 
-    Raises UserError for values out of range, and for a batch of fixed size under add/remove: adding a record would
+    Raises UserError for values out of range, and for a batch of fixed size under add/remove. Adding a record would
     change the other records' chances, so the analysis exists for replace-one only.
     """
 
@@ -68,5 +68,5 @@ class SamplingEvent:
         return cls(**values)
 
 
-#: Pairs of an event and how often it happened.
+#: Pairs of an event and its count.
 History = Sequence[tuple[SamplingEvent, int]]

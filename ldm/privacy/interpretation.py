@@ -1,6 +1,6 @@
-"""What a ledger means in other terms: chances of a membership guess, Gaussian DP, and the other neighbouring relation.
+"""A ledger in other terms: chances of a membership guess, Gaussian DP, and the other neighbouring relation.
 
-Every number is an upper bound on what an attacker can reach who knows all records but one and sees the whole release.
+Every number is an upper bound for an attacker who knows all records but one and sees the whole release.
 It follows from the ledger alone and reads no record.
 """
 
@@ -17,19 +17,19 @@ from ldm.errors import UserError
 from ldm.privacy.accounting import accountants_for, epsilon, privacy_loss
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, History
 
-#: Epsilons at which the trade-off curve is touched: the bound on the true positive rate is the best of them.
+#: Epsilons whose (epsilon, delta) pairs bound the trade-off curve; the least bound on the true positive rate is used.
 _GRID = np.concatenate([np.linspace(0.0, 4.0, 81), np.linspace(4.25, 30.0, 104)])
 
 
 @dataclass(frozen=True)
 class Interpretation:
-    """A ledger in terms that people who do not work with epsilon can use.
+    """A ledger in terms for people who do not work with epsilon.
 
-    ``guess``: largest chance, 0.5 to 1, that an attacker who must say whether a record was in the training set (prior
-    one half) is right. ``rate_at_one_percent``: largest share of members that are recognised when one non-member in a
-    hundred is accused (TPR at 1 % FPR). ``gaussian_mu``: the mu of the Gaussian mechanism with the same epsilon at the
-    same delta (Dong, Roth, Su 2019, arXiv 1905.02383, corollary 2.13). ``other_relation`` and ``other_epsilon``: the
-    other neighbouring relation and epsilon at the same delta under it, None where no accountant can judge it.
+    ``guess``: largest chance, 0.5 to 1, that an attacker guesses correctly whether a record was in the training set
+    (prior one half). ``rate_at_one_percent``: largest share of members that an attack recognises when it accuses one
+    non-member in a hundred (TPR at 1 % FPR). ``gaussian_mu``: the mu of the Gaussian mechanism with the same epsilon at
+    the same delta (Dong, Roth, Su 2019, arXiv 1905.02383, corollary 2.13). ``other_relation`` and ``other_epsilon``:
+    the other neighbouring relation and epsilon at the same delta under it, None where no accountant has an analysis.
     """
 
     guess: float
@@ -98,7 +98,7 @@ def _deltas(events: History) -> np.ndarray:
     if "pld" in accountants_for(events):
         loss = privacy_loss(events)
         return np.ones_like(_GRID) if loss is None else np.asarray([loss.get_delta_for_epsilon(e) for e in _GRID])
-    # the Renyi accountant answers the other way round: epsilon at a delta. It gives one point of the curve per delta.
+    # the Renyi accountant gives epsilon at a delta, so each delta gives one point of the curve
     points = [(epsilon(events, delta, "rdp"), delta) for delta in np.logspace(-12, -0.5, 24)]
     return np.asarray([min([delta for spent, delta in points if spent <= e], default=1.0) for e in _GRID])
 

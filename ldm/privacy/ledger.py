@@ -1,4 +1,4 @@
-"""`Ledger`: every noised step that was taken, append-only, from the first step of the first session on.
+"""`Ledger`: an append-only record of every noised step, from the first step of the first session on.
 
 >>> step = SamplingEvent(sample_rate=0.01, noise_multiplier=1.0)
 >>> ledger = Ledger()
@@ -30,11 +30,11 @@ _VERSION = 1
 
 
 class Ledger:
-    """What was spent: runs of equal events, grouped by the session (process) that took the steps.
+    """The privacy spent: runs of equal events, grouped by the session (process) that took the steps.
 
-    A session gets a random name when it records its first step. Two ledgers that hold the same session hold the same
-    steps, of which the one may know more than the other; different sessions are different steps. That is what makes
-    :meth:`absorb` exact when training resumes from a checkpoint older than the last one that was released.
+    A session gets a random name when it records its first step. If two ledgers hold the same session, the shorter
+    account is the beginning of the longer one; different sessions hold different steps. Therefore :meth:`absorb` is
+    exact when training resumes from a checkpoint older than the last released one.
 
     A ledger that was read back, copied or unpickled keeps its entries and opens a new session at its next step.
     """
@@ -58,12 +58,12 @@ class Ledger:
         return sum(count for runs in self._sessions.values() for _, count in runs)
 
     def count(self, event: SamplingEvent) -> int:
-        """How often ``event`` happened, in all sessions: the steps of one plan, without those of others."""
+        """Number of steps with this ``event``, in all sessions."""
         return sum(count for runs in self._sessions.values() for other, count in runs if other == event)
 
     @property
     def events(self) -> History:
-        """The steps in order, as (event, how many times in a row); sessions are not told apart."""
+        """The steps in order, as (event, number of consecutive steps), without the session boundaries."""
         merged: list[tuple[SamplingEvent, int]] = []
         for runs in self._sessions.values():
             for event, count in runs:
@@ -83,10 +83,10 @@ class Ledger:
     def absorb(self, released: Ledger) -> Ledger:
         """A new ledger that charges the steps of both, each once: call it when resuming.
 
-        ``self`` comes with the checkpoint, ``released`` from the run directory, where later checkpoints of the same
-        run may have been charged. For a session known to both, the longer of the two accounts is taken (the shorter
-        is its beginning); a session known to one is taken whole. Should two accounts of one session contradict each
-        other, both are charged in full. The result covers both, whichever way round they are given.
+        ``self`` comes from the checkpoint, ``released`` from the run directory, which may charge later checkpoints of
+        the same run. For a session known to both, the longer of the two accounts is taken (the shorter is its
+        beginning); a session known to one is taken whole. If two accounts of one session contradict each other, both
+        are charged in full. The result covers both ledgers and does not depend on their order.
         """
         result = Ledger()
         for session in [*self._sessions, *(s for s in released._sessions if s not in self._sessions)]:

@@ -1,4 +1,4 @@
-"""`EpsilonMeter`: the epsilon spent so far, cheap enough to ask for after every step."""
+"""`EpsilonMeter`: the epsilon spent so far, cheap enough to compute after every step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EpsilonMeter:
 
     The smaller of two upper bounds: the Renyi epsilon of the steps taken, and the PLD epsilon at the next of a few
     milestones (eighths of the plan, computed when first needed), so the last step shows the plan's own epsilon.
-    ``history``: steps outside the plan that are charged as well.
+    ``history``: steps outside the plan, which are charged too.
     """
 
     def __init__(self, plan: PrivacyPlan, history: History = (), milestones: int = 8):

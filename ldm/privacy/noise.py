@@ -1,4 +1,4 @@
-"""`GaussianNoise`: the noise of the mechanism, in float32, from generators that nobody else shares.
+"""`GaussianNoise`: the noise of the mechanism, in float32, from generators used for nothing else.
 
 **Guarantee.** Every call of :meth:`GaussianNoise.add_` adds to every coordinate of every tensor one number from
 N(0, std^2), independent of all other coordinates, tensors and steps. (Tails end beyond 9 std, a chance of 2^-60.)
@@ -6,11 +6,11 @@ N(0, std^2), independent of all other coordinates, tensors and steps. (Tails end
 ===============================================  ===================================================================
 case                                             what happens
 ===============================================  ===================================================================
-sums of zeros (an empty batch)                   noise all the same: a step without records looks like any other
-a sum in half precision                          refused before anything is noised: rounded noise is not Gaussian
+sums of zeros (an empty batch)                   noise is added; a step without records looks like any other
+a sum in half precision                          refused before anything is noised; rounded noise is not Gaussian
 a sum that is not contiguous, or a scalar        every coordinate gets its own number
 no tensors at all                                nothing is added; the step counts
-the order in which names are given               plays no part: noise goes by sorted name
+the order in which names are given               has no effect; noise is added in the order of sorted names
 a seed that others know (``insecure_seed``)      reproducible, ``secure`` is False; the run is not private
 ===============================================  ===================================================================
 
@@ -65,7 +65,7 @@ class GaussianNoise:
     def add_(self, sums: Mapping[str, Tensor]) -> None:
         """Add one step's noise in place to the float32 sums, in the order of their names.
 
-        Raises UserError when a tensor is not float32 (or float64): a noise rounded to fewer digits is not Gaussian.
+        Raises UserError when a tensor is not float32 (or float64), since noise rounded to fewer digits is not Gaussian.
         """
         for name, tensor in sums.items():
             if tensor.dtype not in (torch.float32, torch.float64):

@@ -1,4 +1,4 @@
-"""Which parameters are private, checked once; whether the module still owns them, before every microbatch."""
+"""Checks of the private parameters: once in full, and before every microbatch that the module still owns them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Ownership:
     """The private ``parameters`` of ``module`` under the names that ``module.named_parameters()`` gives.
 
     Raises UserError when there are none, when a name does not fit, for a frozen private parameter, for one parameter
-    named twice, and for a trainable parameter that is not private: it would be trained without noise.
+    named twice, and for a trainable parameter that is not private, which would be trained without noise.
     """
 
     def __init__(self, module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -38,14 +38,14 @@ class Ownership:
             if parameter.requires_grad and id(parameter) not in private:
                 raise UserError(f"parameter {name!r} is trainable but not private; freeze it or make it private")
         self._parameters = parameters
-        self._edges: dict[tuple[int, str], tuple[_Edge, str]] = {}  # each once, with the first parameter behind it
+        self._edges: dict[tuple[int, str], tuple[_Edge, str]] = {}  # each edge once, with its first parameter
         for name in parameters:
             for edge in _path(module, name):
                 self._edges.setdefault((id(edge[0]), edge[1]), (edge, name))
         self._batch_norms = {path: layer for path, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
 
     def check(self) -> None:
-        """Refuse what has changed since construction and would break the bound or lose gradients.
+        """Refuse changes since construction that would break the bound or lose gradients.
 
         Raises UserError for a parameter that was replaced or frozen, and for a batch norm in training mode.
         """
@@ -67,7 +67,7 @@ class Ownership:
 
 
 def _path(module: nn.Module, name: str) -> list[_Edge]:
-    """The steps from ``module`` to the parameter, to be taken again later: walking the whole module costs more."""
+    """The path from ``module`` to the parameter; following it later is cheaper than walking the whole module."""
     *parents, last = name.split(".")
     edges: list[_Edge] = []
     for parent in parents:

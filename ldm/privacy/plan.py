@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """Everything sampler, clipper, noise and ledger have to agree on; nobody derives these numbers a second time.
+    """The constants that sampler, clipper, noise and ledger share; do not recompute them elsewhere.
 
     Public constants, none of them computed from the records: ``sample_rate`` q in (0, 1], ``steps`` logical steps,
     ``noise_multiplier`` sigma > 0 (noise over sensitivity), ``max_grad_norm`` C > 0, ``delta`` in (0, 1),
-    ``expected_batch_size`` the configured batch size by which noised sums are divided, ``relation`` between
-    neighbouring data sets, ``noise_multiplicity`` K noise draws a record (free: they are averaged inside the record
+    ``expected_batch_size`` the configured batch size that divides noised sums, ``relation`` between neighbouring data
+    sets, ``noise_multiplicity`` K noise draws a record (at no privacy cost, since they are averaged inside the record
     before clipping), ``clipping`` the name of the clipping rule, ``num_records`` the published size of the data set,
-    used for checks only. ``insecure_seed`` makes sampling and noise reproducible by anyone who knows it; such a run
-    is not private.
+    used for checks only. With ``insecure_seed``, anyone who knows it can reproduce sampling and noise; such a run is
+    not private.
 
     Raises UserError for values out of range and for ``delta >= 1 / num_records``.
     """
@@ -72,7 +72,7 @@ class PrivacyPlan:
         if self.insecure_seed is not None:
             whole("insecure_seed", self.insecure_seed, at_least=0)
         check_delta(self.delta, self.num_records)
-        self.event()  # checks the fields that it shares
+        self.event()  # checks the fields that a plan shares with its event
 
     def event(self) -> SamplingEvent:
         """One step of this plan, as the ledger records it."""
@@ -125,7 +125,7 @@ class PrivacyPlan:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: PrivacyPlan) -> dict[str, tuple[Any, Any]]:
-        """Fields in which two plans differ, as (mine, theirs); what a refused resume tells its user."""
+        """Fields in which two plans differ, as (mine, theirs), for the message of a refused resume."""
         mine, theirs = self.to_dict(), other.to_dict()
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
@@ -149,11 +149,11 @@ class PrivacyPlan:
         accountant: str | None = None,
         history: History = (),
     ) -> PrivacyPlan:
-        """The plan with just enough noise for (target_epsilon, delta), by the rule of the DP-LDM lineage.
+        """The plan with the least noise for (target_epsilon, delta), by the rule of the DP-LDM lineage.
 
-        q = 1 / ceil(num_records / batch_size) unless ``sample_rate`` says otherwise; steps = epochs / q unless
-        ``steps`` does. ``num_records`` is the published size of the data set; ``history`` is what earlier runs on the
-        same records have spent and is charged first. Logs the plan in one line.
+        q = 1 / ceil(num_records / batch_size) unless ``sample_rate`` is given; steps = epochs / q unless ``steps`` is
+        given. ``num_records`` is the published size of the data set; ``history`` holds the events of earlier runs on
+        the same records, which are charged first. Logs the plan in one line.
 
         Raises UserError when not exactly one of epochs and steps is given, when delta >= 1 / num_records, and when the
         target cannot be met.
@@ -187,21 +187,24 @@ class PrivacyPlan:
             sampling=sampling,
             insecure_seed=insecure_seed,
         )
-        spending: History = [*history, (plan.event(), plan.steps)]
+        plan._log([*history, (plan.event(), plan.steps)], accountant)
+        return plan
+
+    def _log(self, spending: History, accountant: str | None) -> None:
+        """Log the plan and the epsilon of ``spending``, earlier runs included, in one line."""
         logger.info(
             "privacy plan: noise multiplier %.4f, %d steps, sample rate %.6g, epsilon %.4f at delta %g "
             "(%s, %s, accountant %s)%s",
-            sigma,
-            count,
-            rate,
-            epsilon(spending, delta, accountant),
-            delta,
-            relation,
-            sampling,
+            self.noise_multiplier,
+            self.steps,
+            self.sample_rate,
+            epsilon(spending, self.delta, accountant),
+            self.delta,
+            self.relation,
+            self.sampling,
             accountant or accountants_for(spending)[0],
-            "" if plan.secure else "; insecure seed: NOT private",
+            "" if self.secure else "; insecure seed: NOT private",
         )
-        return plan
 
 
 def lineage_sample_rate(num_records: int | None, batch_size: int) -> float:
@@ -216,9 +219,9 @@ def lineage_sample_rate(num_records: int | None, batch_size: int) -> float:
 
 
 def planned_steps(sample_rate: float, *, epochs: int | None = None, steps: int | None = None) -> int:
-    """Logical steps of a run: ``steps``, or ``epochs`` times the draws in which a record is expected once.
+    """Logical steps of a run: ``steps``, or ``epochs`` / q; in 1 / q steps a record is expected once.
 
-    Raises UserError unless exactly one is given: a default would calibrate noise for training that never happens.
+    Raises UserError unless exactly one is given, since a default would calibrate noise for training that never happens.
     """
     if (epochs is None) == (steps is None):
         raise UserError("a private run needs exactly one of epochs (trainer max_epochs) and steps (trainer max_steps)")
@@ -231,7 +234,7 @@ def planned_steps(sample_rate: float, *, epochs: int | None = None, steps: int |
 
 
 def check_delta(delta: float, num_records: int | None) -> None:
-    """Raise UserError unless 0 < delta < 1 / num_records: beyond, publishing one record outright would be allowed."""
+    """Raise UserError unless 0 < delta < 1 / num_records; a larger delta would allow publishing one record outright."""
     number("delta", delta, above=0)
     if num_records is not None:
         whole("num_records", num_records)

@@ -1,4 +1,4 @@
-"""Where the secret random numbers come from: one generator a purpose, seeded by the operating system."""
+"""Sources of secret random numbers: one generator for each purpose, seeded by the operating system."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ldm.errors import UserError
 #: First words of an insecure seed's entropy, so that the same seed gives unrelated streams to different purposes.
 SAMPLING, NOISE, LOSS, STATISTICS = 1, 2, 3, 4
 
-#: Where its seed and the 624 words of the Mersenne Twister lie in the state of torch's CPU generator (in bytes).
+#: Byte ranges of the seed and of the Mersenne Twister's 624 words in the state of torch's CPU generator.
 _SEED, _WORDS = slice(0, 8), slice(24, 24 + 8 * 624)
 
-#: Pairs of normal numbers that are made at once: few for little noise, at most what stays in the cache.
+#: Fewest and most pairs of normal numbers made at once; the largest number still fits in the cache.
 _FEWEST_PAIRS, _MOST_PAIRS = 1 << 6, 1 << 14
 
 
 def secret_generator() -> np.random.Generator:
     """A CPU generator with 256 bits of entropy from the operating system.
 
-    numpy rather than torch: torch's CPU generator keeps 32 bits of its seed, few enough to try them all.
+    It is numpy's, because torch's CPU generator keeps 32 bits of its seed, few enough to try them all.
     """
     return np.random.Generator(np.random.PCG64DXSM(secrets.randbits(256)))
 
@@ -48,11 +48,11 @@ def device_generator(device: torch.device, entropy: np.random.Generator | None =
 
 
 class NormalStream:
-    """Numbers from N(0, std^2) out of a CPU generator, made in float64 and rounded to float32 once.
+    """Numbers from N(0, std^2), drawn in float64 from a CPU generator and rounded to float32 once.
 
     By Box and Muller (1958): a radius sqrt(2 e), e exponential, and a uniform angle make two independent numbers. The
-    vector functions for it take less time than drawing normal numbers one by one. Tails are as fine as float32 can
-    tell up to 8 standard deviations, and end beyond 9 (a chance of 2^-60).
+    vector functions for it take less time than drawing normal numbers one by one. The tails have float32 resolution up
+    to 8 standard deviations and end beyond 9 (a chance of 2^-60).
     """
 
     def __init__(self, generator: np.random.Generator, std: float):
@@ -60,7 +60,7 @@ class NormalStream:
         self._std = std
         self._pairs = _FEWEST_PAIRS
         self._made = torch.empty(0)
-        self._float64 = torch.empty(3, _MOST_PAIRS, dtype=torch.float64)  # kept: fresh pages would cost half the time
+        self._float64 = torch.empty(3, _MOST_PAIRS, dtype=torch.float64)  # kept, since fresh pages cost half the time
         self._float32 = torch.empty(2 * _MOST_PAIRS)
 
     def add_to(self, target: Tensor) -> None:
@@ -86,13 +86,13 @@ class NormalStream:
 
 
 class LossDraws:
-    """Keys torch's global generators for what a loss draws for its records: timesteps, noises, latents, dropped labels.
+    """Seeds torch's global generators for the random numbers of a loss: timesteps, noises, latents, dropped labels.
 
-    One record moves the clipped sum by at most C when the others' draws stay the same. Draws that follow from a public
-    training seed are dealt out by place in the batch, so that adding a record would change those of every record after
-    it, and whoever knows the seed could tell. Keyed by the operating system they are independent of each other whoever
-    looks. With ``insecure_seed`` those of step i, counted from ``start``, are a function of the seed, i and the process
-    (``rank``) that draws them.
+    One record moves the clipped sum by at most C only if the random numbers of the other records stay the same. With a
+    public seed they depend on a record's position in the batch, so adding one record changes those of all later
+    records, and the bound C no longer holds. Seeding from the operating system makes them independent across records.
+    With ``insecure_seed`` the numbers of step i, counted from ``start``, are a function of the seed, i and the process
+    (``rank``).
     """
 
     def __init__(self, *, insecure_seed: int | None = None, start: int = 0):
@@ -101,16 +101,16 @@ class LossDraws:
 
     @contextmanager
     def step(self, device: torch.device, rank: int = 0) -> Iterator[None]:
-        """Fresh draws for one logical step; afterwards the generators go on where they were."""
+        """Fresh random numbers for one logical step; on exit torch's generators get their earlier state back."""
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             self._key_torch(device, self._entropy(rank))
             self.steps += 1
             yield
 
     def key(self, device: torch.device, rank: int = 0) -> None:
-        """Key the global generators of torch (CPU and ``device``), numpy and Python for good.
+        """Seed the global generators of torch (CPU and ``device``), numpy and Python; the old states are not restored.
 
-        Data sets that mirror or crop read numbers from them in this process, or go by ``torch.initial_seed()``.
+        Data sets that mirror or crop draw from these generators, or derive a seed from ``torch.initial_seed()``.
         """
         entropy = self._entropy(rank)
         self._key_torch(device, entropy)
@@ -124,7 +124,7 @@ class LossDraws:
 
     @staticmethod
     def _key_torch(device: torch.device, entropy: np.random.Generator) -> None:
-        # seeding would keep 32 bits of the key; the whole state takes them all
+        # manual_seed would keep only 32 bits of the key, so the whole state is overwritten
         torch.default_generator.manual_seed(0)
         state = torch.get_rng_state()
         words = entropy.integers(0, 2**32, (_WORDS.stop - _WORDS.start) // 8, dtype=np.uint64)
@@ -132,6 +132,6 @@ class LossDraws:
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(int(entropy.integers(0, 2**63)))
-        # what initial_seed() answers; it would stay 0, which everybody knows
+        # initial_seed() returns this part of the state; without it, it would return the public value 0
         state[_SEED] = torch.from_numpy(entropy.integers(0, 2**64, 1, dtype=np.uint64).view(np.uint8))
         torch.set_rng_state(state)

@@ -1,4 +1,4 @@
-"""`Ranks`: which of several processes this one is."""
+"""`Ranks`: the rank of this process among several."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ldm.privacy.validate import whole
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of the ``size`` processes of a run this one is: ``rank`` in [0, size); one process alone by default.
+    """The ``rank`` of this process, in [0, size), among the ``size`` processes of a run; by default one process.
 
     Raises UserError for a rank outside this range.
     """
@@ -34,7 +34,7 @@ class Ranks:
     def check(self) -> None:
         """Raise RuntimeError unless these are the processes that torch.distributed connects.
 
-        Otherwise each process would take the others' share for its own, or would sum alone what belongs together.
+        Otherwise a process could draw the records of another one, or would not sum its part with the others.
         """
         found = group_ranks()
         if found != self:
@@ -45,7 +45,7 @@ class Ranks:
 
 
 def group_ranks() -> Ranks:
-    """The processes that torch.distributed connects now; one alone when it connects none."""
+    """The processes that torch.distributed connects now; a single process when it connects none."""
     if distributed.is_available() and distributed.is_initialized():
         return Ranks(distributed.get_rank(), distributed.get_world_size())
     return Ranks()

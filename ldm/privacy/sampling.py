@@ -1,6 +1,6 @@
-"""Batch samplers whose draws an accountant can analyse: Poisson batches, and fixed-size ones as second choice.
+"""Batch samplers that accountants can analyse: Poisson batches, and fixed-size batches as second choice.
 
-`sampler_from_plan` is the one way from a plan to a sampler:
+`sampler_from_plan` makes the sampler of a plan:
 
 >>> from ldm.privacy.plan import PrivacyPlan
 >>> plan = PrivacyPlan(
@@ -35,8 +35,8 @@ from ldm.privacy.validate import number, whole
 class _Draws(Sampler[list[int]]):
     """Yields ``steps`` index lists an iteration, each drawn afresh; iterating again goes on with new draws.
 
-    The order of the indices says nothing (they are ascending), and no draw depends on another.
-    Draws happen where the sampler is iterated, which in a DataLoader is the main process, whatever its workers do.
+    The indices are ascending, so their order reveals nothing, and no draw depends on another. Draws happen in the
+    process that iterates the sampler, in a DataLoader the main process for any number of workers.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class PoissonBatchSampler(_Draws):
     """Each draw contains every record independently with probability ``sample_rate``; draws may be empty.
 
     ``num_records`` >= 1 records, ``sample_rate`` in (0, 1], ``steps`` draws an iteration. The generator is seeded by
-    the operating system unless one is given, or ``insecure_seed``: then draw number i is a function of the seed and i
-    alone, counted from ``start``, so that a resumed run continues the sequence.
+    the operating system unless one is given, or ``insecure_seed``, with which draw number i, counted from ``start``, is
+    a function of the seed and i alone, so that a resumed run continues the sequence.
 
     Raises UserError for values out of range.
     """
@@ -112,7 +112,7 @@ class FixedSizeBatchSampler(_Draws):
     """Each draw is a uniformly random set of exactly ``batch_size`` records, independent of the other draws.
 
     This is not an epoch of a shuffled loader, for which there is no tight analysis. Account it as
-    ``without_replacement`` under ``replace_one`` with sample rate ``batch_size / num_records``: the number of records
+    ``without_replacement`` under ``replace_one`` with sample rate ``batch_size / num_records``; the number of records
     is public under that relation. Raises UserError for values out of range.
     """
 
@@ -153,8 +153,8 @@ class ShardedBatchSampler(Sampler[list[int]]):
 
     Every process has an independent generator seeded by the operating system and draws from its shard only; the union
     over the processes is a Poisson draw of the whole set at the same rate. All processes iterate over the same number
-    of draws, whichever of them are empty. With ``insecure_seed`` the whole set's draw number i is repeated in every
-    process, which keeps its own part: then the union is, record for record, what one process would draw.
+    of draws, empty ones included. With ``insecure_seed`` every process repeats draw number i of the whole set and keeps
+    its own part, so the union equals the draw of a single process.
 
     Raises UserError for values out of range.
     """
@@ -193,15 +193,15 @@ class ShardedBatchSampler(Sampler[list[int]]):
 def sampler_from_plan(
     plan: PrivacyPlan, num_records: int, *, draws: int | None = None, start: int = 0, ranks: Ranks | None = None
 ) -> PoissonBatchSampler | FixedSizeBatchSampler | ShardedBatchSampler:
-    """The sampler whose draws ``plan`` accounts for; training and audits get theirs here and nowhere else.
+    """The sampler whose draws ``plan`` accounts for; training and audits must use no other.
 
-    ``num_records`` is the length of the data set at hand. The plan's own number is not consulted for a Poisson plan:
-    the rate must not move when a record is added. An iteration yields ``draws`` batches, by default an epoch, in which
-    a record is expected once; iterating again goes on. ``start`` steps of the plan have been taken. With several
-    ``ranks`` the draws are the parts that are this process's.
+    ``num_records`` is the length of the data set. A Poisson sampler ignores the plan's own number of records, since the
+    rate must not change when a record is added. An iteration yields ``draws`` batches, by default an epoch, in which a
+    record is expected once; iterating again continues with new draws. ``start`` is the number of steps already taken.
+    With several ``ranks`` the draws are this process's parts.
 
     Raises UserError when a batch of fixed size would be a larger share of the records than the plan accounts for, and
-    when several processes would have to draw parts of one: parts of fixed size make no uniformly random whole.
+    when several processes would draw parts of one, since parts of fixed size do not form a uniformly random batch.
     """
     count = math.ceil(1.0 / plan.sample_rate - 1e-9) if draws is None else draws
     seed = plan.insecure_seed

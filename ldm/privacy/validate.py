@@ -1,4 +1,4 @@
-"""Checks that public constants go through: a known word, a number in a range, a whole number."""
+"""Checks of public constants: a known word, a number in a range, a whole number."""
 
 from __future__ import annotations
 

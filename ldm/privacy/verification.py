@@ -1,4 +1,4 @@
-"""What no layer rule can see: sums that are not the gradient, and records that influence one another."""
+"""Checks beyond the layer rules: sums that are not the gradient, and records that influence one another."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LARGEST_START = 0.1
 def off_zero(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Within the ``with`` block, parameters that are zero throughout hold small random numbers; afterwards, zeros.
 
-    What lies behind them (the first factor of an adapter whose second one starts at zero, a block with a zero output
-    layer) has no gradient at the start, and nothing about a gradient of zero could be checked.
+    Layers behind them (the first factor of an adapter whose second one starts at zero, a block with a zero output
+    layer) have a gradient of zero at the start, which cannot be checked.
     """
     zeros = [parameter for parameter in parameters if not bool(parameter.detach().any())]
     try:
@@ -47,7 +47,7 @@ def check_sums(
 ) -> None:
     """Raise UserError naming a parameter whose unclipped sum of per-record gradients is not its ordinary gradient.
 
-    It may be off by ``tolerance``, relative to its gradient or a thousandth of the whole one. Both passes draw the
+    It may be off by ``tolerance``, relative to its gradient or a thousandth of the whole gradient. Both passes draw the
     same random numbers.
     """
     devices = _devices(rows)
@@ -71,8 +71,9 @@ def check_rows(
 ) -> None:
     """Raise UserError when the gradient of the first record changes with the other records, by more than ``tolerance``.
 
-    Layers that mix rows (batch statistics, attention over the batch) pass every other check: their gradients add up,
-    yet leaving out one record would change those of the rest. Needs two records; both passes draw the same numbers.
+    Layers that mix rows (batch statistics, attention over the batch) pass every other check, because their gradients
+    add up; yet leaving out one record would change those of the others. Needs two records; both passes draw the same
+    numbers.
     """
     if records < 2:
         return

@@ -1,1 +1,1 @@
-"""Whole evaluations, comparisons and budgets: what a command calls once."""
+"""Whole evaluations, comparisons and budgets; a command calls one of these functions."""

@@ -16,7 +16,7 @@ from ldm.training.trainer_flags import rename_legacy_arguments
 
 
 def config_budget(path: str | Path, dotlist: Sequence[str] = ()) -> Budget:
-    """The budget of a run of this file, by the plan that the driver would make.
+    """The budget of a run of this file, from the same plan as in training.
 
     Raises UserError for a file that is not private, or does not state its number of records, batch size or length.
     """

@@ -1,4 +1,4 @@
-"""What a privacy card, a run directory or a file of weights claims, checked against everything that lies beside it."""
+"""Checks the claim of a privacy card, a run directory or a file of weights against the files beside it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CARD = "privacy.json"
 
 
 def describe_claim(path: str | Path) -> list[str]:
-    """The guarantee of a release, and what was compared, a line each.
+    """The guarantee of a release, and the checks that it passed, one line each.
 
-    ``path``: a card, a run directory (its card and every checkpoint in it), or a file of weights (with the card of the
-    run that it lies in, if there is one). Raises UserError with the first thing that is off.
+    ``path``: a card, a run directory (its card and every checkpoint in it), or a file of weights (with the card of its
+    run directory, if there is one). Raises UserError for the first check that fails.
     """
     path = Path(path)
     if path.is_dir():
@@ -31,9 +31,9 @@ def describe_claim(path: str | Path) -> list[str]:
 
 
 def check_weights(card: ReleaseCard, content: Mapping[str, Any], path: object) -> str:
-    """Whether weights are of the run that a card is about; a line that says how far that could be compared.
+    """Check that weights belong to the run of a card; returns a line on the extent of the comparison.
 
-    Raises UserError for another plan, for steps that the card does not charge, and for weights that it does not name.
+    Raises UserError for another plan, for steps missing from the card, and for weights that it does not name.
     """
     account = inherited_privacy(content)
     if not account:

@@ -16,7 +16,7 @@ COMPARISON_JSON, COMPARISON_PAGE = "comparison.json", "comparison.html"
 def compare_evaluations(paths: Sequence[str], names: Sequence[str] | None, folder: str | Path) -> Comparison:
     """Read evaluations, write comparison.json and comparison.html into `folder`; returns the comparison.
 
-    names: what to call the runs; without them, the folders they lie in (see `run_names`). Raises UserError.
+    names: names of the runs; by default those of their folders (see `run_names`). Raises UserError.
     """
     if names is not None and len(names) != len(paths):
         raise UserError(f"{len(names)} names for {len(paths)} runs; give one a run with --names")
@@ -32,7 +32,7 @@ def compare_evaluations(paths: Sequence[str], names: Sequence[str] | None, folde
 
 
 def run_names(paths: Sequence[str]) -> list[str]:
-    """A name for each run: its folder, with as many folders above as it takes to tell the runs apart.
+    """A name for each run: its folder, with as many parent folders as the distinction needs.
 
     ["a/eps1/report", "a/eps10/report"] -> ["eps1", "eps10"]. Runs that share a folder are numbered.
     """
@@ -40,7 +40,7 @@ def run_names(paths: Sequence[str]) -> list[str]:
     parts = [list((folder if folder.is_dir() else folder.parent).parts) for folder in folders]
     if len(set(map(tuple, parts))) > 1:
         while all(len(part) > 1 for part in parts) and len({part[-1] for part in parts}) == 1:
-            parts = [part[:-1] for part in parts]  # what all runs share says nothing
+            parts = [part[:-1] for part in parts]  # a part common to all runs does not distinguish them
     depth = 1
     while depth < max(map(len, parts)) and _repeated(["/".join(part[-depth:]) for part in parts], parts):
         depth += 1
@@ -53,7 +53,7 @@ def _repeated(names: list[str], parts: list[list[str]]) -> bool:
 
 
 def _numbered(names: list[str]) -> list[str]:
-    """The names; from its second appearance on, a name carries its number."""
+    """The names, with a number appended from the second occurrence on."""
     seen: Counter[str] = Counter()
     found = []
     for name in names:

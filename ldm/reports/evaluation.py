@@ -55,14 +55,13 @@ VERSIONS_OF = ("torch", "numpy", "torch-fidelity")
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What a person asks for.
+    """The inputs and settings of an evaluation.
 
     samples, real, test, public: a sample file, a folder, or a dotted dataset class; real and test with `key:value`
-    words. test: real images that no training saw; they score the classifiers, stand beside the samples when copies are
-    looked for, and with real_level take the samples' place to show what real images score. public: samples of the
-    public model, measured in the same way. show_real puts real images on the page. privacy: a privacy card, or a run
-    directory that has one. memorisation: look for copies and show these files of scripts/membership.py; None for
-    neither.
+    words. test: held-out real images; they score the classifiers, are the reference of the memorisation test, and with
+    real_level are measured in the samples' place. public: samples of the public model, measured in the same way.
+    show_real: put real images on the page. privacy: a privacy card, or a run directory that has one. memorisation:
+    look for near-copies, and show these files of scripts/membership.py; None for neither.
     """
 
     samples: str
@@ -109,7 +108,7 @@ class _Settings:
 
 
 def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
-    """Measure everything that applies. What may fail is tried before the long computations. Raises UserError."""
+    """Measure everything that applies. All checks of the request come before long computations. Raises UserError."""
     settings = _read_settings(request)
     sources, test = _open_sources(request)
     extractor = make_extractor(request.extractor, weights=request.weights, device=device)
@@ -148,7 +147,7 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
 
 
 def _read_settings(request: EvaluationRequest) -> _Settings:
-    """Check what can be checked without an image. Raises UserError."""
+    """Check all settings that need no image. Raises UserError."""
     suite = get_suite(request.suite)
     classifiers = tuple(classifier_name(name) for name in (request.classifiers or suite.classifiers))
     protocol = protocol_named(request.protocol).changed(epochs=request.epochs)
@@ -176,7 +175,7 @@ def _open_sources(request: EvaluationRequest) -> tuple[Sources, SampleSet | None
 def _measure_sets(
     summaries: Summaries, sources: Sources, suite: Suite, options: MeasureOptions, device: torch.device
 ) -> Measurement:
-    """Every score of the samples, each with its value at the known levels."""
+    """Every score of the samples, with its values at the known levels."""
     found = measure(summaries.real, summaries.samples, suite, options, device)
     for level, summary in summaries.levels.items():
         for name, score in measure(summaries.real, summary, suite, options, device).scores.items():
@@ -197,7 +196,7 @@ def _without_classes(measurement: Measurement, reason: str) -> Measurement:
 def _train_classifiers(
     request: EvaluationRequest, settings: _Settings, sources: Sources, test: SampleSet | None, device: torch.device
 ) -> tuple[Downstream | None, dict[str, str]]:
-    """Classifiers trained on the samples, or why there are none."""
+    """Classifiers trained on the samples, or the reason for their absence."""
     reason = ""
     if test is None:
         reason = "no real test images were given (--test)"
@@ -225,7 +224,7 @@ def _train_classifiers(
 
 
 def _other_classes(test: SampleSet, samples: ImageSource) -> bool:
-    """Whether both name their classes, and differently."""
+    """Whether both have class names and the names differ."""
     names = (test.meta or {}).get("class_names")
     return bool(names and samples.class_names) and list(names) != list(samples.class_names)
 
@@ -237,7 +236,7 @@ def _look_for_copies(
     extractor: FeatureExtractor,
     device: torch.device,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Near-copies of real images among the samples, or why nobody looked."""
+    """Near-copies of real images among the samples, or the reason for leaving the test out."""
     if request.memorisation is None:
         return {}, {}
     if sources.test is None:

@@ -27,7 +27,7 @@ def score_downstream(
 ) -> Downstream:
     """Accuracy on real images of classifiers trained on the samples.
 
-    others: labelled images by the level that they stand for; the same classifiers are trained on as many of them.
+    others: labelled images of the other levels; the same classifiers are trained on an equal number of them.
     """
 
     def accuracies(train: SampleSet) -> list[SeedSummary]:
@@ -64,7 +64,7 @@ def guessing(test: SampleSet) -> float:
 
 
 def at_random(images: SampleSet, count: int, seed: int = 0) -> SampleSet:
-    """`count` of the images at random, or all of them when there are no more."""
+    """A random choice of `count` images, or all of them when there are fewer."""
     if len(images) <= count:
         return images
     return images.subset(torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count])

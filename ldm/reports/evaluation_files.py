@@ -17,12 +17,12 @@ from ldm.evaluation.result import EvaluationResult
 from ldm.files import check_writable, write_atomic
 
 JSON_NAME, PAGE_NAME, SHEET_NAME = "evaluation.json", "report.html", "samples.png"
-#: Columns of the sheet, and samples on it at most.
+#: Columns of the sheet, and its greatest number of samples.
 COLUMNS, ON_SHEET = 10, 200
 
 
 def write_evaluation(result: EvaluationResult, images: ImageRows, folder: str | Path) -> None:
-    """Write evaluation.json, report.html and a sheet of samples into `folder`, each whole or not at all."""
+    """Write evaluation.json, report.html and a sheet of samples into `folder`, each file atomically."""
     folder = Path(folder)
     document = evaluation_page(result, images)
     write_json(folder / JSON_NAME, result.to_dict())
@@ -35,12 +35,12 @@ def write_evaluation(result: EvaluationResult, images: ImageRows, folder: str | 
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain values as JSON, whole or not at all. NaN and infinity are refused: JSON has no word for them."""
+    """Write plain values as JSON, atomically. NaN and infinity are refused, because JSON cannot represent them."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a UTF-8 file, whole or not at all."""
+    """Write a UTF-8 file atomically."""
 
     def write(temporary: Path) -> None:
         temporary.write_text(content, encoding="utf-8")
@@ -49,7 +49,7 @@ def write_text(path: Path, content: str) -> None:
 
 
 def check_output_folder(folder: str | Path) -> None:
-    """Raise UserError now when `folder` could not be written after a long computation."""
+    """Raise UserError when `folder` cannot be written, before a long computation."""
     if Path(folder).is_file():
         raise UserError(f"--output {folder} is a file; name a folder")
     check_writable(Path(folder), "--output")
@@ -91,7 +91,7 @@ def read_sheet(path: str | Path) -> Image.Image | None:
 
 
 def format_result(result: EvaluationResult) -> str:
-    """A short table for the terminal: scores with their deviation and verdict, accuracies, classes, what is missing."""
+    """A short table for the terminal: scores with deviation and verdict, accuracies, classes, missing metrics."""
     lines = []
     for score in result.scores.values():
         spread = "" if score.deviation is None else f" +- {score.deviation:.2g}"

@@ -1,4 +1,4 @@
-"""What an evaluation looks at: its image sets, one pass through each, and the images that its page shows."""
+"""The images of an evaluation: its image sets, one pass through each, and the images of its page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Summaries:
-    """What one pass through each set left: features of samples, of real images, of the sets that stand for levels,
+    """The result of one pass through each set: features of the samples, the real images and the sets of the levels,
     and the first images of every class."""
 
     samples: SetSummary
@@ -45,14 +45,14 @@ class Summaries:
 
 
 class ImageCollector:
-    """Keeps the first images of every class while a stream passes by; label -1 stands for no label."""
+    """Keeps the first images of every class of a stream; label -1 means no label."""
 
     def __init__(self, classes: int = 2 * SHOWN_CLASSES) -> None:
         self.kept: dict[int, list[Tensor]] = {}
         self.classes = classes
 
     def watch(self, batches: Batches) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The same batches, looked at on the way."""
+        """Yields the same batches, and keeps the first images of every class."""
         for images, labels in batches:
             names = [UNLABELLED] * len(images) if labels is None else labels.tolist()
             for image, label in zip(images, names, strict=True):
@@ -72,7 +72,7 @@ def summarise_sets(
     show_real: bool,
     real_level: bool,
 ) -> Summaries:
-    """Go once through every set. real_level: held-out real images (`sources.test`) stand for the level of real ones."""
+    """Read every set once. real_level: held-out real images (`sources.test`) are the level of real images."""
 
     def summary(source: ImageSource, collector: ImageCollector | None = None) -> SetSummary:
         batches = source.batches(batch_size)
@@ -95,23 +95,23 @@ def read_all(source: ImageSource, batch_size: int) -> SampleSet:
 
 
 def class_namer(suite: Suite, own: ImageSource, other: ImageSource) -> Callable[[int], str]:
-    """label -> name: what the images say themselves, or else the suite, or else the images they are compared with."""
+    """label -> name: from the images themselves, else from the suite, else from the other image set."""
     return replace(suite, class_names=own.class_names or suite.class_names or other.class_names).class_name
 
 
 def image_set(source: ImageSource, summary: SetSummary, name_class: Callable[[int], str]) -> ImageSet:
-    """What an image set was."""
+    """The description of an image set for the result."""
     classes = {name_class(label): count for label, count in summary.classes.items()}
     return ImageSet(source.name, summary.statistics.count, summary.statistics.size, classes)
 
 
 def generated_set(source: ImageSource, summary: SetSummary, name_class: Callable[[int], str]) -> GeneratedSet:
-    """What the samples were, and what their file says about itself."""
+    """The description of the samples for the result, with the metadata of their file."""
     return GeneratedSet(**vars(image_set(source, summary, name_class)), meta=dict(source.meta))
 
 
 def image_rows(summaries: Summaries, name_class: Callable[[int], str], name_real: Callable[[int], str]) -> ImageRows:
-    """The images that the page shows, by class name: of classes of the samples only."""
+    """The images of the page by class name, for the classes of the samples only."""
 
     def by_name(shown: Mapping[int, list[Tensor]], namer: Callable[[int], str]) -> dict[str, Tensor]:
         return {namer(label) if label >= 0 else "": torch.stack(found) for label, found in shown.items()}

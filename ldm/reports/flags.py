@@ -1,6 +1,6 @@
 """Groups of flags that several commands share, so that one flag has one spelling, one default and one help text.
 
-Light to import: `--help` of a command answers at once.
+The module imports no heavy packages, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def add_extractor_flags(parser: ArgumentParser, *, default: str | None = "incept
 
 
 def add_sampling_flags(parser: ArgumentParser, *, batch_size: int = 500) -> None:
-    """What a class-conditional model is sampled with, in the spellings of the published commands."""
+    """Sampling settings of a class-conditional model, in the spellings of the published commands."""
     add = parser.add_argument
     add("--ddim_step", "-step", "--ddim_steps", type=int, default=200)
     add("--eta", "-eta", type=float, default=1.0, help="0 deterministic, 1 ancestral noise")
@@ -56,7 +56,7 @@ def add_model_flags(parser: ArgumentParser, *ckpt_spellings: str) -> None:
 def add_classifier_flags(
     parser: ArgumentParser, *, epochs: int | None = None, batch_size: int | None = None, lr: float | None = None
 ) -> None:
-    """How classifiers are trained and where their scores go. A default of None leaves it to the protocol."""
+    """Training settings of classifiers and the file of their scores. A default of None takes the protocol's value."""
     add = parser.add_argument
 
     def say(what: str, default: object) -> str:
@@ -74,7 +74,7 @@ def add_classifier_flags(
 def print_scores(
     args: argparse.Namespace, protocol: Any, classifiers: Sequence[str], train: str, held_out: str | None = None
 ) -> None:
-    """Train and score as the flags of `add_classifier_flags`, --test and --test_args say; print the table."""
+    """Train and score by the flags of `add_classifier_flags`, --test and --test_args; print the table."""
     from ldm.evaluation.classifiers.downstream_files import score_files
 
     print(

@@ -1,4 +1,4 @@
-"""Gradient norms of single public records; to choose a clipping norm by them costs no privacy."""
+"""Per-record gradient norms of public records; a clipping norm chosen by them costs no privacy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldm.privacy.clipping import Clipping, PerRecordClipper
 
 @dataclass(frozen=True)
 class NormRecorder(Clipping):
-    """A clipping rule that keeps the norms it is shown. For public records only: the norms are not noised."""
+    """A clipping rule that records the norms. For public records only, because the norms are not noised."""
 
     seen: list[Tensor] = field(default_factory=list)
 
@@ -28,7 +28,7 @@ class NormRecorder(Clipping):
 
 
 def starting_model(config: str | Path, checkpoint: str | Path, device: torch.device) -> Any:
-    """The model as its fine-tuning begins: the weights of ``checkpoint``, and fresh adapters if there are to be any."""
+    """The model at the start of fine-tuning: the weights of ``checkpoint``, and new adapters if configured."""
     section = load_config([config]).model
     ignored = section.params.get("ignore_keys") or []
     plain = to_plain(without_checkpoints(section))
@@ -40,8 +40,8 @@ def starting_model(config: str | Path, checkpoint: str | Path, device: torch.dev
 def record_norms(model: Any, dataset: Any, count: int, multiplicity: int = 1, microbatch: int = 64) -> Tensor:
     """Gradient norms (count,) of the first ``count`` public records under the model's fine-tuning rule.
 
-    A record's loss is the mean over ``multiplicity`` timesteps and noises, as in training; ``microbatch`` records are
-    computed at a time.
+    A record's loss is the mean over ``multiplicity`` timesteps and noises, as in training; ``microbatch`` is the
+    number of records computed at a time.
     """
     selection = model.select_trainable()
     recorder = NormRecorder(max_grad_norm=1.0)

@@ -1,4 +1,4 @@
-"""From YAML, a checkpoint and two data sets to a membership inference: the driver behind `scripts/membership.py`."""
+"""Membership inference from YAML, a checkpoint and two data sets; called by `scripts/membership.py`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from ldm.samples.sample_set import IMAGE_KEY, LABEL_KEY
 
 @dataclass(frozen=True)
 class LossOptions:
-    """How the loss of an image is measured: ``draws`` timesteps and noises, the same ones for every image.
+    """Settings of an image's loss: ``draws`` timesteps and noises, the same for every image.
 
-    count: images looked at in each set at most, chosen by ``seed``, which also draws the noises.
+    count: greatest number of images of each set, chosen by ``seed``, which also draws the noises.
     """
 
     draws: int = 16
@@ -59,7 +59,7 @@ class SampleItems:
 
 
 def open_records(name: str, settings: Sequence[str] = ()) -> Any:
-    """The data set called ``name``: a sample file, or a dotted class with its ``key:value`` settings."""
+    """The data set ``name``: a sample file, or a dotted class with its ``key:value`` settings."""
     if Path(name).suffix in SAMPLE_SUFFIXES:
         if settings:
             raise UserError(f"{name} is a file; key:value settings only go with a dataset class")
@@ -68,7 +68,7 @@ def open_records(name: str, settings: Sequence[str] = ()) -> Any:
 
 
 def chosen_records(dataset: Any, options: LossOptions) -> list[int]:
-    """Which records are looked at: ``count`` of them at random, or all, in order."""
+    """Indices of the records to use: ``count`` at random, or all, in order."""
     generator = torch.Generator().manual_seed(options.seed)
     return sorted(torch.randperm(len(dataset), generator=generator)[: options.count].tolist())
 
@@ -77,8 +77,8 @@ def chosen_records(dataset: Any, options: LossOptions) -> list[int]:
 def image_losses(model: Any, dataset: Any, options: LossOptions, progress: str = "") -> NDArray[np.float64]:
     """Mean squared error of the predicted noise of each chosen image (N,), over the same draws of (t, noise).
 
-    Timesteps lie evenly over the schedule, and latents are the posterior's mode, so that images differ by nothing but
-    themselves. A batch at a time, so memory does not grow with the set.
+    Timesteps are evenly spaced over the schedule, and latents are the posterior's mode, so that losses differ by the
+    images alone. Computed batch by batch, so memory does not grow with the set.
     """
     model.eval()
     loader = DataLoader(Subset(dataset, chosen_records(dataset, options)), batch_size=options.batch_size)
@@ -126,7 +126,7 @@ def infer_membership(
 ) -> list[MembershipResult]:
     """Attack a fine-tuned model with its losses on data sets of members and of held-out images.
 
-    reference: configuration and checkpoint of a model that saw neither, such as the public one; a second result then
+    reference: configuration and checkpoint of a model trained on neither, such as the public one; a second result then
     subtracts its losses, which is the stronger attack. budget: (epsilon, delta). Raises UserError.
     """
 
@@ -137,7 +137,7 @@ def infer_membership(
 
     epsilon, delta = budget or (None, None)
     if epsilon is not None and delta is not None:
-        advantage_bound(epsilon, delta)  # what cannot be a budget is refused before the losses are computed
+        advantage_bound(epsilon, delta)  # refuses an invalid budget before the losses are computed
     inside, outside = losses(config, checkpoint)
     results = [membership_inference(inside, outside, epsilon=epsilon, delta=delta)]
     if reference is not None:

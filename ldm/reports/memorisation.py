@@ -1,4 +1,4 @@
-"""The memorisation part of an evaluation: near-copies among the samples, and what the membership command found."""
+"""The memorisation part of an evaluation: near-copies among the samples, and results of the membership command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ldm.evaluation.inputs.image_source import ImageSource
 from ldm.evaluation.leakage.neighbours import look_for_copies, raw_pixels, take
 from ldm.reports.evaluation_files import read_json
 
-#: Samples and held-out images that are looked at, at most.
+#: Greatest number of samples, and of held-out images, in the test for near-copies.
 LOOKED_AT = 2000
 
 
@@ -31,8 +31,8 @@ def near_copies_of(
 ) -> dict[str, dict[str, Any]]:
     """Share of samples nearer to a private image than held-out images usually are, by pixels and by features.
 
-    count: images in `samples`. Returns plain values by the name of the space; they are private, as
-    `ldm.evaluation.leakage.neighbours` says.
+    count: images in `samples`. Returns plain values by the name of the space; they are private, see
+    `ldm.evaluation.leakage.neighbours`.
     """
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:LOOKED_AT]
     chosen_images = take(samples, chosen, batch_size)
@@ -63,7 +63,7 @@ def near_copies_of(
 
 
 def read_membership(paths: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What scripts/membership.py wrote, by attack. Raises UserError that names a file of another kind."""
+    """Results in files of scripts/membership.py, by attack. Raises UserError that names a file of another kind."""
     found = {}
     for path in paths:
         results = read_json(path, "scripts/membership.py writes it with --output")

@@ -1,4 +1,4 @@
-"""How many values a model holds, part by part, and how many of them are trained."""
+"""Numbers of values of a model, in all and trained, part by part."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PREFIXES = {
     "first_stage_model.loss.": "autoencoder loss",
     "first_stage_model.": "first stage",
 }
-BASE = ("network", "condition stage")  # what fine-tuning could train: the share is of these
+BASE = ("network", "condition stage")  # fine-tuning can train these parts, so the share is relative to them
 NOT_WEIGHTS = ("averages", "buffers")
 
 
@@ -33,8 +33,8 @@ NOT_WEIGHTS = ("averages", "buffers")
 class ParameterCounts:
     """Numbers of values of a model by part; ``trained`` by part, None if the trained subset is unknown.
 
-    ``left_out`` counts the values that the fine-tuning rule picks but that no record gives a gradient: they are not
-    trained.
+    ``left_out`` counts values that the fine-tuning rule selects but that are not trained, because no record gives them
+    a gradient.
     """
 
     source: str
@@ -92,7 +92,7 @@ def count_config(path: str | Path, dotlist: Sequence[str] = ()) -> ParameterCoun
 
 
 def count_checkpoint(path: str | Path) -> ParameterCounts:
-    """Counts of a checkpoint's tensors; the trained ones are counted when it carries its model's configuration."""
+    """Counts of a checkpoint's tensors; trained values are counted if the checkpoint holds its configuration."""
     content = read_checkpoint(path)
     counts = ParameterCounts(str(path), count_parts(content["state_dict"]))
     section = checkpoint_metadata(content, "model_config")
@@ -103,7 +103,7 @@ def count_checkpoint(path: str | Path) -> ParameterCounts:
 
 
 def build_unallocated(section: DictConfig) -> Any:
-    """The model of a configuration's ``model`` section on the meta device: names and shapes, no memory, no files."""
+    """The model of a configuration's ``model`` section on the meta device, which allocates no memory; reads no file."""
     plain = to_plain(without_checkpoints(section))
     plain.pop("base_learning_rate", None)
     with torch.device("meta"):
@@ -111,7 +111,7 @@ def build_unallocated(section: DictConfig) -> Any:
 
 
 def count_parts(state: Mapping[str, Any]) -> dict[str, int]:
-    """Values by part of a state dict; adapters are a part of their own wherever they sit."""
+    """Values by part of a state dict; adapters of all layers form one part."""
     counts: Counter[str] = Counter()
     for name, value in state.items():
         if isinstance(value, Tensor):
@@ -133,10 +133,10 @@ def part_of(name: str) -> str:
 
 
 def format_for_study(counts: ParameterCounts) -> str:
-    """The three lines that the DP-LoRA reproduction study prints of a checkpoint.
+    """The three lines that the DP-LoRA reproduction study prints for a checkpoint.
 
-    Its total is that of all tensors in the file, averages, buffers and the autoencoder included, and its trainable
-    part the adapters alone, without an embedding that is trained beside them.
+    Its total counts all tensors of the file, with averages, buffers and the autoencoder. Its trainable part counts the
+    adapters alone, without a trained embedding.
     """
     total, adapters = sum(counts.parts.values()), counts.parts.get("adapters", 0)
     rule = "-" * 40

@@ -1,4 +1,4 @@
-"""The figures of a privacy card as an evaluation shows them."""
+"""The figures of a privacy card for an evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CURVE_POINTS = 200
 
 
 def read_privacy(path: str | Path) -> PrivacySummary:
-    """The figures of a privacy card, or of the run directory that holds one, and its epsilon by step if logged.
+    """The figures of a privacy card, or of the card in a run directory, and epsilon by step if it was logged.
 
     Raises UserError when there is no card.
     """

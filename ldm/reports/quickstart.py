@@ -1,4 +1,4 @@
-"""The quickstart's report: what a classifier learns from private samples, beside four baselines."""
+"""The quickstart's report: accuracy of a classifier trained on private samples, beside four baselines."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ DIGITS = tuple(range(10))
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """How every row of the table is measured: samples in all, classifier epochs, and the seeds of both."""
+    """Settings of every row of the table: number of samples, classifier epochs, and the seeds of both."""
 
     samples: int = 1000
     epochs: int = 15
-    batch_size: int = 50  # of a thousand images: larger ones leave the classifier half trained
+    batch_size: int = 50  # with 1,000 images, larger batches leave the classifier half trained
     lr: float = 1e-3
     seeds: tuple[int, ...] = (0, 1, 2)
     sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(steps=20, scale=2.0, batch_size=250))
@@ -43,7 +43,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: accuracies on real held-out digits (one a seed), and the stand-in Fréchet distance."""
+    """One row of the table: accuracies on real held-out digits (one per seed), and the stand-in Fréchet distance."""
 
     name: str
     accuracies: tuple[float, ...]
@@ -89,7 +89,7 @@ class Scorer:
         return result.accuracy
 
     def row(self, name: str, draw: Callable[[int], SampleSet]) -> tuple[Row, SampleSet]:
-        """Measure one way of getting samples over all seeds; also returns the first seed's samples."""
+        """Measure one source of samples over all seeds; also returns the first seed's samples."""
         sets = [draw(seed) for seed in self.options.seeds]
         accuracies = tuple(self.accuracy(samples, seed) for samples, seed in zip(sets, self.options.seeds, strict=True))
         row = Row(name, accuracies, compare(self.statistics(sets[0], name), self.reference))
@@ -111,7 +111,7 @@ def model_samples(
 
 
 def fixed_images(images: SampleSet, count: int) -> Callable[[int], SampleSet]:
-    """A source that gives ``count`` images of a set, another random choice for each seed."""
+    """A source of ``count`` images of a set, chosen at random by seed."""
 
     def draw(seed: int) -> SampleSet:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -161,7 +161,7 @@ def report(
         drawn.append(samples)
     rows.append(scorer.row("public images", fixed_images(images, options.samples))[0])
     real_row, _ = scorer.row("real private digits", fixed_images(digits, options.samples))
-    rows.append(replace(real_row, distance=None))  # they are what the others are measured against
+    rows.append(replace(real_row, distance=None))  # the real digits are the reference of the distance
     drawn[1].save(folder / "private_samples.pt")
     save_grid(comparison(digits, drawn[0], drawn[1]), folder / "samples.png", columns=20)
     draw_curves(Path(private_run), Path(plain_run), folder / "curves.png")
@@ -200,7 +200,7 @@ def table(rows: Sequence[Row], epsilon: float, delta: float) -> str:
 
 
 def draw_curves(private_run: Path, plain_run: Path, path: Path) -> None:
-    """Epsilon of the private run by step, and the loss of the run without privacy (a private loss is not published)."""
+    """Epsilon of the private run by step, and the loss of the non-private run (a private loss is not published)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")

@@ -1,4 +1,4 @@
-"""A finished private run as one folder that can be handed over: weights, configuration, card and checksums."""
+"""The release of a finished private run: one folder with weights, configuration, card and checksums."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ldm.privacy.card import ReleaseCard
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES, PRIVACY, SUMS, WEIGHTS, ReleaseFacts
 
-#: Keys of ``dp_config`` that a release repeats from the plan; the others say how the run computed.
+#: Keys of ``dp_config`` that a release repeats from the plan; the others are settings of the computation.
 PUBLIC_DP_KEYS = ("enabled", "epsilon", "delta", "max_grad_norm", "noise_multiplicity", "noise_multiplier", "clipping")
 
 
 def release_run(run: Path, out: Path, facts: ReleaseFacts, checkpoint: Path | None = None) -> tuple[Path, ...]:
-    """Write the release of a run directory into the new folder ``out``, whole or not at all; returns its files.
+    """Write the release of a run directory into the new folder ``out``, atomically; returns its files.
 
-    ``checkpoint``: a file of the run; its ``checkpoints/last.ckpt`` without one. Everything is checked first.
+    ``checkpoint``: a file of the run, by default ``checkpoints/last.ckpt``. All checks come before the first write.
 
-    Raises UserError, with what to do, for a run that is not private as a whole, a folder without card, configuration or
+    Raises UserError, with advice, for a run that is not private as a whole, a folder without card, configuration or
     checkpoint, and an ``out`` that exists.
     """
     card = releasable_card(run)
@@ -59,7 +59,7 @@ def release_run(run: Path, out: Path, facts: ReleaseFacts, checkpoint: Path | No
 
 
 def releasable_card(run: Path) -> ReleaseCard:
-    """The card of a run whose guarantee holds for all of it. Raises UserError that says what stands against it."""
+    """The card of a run that is private as a whole. Raises UserError with the reason if it is not."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run directory; type dp-ldm release logs/RUN OUT")
     path = run / PRIVACY

@@ -1,4 +1,4 @@
-"""The card of a release in plain words: `CARD.md` and a page that prints on one sheet, both from the same facts."""
+"""The card of a release: `CARD.md`, and a page that prints on one sheet, from the same content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TO_FILL_IN = "____________________"
 
 @dataclass(frozen=True)
 class CardContent:
-    """Everything that the two forms of a card show; numbers are rounded up, so that no text claims too much."""
+    """The content of both forms of a card; numbers are rounded up, so that no text claims too much."""
 
     facts: ReleaseFacts
     card: ReleaseCard
@@ -32,7 +32,7 @@ class CardContent:
 
     @classmethod
     def make(cls, facts: ReleaseFacts, card: ReleaseCard) -> CardContent:
-        """Interpret the ledger of ``card``; a few seconds of arithmetic, nothing is read."""
+        """Compute the content from the ledger of ``card``; takes a few seconds and reads no file."""
         return cls(facts, card, interpret(card.ledger.events, card.plan.delta))
 
     @property
@@ -90,7 +90,7 @@ class CardContent:
         ]
 
     def owner(self) -> list[tuple[str, str]]:
-        """Name and value of the owner's statements; a blank to fill in where there is none."""
+        """Name and value of the owner's statements; a missing one becomes a blank to fill in."""
         facts = self.facts
         return [
             ("Curator", facts.curator or TO_FILL_IN),

@@ -1,4 +1,4 @@
-"""`ReleaseFacts`: what the owner of the data says about a release, beside what the run itself can prove."""
+"""`ReleaseFacts`: statements of the data's owner about a release, beside the facts that the run proves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ldm.errors import UserError, nearest
 FORMAT = "dp-ldm release"
 VERSION = 1
 
-#: The files of a release, in the order in which a reader wants them.
+#: The files of a release, in reading order.
 CARD_PAGE, CARD_TEXT, PRIVACY, FACTS, CONFIG, WEIGHTS, SUMS = (
     "card.html",
     "CARD.md",
@@ -31,7 +31,7 @@ class ReleaseFacts:
     """Statements of the owner; each appears on the card, empty ones as a line to fill in by hand.
 
     ``title``, ``curator``, ``contact``, ``intended_use``: free text. ``class_names``: public names of the classes, in
-    the order of their labels. ``tuning``: what was tried and on which data. ``licence``: licence of the weights.
+    the order of their labels. ``tuning``: settings that were tried, and on which data. ``licence``: of the weights.
     ``date``: ISO date of the release. ``audit``: result of an audit, such as a lower bound on epsilon, if there is one.
     """
 
@@ -51,7 +51,7 @@ class ReleaseFacts:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReleaseFacts:
-        """Read `to_dict` back. Raises UserError for another format, an unknown key or a value that is no text."""
+        """Read the dict of `to_dict`. Raises UserError for another format, an unknown key or a value of wrong type."""
         if not isinstance(values, Mapping) or values.get("format") != FORMAT or values.get("version") != VERSION:
             raise UserError(f"not a {FORMAT} of version {VERSION}")
         names = [field.name for field in fields(cls)]

@@ -1,4 +1,4 @@
-"""What a run logged: columns of the metrics.csv files in its directory."""
+"""Logged metrics of a run: columns of the metrics.csv files in its directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def read_metric(run: str | Path, name: str) -> list[tuple[int, float]]:
-    """(step, value) pairs of one logged column over all versions of a run's metrics; empty when it was not logged."""
+    """(step, value) pairs of one column over all versions of a run's metrics; empty when it was not logged."""
     points = []
     for file in sorted((Path(run) / "metrics").glob("version_*/metrics.csv")):
         with file.open(newline="", encoding="utf-8") as stream:
@@ -18,6 +18,6 @@ def read_metric(run: str | Path, name: str) -> list[tuple[int, float]]:
 
 
 def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """At most `most` of the points at even distances; the last one stays."""
+    """At most `most` of the points, evenly spaced, with the last one."""
     stride = -(-len(points) // most) if points else 1
     return points[::-1][::stride][::-1]

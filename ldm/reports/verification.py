@@ -1,4 +1,4 @@
-"""Checks of a release folder by somebody who has nothing but the folder."""
+"""Checks of a release folder that need the folder alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES
 
 @dataclass(frozen=True)
 class Check:
-    """One question that was asked of a release, and its answer; ``problem`` is empty when all is well."""
+    """One check of a release and its result; ``problem`` is empty when the check passed."""
 
     question: str
     finding: str = ""
@@ -48,8 +48,8 @@ class Verdict:
 
 
 def verify_release(folder: Path) -> Verdict:
-    """Check files against checksums, epsilon against the ledger by two accountants, and card, plan, weights and
-    documents against each other.
+    """Check files against checksums, epsilon against the ledger by two accountants, and the consistency of card, plan,
+    weights and documents.
 
     Raises UserError when ``folder`` is no folder. A missing or damaged file is a failed check.
     """
@@ -75,7 +75,7 @@ def _ask(question: str, answer: Callable[[Path], str], folder: Path) -> Check:
 
 
 def check_files(folder: Path) -> str:
-    """Every file of a release is there, no other is, and each has the digest of ``SHA256SUMS``."""
+    """The folder has exactly the files of a release, each with the digest in ``SHA256SUMS``."""
     present = {path.name for path in folder.iterdir()}
     missing, extra = [name for name in FILES if name not in present], sorted(present - set(FILES))
     if missing or extra:
@@ -88,7 +88,7 @@ def check_files(folder: Path) -> str:
 
 
 def check_card(folder: Path) -> str:
-    """The card is consistent with itself, and claims privacy for everything that it speaks of."""
+    """The card is consistent with itself, and its guarantee covers the whole run."""
     card = ReleaseCard.read(folder / PRIVACY)
     if not card.private or card.ledger.steps == 0:
         raise UserError(card.statement())
@@ -108,7 +108,7 @@ def check_epsilon(folder: Path) -> str:
 
 
 def check_plan(folder: Path) -> str:
-    """The ledger holds no more steps than planned, and each with at least the plan's noise and at most its rate."""
+    """The ledger has steps with the plan's noise and sampling, and at most the planned number of them."""
     card = ReleaseCard.read(folder / PRIVACY)
     planned = card.plan.event()
     steps = sum(count for event, count in card.ledger.events if event == planned)
@@ -121,12 +121,12 @@ def check_plan(folder: Path) -> str:
 
 
 def check_weights(folder: Path) -> str:
-    """The account that travels in the weights is the card's, and the card names the checkpoint they were made from."""
+    """The ledger in the weights equals that of the card, and the card names the checkpoint of the weights."""
     return claim.check_weights(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / WEIGHTS), WEIGHTS)
 
 
 def check_config(folder: Path) -> str:
-    """What ``config.yaml`` says of the mechanism is what the plan says."""
+    """The mechanism's settings in ``config.yaml`` equal those of the plan."""
     section = to_plain(load_config([str(folder / CONFIG)])).get("model", {}).get("params", {}).get("dp_config") or {}
     plan = ReleaseCard.read(folder / PRIVACY).plan
     stated = {
@@ -143,7 +143,7 @@ def check_config(folder: Path) -> str:
 
 
 def check_documents(folder: Path) -> str:
-    """Both forms of the card are what the facts and the ledger give."""
+    """Both forms of the card equal those computed from the facts and the ledger."""
     content = CardContent.make(ReleaseFacts.read(folder / FACTS), ReleaseCard.read(folder / PRIVACY))
     for name, text in ((CARD_TEXT, card_text(content)), (CARD_PAGE, card_page(content))):
         if (folder / name).read_text(encoding="utf-8") != text:

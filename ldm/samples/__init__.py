@@ -1,4 +1,4 @@
-"""Sample files: images, their labels and how they were generated; read, written, and shown on a sheet."""
+"""Sample files (images, labels and generation metadata): reading, writing and image grids."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Arrays in `.npz` and `.pt` files: opened with a bound on what they may claim, and nothing in them is run.
+"""Reader for arrays in `.npz` and `.pt` files that bounds their declared size and executes no code from them.
 
-A small file can claim a large array: by compression, by a header that lies, or by a tensor whose strides read one
-value again and again. What a file claims is compared with what it stores before memory is taken for it.
+A small file can declare a large array by compression, by a false header, or by a tensor whose strides repeat one
+value. The declared size is compared with the stored size before memory is allocated.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from torch import Tensor
 from ldm.errors import UserError
 from ldm.files import require_regular_file
 
-MAX_EXPANSION = 100  # photographs and digits compress 2 to 10 times
-SMALL = 2**26  # bytes that are no matter, whatever they were compressed from
+MAX_EXPANSION = 100  # photographs and digits compress by a factor of 2 to 10
+SMALL = 2**26  # bytes; smaller arrays are accepted at any compression ratio
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
 
 
 def require_plausible(declared: int, stored: int, what: str) -> None:
-    """Raise UserError when ``declared`` bytes are to come out of ``stored`` ones by more than any image compresses."""
+    """Raise UserError when ``declared`` over ``stored`` bytes exceeds the compression ratio of any image."""
     if declared > SMALL and declared > MAX_EXPANSION * stored:
         raise UserError(f"{what} would unpack {stored:,} bytes to {declared:,}; it is refused")
 
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What the `.npy` form of an array says about it."""
+    """The header of an array in `.npy` format."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -47,10 +47,10 @@ class ArrayHeader:
 
 
 class NpzArchive:
-    """The arrays of an `.npz` file: headers at once, values when they are asked for.
+    """The arrays of an `.npz` file; headers are read at once, values on demand.
 
-    Raises UserError, without the file's name, for a file that is none or claims more than it can hold;
-    FileNotFoundError when there is none.
+    Raises UserError, without the file's name, for a file of another format or with implausible sizes, and
+    FileNotFoundError for a missing file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +76,7 @@ class NpzArchive:
         return header
 
     def array(self, name: str) -> np.ndarray:
-        """One array as a whole."""
+        """One complete array."""
         header = self.headers[name]
         with self.values(name) as member:
             flat = np.frombuffer(read_exactly(member, header.nbytes, self.path), header.dtype)
@@ -86,14 +86,14 @@ class NpzArchive:
 
     @contextmanager
     def values(self, name: str) -> Iterator[IO[bytes]]:
-        """The bytes of one array, behind its header."""
+        """A stream of one array's bytes after its header."""
         with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:
             read_npy_header(member)
             yield member
 
 
 def read_npy_header(member: IO[bytes]) -> ArrayHeader:
-    """The header of the array whose `.npy` form begins here. Raises UserError for objects and impossible shapes."""
+    """Read the `.npy` header at the start of a stream. Raises UserError for object arrays and impossible shapes."""
     version = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read(member)
@@ -105,7 +105,7 @@ def read_npy_header(member: IO[bytes]) -> ArrayHeader:
 
 
 def read_exactly(member: IO[bytes], size: int, path: Path) -> bytes:
-    """The next bytes of an archive's member; none asked for at its end is when its checksum is compared."""
+    """The next ``size`` bytes of an archive member; size 0 at the end makes zipfile verify the checksum."""
     try:
         data = member.read(size or 1)
     except _DAMAGE as error:
@@ -116,15 +116,15 @@ def read_exactly(member: IO[bytes], size: int, path: Path) -> bytes:
 
 
 def is_mapped(path: Path) -> bool:
-    """Whether a torch file can be mapped into memory; files of torch before 1.6 are no zip archives and cannot."""
+    """Whether a torch file can be memory-mapped; files from torch before 1.6 are not zip archives and cannot."""
     return zipfile.is_zipfile(path)
 
 
 def load_torch(path: Path) -> Any:
-    """What a `.pt` file holds, mapped where possible; only tensors and plain values come out of it.
+    """The content of a `.pt` file, memory-mapped where possible; only tensors and plain values are loaded.
 
-    Raises UserError, without the file's name, for another file, and for tensors that claim more than is stored;
-    FileNotFoundError when there is no file.
+    Raises UserError, without the file's name, for a file of another format and for tensors larger than their storage,
+    and FileNotFoundError for a missing file.
     """
     size = require_regular_file(path)
     try:
@@ -135,7 +135,7 @@ def load_torch(path: Path) -> Any:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UserError:
         raise
-    except Exception as error:  # bytes that are no such file make the reader fail in any way
+    except Exception as error:  # a damaged file can raise any exception
         raise UserError(
             "not a readable sample file; expected a torch file that holds only tensors and plain values"
         ) from error
@@ -147,7 +147,7 @@ def load_torch(path: Path) -> Any:
 
 
 def require_stored(tensor: Tensor, name: str) -> None:
-    """Raise UserError for a tensor that shows values more often than it stores them, or is no plain tensor."""
+    """Raise UserError for a tensor that repeats stored values through its strides, or is not a plain tensor."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         raise UserError(f"{name!r} is no dense tensor of values")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

@@ -1,4 +1,4 @@
-"""How an image reaches a size: resized and cut, padded with black, or cut. One rule for training and evaluation."""
+"""Framing of images to a given size by resizing, padding or cropping, identical for training and evaluation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ INTERPOLATIONS = {
 def to_size(image: np.ndarray, size: int | None, framing: str = "resize", interpolation: str = "bicubic") -> np.ndarray:
     """Return a uint8 image (H, W[, 3]) as (size, size[, 3]): resized and cropped, padded with black, or cropped.
 
-    "resize" brings the shorter side to ``size`` and cuts out the middle. It rounds as torchvision's ``Resize(size)``
-    and ``CenterCrop(size)`` do, on whose pixels published statistics rest.
+    "resize" scales the shorter side to ``size`` and crops the centre. It rounds like torchvision's ``Resize(size)``
+    and ``CenterCrop(size)``, because published statistics are computed from their pixels.
     """
     height, width = image.shape[:2]
     if size is None or (height, width) == (size, size):
@@ -44,6 +44,6 @@ def to_size(image: np.ndarray, size: int | None, framing: str = "resize", interp
 
 
 def centre(image: np.ndarray, size: int) -> np.ndarray:
-    """Return the (size, size) middle of an image; of two middles, the one that torchvision's CenterCrop takes."""
+    """Return the (size, size) centre of an image; odd margins are rounded as in torchvision's CenterCrop."""
     top, left = (round((side - size) / 2.0) for side in image.shape[:2])
     return image[top : top + size, left : left + size]

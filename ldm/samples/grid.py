@@ -1,4 +1,4 @@
-"""Images side by side on one sheet."""
+"""Grids of images in one image file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldm.files import write_atomic
 def grid(
     images: Tensor, columns: int = 10, labels: Sequence[Any] | Tensor | None = None, padding: int = 2
 ) -> Image.Image:
-    """Lay images (N, 1 or 3, H, W) in [-1, 1] row by row on one sheet, optionally with a caption under each."""
+    """Arrange images (N, 1 or 3, H, W) in [-1, 1] row by row in a grid, optionally with a caption under each."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise UserError(f"images have shape {tuple(images.shape)}; expected (N >= 1, 1 or 3, height, width)")
     if columns < 1:
@@ -48,7 +48,7 @@ def grid(
 def save_grid(
     images: Tensor, path: str | Path, columns: int = 10, labels: Sequence[Any] | Tensor | None = None
 ) -> None:
-    """Write an image grid (see `grid`) as the image format that the file name ends in (.png, .jpg), atomically."""
+    """Write an image grid (see `grid`) in the format of the file name's suffix (.png, .jpg), atomically."""
     path = Path(path)
     known = Image.registered_extensions()
     if path.suffix.lower() not in known:

@@ -1,7 +1,7 @@
-"""One image file as pixels: every reader of images decodes by these rules.
+"""Decoding of image files; every reader of images uses these rules.
 
-Pixels come out as uint8, since that is what all data sets and metrics start from. Deeper files are scaled to it by a
-fixed white, never by their own brightest pixel, so that one image does not depend on others or on its content:
+Pixels are decoded to uint8, the input of all data sets and metrics. Files with more bits are scaled by a fixed white
+level, never by their own brightest pixel, so that the scale does not depend on other images or on the content:
 
 =============================  =========================================================================
 8 bits, black and white        as they are
@@ -38,9 +38,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
-SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})  # the formats whose whole numbers ("I") end at 65535
+SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})  # formats whose 32-bit integer mode ("I") has the maximum 65535
 BITS_PER_SAMPLE, ORIENTATION = 258, 0x0112
-SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that exchange height and width
+SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 FLOAT_SLACK = 1e-3  # rounding of a resampled image in [0, 1]
 SHOWN = 5
 MAX_LISTED = 100
@@ -52,11 +52,12 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBo
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the first bytes of an image file say: height and width as shown, and whether it is grey."""
+    """The header of an image file: displayed height and width, whether it is grey, whether it exceeds 8 bits."""
 
     height: int
     width: int
     is_grey: bool
+    is_deep: bool = False
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -65,17 +66,17 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_header(path: str | os.PathLike) -> ImageHeader:
-    """Return what an image file says about itself, without decoding it. Raises UserError, naming the file."""
+    """Return the header of an image file without decoding its pixels. Raises UserError, naming the file."""
     return _opened(path, _header)
 
 
 def decode(image: Image.Image) -> np.ndarray:
     """Return an opened image as uint8: (H, W) when it is grey, else (H, W, 3).
 
-    Raises ValueError, without the file's name, for pixels that cannot be scaled truthfully.
+    Raises ValueError, without the file's name, for pixels with an unknown white level.
     """
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a camera's MPO is one image with previews
+    if frames > 1 and image.format != "MPO":  # a camera's MPO file is one image with previews
         raise ValueError(f"it holds {frames} images; write each into a file of its own")
     if image.mode in DEEP_GREY or image.mode in ("I", "F"):
         return _scaled_grey(image)
@@ -86,7 +87,7 @@ def decode(image: Image.Image) -> np.ndarray:
 
 
 def unreadable(paths: Iterable[str | os.PathLike]) -> list[str]:
-    """Return one line for each file that cannot be decoded: `MAX_LISTED` at most, in `PATIENCE` seconds."""
+    """Return one line per file that cannot be decoded, at most `MAX_LISTED`, within `PATIENCE` seconds."""
 
     def problem(path: str | os.PathLike) -> str:
         try:
@@ -104,7 +105,7 @@ def unreadable(paths: Iterable[str | os.PathLike]) -> list[str]:
 
 
 def all_problems(first: UserError, paths: Iterable[str | os.PathLike]) -> UserError:
-    """Return one error about all unreadable files among ``paths``, where reading one of them has raised ``first``."""
+    """Return one error about all unreadable files among ``paths``; ``first`` is the error of one of them."""
     lines = unreadable(paths)
     if len(lines) < 2:
         return first
@@ -146,11 +147,11 @@ def _header(image: Image.Image) -> ImageHeader:
     width, height = image.size
     if image.getexif().get(ORIENTATION) in SIDEWAYS:
         height, width = width, height
-    return ImageHeader(height, width, image.mode in GREY_MODES)
+    return ImageHeader(height, width, image.mode in GREY_MODES, image.mode in DEEP_GREY | {"I", "F"})
 
 
 def _scaled_grey(image: Image.Image) -> np.ndarray:
-    """Grey pixels deeper than 8 bits as uint8 (H, W), see the table of this module."""
+    """Grey pixels with more than 8 bits as uint8 (H, W); see the table of this module."""
     if image.mode == "F":
         values = np.asarray(ImageOps.exif_transpose(image), np.float64)
         low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)

@@ -1,13 +1,12 @@
-"""The images of a folder: which files are records, which subfolders are classes. Training, evaluation and statistics
-read every folder by this one rule.
+"""Records and classes of a folder of images. Training, evaluation and statistics use the same rules.
 
-- Images directly in the folder: no classes. Images in subfolders: each subfolder is a class, numbered by its name in
-  sorted order, images in deeper folders included. Both at once is refused.
-- A subfolder without images is a class without images: it keeps its number, so that two folders with the same
+- Images directly in the folder have no classes. With subfolders, each subfolder is a class, numbered by its name in
+  sorted order; images in deeper folders are included. A folder with both is refused.
+- A subfolder without images is a class without images and keeps its number, so that two folders with the same
   subfolders have the same labels.
-- Names that begin with a dot, folders that programs make beside images (``@eaDir``, ``__MACOSX``, thumbnails, ...),
-  thumbnails of another file of the same folder, links, and second names of one file (hard links) are no records: one
-  person's image would be two records, or a class of its own. What is left out is listed in the log.
+- Names that begin with a dot, folders that programs create beside images (``@eaDir``, ``__MACOSX``, thumbnails, ...),
+  thumbnails of another file in the same folder, links, and hard links to another file are not records, because one
+  person's image would become two records or a class of its own. The log lists the skipped files.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ldm.samples.image_files import DICOM_HINT, IMAGE_SUFFIXES, ImageHeader, all
 
 logger = logging.getLogger(__name__)
 
-#: Folders that file managers, storage systems and editors make; compared without regard to case.
+#: Folders created by file managers, storage systems and editors; compared case-insensitively.
 HOUSEKEEPING = frozenset(
     {
         "@eadir",
@@ -46,7 +45,7 @@ HOUSEKEEPING = frozenset(
     }
 )
 THUMBNAIL = re.compile(r"(?:thumb|thumbnail|tn)[-_. ](?P<after>.+)|(?P<before>.+)[-_. ](?:thumb|thumbnail|tn)", re.I)
-LISTED = 50  # names of left-out files in the log
+LISTED = 50  # maximum number of skipped files named in the log
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,11 @@ class ImageFolderListing:
 
     @property
     def paths(self) -> list[Path]:
-        """The files as they are opened."""
+        """The full paths of the files."""
         return [self.folder / file for file in self.files]
 
     def summary(self) -> str:
-        """One line: how many images, how many classes, what was left out."""
+        """One line with the numbers of images, classes and skipped files."""
         classes = f" in {len(self.class_names)} classes" if self.class_names else ""
         reasons = Counter(reason for _, reason in self.skipped)
         left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
@@ -77,7 +76,7 @@ class ImageFolderListing:
 
 
 def list_images(folder: str | os.PathLike) -> ImageFolderListing:
-    """List the records of a folder by the rules of this module; a log line says what is left out.
+    """List the records of a folder by the rules of this module; skipped files are logged.
 
     Raises UserError for a folder that is missing, has no images, has images both beside and in subfolders, or has
     DICOM files.
@@ -110,15 +109,15 @@ def list_images(folder: str | os.PathLike) -> ImageFolderListing:
 
 
 def images_in(folder: Path) -> list[str]:
-    """The names of the image files in one folder, sorted, by the rules of this module; without its subfolders.
+    """The sorted names of the image files in one folder, without subfolders, by the rules of this module.
 
-    For folders of a distributed set: hard links are not looked for, which takes a look at every file's entry.
+    Meant for the folders of published data sets. Hard links are not detected, to avoid a stat call per file.
     """
     return _Walk(folder, hard_links=False).images("")
 
 
 def read_headers(paths: Sequence[Path]) -> list[ImageHeader]:
-    """The headers of image files, in order. Raises one UserError that lists every file without a readable one."""
+    """The headers of image files, in order. Raises one UserError that lists every file with an unreadable header."""
     headers: list[ImageHeader] = []
     for path in paths:
         try:
@@ -129,7 +128,7 @@ def read_headers(paths: Sequence[Path]) -> list[ImageHeader]:
 
 
 def require_one_size(folder: Path, headers: Sequence[ImageHeader], how: str) -> None:
-    """Raise UserError when images differ in size; ``how`` says how to give one, such as "give size:64"."""
+    """Raise UserError when images differ in size; ``how`` is advice for the message, such as "give size:64"."""
     sizes = Counter((header.height, header.width) for header in headers)
     if len(sizes) > 1:
         shown = ", ".join(f"{height}x{width} ({count})" for (height, width), count in sizes.most_common(3))
@@ -137,7 +136,7 @@ def require_one_size(folder: Path, headers: Sequence[ImageHeader], how: str) -> 
 
 
 class _Walk:
-    """Goes through a folder once and notes what is left out and why."""
+    """Walks through a folder once and records the skipped files with reasons."""
 
     def __init__(self, root: Path, *, hard_links: bool = True) -> None:
         self.root = root
@@ -147,7 +146,7 @@ class _Walk:
         self._seen: set[tuple[int, int]] = set()
 
     def subfolders(self, place: str) -> list[str]:
-        """Names of the visible subfolders of a place below the root, sorted."""
+        """Sorted names of the visible subfolders of a folder below the root."""
         found = []
         for entry in self._entries(place):
             if not _is_folder(entry):
@@ -159,7 +158,7 @@ class _Walk:
         return found
 
     def images(self, place: str, *, deep: bool = False) -> list[str]:
-        """Image files of a place below the root, as paths below the root, sorted."""
+        """Sorted image files of a folder below the root, as paths relative to the root."""
         entries = [entry for entry in self._entries(place) if not _is_folder(entry)]
         stems = {os.path.splitext(entry.name)[0].lower() for entry in entries if _has_suffix(entry.name)}
         found = []
@@ -189,7 +188,7 @@ class _Walk:
         return "link to a folder" if entry.is_symlink() else ""
 
     def _no_record(self, entry: os.DirEntry[str], stems: set[str]) -> str:
-        """Why a file is no record, "" when it is one."""
+        """The reason why a file is not a record; "" for a record."""
         name = entry.name
         if name.startswith("."):
             return "hidden file"
@@ -209,7 +208,7 @@ class _Walk:
         return "second name of a file" if self.hard_links and self._is_seen(entry.stat()) else ""
 
     def _is_seen(self, status: os.stat_result) -> bool:
-        """Whether a file was met under another name; remembers it."""
+        """Whether a file was seen before under another name; records it."""
         if status.st_nlink < 2:
             return False
         key = (status.st_dev, status.st_ino)
@@ -225,7 +224,7 @@ def _joined(place: str, name: str) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link that points to itself
         return False
 
 

@@ -1,13 +1,13 @@
-"""Which range stored pixels have: every reader of sample files, caches and training files asks here.
+"""Range of stored pixels; every reader of sample files, caches and training files uses these rules.
 
 =====================================  ==================================================================
 uint8                                  0 is black and 255 is white
 floats of any precision                in [-1, 1] when the file says so (our own), or has a negative value
-floats without a negative value        in [0, 1], when nothing says otherwise: an older file, one log line
+floats without a negative value        in [0, 1] without such metadata, as in older files, with one log line
 NaN, infinite values, other ranges     refused, with the range that was found
 =====================================  ==================================================================
 
-A file is looked at as a whole, never batch by batch: a batch may lie in [0, 1] by chance.
+The whole file is examined, never single batches, because the values of one batch may lie in [0, 1] by chance.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from ldm.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Decoders overshoot [-1, 1] a little and older samplers saved what came out. More than this share of values beyond
-# this bound is another scale (0-255, standardised), which clamping would silently turn into black and white.
+# Decoders slightly overshoot [-1, 1], and older samplers saved their output without clamping. A larger share of values
+# beyond this bound means another scale (0-255, standardised); clamping would silently saturate such images.
 OVERSHOOT_BOUND, OVERSHOOT_SHARE = 1.5, 0.01
 
 
 @dataclass(frozen=True)
 class PixelRange:
-    """The range of a file's pixels: stored values divided by ``half``, less ``shift``, lie in [-1, 1]."""
+    """The range of a file's pixels: stored values divided by ``half``, minus ``shift``, are in [-1, 1]."""
 
     half: float
     shift: float
 
     def to_signed(self, images: Tensor) -> Tensor:
-        """Stored pixels as float32 in [-1, 1], clamped; the shape stays."""
+        """Stored pixels as float32 clamped to [-1, 1], with the same shape."""
         return (images.float() / self.half - self.shift).clamp(-1, 1)
 
 
@@ -46,14 +46,14 @@ SIGNED = PixelRange(1.0, 0.0)
 
 
 def find_range(blocks: Iterable[Tensor], where: str, *, is_signed: bool) -> PixelRange:
-    """The range of floats that come in blocks (B, ...), a row an image; goes once through all of them.
+    """The range of float images in blocks (B, ...), found in one pass over all blocks.
 
     Args:
         where: names the file in messages.
         is_signed: whether the file says that its range is [-1, 1].
 
     Raises:
-        UserError: for NaN or infinite values, and for scales that cannot be told apart from a mistake.
+        UserError: for NaN or infinite values, and for ranges that are neither [-1, 1] nor [0, 1].
     """
     low, high = float("inf"), float("-inf")
     bad = beyond = count = total = 0

@@ -1,4 +1,4 @@
-"""Sample files of every form as they lie on disk, read in blocks, so that a file may be larger than the memory."""
+"""Reader for sample files of all formats, in blocks, so that a file may be larger than memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from ldm.samples.pixel_range import BYTES, SIGNED, find_range
 IMAGE_KEY, LABEL_KEY, META_KEY = "image", "class_label", "meta"
 
 SCAN_BYTES = 2**24
-# A mapped file's pages count as the process's memory for as long as it is mapped: after this much it is mapped anew.
+# The pages of a mapped file count as memory of the process until it is unmapped, so the file is remapped after this
+# number of bytes.
 REMAP_BYTES = 2**26
 
 
 @dataclass(frozen=True)
 class SampleFile:
-    """A sample file that has been opened: what is in it, without the images themselves.
+    """An open sample file: its metadata and labels; images are read on demand.
 
-    count images of shape (C, H, W); labels (count,) int64 or None; meta the plain values of the file, None for a
-    file of an older form. ``blocks(size)`` goes through the stored images in order, (size, C, H, W) of ``dtype``.
+    count images of shape (C, H, W); labels (count,) int64 or None; meta is the file's metadata, None for a file of an
+    older format. ``blocks(size)`` iterates over the stored images in order, (size, C, H, W) of ``dtype``.
     """
 
     path: Path
@@ -41,10 +42,10 @@ class SampleFile:
 
     @classmethod
     def open(cls, path: str | Path, *, need_labels: bool = False) -> SampleFile:
-        """Open a sample file; see `ldm.samples.SampleSet.load` for the forms.
+        """Open a sample file; see `ldm.samples.SampleSet.load` for the formats.
 
-        Nothing in the file is executed. Raises UserError, one line naming the file, when it is none of the forms, or
-        has no labels and ``need_labels``.
+        No code in the file is executed. Raises UserError, one line naming the file, for another format, and for
+        missing labels with ``need_labels``.
         """
         path = Path(path)
         try:
@@ -58,10 +59,10 @@ class SampleFile:
         return found
 
     def converter(self, *, checked: bool = True) -> Callable[[Tensor], Tensor]:
-        """A function that brings stored images to float32 in [-1, 1]; goes once through the file to find it.
+        """A function that converts stored images to float32 in [-1, 1]; takes one pass over the file to find the range.
 
-        The range is that of `ldm.samples.pixel_range`. Without ``checked`` a file that is not of an older form is
-        trusted. Raises UserError for NaN, infinite values, and scales that cannot be told apart from a mistake.
+        `ldm.samples.pixel_range` defines the range. Without ``checked``, a file with metadata is assumed to be in
+        [-1, 1] and is not read. Raises UserError for NaN, infinite values, and ranges other than [-1, 1] and [0, 1].
         """
         if self.dtype == torch.uint8:
             return BYTES.to_signed
@@ -73,7 +74,7 @@ class SampleFile:
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Images (B, C, H, W) float32 in [-1, 1] with their labels (B,) or None, in the file's order.
 
-        The file is checked as a whole before this returns (see `converter`). Raises UserError.
+        The whole file is checked before this returns (see `converter`). Raises UserError.
         """
         if batch_size < 1:
             raise UserError(f"batch size {batch_size} must be at least 1")
@@ -90,7 +91,7 @@ class SampleFile:
 
 
 def checked_labels(labels: Tensor, count: int) -> Tensor:
-    """Labels as int64 (count,). Raises UserError when they are no class numbers or not as many."""
+    """Labels as int64 (count,). Raises UserError for invalid class numbers or another number of labels."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise UserError(f"labels have type {labels.dtype}; expected whole numbers (int64)")
     if labels.shape != (count,):
@@ -134,7 +135,7 @@ def _open_pt(path: Path) -> SampleFile:
         mapped, handed = whole, 0
         for start in range(0, count, size):
             if mapped is None or (whole is None and handed > REMAP_BYTES):
-                mapped, handed = None, 0  # the earlier mapping goes before the next one comes
+                mapped, handed = None, 0  # unmap the file before mapping it again
                 mapped = _again(path, count, stored)
             block = mapped[start : start + size]
             handed += block.numel() * block.element_size()
@@ -151,7 +152,7 @@ def _load_pt(path: Path) -> Any:
 
 
 def _again(path: Path, count: int, stored: tuple[int, ...]) -> Tensor:
-    """The images (count, *stored) of a file that was opened before, mapped anew."""
+    """The images (count, *stored) of a file opened before, memory-mapped again."""
     images = _tensor(_load_pt(path)[IMAGE_KEY], IMAGE_KEY)
     if _layout(images.shape) != (count, stored):
         raise UserError(f"{path}: was changed while it was read")
@@ -198,7 +199,7 @@ def _made(
 ) -> SampleFile:
     shape = tuple(_to_nchw(torch.empty(1, *stored, device="meta")).shape[1:])
     if labels is not None:
-        labels = checked_labels(_tensor(labels, LABEL_KEY).flatten().clone(), count)  # not the mapped file's
+        labels = checked_labels(_tensor(labels, LABEL_KEY).flatten().clone(), count)  # a copy allows unmapping
     return SampleFile(path, count, shape, dtype, labels, meta, blocks)
 
 

@@ -1,4 +1,4 @@
-"""The sample-file format that every command reads and writes: images, their labels and how they were made."""
+"""The sample-file format of all commands: images, labels and generation metadata."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOAD_BATCH = 64
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Images with optional labels, as they lie on disk.
+    """Images with optional labels and metadata, the content of a sample file.
 
     images: (N, C, H, W) float32 on the CPU, clamped to [-1, 1]; C is 1 or 3.
-    labels: (N,) int64 or None. meta: plain values that say how the images were made (config, checkpoint digest,
-    seed, sampler, steps, scale, ...). Any floating type and device is accepted and brought to this form.
+    labels: (N,) int64 or None. meta: plain values about the generation of the images (config, checkpoint digest,
+    seed, sampler, steps, scale, ...). Any floating type and device is accepted and converted to this form.
     Raises UserError for NaN or infinite pixels, a wrong shape, or labels that do not match the images.
     """
 
@@ -61,12 +61,12 @@ class SampleSet:
 
     @classmethod
     def load(cls, path: str | Path, *, need_labels: bool = False) -> SampleSet:
-        """Read a sample file of this or an older form.
+        """Read a sample file of this or an older format.
 
-        `.pt`: dict of `image` and optional `class_label`; images may be (N, B, C, H, W) as one old script saved them,
-        (N, H, W, C), (N, H, W), uint8, or floats in [0, 1] (told by the missing `meta` and no negative value; warned).
-        `.npz`: `x` (N, H, W, C) and optional `y`. Nothing in the file is executed.
-        Raises UserError, one line naming the file, when it is none of these or `need_labels` and it has none.
+        `.pt`: dict of `image` and optional `class_label`; images may be (N, B, C, H, W) as saved by one old script,
+        (N, H, W, C), (N, H, W), uint8, or floats in [0, 1] (assumed, with a warning, without `meta` and negative
+        values). `.npz`: `x` (N, H, W, C) and optional `y`. No code in the file is executed.
+        Raises UserError, one line naming the file, for another format, and for missing labels with `need_labels`.
         """
         file = SampleFile.open(path, need_labels=need_labels)
         images = torch.empty(file.count, *file.shape)
@@ -83,16 +83,16 @@ class SampleSet:
 def iter_batches(
     path: str | Path, batch_size: int, *, need_labels: bool = False
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Go through a sample file in order without holding it in memory: (images, labels) or (images, None).
+    """Iterate over a sample file in order without loading it into memory: (images, labels) or (images, None).
 
-    images: (B, C, H, W) float32 in [-1, 1], as `SampleSet.load` gives them; labels: (B,) int64. The same forms of
-    files are read, and the file is checked as a whole, in one pass over it, before this returns.
+    images: (B, C, H, W) float32 in [-1, 1], as from `SampleSet.load`; labels: (B,) int64. The same formats are
+    accepted, and the whole file is checked in one pass before this returns.
     Raises UserError, one line naming the file, as `SampleSet.load` does, and for a batch size below 1.
     """
     return SampleFile.open(path, need_labels=need_labels).batches(batch_size)
 
 
 def first_images(path: str | Path, count: int) -> Tensor:
-    """The first ``count`` images (B, C, H, W) of a sample file, fewer when it holds fewer. Raises UserError."""
+    """The first ``count`` images (B, C, H, W) of a sample file, or all if it has fewer. Raises UserError."""
     file = SampleFile.open(path)
     return file.converter(checked=False)(next(file.blocks(count)))

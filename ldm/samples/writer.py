@@ -1,4 +1,4 @@
-"""A sample file written batch by batch, in flat memory, which a killed run can take up again."""
+"""Writer of sample files batch by batch, with constant memory; an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ldm.errors import UserError
 from ldm.files import write_atomic
 from ldm.samples.reader import IMAGE_KEY, LABEL_KEY, META_KEY, check_plain, checked_labels
 
-PLACES = ("config", "checkpoint")  # paths in a file's meta: their content counts, by the digests beside them
+PLACES = ("config", "checkpoint")  # paths in the metadata; their digests are compared instead
 PROGRESS = "progress.pt"
-_LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip archive's member: its length is 30, these two follow it
+_LOCAL_HEADER = struct.Struct("<26xHH")  # 30 bytes of a zip member; ends with the lengths of name and extra
 
 
 class SampleWriter:
-    """Writes ``count`` images to ``path`` in as many batches as one likes; the file appears when all are there.
+    """Writes ``count`` images to ``path`` in batches of any size; the file appears when all images are written.
 
-    Until then ``<path>.unfinished/`` holds the file in its full size, with labels and meta, and how far it is. A new
-    writer of the same path, count, labels and meta goes on there: ``done`` images are written already, and
-    ``state`` is what was given with the last of them. The result is what `ldm.samples.SampleSet.save` writes:
-    plain ``torch.load(path, weights_only=True)`` reads it, with ``mmap=True`` in flat memory.
+    Until then ``<path>.unfinished/`` contains the full-size file with labels and meta, and the progress. A new writer
+    with the same path, count, labels and meta resumes it: ``done`` images are already written, and ``state`` is the
+    state given with the last batch. The result has the format of `ldm.samples.SampleSet.save`;
+    ``torch.load(path, weights_only=True)`` reads it, and ``mmap=True`` avoids loading it into memory.
 
     Args:
-        labels: (count,) whole numbers, or None. meta: plain values; ``config`` and ``checkpoint`` are taken for
-            paths, which may differ when an unfinished file is taken up.
+        labels: (count,) whole numbers, or None. meta: plain values; ``config`` and ``checkpoint`` are paths and may
+            differ when an unfinished file is resumed.
 
     Raises:
         UserError: when an unfinished file has other settings or another process writes it.
@@ -57,7 +57,7 @@ class SampleWriter:
         self._offset = 0
         if (self.folder / PROGRESS).exists():
             self._take_up()
-        elif self.folder.exists():  # killed before the first batch was down, or after the last
+        elif self.folder.exists():  # the process was killed before the first batch was written, or after the last
             shutil.rmtree(self.folder)
 
     def __enter__(self) -> SampleWriter:
@@ -69,10 +69,10 @@ class SampleWriter:
         self.close()
 
     def write(self, images: Tensor, state: Mapping[str, Tensor] | None = None) -> None:
-        """Add a batch (B, C, H, W) of floats, clamped to [-1, 1]; it is on the disk when this returns.
+        """Add a batch (B, C, H, W) of floats, clamped to [-1, 1]; it is on disk when this returns.
 
-        ``state`` are tensors that whoever takes the file up needs, such as those of random number generators.
-        Raises UserError for NaN (the unfinished file goes then), too many images, another shape, and a full disk.
+        ``state`` holds tensors needed to resume, such as the states of random number generators.
+        Raises UserError for NaN (the unfinished file is deleted), too many images, another shape, and a full disk.
         """
         images = images.detach().cpu().float()
         if images.ndim != 4 or images.shape[1] not in (1, 3) or (self._shape and images.shape[1:] != self._shape):
@@ -97,20 +97,20 @@ class SampleWriter:
         write_atomic(self.folder / PROGRESS, lambda temporary: torch.save(progress, temporary))
 
     def finish(self) -> None:
-        """Give the file its name, once all images are there. Raises UserError when they are not."""
+        """Rename the complete file to its final path. Raises UserError when images are missing."""
         if self.done != self.count or self._file is None:
             raise UserError(f"{self.path}: {self.done} of {self.count} images were written")
         os.replace(self.folder / self.path.name, self.path)
         self.discard()
 
     def discard(self) -> None:
-        """Remove what is unfinished."""
+        """Delete the unfinished file."""
         self.close()
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
     def close(self) -> None:
-        """Let go of the unfinished file; it stays for another writer."""
+        """Close the unfinished file; another writer can resume it."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -120,7 +120,7 @@ class SampleWriter:
         return 4 * prod(self._shape)
 
     def _begin(self, shape: tuple[int, ...]) -> None:
-        """Make the file in its full size, with labels and meta but without images."""
+        """Create the full-size file with labels and meta but without images."""
         size = 4 * prod(shape) * self.count
         self.path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.path.parent).free
@@ -152,14 +152,14 @@ class SampleWriter:
     def _take_up(self) -> None:
         data = self.folder / self.path.name
         try:
-            if not data.exists():  # killed after the file got its name
+            if not data.exists():  # killed after the rename
                 shutil.rmtree(self.folder)
                 return
             progress = torch.load(self.folder / PROGRESS, weights_only=True)
             content = torch.load(data, weights_only=True, mmap=True)
             images, labels, meta = content[IMAGE_KEY], content.get(LABEL_KEY), content[META_KEY]
             done, state = int(progress["done"]), progress["state"]
-        except Exception as error:  # bytes that are no such file make the reader fail in any way
+        except Exception as error:  # a damaged file can raise any exception
             raise UserError(f"{self.folder}: is damaged; remove it and type the command again") from error
         difference = self._difference(len(images), labels, meta)
         if difference:
@@ -171,7 +171,7 @@ class SampleWriter:
         self._open(data)
 
     def _difference(self, count: int, labels: Tensor | None, meta: Mapping[str, Any]) -> str:
-        """What the unfinished file was begun with that differs from now; "" for nothing."""
+        """The settings of the unfinished file that differ from this writer's, as text; "" for none."""
         if count != self.count:
             return f"{count} images there, {self.count} here"
         if (labels is None) != (self.labels is None) or (labels is not None and not torch.equal(labels, self.labels)):
@@ -185,15 +185,15 @@ class SampleWriter:
 
 
 def unfinished_folder(path: str | Path) -> Path:
-    """Where the images of an unfinished sample file lie."""
+    """The folder of an unfinished sample file."""
     path = Path(path)
     return path.with_name(f"{path.name}.unfinished")
 
 
 def unfinished_meta(path: str | Path) -> dict[str, Any]:
-    """What an unfinished sample file was begun with; empty without one."""
+    """The metadata of an unfinished sample file; empty without one."""
     path = Path(path)
-    with contextlib.suppress(Exception):  # absent or damaged: the writer says so
+    with contextlib.suppress(Exception):  # the writer reports a missing or damaged file
         return dict(torch.load(unfinished_folder(path) / path.name, weights_only=True, mmap=True)[META_KEY])
     return {}
 
@@ -203,7 +203,7 @@ def _write_frame(path: Path, shape: tuple[int, ...], labels: Tensor | None, meta
     blank = path.with_suffix(".blank")
     try:
         with blank.open("wb") as file:
-            file.truncate(4 * prod(shape))  # a hole: takes no room, and none of it is read
+            file.truncate(4 * prod(shape))  # a sparse region, which takes no disk space
         images = torch.from_file(str(blank), shared=True, size=prod(shape), dtype=torch.float32).reshape(shape)
         content: dict[str, Any] = {IMAGE_KEY: images, META_KEY: meta}
         if labels is not None:
@@ -215,7 +215,7 @@ def _write_frame(path: Path, shape: tuple[int, ...], labels: Tensor | None, meta
 
 
 def _member_offset(path: Path, name: str, size: int) -> int:
-    """Where the bytes of a tensor begin in a file of torch.save; they are stored as they are."""
+    """Offset of the uncompressed bytes of a tensor in a file of torch.save."""
     with zipfile.ZipFile(path) as archive:
         (member,) = [found for found in archive.infolist() if found.filename.partition("/")[2] == name]
     assert member.file_size == size and member.compress_type == zipfile.ZIP_STORED
@@ -225,7 +225,7 @@ def _member_offset(path: Path, name: str, size: int) -> int:
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
-    """Keep other processes from writing the same file, where the system has locks."""
+    """Prevent other processes from writing the same file, if the system supports locks."""
     with contextlib.suppress(ImportError):
         import fcntl
 

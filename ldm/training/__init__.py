@@ -1,4 +1,4 @@
-"""From YAML files to a trained model: `train` runs what `RunOptions` describe."""
+"""From YAML files to a trained model: `train` carries out the run that `RunOptions` describe."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["RunOptions", "train"]
 
 
 def train(options: RunOptions) -> RunDirectory:
-    """Run everything that `main.py` was asked for; returns where the run writes.
+    """Carry out the run that ``options`` describe; returns the run directory.
 
-    Files, flags and settings are checked before torch and Lightning (seconds) are imported. Raises UserError for what a
-    person can mend, `ldm.errors.Stopped` when a signal or Ctrl-C ended the run.
+    Files, flags and settings are checked before torch and Lightning (seconds) are imported. Raises UserError for
+    mistakes that the user can correct, `ldm.errors.Stopped` when a signal or Ctrl-C ended the run.
     """
     from ldm.training.request import read_request
 

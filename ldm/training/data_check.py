@@ -1,4 +1,4 @@
-"""Whether data and model fit each other, from the configuration and a few records, before either does any work."""
+"""Checks that data and model fit each other, from the configuration and a few records, before training."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 
-#: Records of each set whose shapes are looked at, spread over the set; what the others bring shows while training.
+#: Number of records per set whose shapes are checked, spread over the set; errors in others show during training.
 LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
 class ImageNeeds:
-    """What a model asks of its images: channels, a side that ``multiple`` divides, and one side only if ``side``."""
+    """A model's requirements on images: channels, sides divisible by ``multiple``, and a fixed size if ``side``."""
 
     key: str
     channels: int | None
@@ -28,7 +28,7 @@ class ImageNeeds:
 
 
 def image_needs(params: Mapping[str, Any]) -> ImageNeeds | None:
-    """What the model of these ``model.params`` needs; None when they do not tell.
+    """The image requirements of the model with these ``model.params``; None when they cannot be derived.
 
     An autoencoder halves the image once for each level after the first, and latent diffusion trains on latents of
     ``image_size``. Diffusion without a first stage sees the pixels.
@@ -55,7 +55,7 @@ def _autoencoder(ddconfig: Mapping[str, Any]) -> tuple[int | None, int]:
 
 
 def check_data(params: Mapping[str, Any], data: Any) -> None:
-    """Compare the data sets with the model of these ``model.params``; raises UserError saying what to change."""
+    """Compare the data sets with the model of these ``model.params``; raises UserError with the setting to change."""
     needs = image_needs(params)
     for name, dataset in data.datasets.items():
         first: tuple[int, ...] | None = None
@@ -72,7 +72,7 @@ def check_data(params: Mapping[str, Any], data: Any) -> None:
 
 
 def _some_items(name: str, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Records spread over a set, each with words for where it is; none of a set without a length."""
+    """Records spread over a set, each with its position in words; no record for a set without a length."""
     count = len(dataset) if hasattr(dataset, "__len__") else 0
     for index in np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT), dtype=int)) if count else ():
         item = dataset[int(index)]
@@ -81,7 +81,7 @@ def _some_items(name: str, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def check_same_size(first: tuple[int, ...], shape: tuple[int, ...], where: str) -> None:
-    """Raise UserError for images of one set that cannot be put into one batch."""
+    """Raise UserError for images of one set whose different shapes prevent batching."""
     if shape != first:
         raise UserError(
             f"{where}: the image is {shape[1]}x{shape[0]} pixels, the first {first[1]}x{first[0]}; set size: PIXELS "
@@ -112,7 +112,7 @@ def check_image(needs: ImageNeeds, shape: tuple[int, ...], where: str) -> None:
 
 
 def check_condition(params: Mapping[str, Any], item: Mapping[str, Any], where: str) -> None:
-    """Raise UserError for a record without what the model is conditioned on."""
+    """Raise UserError for a record without the model's condition."""
     key = params.get("cond_stage_key")
     conditional = isinstance(params.get("cond_stage_config"), Mapping)
     if conditional and isinstance(key, str) and key not in item:
@@ -123,29 +123,32 @@ def check_condition(params: Mapping[str, Any], item: Mapping[str, Any], where: s
 
 
 def _condition_stage(params: Mapping[str, Any]) -> Any:
-    """A stand-in for the model with its class embedding only, which is small; other stages come with the model."""
+    """A placeholder model with only the class embedding, which is small; other condition stages are not built here."""
     config = params.get("cond_stage_config")
     key = params.get("cond_stage_key")
-    small = isinstance(config, Mapping) and str(config.get("target", "")).endswith(".ClassEmbedder")
-    if not small or key != "class_label":
+    if (
+        not isinstance(config, Mapping)
+        or not str(config.get("target", "")).endswith(".ClassEmbedder")
+        or key != "class_label"
+    ):
         return SimpleNamespace(cond_stage_model=None, cond_stage_key=key)
-    with torch.random.fork_rng(devices=[]):  # the model's own starting values shall not depend on this
+    with torch.random.fork_rng(devices=[]):  # keeps the initial values of the model independent of this check
         return SimpleNamespace(cond_stage_model=instantiate_from_config(config), cond_stage_key=key)
 
 
 def check_labels(model: Any, data: Any) -> None:
-    """Raise UserError for a label that the condition stage has no class for, where a data set can tell its labels.
+    """Raise UserError for a label without a class in the condition stage, for data sets that expose their labels.
 
-    The null class of guidance is no class of data: its records would train what "no condition" means. Found here, it
-    is one line; found by a GPU in the middle of an epoch, it is an assertion without a name.
+    The null class of guidance is no class of data, because records with that label would train the unconditional model.
+    This check gives a one-line message; a GPU would fail in mid-epoch with an anonymous assertion.
     """
-    stage = getattr(model, "cond_stage_model", None)
+    stage: Any = getattr(model, "cond_stage_model", None)
     if not hasattr(stage, "check") or getattr(model, "cond_stage_key", None) != "class_label":
         return
     for name, dataset in data.datasets.items():
         labels = getattr(dataset, "labels", None)
         if labels is None:
-            labels = getattr(getattr(dataset, "data", None), "labels", None)  # of a set that is wrapped
+            labels = getattr(getattr(dataset, "data", None), "labels", None)  # labels of a wrapped data set
         if labels is None:
             continue
         labels = torch.as_tensor(labels)

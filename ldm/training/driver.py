@@ -42,21 +42,21 @@ MIXED_SIZES = "stack expects each tensor to be equal size"
 
 @dataclass
 class Run:
-    """What is built for a run: model, data, Trainer, and the private session of a private one."""
+    """The objects of a run: model, data, Trainer, and for a private run its session."""
 
     model: Any
     data: Any
     trainer: pl.Trainer
     session: private_run.PrivateSession | None
-    account: Any  # of the private runs that the weights come from
+    account: Any  # privacy account of the private runs that produced the initial weights
 
 
 def execute(request: RunRequest) -> RunDirectory:
-    """Do what was asked for; returns where the run writes.
+    """Carry out a request; returns the run directory.
 
-    Order: data, privacy plan, model, learning rate, Trainer, latents, fit, test. Nothing is encoded, trained or
-    written before everything that can be checked has been. Raises UserError for what a person can mend, Stopped when
-    a signal ended the run.
+    Order: data, privacy plan, model, learning rate, Trainer, latents, fit, test. All checks run before anything is
+    encoded, trained or written. Raises UserError for mistakes that the user can correct, Stopped when a signal ended
+    the run.
     """
     prepare_process(request)
     resumed = read_resumed(request)
@@ -66,7 +66,7 @@ def execute(request: RunRequest) -> RunDirectory:
         return request.run_dir
     run = build(request, data, planned, resumed)
     resumed_at = int(resumed.get("global_step", 0)) if resumed else 0
-    del resumed  # as large as the model
+    del resumed  # frees a checkpoint as large as the model
     cache_latents(run.model, data, request.settings)
     run_dir = request.run_dir
     try:
@@ -82,9 +82,9 @@ def execute(request: RunRequest) -> RunDirectory:
 
 
 def prepare_process(request: RunRequest) -> None:
-    """Seed this process, and let those that it starts find the run directory."""
+    """Seed this process, and pass the run directory on to its child processes."""
     if launched():
-        for name in ("ldm", "callbacks"):  # what the first process says counts for all
+        for name in ("ldm", "callbacks"):  # only the first process logs information
             logging.getLogger(name).setLevel(logging.WARNING)
     else:
         request.run_dir.announce_to_child_processes()
@@ -93,9 +93,9 @@ def prepare_process(request: RunRequest) -> None:
 
 
 def read_resumed(request: RunRequest) -> Mapping[str, Any] | None:
-    """The checkpoint that training goes on from, or None for a new start.
+    """The checkpoint from which training resumes, or None for a new run.
 
-    Raises UserError for one that holds weights only, and for one of a private run that would go on without privacy.
+    Raises UserError for a weights-only checkpoint, and for resuming a private run without privacy.
     """
     if request.resume is None:
         return None
@@ -115,7 +115,7 @@ def read_resumed(request: RunRequest) -> Mapping[str, Any] | None:
 
 
 def plan(request: RunRequest) -> tuple[Any, private_run.Account | None]:
-    """The data, compared with the model that is asked for, and the privacy account of a private run."""
+    """The data, checked against the configured model, and the privacy account of a private run."""
     params = request.model_params
     dp_config = read_dp_config(request.dp_config, params.get("DPDM_k") or 1)
     if request.private:
@@ -130,7 +130,7 @@ def plan(request: RunRequest) -> tuple[Any, private_run.Account | None]:
 
 
 def print_plan(request: RunRequest, data: Any, planned: private_run.Account | None) -> None:
-    """What ``--dry-run`` shows instead of training."""
+    """Print the plan of a ``--dry-run``."""
     rate = rate_of(request, data)
     steps = planned.ledger.count(planned.plan.event()) if planned else 0
     for line in plan_lines(request, data, planned.plan if planned else None, steps, rate):
@@ -165,7 +165,7 @@ def build(
         warn_unprotected(model)
     model.learning_rate = rate_of(request, data)
     settings = dict(request.settings)
-    if getattr(model, "has_discriminator", False):  # two optimizers: the model accumulates by itself
+    if getattr(model, "has_discriminator", False):  # with two optimizers the model accumulates gradients itself
         model.accumulate_grad_batches = settings.pop("accumulate_grad_batches", None) or model.accumulate_grad_batches
     account = inherited_accounts(model, resumed)
     trainer = build_trainer(request, settings, session, account)
@@ -184,9 +184,9 @@ def build_model(config: DictConfig) -> Any:
 
 
 def inherited_accounts(model: Any, resumed: Mapping[str, Any] | None) -> Any:
-    """The privacy account of everything that the weights come from, or None.
+    """The combined privacy account of all sources of the initial weights, or None.
 
-    Of every part of the model that was loaded from a file, and of what the resumed run itself had started from.
+    Sources are the parts of the model that were loaded from files, and the initial weights of a resumed run.
     """
     parts = [getattr(part, "start_privacy", None) for part in model.modules()]
     return joined_accounts(*parts, checkpoint_metadata(resumed, "start_privacy") if resumed else None)
@@ -220,14 +220,14 @@ def build_trainer(
 
 
 def keep_config(trainer: Any) -> None:
-    """Write the run's configuration now rather than when training starts."""
+    """Write the run's configuration now, before training starts."""
     for callback in trainer.callbacks:
         if isinstance(callback, SetupCallback) and trainer.is_global_zero:
             callback.write()
 
 
 def check_resumable(model: Any, content: Mapping[str, Any], path: Any) -> None:
-    """Raise UserError, before anything is written, for a checkpoint that ``model`` cannot go on from."""
+    """Raise UserError, before anything is written, for a checkpoint from which ``model`` cannot resume."""
     if hasattr(model, "unet_params"):  # an autoencoder has neither heads nor adapters
         check_metadata(model, content, path)
     load_weights(model, content["state_dict"], source=str(path))
@@ -237,14 +237,14 @@ def check_resumable(model: Any, content: Mapping[str, Any], path: Any) -> None:
 
 
 def train_and_test(request: RunRequest, run: Run) -> None:
-    """Train if that was asked for, then test if there is a test set and the run is not private."""
+    """Train if requested, then test if there is a test set and the run is not private."""
     options, resume = request.options, request.resume
     try:
         if options.train:
             if run.session is None and run.trainer.is_global_zero:
                 record_unprotected(run.model, run.data, request.run_dir)
             if run.session is not None and run.session.statistics is not None:
-                keep_config(run.trainer)  # a run that stops in its warm-up is resumed from it
+                keep_config(run.trainer)  # needed to resume a run that stops during its warm-up
                 run.session.warm_up(to_plain(request.config.model))
             fit(request, run)
         else:
@@ -253,12 +253,12 @@ def train_and_test(request: RunRequest, run: Run) -> None:
         if tested and run.session is None:
             checkpoint = str(resume) if resume and not options.train else None
             run.trainer.test(run.model, run.data, ckpt_path=checkpoint)
-    except MisconfigurationException as error:  # Lightning's name for a mistake in the configuration
+    except MisconfigurationException as error:  # Lightning raises this for mistakes in the configuration
         raise UserError(one_line(error)) from error
 
 
 def fit(request: RunRequest, run: Run) -> None:
-    """Train, and leave adapters beside the last checkpoint; a post-mortem debugger opens when it was asked for."""
+    """Train, then export adapters beside the last checkpoint; opens a post-mortem debugger on failure if requested."""
     run_dir, trainer = request.run_dir, run.trainer
     if trainer.is_global_zero:
         run_dir.remove_leftovers()
@@ -267,7 +267,7 @@ def fit(request: RunRequest, run: Run) -> None:
         trainer.fit(run.model, run.data, ckpt_path=str(request.resume) if request.resume else None)
     except Stopped as stopped:
         raise Stopped(stopped.signal, f"{stopped}; {how_to_go_on(run_dir)}") from None
-    except SystemExit:  # Lightning's answer to a KeyboardInterrupt
+    except SystemExit:  # Lightning raises this after a KeyboardInterrupt
         if trainer.interrupted:
             raise Stopped(signal.SIGINT, f"stopped by Ctrl-C; {how_to_go_on(run_dir)}") from None
         raise
@@ -287,14 +287,14 @@ def fit(request: RunRequest, run: Run) -> None:
 
 
 def how_to_go_on(run_dir: RunDirectory) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     if not run_dir.trained() and not run_dir.statistics.is_file():
         return "it had made no step, start it again"
     return f"to go on, type: python main.py --resume {run_dir.path} -t"
 
 
 def explain(error: BaseException) -> None:
-    """Raise UserError for an exception of torch whose cause is known to lie in the data."""
+    """Raise UserError for a torch exception that is known to come from the data."""
     if MIXED_SIZES in str(error):
         raise UserError(
             "the training images are of several sizes and cannot be put into one batch; set size: PIXELS in the data "
@@ -304,15 +304,15 @@ def explain(error: BaseException) -> None:
 
 @contextmanager
 def refused_without_trace(request: RunRequest, run: Run, resumed_at: int) -> Iterator[None]:
-    """Take back what an attempt wrote when it is refused before its first step: the next one would read it.
+    """Delete the files of an attempt that is refused before its first step, because the next attempt would read them.
 
-    ``resumed_at`` is the step that training goes on from.
+    ``resumed_at`` is the step at which training resumes.
     """
     take_back = request.run_dir.record()
     try:
         yield
     except UserError:
-        if request.run_dir.statistics.is_file():  # what has been released is charged, and must not be forgotten
+        if request.run_dir.statistics.is_file():  # released statistics are charged, so their record must stay
             raise
         if run.trainer.global_step == resumed_at and run.trainer.is_global_zero:
             take_back()
@@ -320,7 +320,7 @@ def refused_without_trace(request: RunRequest, run: Run, resumed_at: int) -> Ite
 
 
 def put_aside(run_dir: RunDirectory) -> RunDirectory:
-    """Move the directory of a run under ``--debug`` out of the way of the others."""
+    """Move the directory of a ``--debug`` run to a folder apart from ordinary runs."""
     if not run_dir.path.exists():
         return run_dir
     aside = run_dir.path.parent / "debug_runs" / run_dir.path.name

@@ -1,4 +1,4 @@
-"""What ``main.py --dry-run`` prints: the plan of a run and what it will take."""
+"""The output of ``main.py --dry-run``: the plan of a run and its cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from ldm.config import to_plain
 from ldm.privacy.plan import PrivacyPlan
 from ldm.training.estimate import Needs, count_needs, measured_rate
-from ldm.training.private_run import requested_length
+from ldm.training.private_checks import requested_length
 from ldm.training.request import RunRequest
 from ldm.training.trainer_flags import device_count, own_device
 
@@ -15,7 +15,7 @@ from ldm.training.trainer_flags import device_count, own_device
 def plan_lines(request: RunRequest, data: Any, plan: PrivacyPlan | None, taken: int, rate: float) -> list[str]:
     """The plan of a run, a line each: data, privacy, learning rate, memory and time.
 
-    ``taken`` steps of a resumed private run are in its ledger already; ``rate`` is the learning rate.
+    ``taken`` is the number of steps already in the ledger of a resumed private run; ``rate`` is the learning rate.
     """
     records = len(data.datasets["train"]) if "train" in data.datasets else 0
     lines = [f"run directory   {request.run_dir.path}"]
@@ -50,7 +50,7 @@ def privacy_lines(plan: PrivacyPlan, taken: int, records: int) -> list[str]:
 
 
 def public_lines(request: RunRequest, data: Any, records: int) -> list[str]:
-    """The same of a run without privacy."""
+    """The plan of a run without privacy in numbers."""
     steps = planned_public_steps(request, data, records)
     return [
         f"records         {records} in the training set",
@@ -70,7 +70,7 @@ def planned_public_steps(request: RunRequest, data: Any, records: int) -> int | 
 
 
 def need_lines(needs: Needs | None, device: str, rows: int, total: int | None) -> list[str]:
-    """Memory and time, or that nobody counted them."""
+    """Memory and time, or a note that they were not estimated."""
     if needs is None:
         return ["memory, time    not estimated for this kind of model"]
     lines = [
@@ -84,7 +84,7 @@ def need_lines(needs: Needs | None, device: str, rows: int, total: int | None) -
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the largest unit that leaves a number above one."""
+    """A duration in seconds, expressed in the largest unit that gives a number above one."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""What a run will need, counted on a model without memory: parameters, bytes and arithmetic."""
+"""Cost estimate of a run (parameters, bytes, operations), computed on torch's ``meta`` device."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes and floating-point operations of training: ``activations`` and ``operations`` are those of one row.
+    """Bytes and floating-point operations of training; ``activations`` and ``operations`` are per example.
 
-    ``state`` are weights, running averages, gradients and the two numbers that Adam keeps of each trained value.
+    ``state`` counts weights, running averages, gradients and Adam's two moments of each trained value.
     """
 
     parameters: int
@@ -36,31 +36,32 @@ class Needs:
     operations: int
 
     def memory(self, rows: int) -> float:
-        """GiB with ``rows`` rows in memory at a time."""
+        """Memory in GiB with ``rows`` examples in memory at a time."""
         return (self.state + rows * self.activations) / 2**30
 
     def seconds(self, rows: float, rate: float) -> float:
-        """Seconds of forward and backward passes of ``rows`` rows at ``rate`` operations a second."""
+        """Seconds of forward and backward passes over ``rows`` examples at ``rate`` operations per second."""
         return 3 * self.operations * rows / rate  # a backward pass costs two forward passes
 
 
 def count_needs(section: Mapping[str, Any]) -> Needs | None:
-    """Count what training the diffusion model of a ``model`` section needs; None for models that cannot be counted.
+    """Estimate the cost of training the diffusion model of a ``model`` section; None for unsupported models.
 
-    The model is built on torch's ``meta`` device: shapes without values, in no memory. Its starting checkpoint is left
-    out, which changes neither.
+    The model is built on torch's ``meta`` device, which holds shapes without values and takes no memory. The starting
+    checkpoint is not loaded, because it does not change the cost.
     """
     section = copy.deepcopy({"target": section.get("target"), "params": section.get("params") or {}})
     for key in ("ckpt_path", "lossconfig"):
         _drop(section["params"], key)
     level = logging.root.manager.disable
     try:
-        logging.disable(logging.WARNING)  # what building says is said when it is built in earnest
+        logging.disable(logging.WARNING)  # warnings appear when the real model is built
         with torch.device("meta"):
             model = instantiate_from_config(section)
             if not isinstance(model, DDPM):
                 return None
-            selection = model.select_trainable().parameters if hasattr(model, "select_trainable") else model.trainable()
+            select: Any = getattr(model, "select_trainable", None)
+            selection = select().parameters if select is not None else model.trainable()
             return _count(model, sum(parameter.numel() for parameter in selection.values()))
     except (NotImplementedError, RuntimeError, ValueError) as error:
         logger.debug("not counted: %s", error)
@@ -99,7 +100,7 @@ def _count(model: Any, trained: int) -> Needs:
 
 
 def _drop(params: Any, name: str) -> None:
-    """Take a key out of a section and of the sections in it."""
+    """Remove a key from a section and its nested sections."""
     if isinstance(params, dict):
         if name in params:
             params[name] = {"target": "torch.nn.Identity"} if name == "lossconfig" else None
@@ -108,12 +109,12 @@ def _drop(params: Any, name: str) -> None:
 
 
 def measured_rate(device: str, size: int = 512) -> float:
-    """Floating-point operations a second of a float32 matrix product on a device: the best that it does."""
+    """Floating-point operations per second of a float32 matrix product on a device, its peak rate."""
     one = torch.ones(size, size, device=device)
     best = math.inf
     for _ in range(ROUNDS):
         started = time.perf_counter()
         product = one @ one
-        float(product[0, 0])  # waits for the device
+        float(product[0, 0])  # synchronizes with the device
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best

@@ -15,13 +15,13 @@ from ldm.training.trainer_flags import device_count
 
 logger = logging.getLogger(__name__)
 
-#: A rate that is further off than this from the one that a configuration was made for is worth a warning.
+#: Factor between the computed rate and the configuration's intended rate above which a warning is logged.
 FACTOR = 2.0
 
 
 @dataclass(frozen=True)
 class RateForBatch:
-    """A base learning rate, and the batch size that the same file (or what it builds on) gives it for."""
+    """A base learning rate, and the batch size given for it in the same file or an earlier one."""
 
     base: float
     batch: int
@@ -29,10 +29,10 @@ class RateForBatch:
 
 
 def rate_of_files(paths: Sequence[str]) -> RateForBatch | None:
-    """The rate that the configuration was made for: that of the last file which sets ``base_learning_rate``.
+    """The intended rate of the configuration, from the last file that sets ``base_learning_rate``.
 
-    A file that is laid over it and changes the batch size alone changes the rate without saying so. None when no file
-    gives both numbers.
+    A later file that changes only the batch size changes the computed rate implicitly. None when no file gives both
+    numbers.
     """
     found: RateForBatch | None = None
     batch: Any = None
@@ -76,11 +76,11 @@ def learning_rate(
     private: bool = False,
     made_for: RateForBatch | None = None,
 ) -> float:
-    """The learning rate of the lineage's rule, said in one line.
+    """The learning rate of the lineage's rule; logs it in one line.
 
-    With ``--scale_lr`` (the default) the base rate is multiplied by accumulated batches, devices and batch size;
-    under DP the batch size is the logical one, which the devices share, so that their number does not count. A warning
-    says when the product is far from the one that the configuration was ``made_for``.
+    With ``--scale_lr`` (the default) the base rate is multiplied by accumulated batches, devices and batch size; under
+    DP only the logical batch size counts, because the devices share the logical batch. Logs a warning when the product
+    is far from the rate that the configuration was ``made_for``.
     """
     if not scale:
         logger.info("learning rate %.3g (base rate as it is, --scale_lr False)", base)
@@ -98,7 +98,7 @@ def learning_rate(
 
 
 def warn_of_another_rate(rate: float, made_for: RateForBatch) -> None:
-    """Say when a batch size or a number of devices has moved the rate away from that of the configuration."""
+    """Log a warning when the batch size or number of devices moves the rate away from the intended one."""
     usual = made_for.base * made_for.batch
     if max(rate / usual, usual / rate) <= FACTOR:
         return

@@ -1,4 +1,4 @@
-"""Keeps messages of the Trainer that are not about the user's run off the screen."""
+"""Filters Lightning warnings that do not concern the user's run."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import warnings
 IRRELEVANT_MESSAGES = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*module\(s\) in eval mode at the start of training.*",  # frozen stages are meant to be in that mode
-    r".*Total length of `list` across ranks is zero.*",  # no validation set is a choice
+    r".*Total length of `list` across ranks is zero.*",  # a run without a validation set is allowed
     r".*does not have many workers.*",
     r".*smaller than the logging interval.*",
     r".*values cannot be logged.*",
-    r".*Checkpoint directory .* exists and is not empty.*",  # that of the run that is resumed
-    r".*your dataloader is not resumable.*",  # private draws go on where they were, others are drawn anew
-    r".*no pre-optimization state was saved.*",  # what is wanted is the state after the step
+    r".*Checkpoint directory .* exists and is not empty.*",  # the folder of a resumed run
+    r".*your dataloader is not resumable.*",  # the private sampler restores its own position, other loaders restart
+    r".*no pre-optimization state was saved.*",  # checkpoints need the state after the step
 )
 IRRELEVANT_LINES = ("Tip:", "`weights_only` was not set", "Bypassing SIGTERM")
 
 
 class WarningFilter(logging.Filter):
-    """Drops the Trainer's tips about other products, and lines about what this program decides."""
+    """Drops Lightning's product tips and its messages about settings that this program makes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run to go on from, told without torch and without reading a tensor."""
+"""The newest checkpoint of a run, found without torch and without reading a tensor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LAST = "last.ckpt"
 
 
 class _Nothing(dict[Any, Any]):
-    """Stands for everything in a pickle that is no plain value: tensors, and objects of any class."""
+    """Placeholder for every pickled object that is no plain value, such as tensors."""
 
     def __new__(cls, *_: Any, **__: Any) -> _Nothing:
         return super().__new__(cls)
@@ -30,7 +30,7 @@ class _Nothing(dict[Any, Any]):
 
 
 class _PlainValues(pickle.Unpickler):
-    """Reads the numbers and names of a checkpoint; whatever it asks to call becomes a class that does nothing."""
+    """Reads the plain values of a checkpoint; every global it names is replaced by a placeholder class."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         return _Nothing
@@ -40,10 +40,10 @@ class _PlainValues(pickle.Unpickler):
 
 
 def steps_of(path: Path) -> int | None:
-    """The step that a checkpoint of a training run was written after; None when it is not whole, or weights only.
+    """The step of a training checkpoint; None for an incomplete or weights-only file.
 
-    Nothing in the file is executed. Every entry of the archive has to lie within the file, as in one that was cut short
-    they do not; whether their bytes are right is found when they are read.
+    Nothing in the file is executed. Every entry of the archive must lie within the file, which detects truncated files;
+    damaged bytes are found only on reading.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -59,10 +59,10 @@ def steps_of(path: Path) -> int | None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that has come furthest, whatever its name; of equals the last written, of links ``last.ckpt``.
+    """The checkpoint with the most steps; ties go to the last written file, and among hard links to ``last.ckpt``.
 
-    Files that are not whole, or hold weights only, are passed over. Where no file can be told to be whole, it is
-    ``last.ckpt`` if there is one: reading it says what is wrong with it.
+    Incomplete and weights-only files are skipped. If no complete file is found, returns ``last.ckpt`` if it exists, so
+    that reading it reports the error.
     """
     found = []
     for path in folder.glob("*.ckpt"):

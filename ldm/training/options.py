@@ -1,4 +1,4 @@
-"""`RunOptions`: what the command line says about a run."""
+"""`RunOptions`: the command-line options of a run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the command line says about a run, besides the YAML files.
+    """The command-line options of a run.
 
-    ``trainer`` are Trainer arguments, ``dotlist`` settings ``key.path=value``. With ``dry_run`` everything that can be
-    checked is checked, the plan is printed, and nothing is built, encoded, trained or written.
+    ``trainer`` are Trainer arguments, ``dotlist`` settings ``key.path=value``. With ``dry_run`` all checks run and the
+    plan is printed, and nothing is built, encoded, trained or written.
     """
 
     FROM_FLAGS: ClassVar[tuple[str, ...]] = (

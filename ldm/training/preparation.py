@@ -1,4 +1,4 @@
-"""What happens between building a model with its data and training it: the latent cache."""
+"""The latent cache, which is filled after the model is built and before training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:
             return dataset
         return LatentCache(dataset, lambda images: model.encode_moments(images.to(device)), key=key)
 
-    # sampling and decoding stay stochastic: what is kept is the posterior's mean and variance
+    # the cache holds posterior mean and variance, so latents are still drawn at random in training
     data.replace_datasets(cached)
 
 

@@ -1,4 +1,4 @@
-"""How the processes of a private run over several devices are connected."""
+"""DDP strategy of a private run over several devices."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class PrivateDDP(DDPStrategy):
     """The processes of Lightning's ``ddp`` without torch's wrapper around the model.
 
     The wrapper averages gradients during backward passes and broadcasts buffers, including the running averages of the
-    weights, before every forward pass. A private step needs neither: it sums the noised gradients over the processes
-    itself, once a step. All that remains is that the processes start from the same weights.
+    weights, before every forward pass. A private step does not need this, because it sums the noised gradients over the
+    processes itself, once per step. The only remaining task is to give all processes the same initial weights.
     """
 
     def configure_ddp(self) -> None:
@@ -34,7 +34,7 @@ def process_count(settings: Mapping[str, Any]) -> int:
 def private_strategy(settings: Mapping[str, Any]) -> DDPStrategy | str:
     """The strategy of a private run under these Trainer settings.
 
-    Raises UserError for strategies that cut the model up or share one process's random numbers.
+    Raises UserError for strategies that shard the model or share one process's random state.
     """
     strategy = settings.get("strategy") or "auto"
     several = process_count(settings) > 1

@@ -26,10 +26,10 @@ LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a run was asked for.
+    """The checked request for a run.
 
     ``config`` holds the sections model and data, ``lightning`` the Trainer's, ``settings`` the Trainer arguments of
-    today. ``made_for`` is the base learning rate with the batch size that the files give together, if they do.
+    today. ``made_for`` is the base learning rate with its batch size, or None if the files do not give both.
     """
 
     options: RunOptions
@@ -57,15 +57,15 @@ class RunRequest:
 
     @property
     def resume(self) -> Path | None:
-        """The checkpoint that training goes on from, or None for a new start."""
+        """The checkpoint from which training resumes, or None for a new run."""
         given = self.settings.get("ckpt_path")
         return self.run_dir.resume_from or (Path(str(given)) if given else None)
 
 
 def read_request(options: RunOptions) -> RunRequest:
-    """Read the files, flags and settings of a run, and check what can be checked from them alone.
+    """Read the files, flags and settings of a run, and check them without data or model.
 
-    Raises UserError for what a person can mend.
+    Raises UserError for mistakes that the user can correct.
     """
     for prefix in options.allow_target:
         allow_target(prefix)
@@ -102,32 +102,31 @@ def read_run(options: RunOptions) -> tuple[RunDirectory, list[str], DictConfig]:
 
 
 def requeued_run(logdir: str) -> str:
-    """The run that an earlier attempt of this SLURM job was working on, when it got as far as a checkpoint."""
+    """The run of an earlier attempt of this SLURM job, if it has written a checkpoint."""
     path = noted_run(logdir)
     return str(path) if path is not None and newest_checkpoint(path / "checkpoints") is not None else ""
 
 
 def check_sections(config: DictConfig, lightning: DictConfig) -> None:
     """Refuse unknown top-level sections, and missing ones."""
-    for key in config:
+    for key in map(str, config):
         if key not in SECTIONS:
-            raise UserError(f"unknown section {key!r} in the configuration{nearest(str(key), SECTIONS)}")
-    for key in lightning:
+            raise UserError(f"unknown section {key!r} in the configuration{nearest(key, SECTIONS)}")
+    for key in map(str, lightning):
         if key not in LIGHTNING_KEYS:
-            raise UserError(f"unknown key 'lightning.{key}'{nearest(str(key), LIGHTNING_KEYS)}")
+            raise UserError(f"unknown key 'lightning.{key}'{nearest(key, LIGHTNING_KEYS)}")
     for key in ("model", "data"):
         if not isinstance(config.get(key), DictConfig):
             raise UserError(f"the configuration has no section {key!r}; add one with target and params")
-    for key in config.model:
+    for key in map(str, config.model):
         if key not in MODEL_KEYS:
-            raise UserError(f"unknown key 'model.{key}'{nearest(str(key), MODEL_KEYS)}")
+            raise UserError(f"unknown key 'model.{key}'{nearest(key, MODEL_KEYS)}")
 
 
 def check_privacy_settings(request: RunRequest) -> None:
-    """Check whether ``dp_config`` says yes or no, and refuse to go on without privacy where a privacy card lies.
+    """Check ``dp_config.enabled``, and refuse to train without privacy in the directory of a private run.
 
-    A run directory with a card keeps its promise or does not go on: un-noised steps would end up under a card that
-    says how private the weights are. Raises UserError.
+    Steps without noise would invalidate the privacy card of such a directory. Raises UserError.
     """
     given = request.model_params.get("dp_config")
     if given is not None and not isinstance(given, Mapping):
@@ -147,14 +146,14 @@ def check_privacy_settings(request: RunRequest) -> None:
 
 
 def is_private_card(path: Path) -> bool:
-    """Whether a ``privacy.json`` is that of a private run, or cannot be told to be another; others have one, too."""
+    """Whether a ``privacy.json`` belongs to a private run; true also when it cannot be read."""
     from ldm.training.unprotected_run import is_unprotected_card  # late: it imports torch
 
     return not is_unprotected_card(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def check_named_files(request: RunRequest) -> None:
-    """Raise UserError for a checkpoint that the configuration names and that is not there."""
+    """Raise UserError for a missing checkpoint that the configuration names."""
     for key, path in (*checkpoint_paths(request.model_params), ("lightning.trainer.ckpt_path", request.resume)):
         if path is None or Path(str(path)).exists():
             continue
@@ -165,7 +164,7 @@ def check_named_files(request: RunRequest) -> None:
 
 
 def checkpoint_paths(params: Any, where: str = "model.params") -> Iterator[tuple[str, str]]:
-    """Every ``ckpt_path`` of a section and of the sections in it, with its key."""
+    """Every ``ckpt_path`` of a section and its nested sections, with its key."""
     items = params.items() if isinstance(params, Mapping) else enumerate(params) if isinstance(params, list) else ()
     for key, value in items:
         if key == "ckpt_path" and value is not None:

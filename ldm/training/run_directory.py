@@ -1,4 +1,4 @@
-"""Where a run writes: its name, its folders, and how it is found again for resuming."""
+"""The run directory: its name, its folders, and the search for it on resuming."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm.training.newest_checkpoint import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
-#: How the first process of a run over several devices tells the others where the run writes.
+#: Environment variable by which the first process of a run passes the run directory to the others.
 VARIABLE = "LDM_RUN_DIRECTORY"
 
 
@@ -42,12 +42,12 @@ class RunDirectory:
 
     @property
     def statistics(self) -> Path:
-        """What a private run has released of its records before the first step, with its account."""
+        """File of the statistics that a private run releases before the first step, with its account."""
         return self.path / "statistics.ckpt"
 
     @property
     def warmed_up(self) -> Path:
-        """The model that was trained on what the statistics say."""
+        """Checkpoint of the model after the warm-up on the released statistics."""
         return self.path / "warm_up.ckpt"
 
     def trained(self) -> bool:
@@ -55,11 +55,11 @@ class RunDirectory:
         return any(self.checkpoints.glob("*.ckpt"))
 
     def announce_to_child_processes(self) -> None:
-        """Let the processes that this one starts find the same folder: the time in its name is not theirs."""
+        """Pass the folder to child processes, which would otherwise name it after their own start time."""
         os.environ[VARIABLE] = str(self.path.absolute())
 
     def remove_leftovers(self) -> None:
-        """Delete the half-written files that a killed run left under passing names."""
+        """Delete the unfinished temporary files of a killed run."""
         for pattern in ("**/.*.tmp*", ".privacy.json.*"):
             for path in self.path.glob(pattern):
                 if path.is_file():
@@ -67,12 +67,12 @@ class RunDirectory:
                     logger.info("removed %s, which an earlier run did not finish", path)
 
     def record(self) -> Callable[[], None]:
-        """Note what is there now; the result is a function that deletes everything which has come since."""
+        """Record the current files; returns a function that deletes all files created since."""
         missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         before = set(self.path.rglob("*"))
 
         def take_back() -> None:
-            for path in sorted(set(self.path.rglob("*")) - before, reverse=True):  # what lies deepest first
+            for path in sorted(set(self.path.rglob("*")) - before, reverse=True):  # deepest paths first
                 path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
             for folder in missing:
                 if folder.is_dir() and not any(folder.iterdir()):
@@ -81,8 +81,8 @@ class RunDirectory:
         return take_back
 
     def earlier_configs(self) -> list[Path]:
-        """Configuration files that the run was started with, oldest first."""
-        # the name may hold characters that glob reads as patterns
+        """Configuration files of the run's earlier starts, oldest first."""
+        # the name may contain characters with a meaning in glob patterns
         return [Path(p) for p in sorted(glob.glob(str(Path(glob.escape(str(self.configs))) / "*.yaml")))]
 
 
@@ -100,9 +100,9 @@ def parents_run() -> RunDirectory | None:
 def new_run(
     logdir: str, name: str, base: list[str], postfix: str, now: datetime.datetime | None = None
 ) -> RunDirectory:
-    """Name a new run after ``name`` or, without one, after the first configuration file. Creates nothing.
+    """A new run named after ``name`` or else after the first configuration file; creates no folder.
 
-    Raises UserError for a name that would be a path, and for a ``logdir`` that cannot be written to.
+    Raises UserError for a name with a path in it, and for a ``logdir`` without write permission.
     """
     for flag, text in (("--name", name), ("--postfix", postfix)):
         if "/" in text or os.sep in text:
@@ -119,9 +119,9 @@ def new_run(
 
 
 def resumed_run(resume: str, now: datetime.datetime | None = None) -> RunDirectory:
-    """Find the run that a folder, or a checkpoint file two levels below one, belongs to."""
+    """The run of a run folder, or of a checkpoint file two levels below it."""
     stamp = (now or datetime.datetime.now()).strftime("%Y-%m-%dT%H-%M-%S")
-    target = Path(os.path.abspath(resume))  # the folders above a bare file name count too
+    target = Path(os.path.abspath(resume))  # a bare file name needs its parent folders
     if not target.exists():
         folder = target.parent
         hint = nearest(target.name, (p.name for p in folder.iterdir())) if folder.is_dir() else ""

@@ -1,4 +1,4 @@
-"""``dp_config.warm_up``: which statistics of the private records are released, and what is done with them."""
+"""``dp_config.warm_up``: private release of statistics of the records, and training on a fitted mixture."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ TRAINING_KEYS = tuple(entry.name for entry in fields(FurtherTraining))
 
 @dataclass(frozen=True)
 class MomentRound:
-    """One query of class moments: its noise multiplier, the cells each class is split into, and the weights of
-    count, mean and second moment in it. All of them public constants."""
+    """Public constants of one query of class moments.
+
+    They are its noise multiplier, the number of cells per class, and the weights of count, mean and second moment.
+    """
 
     noise_multiplier: float
     cells: int = 1
@@ -49,9 +51,10 @@ class MomentRound:
 class StatisticsPlan:
     """The public constants of ``dp_config.warm_up``.
 
-    ``frame``: file with the public directions (`save_frame`). ``clip_norm`` R of coordinates in it. ``rounds``: queries
-    of class moments, one after the other; from the second on, cells are those that the releases before suggest.
-    ``spread``: see `fit_mixture`. ``training``: the ordinary steps on draws; 0 steps leave the model as it is.
+    ``frame``: file with the public directions (`save_frame`). ``clip_norm``: bound R on the norm of coordinates in the
+    frame. ``rounds``: sequence of class-moment queries; from the second round on, the cells come from the previous
+    releases. ``spread``: see `fit_mixture`. ``training``: ordinary steps on generated latents; 0 steps leave the model
+    unchanged.
     """
 
     frame: str
@@ -99,11 +102,11 @@ class StatisticsPlan:
         )
 
     def events(self, relation: str) -> History:
-        """What the ledger will charge for the rounds, before any record is read."""
+        """The ledger's charges for all rounds, known before any record is read."""
         return [(event_of(round.noise_multiplier, relation), 1) for round in self.rounds]
 
     def query(self, index: int, frame: Frame, before: ClassMixture | None) -> ClassMoments:
-        """The query of round ``index``; cells are centres of what the rounds before have said."""
+        """The query of round ``index``; its cells are centred on the mixture of the previous rounds."""
         entry = self.rounds[index]
         anchors = None if entry.cells == 1 or before is None else before.centres(entry.cells)
         return ClassMoments(frame, self.classes, self.clip_norm, entry.weights, anchors, entry.second_by_cell)
@@ -122,7 +125,7 @@ def check_keys(where: str, config: Any, known: Any) -> None:
 
 
 def save_frame(frame: Frame, path: str | Path, source: str) -> None:
-    """Write a frame as ``.safetensors``; ``source`` says in words which public data it comes from."""
+    """Write a frame as ``.safetensors``; ``source`` describes its public data in words."""
     tensors = {"centre": frame.centre, "directions": frame.directions, "lift": frame.lift}
     save_safetensors(tensors, path, {"source": source})
 
@@ -136,7 +139,7 @@ def load_frame(path: str | Path) -> Frame:
 
 
 def save_releases(path: Path, plan: PrivacyPlan, ledger: Ledger, releases: list[Release]) -> None:
-    """Write the releases together with the plan and the ledger that charges them: one file, whole or not at all."""
+    """Write the releases, the plan and the ledger that charges them into one file, atomically."""
     state = {f"{place}.{name}": value for place, item in enumerate(releases) for name, value in item.sums.items()}
     facts = [{**item.to_dict(), "sums": sorted(item.sums)} for item in releases]
     account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
@@ -183,7 +186,7 @@ def release_rounds(
     path: Path,
     done: list[Release],
 ) -> tuple[ClassMixture, list[Release]]:
-    """Release the rounds that are not ``done``; each is in ``path`` before anything is computed from it."""
+    """Release the rounds that are not ``done``; each is stored in ``path`` before anything is computed from it."""
     releases, mixture = list(done), None
     for index in range(len(statistics.rounds)):
         query = statistics.query(index, frame, mixture)
@@ -207,7 +210,7 @@ def release_rounds(
 
 
 def stored_mixture(statistics: StatisticsPlan, frame: Frame, releases: Sequence[Release]) -> ClassMixture:
-    """What releases that have been made say, without a look at any record. Raises UserError for other constants."""
+    """The mixture fitted to stored releases, without reading any record. Raises UserError if the constants differ."""
     mixture = None
     for index, item in enumerate(releases):
         query = statistics.query(index, frame, mixture)
@@ -220,7 +223,7 @@ def stored_mixture(statistics: StatisticsPlan, frame: Frame, releases: Sequence[
 
 
 def drawer(mixture: ClassMixture, frame: Frame, shape: tuple[int, int, int]) -> Draw:
-    """Draws of scaled latents (B, *shape) and labels; every class is as likely as any other."""
+    """Sampler of scaled latents (B, *shape) and labels, with equal probability for all classes."""
 
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         labels = torch.randint(mixture.classes, (count,), generator=generator)
@@ -240,10 +243,10 @@ def prepare_model(
     released: Callable[[Sequence[Release]], None],
     model_config: Mapping[str, Any],
 ) -> None:
-    """Release what is not ``done`` yet, and leave ``model`` trained on draws from what the releases say.
+    """Release the rounds that are not ``done``, and train ``model`` on latents drawn from the fitted mixture.
 
-    ``released`` is called when the file with the releases is complete. A model that an earlier process of the run has
-    trained (``warm_up.ckpt``) is read back.
+    ``released`` is called when the file with the releases is complete. If an earlier process of the run has trained the
+    model, its weights (``warm_up.ckpt``) are loaded.
     """
     frame = load_frame(statistics.frame)
     shape = (model.channels, model.image_size, model.image_size)
@@ -254,7 +257,7 @@ def prepare_model(
     if len(done) < len(statistics.rounds):
         latents, labels = latents_of(model, dataset)
     else:
-        latents, labels = torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long)  # nothing is asked any more
+        latents, labels = torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long)  # no query is left
     mixture, releases = release_rounds(statistics, frame, plan, ledger, latents, labels, run_dir.statistics, list(done))
     released(releases)
     if not statistics.training.steps:
@@ -265,7 +268,7 @@ def prepare_model(
     train_further(model, drawer(mixture, frame, shape), statistics.training)
     state = model.state_dict()
     if model.private is not None:
-        model.private.release(state)  # the card names every file of weights before it is there
+        model.private.release(state)  # the card lists each weights file before the file is written
     account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
     content = {"state_dict": state, "model_config": dict(model_config), "privacy": account}
     save_checkpoint(content, run_dir.warmed_up)
@@ -277,7 +280,7 @@ def public_frame(
 ) -> tuple[Frame, Tensor]:
     """Directions of ``count`` records of a *public* data set, in scaled latents, and the norms of their coordinates.
 
-    The norms (count,) are what a public clip norm may be chosen by. Raises UserError for a rank that they do not have.
+    The norms (count,) help to choose a public clip norm. Raises UserError for a rank above that of the latents.
     """
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
     parts = []

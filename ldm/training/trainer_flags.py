@@ -14,8 +14,8 @@ from ldm.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
 
-#: The arguments of Lightning's Trainer, written down so that nothing has to import it to read a command line (a test
-#: compares them with the installed Lightning's).
+#: The arguments of Lightning's Trainer, listed here so that the command line is read without importing Lightning (a
+#: test compares the list with the installed Lightning).
 TRAINER_ARGUMENTS = (
     "accelerator",
     "accumulate_grad_batches",
@@ -59,9 +59,9 @@ TRAINER_ARGUMENTS = (
     "use_distributed_sampler",
     "val_check_interval",
 )
-#: Files that a machine with a GPU has: NVIDIA's driver, its embedded boards, Windows' Linux, AMD's driver.
+#: Device files that indicate a GPU: NVIDIA's driver, NVIDIA's embedded boards, WSL, AMD's driver.
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")
-OBJECTS = {  # built by the driver: argument -> where the configuration says it
+OBJECTS = {  # objects that the driver builds: argument -> its place in the configuration
     "callbacks": "lightning.callbacks",
     "default_root_dir": "--logdir",
     "logger": "lightning.logger",
@@ -101,12 +101,12 @@ STRATEGIES = ("ddp", "ddp_cpu", "ddp2", "ddp_spawn", "dp", "horovod")
 
 
 def trainer_arguments() -> list[str]:
-    """Names that today's Trainer takes and that can be written as text."""
+    """Names of the current Trainer's arguments that can be written as text."""
     return [name for name in TRAINER_ARGUMENTS if name not in OBJECTS]
 
 
 def gpu_count() -> int:
-    """How many GPUs this machine shows. Where no driver has left its file there are none, and torch stays out of it."""
+    """Number of visible GPUs; 0, without importing torch, when no driver's device file exists."""
     if sys.platform == "linux" and "torch" not in sys.modules and not any(Path(name).exists() for name in GPU_FILES):
         return 0
     import torch
@@ -134,7 +134,7 @@ def argument_note(name: str) -> str:
 def parse_value(text: Any) -> Any:
     """Read a flag's value: a whole or decimal number (1e-3 too), yes/no, none, or else the text itself.
 
-    YAML is no help here: it takes 1e-3 for text and 10:00:00 for a number of seconds.
+    YAML is unsuitable because it reads 1e-3 as text and 10:00:00 as a number of seconds.
     """
     if not isinstance(text, str):
         return text
@@ -149,7 +149,7 @@ def parse_value(text: Any) -> Any:
 
 
 def translate_legacy_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Trainer settings of any age under today's names, with devices of this machine.
+    """Trainer settings of any Lightning version under today's names, with devices of this machine.
 
     Raises UserError for unknown names, naming the nearest, and for a GPU on a machine without one.
     """
@@ -157,7 +157,7 @@ def translate_legacy_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rename_legacy_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Trainer settings of any age under today's names, whatever machine they are for."""
+    """Trainer settings of any Lightning version under today's names, without a check of the machine's devices."""
     result: dict[str, Any] = {}
     known = {*trainer_arguments(), *SPECIAL, "ckpt_path", "strategy"}
     for name, value in settings.items():
@@ -186,10 +186,10 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def merge_flags(earlier: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Trainer settings of the configuration with those of the command line over them.
+    """Trainer settings of the configuration, overridden by those of the command line.
 
-    Devices that are typed replace configured ones in whatever spelling either is: the ``accelerator: cpu`` that a
-    resumed run has written down does not hide ``--gpus 0,``.
+    Devices on the command line replace configured ones, whichever spelling either uses. For example ``--gpus 0,``
+    overrides the ``accelerator: cpu`` that a resumed run has stored.
     """
     replaced = {"gpus": ("gpus", "devices", "accelerator"), "devices": ("gpus", "devices")}
     gone = {name for flag in flags for name in replaced.get(flag, ())}
@@ -220,7 +220,7 @@ def resolve_devices(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{flag}: no GPU is visible on this machine; type --accelerator cpu to train on the CPU")
         return {**result, "accelerator": "gpu", "devices": gpus or devices}
     if accelerator in (None, "auto") and gpu_count() > 0:
-        accelerator = "gpu"  # said in so many words, since the latent cache goes by it
+        accelerator = "gpu"  # explicit, because the latent cache reads it
     return {**result, "accelerator": accelerator or "auto", "devices": devices}
 
 

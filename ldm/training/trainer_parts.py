@@ -1,4 +1,4 @@
-"""What a Trainer gets besides its settings: the default loggers and callbacks, as the YAML changes them."""
+"""The Trainer's loggers and callbacks: the defaults, merged with those of the YAML."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from ldm.training.run_directory import RunDirectory
 logger = logging.getLogger(__name__)
 
 
-#: Callbacks of Lightning that write down how long single steps take, or how much memory, and what to do without.
+#: Lightning callbacks that record time or memory of single steps, and the advice for a private run.
 TELLING = {
     DeviceStatsMonitor: "watch the machine from outside",
     ThroughputMonitor: "measure a run on public data",
     Timer: "the plan says how long the run is",
     ProgressBar: "a private run has one that counts steps",
 }
-#: Without a word about it, epochs of a run without privacy that end within this time share a checkpoint.
+#: By default, epochs of a non-private run that end within this time share a checkpoint.
 SECONDS_BETWEEN_CHECKPOINTS = 180.0
-#: A private run writes at most this many checkpoints by itself, at the ends of epochs.
+#: By default, a private run writes at most this many checkpoints at the ends of epochs.
 CHECKPOINTS_OF_A_PLAN = 100
 OTHER_LOGGER = "the times that {} notes beside the steps, from which the number of records drawn for each can be told"
 
 
 def build_loggers(lightning: DictConfig, run_dir: RunDirectory, clock: StepClock | None = None) -> list[Any]:
-    """TensorBoard unless ``lightning.logger`` names another, and always a CSV file (which notes no times).
+    """TensorBoard unless ``lightning.logger`` names another, and always a CSV file (which records no times).
 
     With a ``clock`` (a private run) TensorBoard's times are those of the clock; see `uncovered_loggers` for others.
     """
@@ -58,7 +58,7 @@ def build_loggers(lightning: DictConfig, run_dir: RunDirectory, clock: StepClock
 
 
 def uncovered_loggers(loggers: list[Any]) -> tuple[str, ...]:
-    """What the card of a private run has to say about these loggers."""
+    """Statements about these loggers for the card of a private run."""
     own_times = [logger for logger in loggers if not isinstance(logger, (StepTimedTensorBoard, CSVLogger))]
     return tuple(OTHER_LOGGER.format(type(logger).__name__) for logger in own_times)
 
@@ -82,7 +82,7 @@ def build_callbacks(
             continue
         if not isinstance(node, dict) or "target" not in node:
             raise UserError(f"lightning.callbacks.{key} has no target{nearest(key, defaults)}")
-        arguments = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
+        arguments: dict[str, Any] = {"checkpoints": str(run_dir.checkpoints)} if key == "rescue_callback" else {}
         if key == "setup_callback":
             arguments = {"project_config": config, "lightning_config": lightning}
         built.append(instantiate_from_config(node, **arguments))
@@ -100,7 +100,7 @@ def build_callbacks(
 
 
 def refuse_telling(key: str, callback: Callback) -> None:
-    """Refuse a callback of a private run that selects by a metric, or gives away how large the draws are."""
+    """Refuse a callback of a private run that selects by a metric or reveals the sizes of the Poisson draws."""
     if getattr(callback, "monitor", None):
         raise UserError(f"lightning.callbacks.{key}.params.monitor: a private run may not select; remove it")
     for kind, instead in TELLING.items():
@@ -160,14 +160,14 @@ def checkpointing(
 ) -> list[Callback]:
     """``last.ckpt`` and ``epoch=NNNNNN.ckpt``; with a monitored metric also the three best.
 
-    A private run never selects by a metric: on private data that is a query the guarantee does not cover. A run that
-    says nothing about how often it saves is spared a file for every short epoch.
+    A private run never selects by a metric, because a metric on private data is a query that the guarantee does not
+    cover. Without a configured save interval, short epochs share a checkpoint.
     """
     params: dict[str, Any] = {"dirpath": str(run_dir.checkpoints), "filename": "{epoch:06}", "save_last": True}
-    params["enable_version_counter"] = False  # last.ckpt is the last, also after resuming from an earlier one
+    params["enable_version_counter"] = False  # overwrite last.ckpt, also after resuming from an earlier checkpoint
     model = to_plain(config.model).get("params", {})
     monitor = model.get("monitor")
-    # validation is where the metric comes from; without it there is nothing to select by
+    # the metric comes from validation, so without validation there is no selection
     validated = to_plain(config.data).get("params", {}).get("validation") is not None
     if monitor and validated and not private:
         logger.info("monitoring %s for the best three checkpoints", monitor)
@@ -182,7 +182,7 @@ def checkpointing(
     if private and params.get("monitor"):
         raise UserError("lightning.modelcheckpoint.params.monitor: a private run may not select checkpoints; remove it")
     chosen = str(params.get("monitor") or "")
-    if chosen.endswith("_ema") and not model.get("use_ema", True):  # else an epoch would pass before this shows
+    if chosen.endswith("_ema") and not model.get("use_ema", True):  # otherwise the mistake shows only after an epoch
         raise UserError(
             f"the metric {chosen} to choose checkpoints by is logged with use_ema: true only; "
             f"type model.params.monitor={chosen.removesuffix('_ema')}"
@@ -196,7 +196,7 @@ def checkpointing(
 
 
 def pace(callback: ModelCheckpoint, params: Mapping[str, Any], plan: PrivacyPlan | None) -> None:
-    """Spare a run a checkpoint for every short epoch, unless it says which ones it wants."""
+    """Let short epochs share a checkpoint, unless the run configures its save interval."""
     says = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval", "save_on_train_epoch_end")
     if any(params.get(name) is not None for name in says) or params.get("save_top_k", 1) != 1:
         return

@@ -1,4 +1,4 @@
-"""What the driver writes about a run without differential privacy: a warning, a card, and the data it trains on."""
+"""Records of a run without differential privacy: a warning, a card, and digests of its training data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATEMENT = "NOT private: trained without differential privacy"
 
 
 def warn_unprotected(model: Any) -> None:
-    """Say in one line that a run of a model that could be trained privately is not private."""
+    """Log one line when a model that could be trained privately is trained without privacy."""
     if hasattr(model, "dp_config"):
         logger.warning(
             "dp_config.enabled is not set: this run is NOT private, and its privacy.json says so; train on public "
@@ -27,7 +27,7 @@ def warn_unprotected(model: Any) -> None:
 
 
 def source_of(dataset: Any) -> str:
-    """A digest of a data set's stored records, whatever size or channels they are read with; "" if there is none."""
+    """A digest of a data set's stored records, independent of image size and channels; "" if there is none."""
     inner = dataset
     while not callable(getattr(inner, "source_digest", None)):
         wrapped = getattr(inner, "dataset", None) or getattr(inner, "data", None)  # a latent cache, a wrapper
@@ -38,7 +38,7 @@ def source_of(dataset: Any) -> str:
 
 
 def record_unprotected(model: Any, data: Any, run_dir: RunDirectory) -> None:
-    """Before training without privacy: write the run's card, and let the weights carry what they are trained on.
+    """Before training without privacy, write the run's card and store the data set's digest with the weights.
 
     Raises UserError, and writes nothing, when the directory holds the card of a private run.
     """
@@ -67,7 +67,7 @@ def record_unprotected(model: Any, data: Any, run_dir: RunDirectory) -> None:
 
 
 def is_unprotected_card(text: str) -> bool:
-    """Whether the text of a ``privacy.json`` is that of a run without privacy."""
+    """Whether the text of a ``privacy.json`` belongs to a run without privacy."""
     try:
         card = json.loads(text)
     except ValueError:

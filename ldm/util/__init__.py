@@ -1,4 +1,4 @@
-"""Small helpers under the names by which Python of the lineage imports them."""
+"""Small helpers under the names that the original latent diffusion code imports."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = [
     "mean_flat",
 ]
 
-#: Words that stand for a condition stage and build nothing.
+#: Values of a condition stage that build no object.
 WORDS = ("__is_first_stage__", "__is_unconditional__")
 
 T = TypeVar("T")
 
 
 def instantiate_from_config(config: Any) -> Any:
-    """Build what ``{target, params}`` describes; also a file's whole ``model`` section, ``base_learning_rate`` in it.
+    """Build the object of ``{target, params}``; a ``model`` section may also contain ``base_learning_rate``.
 
-    None for the words that stand for a condition stage. Raises UserError as `ldm.config.instantiate_from_config`.
+    None for the values in `WORDS`. Raises UserError as `ldm.config.instantiate_from_config`.
     """
     if isinstance(config, str) and config in WORDS:
         return None
@@ -47,7 +47,7 @@ def instantiate_from_config(config: Any) -> Any:
 
 
 def get_obj_from_str(string: str, reload: bool = False) -> Any:
-    """The object of a dotted name. ``reload`` is taken and has no effect: a module is loaded once."""
+    """The object of a dotted name. ``reload`` is accepted and ignored, because a module is loaded once."""
     return _get_obj_from_str(string)
 
 
@@ -57,7 +57,7 @@ def exists(x: object) -> bool:
 
 
 def default(val: T | None, d: T | Callable[[], T]) -> T:
-    """``val``, or ``d`` when it is None; a function is called for its value."""
+    """``val``, or ``d`` when ``val`` is None; if ``d`` is a function, it is called."""
     if val is not None:
         return val
     return d() if inspect.isfunction(d) else d  # type: ignore[return-value]
@@ -74,7 +74,7 @@ def isimage(x: object) -> bool:
 
 
 def mean_flat(tensor: Tensor) -> Tensor:
-    """The mean of every row (B,) over all other dimensions."""
+    """The mean of each example over all dimensions but the first, (B,)."""
     return tensor.mean(dim=list(range(1, tensor.ndim)))
 
 
@@ -89,7 +89,7 @@ def count_params(model: nn.Module, verbose: bool = False) -> int:
 def log_txt_as_img(wh: tuple[int, int], xc: Sequence[str], size: int = 10) -> Tensor:
     """Captions drawn as black text on white images (B, 3, height, width) in [-1, 1]; ``wh`` is (width, height).
 
-    The font is Pillow's own, ``size`` pixels high; lines are broken between letters.
+    The font is Pillow's default font, ``size`` pixels high; lines may break inside words.
     """
     font = ImageFont.load_default(size)
     letters = max(1, int(40 * (wh[0] / 256)))

@@ -25,8 +25,7 @@ from ldm.inference import load_model
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.modules.lora import is_adapter_name
 from ldm.privacy.ledger import Ledger
-from ldm.training import driver as training
-from ldm.training import private_run
+from ldm.training import private_run, train
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -217,7 +216,7 @@ def test_a_private_run_writes_its_adapters_and_can_be_resumed(tmp_path: Path, mo
     model = section(dp_config=tiny.dp(insecure_seed=7), **params)
     config = tiny.run_config(model, tmp_path / "digits", max_epochs=2)
 
-    whole = training.train(tiny.options(tmp_path / "whole", config)).path
+    whole = train(tiny.options(tmp_path / "whole", config)).path
     state = read_checkpoint(whole / "checkpoints/last.ckpt")["state_dict"]
     ranks = list(layers_of(state).values())
     assert (ranks[0], ranks[-1]) == (3, 1) and ranks == sorted(ranks, reverse=True)
@@ -241,8 +240,8 @@ def test_a_private_run_writes_its_adapters_and_can_be_resumed(tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr(PrivateTraining, "step", fail_in_the_third)
         with pytest.raises(RuntimeError):
-            training.train(tiny.options(tmp_path / "halves", config))
+            train(tiny.options(tmp_path / "halves", config))
     (half,) = (tmp_path / "halves/logs").iterdir()
     resumed = tiny.RunOptions(base=[], resume=str(half), train=True, scale_lr=False)
-    again = read_checkpoint(training.train(resumed).path / "checkpoints/last.ckpt")["state_dict"]
+    again = read_checkpoint(train(resumed).path / "checkpoints/last.ckpt")["state_dict"]
     assert set(again) == set(state) and all(torch.equal(again[key], state[key]) for key in state)

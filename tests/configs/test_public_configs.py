@@ -25,7 +25,8 @@ from tests.shipped import CONFIGS, FINE_TUNING, WRITTEN_OUT, unallocated
 ROOT = CONFIGS.parent
 EVERY = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 OVERLAYS = ("quickstart/no-privacy.yaml",)  # put behind another file
-COMPLETE = [name for name in EVERY if name not in OVERLAYS]
+BENCHMARKS = ("benchmark/fmnist.yaml", "benchmark/mnist.yaml")  # read by scripts/benchmark.py, no run of their own
+COMPLETE = [name for name in EVERY if name not in OVERLAYS + BENCHMARKS]
 VARIANTS = [f"finetuning/{name}.yaml" for name in FINE_TUNING if name not in WRITTEN_OUT]  # another epsilon
 SLOW_VARIANTS = [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in COMPLETE]
 KL_NAMES = {"kl-f4": "64x64x3", "kl-f8": "32x32x4", "kl-f16": "16x16x16", "kl-f32": "8x8x64"}

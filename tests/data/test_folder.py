@@ -74,3 +74,17 @@ def test_mistakes_are_named(classes, tmp_path):
     (classes / "cat" / "a.png").write_text("no image")
     with pytest.raises(UserError, match=r"2 files cannot be read: .*cat/a.png.*dog/a.png"):
         ImageFolder(classes)
+
+
+def test_declared_class_names_decide_the_labels(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name / "0.png")
+    read = ImageFolder(tmp_path, class_names=["b", "none", "a"])
+    assert read.labels.tolist() == [2, 0] and read.num_classes == 3 and read.class_names == ["b", "none", "a"]
+    with pytest.raises(UserError, match="the subfolder 'b' is not in class_names"):
+        ImageFolder(tmp_path, class_names=["a"])
+    with pytest.raises(UserError, match="stands there twice"):
+        ImageFolder(tmp_path, class_names=["a", "b", "a"])
+    with pytest.raises(UserError, match="lie in no subfolders"):
+        ImageFolder(tmp_path / "a", class_names=["a"])

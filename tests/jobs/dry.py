@@ -72,6 +72,7 @@ def verb(script: str) -> Any:
     spec = importlib.util.spec_from_file_location("job_" + script.replace("/", "_")[:-3], ROOT / script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

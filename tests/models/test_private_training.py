@@ -177,7 +177,7 @@ def test_a_condition_that_cannot_be_made_up_is_said(caplog: pytest.LogCaptureFix
     model.cond_stage_key = "segmentation"
     with caplog.at_level(logging.INFO):
         training_of(model, plan()).verify(model)
-    assert "no record of kind segmentation can be made up" in caplog.text
+    assert "not verified: no record with such a condition can be made up" in caplog.text
 
 
 # ---------------------------------------------------------------------- rule 1: chunks are invisible

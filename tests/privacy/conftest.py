@@ -1,4 +1,4 @@
-"""What several tests of the clipper share."""
+"""Fixtures shared by several tests of the clipper."""
 
 from __future__ import annotations
 

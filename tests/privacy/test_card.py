@@ -1,4 +1,4 @@
-"""`ReleaseCard`: what it says, that it never forgets a release, and that it is written whole."""
+"""`ReleaseCard`: its content, its refusal to drop a release, and its atomic writing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`DPConfig`: ranges, what has to be there, what is said about sizes and delta, and the plan that follows."""
+"""`DPConfig`: ranges, required settings, warnings about sizes and delta, and the plan made from them."""
 
 from __future__ import annotations
 

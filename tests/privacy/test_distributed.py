@@ -1,4 +1,4 @@
-"""Shards and their draws; what takes a real group of processes is in tests/models/test_distributed_training.py."""
+"""Shards and their draws; tests with a real group of processes are in tests/models/test_distributed_training.py."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def test_every_named_file_exists():
 
 
 def test_the_commands_use_flags_that_the_verb_has():
-    from scripts import privacy_budget
+    from ldm.commands import budget
 
-    known = set(privacy_budget._parser().flags)
+    known = set(budget.build_parser().flags)
     for line in re.findall(r"^python scripts/privacy_budget\.py .*$", TEXT, flags=re.MULTILINE):
         assert set(re.findall(r"--\w+", line)) <= known

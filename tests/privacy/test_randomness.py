@@ -1,4 +1,4 @@
-"""Keys of the global generators: secret, whole, and the same again only under an insecure seed."""
+"""Seeds of the global generators: secret, of full length, and reproducible only with an insecure seed."""
 
 from __future__ import annotations
 

@@ -12,12 +12,16 @@ import torch
 import yaml
 
 from ldm.checkpoint import checkpoint_metadata, read_checkpoint, save_safetensors
+from ldm.commands.table import dispatch
 from ldm.errors import UserError
 from ldm.files import file_digest
 from ldm.inference import load_model
+from ldm.reports.hub import export_hub
+from ldm.reports.model_files import ModelFiles
 from ldm.reports.release import release_files, release_run
 from ldm.reports.release_facts import FILES, SUMS, ReleaseFacts
 from ldm.reports.verification import verify_release
+from ldm.samples import SampleSet
 from ldm.training import train
 from tests import tiny
 
@@ -185,3 +189,33 @@ def test_what_is_not_private_as_a_whole_is_not_released(run: Path, tmp_path: Pat
     with pytest.raises(UserError, match="exists; name a new folder"):
         release_run(copied, tmp_path / "there", FACTS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"], "nothing half-written is left"
+
+
+def test_a_release_becomes_a_hub_folder_and_samples(release: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="states no licence"):
+        export_hub(release, tmp_path / "hub")
+    copy = Path(shutil.copytree(release, tmp_path / "copy"))
+    edit(copy / "release.json", lambda facts: facts.update(licence="MIT"))
+    with pytest.raises(UserError, match="does not verify"):
+        export_hub(copy, tmp_path / "hub")
+
+
+def test_model_files_of_a_release_and_of_its_run(run: Path, release: Path, tmp_path: Path) -> None:
+    of_release, of_run = ModelFiles.find(release), ModelFiles.find(run)
+    assert of_release.class_names == ("zero", "one") and of_release.default_classes() == [0, 1]
+    assert of_release.labels(["one", "0"]) == [1, 0]
+    with pytest.raises(UserError, match="did you mean 'zero'"):
+        of_release.labels(["zer"])
+    assert of_run.weights == run / "checkpoints" / "last.ckpt"
+    count = tiny.ldm()["params"]["cond_stage_config"]["params"]["n_classes"]
+    assert of_run.class_names == () and of_run.default_classes() == list(range(count))
+    with pytest.raises(UserError, match="neither a release folder nor a run directory"):
+        ModelFiles.find(tmp_path)
+
+
+def test_a_release_is_sampled_in_place_of_yaml_and_checkpoint(release: Path, tmp_path: Path) -> None:
+    words = ["--output", str(tmp_path / "a.pt"), "-n", "3", "--ddim_steps", "1", "--device", "cpu"]
+    dispatch(["sample", str(release), *words])
+    assert SampleSet.load(tmp_path / "a.pt").labels.tolist() == [0, 0, 1]
+    with pytest.raises(UserError, match="give one model"):
+        dispatch(["sample", str(release), "--ckpt", "a.ckpt", *words])

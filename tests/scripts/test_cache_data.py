@@ -33,7 +33,7 @@ def test_mistakes(commands: Commands) -> None:
         ((*given, "sise:3", "--output", "a.pt"), "sise"),
         (
             ("--dataset", "ldm.data.mnist.MNISTTrain", "--params", "root", "--output", "a.pt"),
-            "not of the form key:value",
+            "not of the form key=value",
         ),
     ):
         assert line in commands.refused(cache_data.main, *words)

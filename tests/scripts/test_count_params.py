@@ -149,7 +149,7 @@ def test_a_model_with_adapters_trains_only_them_and_the_embedding() -> None:
         ([], "nothing to count"),
         (["absent.yaml"], "does not exist"),
         (["--ckpt", "absent.ckpt"], "does not exist"),
-        (["--ckpt", "a.ckpt", "--set", "a=1"], "--set changes configurations"),
+        (["--ckpt", "a.ckpt", "--set", "a=1"], "settings change configurations"),
         ([CONFIGS / "quickstart" / "no-privacy.yaml"], "target"),
         ([MNIST, "--set", "model.params.ablation_block=4"], "did you mean 'ablation_blocks'"),
     ],

@@ -284,7 +284,7 @@ def test_a_checkpoint_without_a_ledger_is_refused(place: Path, undisturbed: Path
     folder = place / "bare"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "configs").symlink_to(undisturbed / "configs")
-    content = read_checkpoint(undisturbed / "checkpoints" / "epoch=000000.ckpt")
+    content = dict(read_checkpoint(undisturbed / "checkpoints" / "epoch=000000.ckpt"))
     del content["privacy"]
     save_checkpoint(content, folder / "checkpoints" / "last.ckpt")
     with pytest.raises(UserError, match="carries no privacy ledger"):

@@ -13,8 +13,8 @@ PATTERN = "data/*.parquet"
 def fetch_parquet(repository: str, folder: Path) -> list[Path]:
     """Download ``data/*.parquet`` of a data set repository into ``folder``; return the files, sorted.
 
-    Files that are there already are kept, an interrupted download goes on, and every file is verified.
-    ``HF_ENDPOINT`` names a mirror, ``HF_TOKEN`` an account.
+    Existing files are kept, an interrupted download is resumed, and every file is verified.
+    ``HF_ENDPOINT`` selects a mirror, and ``HF_TOKEN`` an account.
 
     Raises:
         UserError: when the hub cannot be reached, or the repository has no such files.
@@ -23,13 +23,13 @@ def fetch_parquet(repository: str, folder: Path) -> list[Path]:
 
     by_hand = f"fetch the Parquet files of the data set {repository} on another machine and type --from FOLDER"
     try:
-        # asked first: without a network, a download that was cut short would be taken for a whole one
+        # query the hub first, because offline an interrupted download would be mistaken for a complete one
         listed = huggingface_hub.list_repo_files(repository, repo_type="dataset")
         wanted = sorted(path for path in listed if fnmatch(path, PATTERN))
         place = huggingface_hub.snapshot_download(
             repository, repo_type="dataset", allow_patterns=PATTERN, local_dir=folder
         )
-    except Exception as error:  # errors of the hub, of its HTTP client, and of the system
+    except Exception as error:  # the hub, its HTTP client and the system raise different types
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"{repository} cannot be downloaded ({reason}); {by_hand}") from error
     missing = [path for path in wanted if not (Path(place) / path).is_file()]

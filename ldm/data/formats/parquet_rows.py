@@ -47,13 +47,13 @@ def column_names(path: str | os.PathLike) -> list[str]:
 
 
 def row_count(path: str | os.PathLike) -> int:
-    """Return the number of rows of a file, from its footer alone."""
+    """Return the number of rows of a file, read from its footer."""
     with open_parquet(path) as file:
         return int(file.metadata.num_rows)
 
 
 def class_names(path: str | os.PathLike, column: str) -> list[str] | None:
-    """Return the names of the classes in a column of whole numbers, where the file says them as the hub's files do."""
+    """Return the class names of an integer column from the hub's metadata in the file, or None without them."""
     with open_parquet(path) as file:
         described = (file.schema_arrow.metadata or {}).get(b"huggingface")
     try:
@@ -71,10 +71,10 @@ def rows(
     Args:
         paths: files, read in the order given.
         columns: names to read; default all.
-        batch_size: rows decoded at a time, which is what is held in memory.
+        batch_size: number of rows decoded and held in memory at a time.
 
     Raises:
-        UserError: without the pyarrow package, for a file that cannot be read, and for a column that is not there.
+        UserError: without the pyarrow package, for an unreadable file, and for a missing column.
     """
     for path in map(Path, paths):
         with open_parquet(path) as file:
@@ -87,15 +87,15 @@ def rows(
                     batch_size=bounded_batch(file, batch_size), columns=None if columns is None else list(columns)
                 ):
                     yield from batch.to_pylist()
-            except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are of these kinds
+            except (OSError, ValueError, NotImplementedError) as error:  # the types that pyarrow raises
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UserError(f"{path} is damaged ({reason}); fetch the file again") from None
 
 
 def bounded_batch(file: Any, batch_size: int) -> int:
-    """Rows to decode at a time, within `BATCH_BYTES`: a dictionary may repeat one large value in every row.
+    """Number of rows to decode at a time within `BATCH_BYTES`; a dictionary page may repeat one large value per row.
 
-    Only the sizes of row groups are asked for: looking at a column of a damaged file can end the process.
+    Only the sizes of row groups are read, because reading a column of a damaged file can crash the process.
     """
     sizes = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
     return max(1, min(batch_size, BATCH_BYTES // max(1, *sizes, 1)))

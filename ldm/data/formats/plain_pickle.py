@@ -1,4 +1,4 @@
-"""Pickles that come with data sets (lists of names, arrays of pixels), read without running anything from them."""
+"""Safe reader for the pickles of data sets (lists of names, arrays of pixels): no code in them is executed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ldm.files import require_regular_file
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """Stands in for ``_codecs.encode``, by which old pickles write bytes."""
+    """Replacement of ``_codecs.encode``, which old pickles call to rebuild bytes."""
     return text.encode("latin1")
 
 
 def _frombuffer(data: Any, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    """Stands in for numpy's own function of this name, by which newer pickles write arrays."""
+    """Replacement of numpy's function of this name, which newer pickles call to rebuild arrays."""
     return np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
@@ -36,7 +36,7 @@ ALLOWED = {
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Gives out nothing but what rebuilds arrays; strings of Python 2 are read as latin-1."""
+    """Resolves only the functions that rebuild arrays; Python 2 strings are decoded as latin-1."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
@@ -45,14 +45,14 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: str | Path) -> Any:
-    """Return what a pickle of numbers, strings, lists, dicts and arrays holds.
+    """Return the content of a pickle of numbers, strings, lists, dicts and arrays.
 
     Raises:
-        UserError: when the file cannot be read, or asks for anything else.
+        UserError: when the file cannot be read, or refers to any other type or function.
     """
     try:
         require_regular_file(path)
         return PlainUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
-    except Exception as error:  # a broken pickle fails in every way there is
+    except Exception as error:  # a damaged pickle can raise any exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is not a pickle of plain data ({reason}); fetch the file again") from None

@@ -1,1 +1,1 @@
-"""Rendering of public images: fonts and the warps that rendered glyphs go through."""
+"""Rendering of public images: fonts, warps, pen strokes, garments and drawings."""

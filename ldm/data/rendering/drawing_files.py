@@ -1,4 +1,4 @@
-"""Public drawings as files: emoji, clip art and icons, turned once into small images with transparency."""
+"""Public drawings (emoji, clip art and icons) from files, rendered once as small images with transparency."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ VERSION = 1
 RENDER = 2 * SIDE
 FOLDER = "drawings"
 HOW_TO_FETCH = "type python scripts/fetch_benchmark_data.py drawings"
-TONES = ("-skin-tone", "-dark", "-light", "-medium", "-tone")  # the same drawing once more in another colour
+TONES = ("-skin-tone", "-dark", "-light", "-medium", "-tone")  # variants of a drawing that differ only in colour
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """Drawings of one set.
+    """Drawings of one drawing set.
 
     Attributes:
         name: the set's name.
         images: uint8 (N, SIDE, SIDE, 2), luminance and opacity; the ink touches two opposite borders.
-        names: what each drawing is called, such as ``people/clothing/t-shirt_01`` or ``high-heeled-shoe``.
+        names: name of each drawing, such as ``people/clothing/t-shirt_01`` or ``high-heeled-shoe``.
     """
 
     name: str
@@ -56,7 +56,7 @@ def load_shelf(
     cache: str | os.PathLike | None = None,
     only: str | None = None,
 ) -> Shelf:
-    """Return the drawings of one set; they are rendered once and kept in ``cache`` (default: the user's).
+    """Return the drawings of one set, rendered once and kept in ``cache`` (default: the user's cache folder).
 
     Args:
         name: one of `shelf_names`.
@@ -64,7 +64,7 @@ def load_shelf(
         only: a regular expression; drawings whose names do not match it are left out.
 
     Raises:
-        UserError: for a set that is not there, or vector drawings without the resvg-py package.
+        UserError: for a missing set, or for vector drawings without the resvg-py package.
     """
     known = shelf_names(root)
     if name not in known:
@@ -93,16 +93,16 @@ def folder_of(name: str, root: str | os.PathLike | None = None) -> Path:
 
 
 def shelf_digest(name: str, root: str | os.PathLike | None = None) -> str:
-    """Return a digest of the files of one set of drawings: their names and what is in them."""
+    """Return a digest of the names and contents of the files of one drawing set."""
     folder = folder_of(name, root)
     paths = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".svg", ".png") and path.is_file())
     return digest([path.relative_to(folder).as_posix() for path in paths], content_digests(paths))
 
 
 def _rendered(name: str, folder: Path, only: re.Pattern[str]) -> Shelf:
-    """Return a set's drawings from its files, without those that are empty or not readable.
+    """Return a set's drawings from its files, without empty or unreadable ones.
 
-    A set of which no name matches ``only`` gives an empty shelf.
+    The shelf is empty when no name matches ``only``.
     """
     readers = {"emoji": _emoji, "openclipart": _clip_art}
     images, names = [], []
@@ -172,9 +172,9 @@ def draw_svg(text: str) -> Image.Image | None:
 
 
 def normalised(image: Image.Image) -> np.ndarray | None:
-    """Return a drawing (RGBA) as uint8 (SIDE, SIDE, 2): cut to its ink, longer side SIDE, in the middle.
+    """Return a drawing (RGBA) as uint8 (SIDE, SIDE, 2), cropped to its ink, scaled to a longer side SIDE and centred.
 
-    None when there is hardly any ink, or hardly any transparency around a single colour.
+    None when there is almost no ink, or a single colour with almost no transparency around it.
     """
     box = image.getchannel("A").point(lambda value: 255 if value > 24 else 0).getbbox()
     if box is None or box[2] - box[0] < 8 or box[3] - box[1] < 8:

@@ -1,4 +1,4 @@
-"""Fonts as signed distance fields: the filled glyph and the pen stroke along its skeleton."""
+"""Signed distance fields of font glyphs: the filled glyph and the pen stroke along its skeleton."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FIELD = 64  # side of a distance field, in samples
 RASTER = 128  # side of the bitmap a field is computed from
-MARGIN = 16  # empty rim of the bitmap, so that distances around the glyph are known
+MARGIN = 16  # empty border of the bitmap, so that distances around the glyph are defined
 FIELDS_VERSION = 3
-UNUSABLE = ("cmsy", "cmex", "cmmi", "STIXSiz", "Display", "STIXNonUni", "LastResort")  # symbols, or no plain digits
+UNUSABLE = ("cmsy", "cmex", "cmmi", "STIXSiz", "Display", "STIXNonUni", "LastResort")  # symbol fonts and the like
 SUFFIXES = (".ttf", ".otf", ".ttc", ".pfb", ".woff")
 
 
@@ -42,7 +42,7 @@ def builtin_fonts() -> list[Path]:
 
 
 def font_files(fonts: str | Sequence[str | os.PathLike]) -> list[Path]:
-    """Return font files: ``"builtin"``, a file, a folder of fonts, or a list of these; sorted, without doubles.
+    """Return font files of ``"builtin"``, a file, a folder of fonts, or a list of these; sorted, without duplicates.
 
     A relative path that does not exist here is looked up below the data root.
 
@@ -91,7 +91,7 @@ def bitmap(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray | None:
 
 
 def font_bitmaps(path: Path) -> dict[str, np.ndarray]:
-    """Return the characters that a font really draws: neither empty, nor the missing-glyph box, nor all alike."""
+    """Return the bitmaps of the characters in a font, without empty or missing glyphs; {} if more than 3 coincide."""
     font = ImageFont.truetype(str(path), 2 * RASTER, layout_engine=ImageFont.Layout.BASIC)
     missing = [bitmap(font, character) for character in "\ufffe\U0010fffe"]
     drawn: dict[str, np.ndarray] = {}
@@ -100,11 +100,11 @@ def font_bitmaps(path: Path) -> dict[str, np.ndarray]:
         if image is not None and not any(m is not None and np.array_equal(m, image) for m in missing):
             drawn[character] = image
     distinct = {image.tobytes() for image in drawn.values()}
-    return drawn if len(distinct) >= len(drawn) - 3 else {}  # 0/O, 1/I and the like may coincide
+    return drawn if len(distinct) >= len(drawn) - 3 else {}  # pairs such as 0/O and 1/I may be identical
 
 
 def _removable() -> np.ndarray:
-    """Return the two tables (2, 256) of Zhang and Suen (1984): is a pixel with these 8 neighbours deleted?"""
+    """Return the two tables (2, 256) of Zhang and Suen (1984): whether a pixel with these 8 neighbours is deleted."""
     tables = np.zeros((2, 256), dtype=bool)
     for code in range(256):
         p = [code >> bit & 1 for bit in range(8)]  # N, NE, E, SE, S, SW, W, NW
@@ -120,7 +120,7 @@ def _removable() -> np.ndarray:
 def skeleton(image: np.ndarray) -> np.ndarray:
     """Return the one-pixel-wide skeleton of a bool image (H, W) by the parallel thinning of Zhang and Suen (1984).
 
-    Every connected part of the image keeps at least one pixel, which the original algorithm does not promise.
+    Every connected component keeps at least one pixel; the original algorithm does not guarantee this.
     """
     tables = _removable()
     padded = np.pad(image, 1)
@@ -142,7 +142,7 @@ def skeleton(image: np.ndarray) -> np.ndarray:
 
 
 def vanished(image: np.ndarray, line: np.ndarray) -> np.ndarray:
-    """Return the deepest pixel of each part of an image that thinning has deleted altogether (dots do that)."""
+    """Return the innermost pixel of each component that thinning has deleted completely (such as a dot)."""
     parts, count = ndimage.label(image, np.ones((3, 3)))
     lost = np.setdiff1d(np.arange(1, count + 1), parts[line])
     out = np.zeros_like(line)
@@ -158,7 +158,7 @@ def distance_fields(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     ``filled`` is the signed distance to the outline, negative inside; ``stroke`` the distance to the skeleton.
     """
-    smooth = ndimage.gaussian_filter(image.astype(np.float32), 1.5) > 0.5  # rough outlines give hairy skeletons
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), 1.5) > 0.5  # rough outlines cause spurious branches
     line = skeleton(smooth if smooth.any() else image)
     filled = ndimage.distance_transform_edt(~image) - ndimage.distance_transform_edt(image)
     stroke = ndimage.distance_transform_edt(~line)
@@ -171,7 +171,7 @@ def distance_fields(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def font_fields(path: Path, cache: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Return (fields float16 (36, 2, FIELD, FIELD), present bool (36,)) of a font, kept on disk under ``cache``.
 
-    None for a file that is no font or draws none of the characters.
+    None for a file that is not a font or contains none of the characters.
     """
     kept = cache / f"font-{file_sha(path)[:24]}-{FIELDS_VERSION}.npz"
     try:

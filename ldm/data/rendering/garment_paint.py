@@ -1,4 +1,4 @@
-"""Painting garments: pieces to grey images, with cloth, light, folds and the framing of product photographs."""
+"""Render garment pieces as grey images with cloth, light, folds and the framing of product photographs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SOFTEST = 24  # side of the coarse noise that makes folds
 
 
 def painted(pieces: Sequence[Piece], dice: Dice, frame: int = 28, plain: float = 0.55) -> np.ndarray:
-    """Return a garment as uint8 (frame, frame) on black: trimmed, its longer side as long as the frame, centred.
+    """Return a garment as uint8 (frame, frame) on black, trimmed, scaled to a longer side of ``frame`` and centred.
 
     Args:
-        pieces: what is drawn, in order; the last lies on top.
-        dice: chooses tone, cloth, light, folds, sharpness and noise.
+        pieces: pieces in drawing order; the last is on top.
+        dice: random source of tone, cloth, light, folds, sharpness and noise.
         frame: side in pixels.
         plain: share of garments without a pattern.
     """
@@ -34,7 +34,7 @@ def painted(pieces: Sequence[Piece], dice: Dice, frame: int = 28, plain: float =
         if piece.hole:
             cover[mask] = 0.0
             value[mask] = 0.0
-        elif piece.width > 0:  # a line shades what is there; where nothing is, it is a strap
+        elif piece.width > 0:  # a line shades the cloth below it; outside the cloth it is a strap
             inside = mask & (cover > 0)
             outside = mask & (cover == 0)
             if piece.tone >= 1.25 or piece.tone < 0.95:
@@ -51,7 +51,7 @@ def painted(pieces: Sequence[Piece], dice: Dice, frame: int = 28, plain: float =
 
 
 def placed(pieces: Sequence[Piece], dice: Dice, side: int) -> list[Piece]:
-    """Return the pieces in samples of a square: the longer side of their bounds fills it, up to two pixels."""
+    """Return the pieces in samples of a square that the longer side of their bounds fills, up to two pixels."""
     solid = [piece for piece in pieces if not piece.hole]
     corners = np.concatenate([p.points + s * p.width / 2 for p in solid for s in (-1, 1)])
     low, high = corners.min(0), corners.max(0)
@@ -80,14 +80,14 @@ def area_of(piece: Piece, side: int) -> np.ndarray:
 
 
 def smooth_noise(dice: Dice, side: int, knots_down: int, knots_across: int) -> np.ndarray:
-    """Return smooth noise (side, side) of mean 0 and deviation about 1, with a number of bumps down and across."""
+    """Return smooth noise (side, side) of mean 0 and deviation about 1; the knots set the bumps down and across."""
     coarse = dice.random.standard_normal((knots_down + 3, knots_across + 3)).astype(np.float32)
     image = Image.fromarray(coarse).resize((side * (knots_across + 3) // knots_across, side), Image.Resampling.BICUBIC)
     return np.asarray(image)[:, :side] * np.float32(1.3)
 
 
 def cloth(dice: Dice, side: int, plain: float) -> np.ndarray:
-    """Return the texture of a cloth, (side, side), about 1: plain, striped, checked, spotted, mottled or two-toned."""
+    """Return a cloth texture (side, side) around 1: plain, striped, checked, spotted, mottled or two-toned."""
     kind = dice.one_of("across", "across", "down", "check", "spots", "mottled", "mottled", "blocks")
     kind = "plain" if dice.chance(plain) else kind
     rows, columns = np.mgrid[0:side, 0:side].astype(np.float32)
@@ -117,7 +117,7 @@ def cloth(dice: Dice, side: int, plain: float) -> np.ndarray:
 
 
 def light(cover: np.ndarray, dice: Dice) -> np.ndarray:
-    """Return the light on a garment, (side, side), about 1: darker or lighter rims, broad folds, a side in shade."""
+    """Return the light on a garment (side, side) around 1: darker or lighter rims, broad folds, a shaded side."""
     side = len(cover)
     inside = ndimage.uniform_filter(cover, size=round(dice.real(2.0, 5.0) * FINE))
     rim = dice.real(-0.15, 0.5)
@@ -130,7 +130,7 @@ def light(cover: np.ndarray, dice: Dice) -> np.ndarray:
 
 
 def finished(image: np.ndarray, dice: Dice) -> np.ndarray:
-    """Return an image (frame, frame) of values about [0, 1] as uint8: sharpened, with noise where there is cloth."""
+    """Return an image (frame, frame) with values about [0, 1] as uint8, sharpened, with noise on the cloth."""
     if dice.chance(0.6):
         image = image + dice.real(0.1, 0.6) * (image - ndimage.uniform_filter(image, size=3))
     noise = dice.random.standard_normal(image.shape) * dice.real(0.0, 0.05)

@@ -1,4 +1,4 @@
-"""What garments are drawn of: outlined pieces of cloth, lines on them, and random numbers to vary both."""
+"""Building blocks of rendered garments: outlined pieces of cloth, lines on them, and random numbers to vary both."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Points = np.ndarray  # float (K, 2): x to the right, y downwards, in units of th
 
 @dataclass(frozen=True)
 class Piece:
-    """One step of the drawing, painted over what was drawn before.
+    """One drawing step, painted over the previous ones.
 
     Attributes:
         points: corners of a closed area, or of a line.
         tone: brightness relative to the garment's own.
         width: 0 fills the area; above 0 draws a line of this width, in units of the garment.
-        cloth: the area bears the garment's texture.
-        hole: the area is cut out, so that the ground is seen.
+        cloth: whether the area has the garment's texture.
+        hole: whether the area is cut out, so that the background is visible.
     """
 
     points: Points
@@ -30,17 +30,17 @@ class Piece:
 
 
 class Dice:
-    """Random choices of one garment, from a numpy generator."""
+    """Random choices for one garment, from a numpy generator."""
 
     def __init__(self, random: np.random.Generator):
         self.random = random
 
     def real(self, low: float, high: float) -> float:
-        """Return a number between two bounds, evenly spread."""
+        """Return a uniform number between two bounds."""
         return float(low + (high - low) * self.random.random())
 
     def chance(self, probability: float) -> bool:
-        """Return True with a probability."""
+        """Return True with the given probability."""
         return bool(self.random.random() < probability)
 
     def one_of(self, *names: str) -> str:
@@ -59,7 +59,7 @@ def mirrored(area: Points) -> Points:
 
 
 def both_sides(right: Points) -> Points:
-    """Return the closed outline whose right half runs from top to bottom along ``right``."""
+    """Return the closed symmetric outline with the right half ``right``, given from top to bottom."""
     return np.concatenate([right, mirrored(right)[::-1]])
 
 
@@ -91,7 +91,7 @@ def box(left: float, top: float, right: float, bottom: float) -> Points:
 
 
 def line(corners: Sequence[tuple[float, float]] | Points, tone: float, width: float = 0.03) -> Piece:
-    """Return a line that follows the garment's tone, without its texture."""
+    """Return a line in a tone relative to the garment's, without its texture."""
     return Piece(np.asarray(corners, dtype=np.float64), tone, width, cloth=False)
 
 

@@ -1,4 +1,4 @@
-"""Shoes from the side and bags, as pieces: what the words sandal, sneaker, ankle boot and bag mean."""
+"""Pieces of sandals, sneakers and ankle boots, seen from the side, and of bags."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ldm.data.rendering.garment_pieces import Dice, Piece, Points, arc, box, dot
 
 
 def sole(dice: Dice, thick: float, heel: float, spring: float) -> Points:
-    """Return a sole of a thickness that rises by ``heel`` under the heel and by ``spring`` under the toe."""
+    """Return a sole of thickness ``thick``, raised by ``heel`` under the heel and by ``spring`` under the toe."""
     return points(
         (-1.0, -spring - thick * 0.9),
         (-0.97, -spring - 0.01),
@@ -26,7 +26,7 @@ def sole(dice: Dice, thick: float, heel: float, spring: float) -> Points:
 
 
 def laces(dice: Dice, start: tuple[float, float], end: tuple[float, float], count: int) -> list[Piece]:
-    """Return short bars across the instep between two places."""
+    """Return short bars across the instep between two points."""
     tone = dice.real(0.3, 0.7) if dice.chance(0.5) else dice.real(1.3, 2.0)
     made = []
     for step in np.linspace(0.0, 1.0, count):
@@ -86,7 +86,7 @@ def sneaker(dice: Dice) -> list[Piece]:
 
 
 def heel_block(dice: Dice, heel: float, kind: str) -> Points:
-    """Return a heel of a height: a block, a thin stiletto, or a wedge that goes on under the arch."""
+    """Return a heel of height ``heel``: a block, a thin stiletto, or a wedge that continues under the arch."""
     if kind == "wedge":
         return points((-0.55, 0.0), (0.96, 0.0), (1.0, -heel - 0.04), (0.35, -heel * 0.75), (-0.2, -heel * 0.2))
     wide = dice.real(0.28, 0.5) if kind == "block" else dice.real(0.06, 0.12)
@@ -147,7 +147,7 @@ def ankle_boot(dice: Dice) -> list[Piece]:
 
 
 def sandal(dice: Dice) -> list[Piece]:
-    """A sandal: a sole, flat or with a heel, and straps between which the ground is seen."""
+    """A sandal: a sole, flat or with a heel, and straps with gaps between them."""
     kind = dice.one_of("flat", "flat", "wedge", "block", "stiletto", "platform")
     heel = {"flat": dice.real(0.0, 0.1), "platform": dice.real(0.15, 0.35)}.get(kind, dice.real(0.4, 0.95))
     thick = dice.real(0.15, 0.3) if kind == "platform" else dice.real(0.06, 0.14)

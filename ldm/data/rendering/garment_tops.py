@@ -1,4 +1,4 @@
-"""Clothes for the upper body, and trousers, as pieces: what the words T-shirt, pullover, dress, coat, shirt mean."""
+"""Pieces of T-shirts, pullovers, dresses, coats, shirts and trousers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ldm.data.rendering.garment_pieces import (
 
 @dataclass(frozen=True)
 class Cut:
-    """Measures of a garment with shoulders; half widths, shoulders at y = 0, in units of about a chest's width."""
+    """Measures of a garment with shoulders: half widths, shoulders at y = 0, in units of about the chest width."""
 
     neck: float
     shoulder: float
-    drop: float  # the shoulder's end lies this far below the neck
+    drop: float  # height of the neck above the end of the shoulder
     armpit: float
     chest: float
     waist: float
@@ -40,7 +40,7 @@ class Cut:
 
 
 def body_cut(dice: Dice, length: float, **changes: float) -> Cut:
-    """Return the measures of an upper body of a given length, with what is given in ``changes``."""
+    """Return random measures of an upper body of a given length; ``changes`` override them."""
     chest = dice.real(0.42, 0.56)
     shoulder = chest * dice.real(0.88, 1.08)
     measures = {
@@ -87,7 +87,7 @@ def sleeve_area(cut: Cut) -> Points:
 
 
 def sleeves(cut: Cut, dice: Dice, hang: float = 0.0) -> list[Piece]:
-    """Return both sleeves with their inner edges, drawn over the body; they hang alike up to ``hang`` degrees."""
+    """Return both sleeves with their inner edges, drawn over the body; ``hang`` varies each angle, in degrees."""
     if cut.sleeve <= 0:
         return []
     made, tone, edge = [], dice.real(0.88, 1.02), dice.real(0.45, 0.8)
@@ -100,7 +100,7 @@ def sleeves(cut: Cut, dice: Dice, hang: float = 0.0) -> list[Piece]:
 
 
 def neckline(cut: Cut, dice: Dice, kind: str) -> list[Piece]:
-    """Return the opening for the neck: round, vee, boat or square, with the inside of the back where it is seen."""
+    """Return the neck opening (round, vee, boat or square) with the visible inside of the back."""
     depth = {"round": dice.real(0.08, 0.28), "vee": dice.real(0.2, 0.5), "boat": 0.06, "square": dice.real(0.15, 0.35)}
     low, neck = depth[kind], cut.neck
     if kind == "vee":

@@ -1,4 +1,4 @@
-"""What rendered data sets share: items that depend on a public seed only, drawn once and kept on disk."""
+"""Base class of rendered data sets: the items depend only on a public seed, are drawn once and kept on disk."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ log = logging.getLogger(__name__)
 
 
 class RenderedDataset(RecordDataset):
-    """Images that are drawn from random numbers: item i is a function of the seed, the split and i, not of the count.
+    """Images drawn from random numbers; item i depends on the seed, the split and i, but not on the count.
 
     A subclass implements ``render() -> uint8 (count, size, size)`` and ``source_digest()``, sets ``kind``, and calls
-    `open_images` at the end of its ``__init__``. Classes take turns, so they are balanced.
+    `open_images` at the end of its ``__init__``. Classes alternate, so they are balanced.
 
     Args:
         count: number of images.
-        size: side in pixels; of a multiple of 8, a sixteenth on every side is empty (32 = 28 and a border of 2).
+        size: side in pixels; a multiple of 8 has an empty border of one sixteenth on every side (32 = 28 + 2 * 2).
         seed: public constant, 0 or more.
-        cache: folder in which drawn images are kept; default ``<user cache>/ldm/<kind>``.
+        cache: folder for drawn images; default ``<user cache>/ldm/<kind>``.
 
     Raises:
-        UserError: on a count, seed or size outside these.
+        UserError: for an invalid count, seed or size.
     """
 
     kind = "rendered"
-    smallest = 16  # a size below it cannot show what is drawn
-    stream = 0  # the split: other random numbers for the same seed
+    smallest = 16  # smaller images cannot show the drawing
+    stream = 0  # number of the split; each has its own random numbers for a seed
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class RenderedDataset(RecordDataset):
 
     @property
     def frame(self) -> int:
-        """Side of the part that is drawn on: all of a 28x28 image, else seven eighths."""
+        """Side of the drawn area in pixels: 28 of a 28x28 image, else seven eighths of the size."""
         return 28 if self.size == 28 else self.size * 7 // 8
 
     def __len__(self) -> int:
@@ -82,12 +82,12 @@ class RenderedDataset(RecordDataset):
         raise NotImplementedError
 
     def framed(self, images: np.ndarray) -> np.ndarray:
-        """Return images (N, frame, frame) with the empty border, (N, size, size)."""
+        """Return images (N, frame, frame) with an empty border added, (N, size, size)."""
         border = (self.size - self.frame) // 2
         return np.pad(images, ((0, 0), (border, border), (border, border)))
 
     def open_images(self) -> None:
-        """Map the file of drawn images into memory; draw them first when there is none, or a damaged one."""
+        """Memory-map the file of drawn images; draw them first when the file is missing or damaged."""
         path = self.cache / f"{self.kind}-{digest(self.source_digest(), self.count)}.npy"
         shape = (self.count, self.size, self.size)
         self._images = kept_images(path, shape)
@@ -95,7 +95,7 @@ class RenderedDataset(RecordDataset):
             self._images = keep_images(path, self.render())
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_images": None}  # a worker maps the file again instead of receiving a copy
+        return {**self.__dict__, "_images": None}  # each worker maps the file itself, so the images are not copied
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -103,7 +103,7 @@ class RenderedDataset(RecordDataset):
 
 
 def kept_images(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the uint8 images of a file that `keep_images` wrote, mapped; None when it is missing or not as written."""
+    """Return the memory-mapped uint8 images of a file from `keep_images`; None when it is missing or changed."""
     try:
         images = np.load(path, mmap_mode="r")
         if images.shape == shape and images.dtype == np.uint8 and _note(path).read_text() == file_digest(path):
@@ -117,7 +117,7 @@ def kept_images(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def keep_images(path: Path, images: np.ndarray) -> np.ndarray:
-    """Write images to a file, with the digest of its content beside it; return them mapped."""
+    """Write images to a file and its digest beside it; return the images memory-mapped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
     np.save(temporary, images)

@@ -1,4 +1,4 @@
-"""Digits as pen strokes: how a hand writes them, in several habits, with jitter, slant and pen width."""
+"""Digits as pen strokes in several writing habits, with random jitter, slant and pen width."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from ldm.data.rendering.warps import centred, spread
 
-BLOCK = 512  # items whose random numbers are drawn together; item i is the same whatever the count
-STEPS = 5  # samples between two places of a stroke
+BLOCK = 512  # items whose random numbers are drawn together, so that item i does not depend on the count
+STEPS = 5  # samples between two points of a stroke
 UNIFORMS = 12
-PLACES = 20  # random shifts an item has at most: one a place of its strokes
+PLACES = 20  # maximum number of random shifts per item, one for each point of its strokes
 
-# A habit is a list of strokes; a stroke is a string of places "xy", each 0-9 to the right and 0-9 downwards (with a
-# tenth's resolution "x.y." not needed at this size). A place written twice is a corner; a curve runs through the rest.
+# A habit is a list of strokes; a stroke is a string of points "xy", each 0-9 to the right and 0-9 downwards, which is
+# precise enough at this size. A repeated point is a corner; a curve runs through the others.
 HABITS: dict[int, tuple[tuple[float, tuple[str, ...]], ...]] = {
     0: (
         (3, ("50 20 03 06 28 59 77 84 72 50",)),
@@ -78,23 +78,23 @@ HABITS: dict[int, tuple[tuple[float, tuple[str, ...]], ...]] = {
 
 @dataclass(frozen=True)
 class HandRange:
-    """Public knobs of the handwriting; angles in radians, lengths in parts of a digit's height."""
+    """Public parameters of the handwriting; angles in radians, lengths as fractions of a digit's height."""
 
     slant: tuple[float, float] = (-0.15, 0.55)
     rotation: float = 0.12
     width: tuple[float, float] = (0.55, 1.25)  # horizontal stretch
-    jitter: tuple[float, float] = (0.015, 0.07)  # deviation of a stroke's places
-    sway: float = 0.1  # how far a digit bends as a whole
+    jitter: tuple[float, float] = (0.015, 0.07)  # standard deviation of a stroke's points
+    sway: float = 0.1  # largest bend of the whole digit
     pen: tuple[float, float] = (1.2, 4.2)  # full width of the line, pixels of the 28x28 image
 
 
 @dataclass(frozen=True)
 class Habit:
-    """One way to write a digit, ready to be drawn.
+    """One way to write a digit, prepared for drawing.
 
     Attributes:
         places: float (K, 2), x and y in [0, 1].
-        curve: float (S, K), the curve's samples as sums of places.
+        curve: float (S, K), weights of the points in each sample of the curve.
         joined: bool (S - 1,), False where the pen is lifted.
     """
 
@@ -105,7 +105,7 @@ class Habit:
 
 @lru_cache(maxsize=64)
 def habit(strokes: tuple[str, ...]) -> Habit:
-    """Return a habit from its strokes as text."""
+    """Return a habit from the text of its strokes."""
     places, blocks = [], []
     for text in strokes:
         stroke = np.array([(int(place[0]), int(place[1])) for place in text.split()], dtype=np.float32) / 9.0
@@ -124,7 +124,7 @@ def habit(strokes: tuple[str, ...]) -> Habit:
 
 
 def spline(count: int) -> np.ndarray:
-    """Return weights (S, count) of a Catmull-Rom curve through ``count`` places (Catmull and Rom, 1974)."""
+    """Return weights (S, count) of a Catmull-Rom curve through ``count`` points (Catmull and Rom, 1974)."""
     rows = []
     for start in range(count - 1):
         for t in np.arange(STEPS + (start == count - 2)) / STEPS:
@@ -142,14 +142,14 @@ def spline(count: int) -> np.ndarray:
 
 
 def random_hands(seed: int, stream: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (uniform (BLOCK, UNIFORMS), normal (BLOCK, PLACES, 2)) float32, a function of the arguments only."""
+    """Return (uniform (BLOCK, UNIFORMS), normal (BLOCK, PLACES, 2)) float32, determined by the arguments."""
     random = np.random.Generator(np.random.Philox(key=[seed, (stream << 32) + block]))
     uniform = random.random((BLOCK, UNIFORMS), dtype=np.float32)
     return uniform, random.standard_normal((BLOCK, PLACES, 2), dtype=np.float32)
 
 
 def chosen_habits(digit: int, uniform: np.ndarray) -> np.ndarray:
-    """Return which habit (N,) of a digit each item is written in, by numbers (N,) from [0, 1)."""
+    """Return the index (N,) of each item's habit for a digit, chosen by numbers (N,) in [0, 1)."""
     shares = np.array([share for share, _ in HABITS[digit]], dtype=np.float64)
     return np.searchsorted(np.cumsum(shares / shares.sum())[:-1], uniform, side="right")
 
@@ -157,7 +157,7 @@ def chosen_habits(digit: int, uniform: np.ndarray) -> np.ndarray:
 def write(
     digits: np.ndarray, uniform: np.ndarray, normal: np.ndarray, knobs: HandRange, box: int = 20, frame: int = 28
 ) -> np.ndarray:
-    """Return images uint8 (N, frame, frame): ink fits a ``box`` square, centre of mass in the middle (MNIST).
+    """Return images uint8 (N, frame, frame) framed like MNIST: ink fits a ``box`` square, centre of mass in the middle.
 
     Args:
         digits: (N,) 0 to 9.
@@ -176,11 +176,11 @@ def write(
 
 
 def curves(way: Habit, uniform: np.ndarray, normal: np.ndarray, knobs: HandRange) -> tuple[np.ndarray, np.ndarray]:
-    """Return the curve (N, S, 2) that each hand draws, about [-0.5, 0.5], and where the pen is down (S - 1,)."""
+    """Return the items' curves (N, S, 2), about [-0.5, 0.5], and a mask (S - 1,) of the segments with the pen down."""
     amount = spread(uniform[:, 1], *knobs.jitter)[:, None, None]
     shifts = normal[:, : len(way.places)] * amount
     repeated = np.flatnonzero((np.diff(way.places, axis=0) == 0).all(1)) + 1
-    shifts[:, repeated] = shifts[:, repeated - 1]  # a corner stays one
+    shifts[:, repeated] = shifts[:, repeated - 1]  # both points of a corner must shift together
     places = way.places[None] - 0.5 + shifts
     curve = np.einsum("sk,nkc->nsc", way.curve, places)
     bend = knobs.sway * (2.0 * uniform[:, 2:4] - 1.0)
@@ -196,7 +196,7 @@ def curves(way: Habit, uniform: np.ndarray, normal: np.ndarray, knobs: HandRange
 def inked(
     curve: np.ndarray, joined: np.ndarray, uniform: np.ndarray, knobs: HandRange, box: int, frame: int
 ) -> np.ndarray:
-    """Return curves (N, S, 2) as uint8 (N, frame, frame), drawn with a pen that presses unevenly."""
+    """Return curves (N, S, 2) as uint8 (N, frame, frame), drawn with varying pen pressure."""
     pen = spread(uniform[:, 7] ** 1.3, *knobs.pen) * np.float32(box / 20)
     low, high = curve.min(1), curve.max(1)
     scale = (box - pen) / np.maximum((high - low).max(1), 0.1)

@@ -1,4 +1,4 @@
-"""Turning distance fields into images that are framed as MNIST's are: warps, pen widths, box, centre of mass."""
+"""Render distance fields as images framed like MNIST: warps, pen widths, box, centre of mass."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KNOTS = 8  # control points a side of the elastic field
-BLOCK = 512  # items whose random numbers are drawn together; item i is the same whatever the count
+KNOTS = 8  # control points per side of the elastic field
+BLOCK = 512  # items whose random numbers are drawn together, so that item i does not depend on the count
 SCALARS = 16
 
 
 @dataclass(frozen=True)
 class WarpRange:
-    """Public knobs of the distortion; angles in radians, lengths in halves of the image's side.
+    """Public parameters of the distortion; angles in radians, lengths in units of half the image's side.
 
-    ``filled`` is the share of images drawn as filled type; the others are pen strokes along the skeleton.
+    ``filled`` is the share of images with filled glyphs; the others are pen strokes along the skeleton.
     """
 
     filled: float = 0.3
@@ -24,18 +24,18 @@ class WarpRange:
     stretch: tuple[float, float] = (0.75, 1.15)
     elastic: tuple[float, float] = (0.05, 0.28)
     pen: tuple[float, float] = (1.4, 3.8)  # full width of a stroke in pixels of the 28x28 image
-    embolden: tuple[float, float] = (-0.4, 0.8)  # growth of a filled outline in the same pixels
+    embolden: tuple[float, float] = (-0.4, 0.8)  # growth of a filled outline, in the same unit
 
 
 def random_block(seed: int, stream: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (uniform (BLOCK, SCALARS), normal (BLOCK, 2, KNOTS, KNOTS)) float32, a function of the arguments only."""
+    """Return (uniform (BLOCK, SCALARS), normal (BLOCK, 2, KNOTS, KNOTS)) float32, determined by the arguments."""
     random = np.random.Generator(np.random.Philox(key=[seed, stream * (1 << 32) + block]))
     uniform = random.random((BLOCK, SCALARS), dtype=np.float32)
     return uniform, random.standard_normal((BLOCK, 2, KNOTS, KNOTS), dtype=np.float32)
 
 
 def spread(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return numbers from [0, 1) as numbers from [low, high)."""
+    """Map numbers in [0, 1) linearly to [low, high)."""
     return np.float32(low) + uniform * np.float32(high - low)
 
 
@@ -50,7 +50,7 @@ def spline_weights(position: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Warp:
-    """Inverse maps of a batch: image position (x, y) in [-1.x, 1.x] to field position, affine then elastic."""
+    """Inverse maps of a batch, affine then elastic, from image positions (x, y), about [-1, 1], to field positions."""
 
     matrix: np.ndarray  # (N, 2, 2)
     knots: np.ndarray  # (N, 2, KNOTS, KNOTS), already scaled by the amplitude
@@ -85,7 +85,7 @@ def draw_warp(uniform: np.ndarray, normal: np.ndarray, knobs: WarpRange) -> Warp
 def sample_fields(fields: np.ndarray, which: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return fields (F, S, S) interpolated bilinearly at x, y (N, H, W) in [-1, 1]; ``which`` (N,) picks the field.
 
-    Outside a field the distance goes on growing with the way back to its rim.
+    Outside a field the value is that of the border plus the distance to the border.
     """
     side = fields.shape[-1]
     inside_x, inside_y = np.clip(x, -1.0, 1.0), np.clip(y, -1.0, 1.0)
@@ -117,7 +117,7 @@ def ink_box(ink: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def centred(box: np.ndarray, frame: int) -> np.ndarray:
-    """Return images (N, B, B) in frames (N, frame, frame), their centre of mass at the middle (whole pixels)."""
+    """Return images (N, B, B) in frames (N, frame, frame), shifted by whole pixels to centre their mass."""
     count, side = box.shape[:2]
     mass = box.sum((1, 2)) + 1e-6
     places = np.arange(side, dtype=np.float32) + 0.5
@@ -139,7 +139,7 @@ def draw_images(
     box: int = 20,
     frame: int = 28,
 ) -> np.ndarray:
-    """Return images uint8 (N, frame, frame): ink fits a ``box`` square, centre of mass in the middle (MNIST).
+    """Return images uint8 (N, frame, frame) framed like MNIST: ink fits a ``box`` square, centre of mass in the middle.
 
     Args:
         fields: float32 (F, 2, S, S), the filled and the stroke field of each glyph.

@@ -1,6 +1,6 @@
 """Random changes of training images, each image of a batch on its own; (N, C, H, W) in, the same shape out.
 
-They draw from torch's global generator of the images' device; whoever trains fixes its seed.
+They draw from torch's global generator of the images' device; the training loop fixes its seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CROP_PADDING = 4
 
 
 def jitter(images: Tensor) -> Tensor:
-    """Rotate by up to 10 degrees and shift by up to 1/16 of the image; what moves in is the image's edge value."""
+    """Rotate by up to 10 degrees and shift by up to 1/16 of the image; new pixels take the image's edge value."""
     count = len(images)
     angle = (torch.rand(count, device=images.device) * 2 - 1) * MAX_ROTATION
     shift = (torch.rand(count, 2, device=images.device) * 2 - 1) * 2 * MAX_SHIFT  # grid units: the image is 2 wide
@@ -33,7 +33,7 @@ def flip(images: Tensor) -> Tensor:
 
 
 def crop(images: Tensor, padding: int = CROP_PADDING) -> Tensor:
-    """Pad by reflection and cut the old size out at a random place."""
+    """Pad by reflection and crop to the original size at a random position."""
     count, channels, height, width = images.shape
     padded = F.pad(images, [padding] * 4, mode="reflect")
     top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), device=images.device)

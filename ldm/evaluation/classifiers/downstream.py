@@ -1,5 +1,5 @@
 """Downstream accuracy: train a classifier on generated images, choose its epoch on held-out generated images,
-and score it once on real ones. Published protocols that choose otherwise are there by name, and marked."""
+and score it once on real ones. Published protocols with another selection rule are available by name and marked."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ Labelled = SampleSet | tuple[Tensor, Tensor]
 class DownstreamResult:
     """One trained classifier.
 
-    accuracy (real images, 0-1) is that of ``best_epoch`` (from 1), which ``selection`` chose.
-    uses_test_for_selection: real test images took part in the choice. validation_accuracy is the one the epoch was
-    chosen by (None when nothing was).
+    accuracy (real images, 0-1) is that of ``best_epoch`` (from 1), chosen by the rule ``selection``.
+    uses_test_for_selection: real test images took part in the choice. validation_accuracy: accuracy of that epoch on
+    the images that chose it (None for a protocol without a choice).
     average_accuracy and average_epoch are those of the averaged weights, where the protocol has them.
     step_losses: the training loss of every step, (epochs, steps) nats; left out of `to_dict`.
     """
@@ -63,7 +63,7 @@ class DownstreamResult:
 @dataclass(frozen=True)
 class SeedSummary:
     """Accuracy of one classifier on real images over seeds: mean and sample standard deviation (0 for a single
-    seed), both 0-1; by which protocol, and whether the real test images took part in its choice."""
+    seed), both 0-1; the protocol, and whether real test images took part in the choice of the epoch."""
 
     model: str
     mean: float
@@ -92,11 +92,11 @@ def downstream_accuracy(
     amp: bool = False,
     num_classes: int | None = None,
 ) -> list[SeedSummary]:
-    """Accuracy on ``test`` (real images) of classifiers trained on ``train`` (samples), one result a classifier.
+    """Accuracy on ``test`` (real images) of classifiers trained on ``train`` (samples), one result per classifier.
 
     Images are sample sets, or (images (N, 1 or 3, H, W) in [-1, 1], labels (N,)). A protocol that chooses the epoch
     on held-out samples takes ``held_out``, or one sixth of ``train``; the others train on all of ``train``. Every seed
-    repeats initial weights, batch orders and augmentation anew. amp computes in bfloat16 where that is safe.
+    draws new initial weights, batch orders and augmentation. amp computes in bfloat16 where that is safe.
     Raises UserError for unknown names, missing labels, images of two sizes, or a training that diverges.
     """
     chosen = protocol_named(protocol)
@@ -173,8 +173,8 @@ def train_classifier(
 ) -> DownstreamResult:
     """Train one classifier on ``train`` and score the epoch that the protocol chooses on ``test`` (real).
 
-    By default the choice is made on ``validation`` (held-out samples), and ``test`` is not looked at before it: an
-    accuracy that real test images picked is not an accuracy on unseen images. Best means highest accuracy, then
+    By default ``validation`` (held-out samples) chooses the epoch, and ``test`` is used only afterwards, because the
+    accuracy of an epoch chosen on test images is not an accuracy on unseen images. Best means highest accuracy, then
     lowest loss. Raises UserError for missing labels, settings out of range, or a training that diverges.
     """
     chosen = protocol_named(protocol)
@@ -239,8 +239,8 @@ def fit_classifier(
 def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tuple[SampleSet, SampleSet]:
     """Split labelled samples at random into (training, held-out), class by class so that both have every class.
 
-    The default keeps the proportion 5,000 : 1,000 a class of the original evaluation. Raises UserError when a class is
-    too small to give one image to each side.
+    The default is the ratio 5,000 : 1,000 per class of the original evaluation. Raises UserError when a class is too
+    small to give one image to each side.
     """
     if not 0 < fraction < 1:
         raise UserError(f"the held-out share is {fraction}; expected a number between 0 and 1")
@@ -262,8 +262,8 @@ def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tupl
 
 
 def format_accuracies(summaries: Sequence[SeedSummary]) -> str:
-    """A short table: accuracy on real images in percent, its deviation over seeds, and a warning of a choice by test
-    images."""
+    """A short table: accuracy on real images in percent, its deviation over seeds, and a warning when test images
+    chose the epoch."""
     lines = []
     for summary in summaries:
         spread = f" +- {100 * summary.deviation:.2f}" if len(summary.results) > 1 else ""
@@ -273,7 +273,7 @@ def format_accuracies(summaries: Sequence[SeedSummary]) -> str:
 
 
 class _Choice:
-    """The best weights so far of a network that goes on training; the last ones when nothing ranks them."""
+    """The best weights so far of a network in training; the last weights when no score ranks the epochs."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network, self.epoch = network, 0

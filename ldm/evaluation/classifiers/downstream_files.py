@@ -1,4 +1,4 @@
-"""Downstream accuracy from files on disk to a printed table: what the accuracy commands have in common."""
+"""Downstream accuracy from files on disk to a printed table: the common part of the accuracy commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def score_files(
     ``test_args``); returns the table, and writes all numbers as JSON by classifier to ``output``.
 
     held_out: samples that choose the epoch, where the protocol chooses by samples; one sixth of ``train`` if None.
-    Raises UserError, and before any training when ``output`` cannot be written.
+    Raises UserError; for an ``output`` that cannot be written, before any training.
     """
     if output is not None:
         require_writable(output)
@@ -65,7 +65,7 @@ def score_files(
 
 
 def headline(real: int, protocol: ClassifierProtocol, chosen_on: SampleSet | None) -> str:
-    """What the figures below it are: on how many real images, and how the epoch was chosen."""
+    """The line above the table: the number of real images, and the rule that chose the epoch."""
     chosen = protocol.note if chosen_on is None else f"epoch chosen on {len(chosen_on)} held-out samples"
     return f"accuracy on {real} real images, {chosen}"
 

@@ -1,4 +1,4 @@
-"""The classifiers of the downstream accuracy by name, and the one way images reach them."""
+"""The classifiers of the downstream accuracy by name, and the preprocessing of their images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INPUT_SIZE = 32
 def prepare(images: Tensor, size: int = INPUT_SIZE, channels: int = 1) -> Tensor:
     """Images (N, 1 or 3, H, W) in [-1, 1] -> classifier input (N, channels, size, size) float32 in [-1, 1].
 
-    Generated and real images both go through here, so that neither side is normalised differently.
+    Generated and real images share this function, so that both are normalised in the same way.
     """
     images = to_grey(images.float()) if channels == 1 else to_rgb(images.float())
     return resize(images, size).clamp(-1, 1)
@@ -27,10 +27,10 @@ def prepare(images: Tensor, size: int = INPUT_SIZE, channels: int = 1) -> Tensor
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a trained classifier wants its images: side, channels, and the mean training image if it is taken away.
+    """The input form of a trained classifier: side, channels, and the mean training image if it is subtracted.
 
-    With a ``mean`` (channels, size, size) the input is half the difference from it, in [-1, 1]: the difference of
-    images in [0, 1], as accuracy/train_classifier.py of the original has it.
+    With a ``mean`` (channels, size, size) the input is half the difference from it, in [-1, 1]. This equals the
+    difference of images in [0, 1], as in accuracy/train_classifier.py of the original.
     """
 
     size: int = INPUT_SIZE
@@ -69,7 +69,7 @@ class CNN(nn.Module):
     """Convolutions 32-64-128 (3x3, no padding) with a 2x2 max-pool after the first two, then 128 and num_classes.
 
     At 32x32 the flattened map has 2048 values. Dropout 0.5 before each linear layer, in training only; with
-    ``drop_maps`` after both max-pools and before the last layer instead, as DPDM has it (Dockhorn et al. 2023).
+    ``drop_maps`` after both max-pools and before the last layer instead, as in DPDM (Dockhorn et al. 2023).
     (N, in_channels, size, size) -> logits (N, num_classes).
     """
 
@@ -122,7 +122,7 @@ ALIASES = {
 
 
 def classifier_name(name: str) -> str:
-    """The name by which results know a classifier: `wrn_40_4` -> `wrn-40-4`. Raises UserError for an unknown one."""
+    """The classifier's name in results: `wrn_40_4` -> `wrn-40-4`. Raises UserError for an unknown classifier."""
     spelt = name.lower().replace("_", "-")
     spelt = ALIASES.get(spelt, spelt)
     if spelt not in CLASSIFIERS:

@@ -1,4 +1,4 @@
-"""How classifiers are trained and which epoch counts: the published protocols of downstream accuracy by name."""
+"""The published protocols of downstream accuracy by name: training of the classifiers and choice of the epoch."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ SELECTIONS = {
 
 @dataclass(frozen=True)
 class ClassifierProtocol:
-    """Everything that is fixed before a classifier sees an image.
+    """All settings of a classifier's training.
 
     selection: `held-out` (best epoch on samples that were not trained on), `last`, or `best-test-epoch` (best epoch on
-    the real test images, as some published figures were made). optimizer: adam, or sgd with momentum 0.9.
+    the real test images, the rule of some published figures). optimizer: adam, or sgd with momentum 0.9.
     anneal_period: epochs of the first cosine cycle of SGDR (Loshchilov and Hutter 2017), 0 for a constant rate;
-    anneal_mult: growth of the cycles. augment: names of `AUGMENTATIONS`, in order. augmult: how many times an epoch
-    shows every image. subtract_mean: take away the mean training image. ema_decay: of averaged weights, which are
-    scored beside the trained ones, 0 for none; report_average: they are the figure. wrn_dropout, drop_maps: see
-    `build_classifier`. validation_period: epochs between two scores. Raises UserError for values out of range.
+    anneal_mult: growth of the cycles. augment: names of `AUGMENTATIONS`, in order. augmult: augmented views of every
+    image per epoch. subtract_mean: subtract the mean training image. ema_decay: decay of the averaged weights, which
+    are scored beside the trained ones, 0 for none; report_average: report the accuracy of the averaged weights.
+    wrn_dropout, drop_maps: see `build_classifier`. validation_period: epochs between two scores.
+    Raises UserError for values out of range.
     """
 
     name: str = HELD_OUT
@@ -85,7 +86,7 @@ class ClassifierProtocol:
         return SELECTIONS[self.selection]
 
     def changed(self, **values: Any) -> ClassifierProtocol:
-        """The same protocol with some fields replaced; those that are None stay. Its name then says so."""
+        """The same protocol with some fields replaced, which its name then shows; None leaves a field as it is."""
         known = {entry.name for entry in fields(self)}
         for name in values:
             if name not in known:
@@ -123,7 +124,7 @@ PROTOCOLS: dict[str, ClassifierProtocol] = {
             weight_decay=5e-4,
             label_smoothing=0.1,
         ),
-        # the published average was updated once an epoch after the hundredth, so hardly at all; here it is every step
+        # the published code updated the average only once per epoch after epoch 100; here every step updates it
         ClassifierProtocol(
             BEST_TEST,
             "DP-LDM, accuracy/train_classifier.py",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LOGIT_SCALE = 0.125  # of the original: keeps early softmax outputs soft without a warm-up of the last layer
+LOGIT_SCALE = 0.125  # as in the original; keeps early softmax outputs soft without a warm-up of the last layer
 
 
 def _unit(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
-    """Convolution 3x3, batch norm, ReLU, and a 2x2 max-pool where asked for."""
+    """Convolution 3x3, batch norm, ReLU, and an optional 2x2 max-pool."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
     return nn.Sequential(*layers, nn.MaxPool2d(2)) if pool else nn.Sequential(*layers)
 

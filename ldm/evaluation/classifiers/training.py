@@ -1,4 +1,4 @@
-"""The one training loop of all classifiers, and the one way to score them."""
+"""The training loop and the scoring of all classifiers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEAN_CHUNK = 4096
 @dataclass(frozen=True)
 class EpochScore:
     """One epoch: mean training loss (nats); accuracy (0-1) and mean loss on the images that choose the epoch, of the
-    trained and of the averaged weights. None where nothing was scored."""
+    trained and of the averaged weights. None for an epoch without a score."""
 
     loss: float
     validation_accuracy: float | None = None
@@ -40,7 +40,7 @@ class EpochScore:
 class ClassifierTrainer:
     """A classifier, its prepared images and its optimizer; one call of `run` trains it epoch by epoch.
 
-    validation: what every epoch is scored on, or None. The same seed gives the same weights on the same machine.
+    validation: the images that score every epoch, or None. The same seed gives the same weights on the same machine.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ClassifierTrainer:
             parts = [part.sum(dim=0, dtype=torch.float64) for part in self.images.split(MEAN_CHUNK)]
             mean = (torch.stack(parts).sum(dim=0) / len(labels)).float()
             self.preparation = Preparation(protocol.size, channels, mean)
-            self.images = (self.images - mean) / 2  # what the preparation does to images from outside
+            self.images = (self.images - mean) / 2  # the preparation does the same to validation and test images
         self.labels = labels.to(self.device)
         with seeded(seed, self.device):
             network = build_classifier(
@@ -78,7 +78,7 @@ class ClassifierTrainer:
                 wrn_dropout=protocol.wrn_dropout,
                 drop_maps=protocol.drop_maps,
             )
-        # channels-last is up to twice as fast for these small convolutions and changes no number beyond rounding
+        # channels-last is up to twice as fast for these small convolutions; results differ by rounding only
         self.network = network.to(memory_format=torch.channels_last).to(self.device)
         self.average = averaged(self.network, protocol.ema_decay) if protocol.ema_decay else None
         self.optimizer = self._optimizer()
@@ -111,7 +111,7 @@ class ClassifierTrainer:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch."""
+        """Steps per epoch."""
         return math.ceil(len(self.labels) * self.protocol.augmult / self.protocol.batch_size)
 
     def step_losses(self) -> tuple[tuple[float, ...], ...]:
@@ -126,7 +126,7 @@ class ClassifierTrainer:
             schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
                 self.optimizer, T_0=self.protocol.anneal_period, T_mult=self.protocol.anneal_mult
             )
-        # shown on a terminal only, and from the first step on: an epoch of a large network takes minutes
+        # the bar counts steps, because an epoch of a large network takes minutes; it is shown on a terminal only
         hidden = None if self.progress else True
         with tqdm(total=epochs * self.steps, desc=self.name, unit="step", leave=False, disable=hidden) as bar:
             for epoch in range(epochs):
@@ -207,7 +207,7 @@ def score_classifier(
 ) -> tuple[float, float]:
     """Accuracy (0-1) and mean cross-entropy (nats) of a classifier on labelled images.
 
-    preparation: the one of its training; one grey channel of 32x32 when None. Labels the classifier has no output for
+    preparation: that of its training; one grey channel of 32x32 when None. Labels without an output of the classifier
     count as wrong and are left out of the loss.
     """
     preparation = preparation or Preparation()
@@ -242,7 +242,7 @@ def labels_of(samples: SampleSet, which: str) -> Tensor:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Fix initialisation, order, dropout and augmentation inside, and leave the caller's random state alone."""
+    """Seed initialisation, order, dropout and augmentation inside the block, then restore the random state."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""Image features for Fréchet distances: the standard Inception ones, and stand-ins that are never called FID."""
+"""Image features for Fréchet distances: the standard Inception features, and stand-ins that are never called FID."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image features for Fréchet distances: the standard Inception ones, and stand-ins that are never called FID."""
+"""The protocols of feature extractors, the pixel features, and the digest of an extractor's weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ EXTRACTORS = ("inception", "efficientnet-lite0", "digits-cnn", "pixels")
 class FeatureExtractor(Protocol):
     """Maps images (N, 1 or 3, H, W) in [-1, 1], on any device, to features (N, dim) float32.
 
-    name, resize (how images reach the network's size) and weights (a digest, "" without weights) are stored with
-    the statistics, so that only like is compared with like.
+    name, resize (the rule that brings images to the network's size) and weights (a digest, "" without weights) are
+    stored with the statistics, so that statistics of different extractors are not compared.
     """
 
     name: str
@@ -31,7 +31,7 @@ class FeatureExtractor(Protocol):
 
 @runtime_checkable
 class Classifying(Protocol):
-    """An extractor whose network also names classes, which the Inception score needs."""
+    """An extractor whose network also has class logits, which the Inception score needs."""
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits (N, classes) from the features (N, dim) that the extractor gave."""
@@ -39,7 +39,7 @@ class Classifying(Protocol):
 
 
 class PixelFeatures:
-    """The grey image averaged over an 8x8 grid of areas, 64 values in [-1, 1]: needs no weights, sees layout only."""
+    """The grey image averaged over an 8x8 grid, 64 values in [-1, 1]; needs no weights and captures layout only."""
 
     name, dim, resize, weights = "pixels", 64, "area 8", ""
 
@@ -48,7 +48,7 @@ class PixelFeatures:
 
 
 def weights_digest(state_dict: Mapping[str, Tensor]) -> str:
-    """16 hex digits that depend on names, shapes and values, not on how a file packs them."""
+    """16 hex digits that depend on names, shapes and values, and not on the file format."""
     digest = hashlib.sha256()
     for name in sorted(state_dict):
         value = state_dict[name].detach().cpu().float().contiguous()

@@ -17,9 +17,9 @@ from ldm.samples import SampleSet
 
 
 class DigitFeatures:
-    """The 128 values before the last layer of a CNN that tells characters apart (see `fit`).
+    """The 128 activations before the last layer of a character classifier (see `fit`).
 
-    Distances in this space are not FID and only compare with distances by the same weights.
+    Distances in this space are not FID and compare only with distances by the same weights.
     """
 
     name, dim, resize = "digits-cnn", CNN.feature_dim, f"grey, bilinear {INPUT_SIZE} (anti-aliased)"

@@ -32,7 +32,7 @@ _HELP = (
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded so that the output side is ceil(side / stride); an odd row goes below and to the right."""
+    """A convolution padded so that the output side is ceil(side / stride); odd padding goes below and to the right."""
 
     def forward(self, x: Tensor) -> Tensor:
         pads: list[int] = []
@@ -95,9 +95,9 @@ class EfficientNetLite0(nn.Module):
 
 
 class EfficientNetFeatures:
-    """Average-pooled features before the classifier; images reach 224x224 by the bilinear rule of `resize`.
+    """Average-pooled features before the classifier; images are resized to 224x224 by the bilinear rule of `resize`.
 
-    Distances in this space are not FID. Raises UserError when the weights cannot be had or are of another network.
+    Distances in this space are not FID. Raises UserError when weights are missing or belong to another network.
     """
 
     name, dim, resize = "efficientnet-lite0", 1280, f"bilinear {SIDE} (anti-aliased when shrinking)"

@@ -13,7 +13,7 @@ from ldm.errors import UserError
 from ldm.evaluation.features.base import weights_digest
 from ldm.evaluation.inputs.images import to_rgb
 
-# The names under which FID programs keep the same weights in the torch hub folder.
+# FID programs keep the same weights under these names in the torch hub folder.
 _CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 _STAND_INS = (
     "pass --weights FILE (weights-inception-2015-12-05-6726825d.pth of torch-fidelity), or use a stand-in that needs "
@@ -26,7 +26,7 @@ class InceptionFeatures:
 
     Images are resized to 299x299 as floats by torch's bilinear rule, as pytorch-fid does; with quantised images
     the numbers are those that pytorch-fid prints for PNG files. Heusel et al. 2017, section 3.
-    Raises UserError when torch-fidelity or the weights cannot be had.
+    Raises UserError when torch-fidelity or the weights are not available.
     """
 
     name, dim, resize = "inception", 2048, "bilinear 299 (torch, no anti-aliasing)"
@@ -35,7 +35,7 @@ class InceptionFeatures:
         network = _network(Path(weights) if weights is not None else _cached_weights())
         used = {name: value for name, value in network.state_dict().items() if not name.startswith("fc.")}
         self.weights = weights_digest(used)
-        # The children stand in the order in which the forward pass visits them; fc comes after the features.
+        # The forward pass visits the children in this order; fc comes after the features.
         self.layers = nn.Sequential(*(child for name, child in network.named_children() if name != "fc")).to(device)
         self.classify = network.fc.weight.detach().to(device)  # type: ignore[union-attr, operator]
         self.device = torch.device(device)
@@ -44,7 +44,7 @@ class InceptionFeatures:
         images = to_rgb(images.to(self.device, torch.float32))
         if images.shape[-2:] != (299, 299):
             images = F.interpolate(images, size=(299, 299), mode="bilinear", align_corners=False)
-        # relu writes in place inside the network, so it must not see a view of the caller's images
+        # relu writes in place inside the network, so the network must not get a view of the caller's images
         return self.layers(images.contiguous()).flatten(1)
 
     def logits(self, features: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def _network(weights: Path | None) -> nn.Module:
 
 
 def _check_weights(weights: Path) -> None:
-    """Refuse files that need more than tensors to load, because torch-fidelity itself would run whatever is inside."""
+    """Refuse files that hold more than tensors, because torch-fidelity unpickles without a check and would run code."""
     try:
         content = torch.load(weights, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -17,7 +17,7 @@ def make_extractor(
     torch module class by its dotted name.
 
     weights: a file; when None, inception downloads its own and efficientnet-lite0 looks for its installed package;
-    digits-cnn needs one, pixels takes none. Raises UserError for an unknown name or weights that cannot be had.
+    digits-cnn needs one, pixels takes none. Raises UserError for an unknown name or weights that are not available.
     """
     if name == "inception":
         from ldm.evaluation.features.inception import InceptionFeatures

@@ -16,13 +16,13 @@ from ldm.evaluation.features.base import weights_digest
 class ModuleFeatures:
     """A torch module class that takes no arguments and maps images (N, 1 or 3, H, W) in [-1, 1] to rows (N, D).
 
-    Its attribute `resize` (a few words on how it brings images to its size) goes into the statistics file.
+    Its attribute `resize` (a short description of its resizing) goes into the statistics file.
     weights: a checkpoint with the module's state dict, or None for a module that brings its own.
     Raises UserError for a name that is no such class, and for weights that do not fit.
     """
 
     def __init__(self, target: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> None:
-        allow_target(target.rpartition(".")[0])  # the person at the keyboard named it
+        allow_target(target.rpartition(".")[0])  # the user named it on the command line
         network = instantiate_from_config({"target": target, "params": {}})
         if not isinstance(network, nn.Module):
             raise UserError(f"--extractor {target}: a {type(network).__name__} is not a torch.nn.Module")

@@ -1,1 +1,1 @@
-"""Where images to evaluate come from: sample files, folders and data sets."""
+"""Sources of images to evaluate: sample files, folders and data sets."""

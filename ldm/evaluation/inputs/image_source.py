@@ -1,4 +1,4 @@
-"""Images of any kind under one name: sample files, folders of image files, and dataset classes."""
+"""One interface to images from sample files, folders of image files, and dataset classes."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Batches = Iterator[tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images that can be gone through more than once, a batch at a time, and never all held at once.
+    """Images that can be read more than once, batch by batch, so that memory never holds all of them.
 
     batches(batch_size) yields images (B, 1 or 3, H, W) float32 in [-1, 1] and labels (B,) int64 or None.
-    meta: what a sample file says about itself. class_names: names of the labels 0, 1, ... where the images give them.
-    from_training_files: whether these are images of a data set's training files, on which a score is no test score.
+    meta: metadata of a sample file. class_names: names of the labels 0, 1, ... where the source has them.
+    from_training_files: True for images of a data set's training files, because a score on them is no test score.
     """
 
     name: str
@@ -55,7 +55,7 @@ def open_images(
 
     A sample file (.pt, .npz), a folder (`folder_images`), or a dataset class by its dotted name with `settings`
     (`key:value` words). A folder takes one setting, size:N. `size` goes to a dataset class that takes a size when
-    `settings` give none; nothing else is resized unasked.
+    `settings` give none; other images keep their size.
     Raises UserError for a name that is none of these, and for a statistics file, which holds no images.
     """
     path = Path(name)
@@ -113,10 +113,10 @@ def _folder_size(settings: Mapping[str, Any], name: str) -> int | None:
 def folder_images(folder: Path, size: int | None = None) -> ImageSource:
     """Image files of a folder; subfolders, if there are any, are the classes. Training reads folders the same way.
 
-    `ldm.samples.image_folder` says which files count, `ldm.samples.image_files` how they are decoded. Grey files stay
-    grey when all are, else everything is colour. Images keep their size unless `size` asks for (size, size): the
-    shorter side is resized and the middle cut out, as a training set does it, and the name says so.
-    Raises UserError for a folder without images, for unreadable files, all of them in one list, and for images of
+    `ldm.samples.image_folder` selects the files, `ldm.samples.image_files` decodes them. Images are grey if all files
+    are grey, else colour. `size` resizes the shorter side and crops the centre to (size, size), as a training set
+    does, and the source's name then shows it; without `size` images keep their size.
+    Raises UserError for a folder without images, for unreadable files (one list of all of them), and for images of
     several sizes without `size`.
     """
     listing = list_images(folder)

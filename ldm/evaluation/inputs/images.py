@@ -1,4 +1,4 @@
-"""The few image conversions that all evaluation shares; images are (N, C, H, W) floats in [-1, 1]."""
+"""Image conversions that all evaluation shares; images are (N, C, H, W) floats in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def to_grey(images: Tensor) -> Tensor:
 
 
 def quantize(images: Tensor) -> Tensor:
-    """Round to the 256 grey levels that an 8-bit image file can hold; the result stays float in [-1, 1]."""
+    """Round to the 256 levels of an 8-bit image file; the result stays float in [-1, 1]."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Bilinear resize to (size, size), with anti-aliasing when pixels are dropped; unchanged when it already fits."""
+    """Bilinear resize to (size, size), with anti-aliasing when shrinking; images of that size stay unchanged."""
     if images.shape[-2:] == (size, size):
         return images
     smaller = images.shape[-1] > size or images.shape[-2] > size

@@ -1,4 +1,4 @@
-"""Where images to evaluate come from: sample files, and dataset classes named on the command line."""
+"""Images to evaluate from sample files, and from dataset classes named on the command line."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def open_dataset(target: str, settings: Mapping[str, Any] | None = None) -> Any:
     module = target.rpartition(".")[0]
     if not module:
         raise UserError(f"{target!r} is not a dotted class name such as ldm.data.mnist.MNISTTrain")
-    allow_target(module)  # the person at the keyboard named it; the list of allowed names guards config files
+    allow_target(module)  # the user named it on the command line; the list of allowed names guards config files
     params = _respell_size(get_obj_from_str(target), dict(settings or {}))
     dataset = instantiate_from_config({"target": target, "params": params})
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
@@ -97,7 +97,7 @@ def _respell_size(factory: Any, params: dict[str, Any]) -> dict[str, Any]:
 def dataset_batches(
     dataset: Any, *, batch_size: int = 500, num_workers: int = 0, progress: bool = True
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Go once through a dataset of `{image: (H, W, C) in [-1, 1], class_label: int}` items, in order.
+    """One ordered pass through a dataset of `{image: (H, W, C) in [-1, 1], class_label: int}` items.
 
     Yields images (B, C, H, W) float32 and labels (B,) int64, or None where items have none. Raises UserError when
     items are of another form or scale.
@@ -120,7 +120,7 @@ def dataset_batches(
 
 
 def from_training_files(dataset: Any) -> bool:
-    """Whether a data set's records come from its training files, whatever its name says."""
+    """Whether a data set's records come from its training files, even if its name says otherwise."""
     return str(getattr(dataset, "source", "")).endswith(" train")
 
 
@@ -147,7 +147,7 @@ def sample_batches(samples: SampleSet, batch_size: int = 500, *, progress: bool 
 
 
 def collect(dataset: Any, *, num_workers: int = 0, progress: bool = True) -> SampleSet:
-    """A whole dataset as a sample set in memory; its meta says what the classes are called and where they are from."""
+    """A whole dataset as a sample set in memory; its meta holds class names, and `from_training_files`."""
     images, labels = [], []
     for batch, batch_labels in dataset_batches(dataset, num_workers=num_workers, progress=progress):
         images.append(batch)
@@ -164,9 +164,9 @@ def load_labelled(
 ) -> SampleSet:
     """Labelled images from a sample file (.pt, .npz), or from a dataset class by its dotted name and `settings`.
 
-    size: passed to a dataset class that takes a size when `settings` give none. for_scores: whether something is
-    measured on them; then images of training files are warned of, and meta has `from_training_files`.
-    Raises UserError as the parts do.
+    size: passed to a dataset class that takes a size when `settings` give none. for_scores: the images will be used
+    for scores, so images of training files cause a warning, and meta gets `from_training_files`.
+    Raises UserError as `open_dataset` and `dataset_batches` do.
     """
     if Path(name).suffix in SAMPLE_SUFFIXES or os.sep in name or Path(name).exists():
         if settings:

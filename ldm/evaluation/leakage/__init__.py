@@ -1,1 +1,1 @@
-"""How much generated images and models reveal about their training images: nearest neighbours and membership."""
+"""Leakage of training images by generated images and models: nearest neighbours and membership inference."""

@@ -1,8 +1,8 @@
-"""Does a model betray who trained it? Loss-based membership inference, beside what (epsilon, delta) allows.
+"""Loss-based membership inference, compared with the bound that (epsilon, delta) sets.
 
-Takes losses of single images as arrays and knows no model. A threshold on the loss is the attack of Yeom et al. 2018;
-a per-image reference loss subtracted first is the calibration of Watson et al. 2022. The figures are computed from
-private images and are covered by no (epsilon, delta).
+The input is arrays of per-image losses; no model is needed. A threshold on the loss is the attack of Yeom et al. 2018;
+a per-image reference loss subtracted first is the calibration of Watson et al. 2022. The results are computed from
+private images, and no (epsilon, delta) covers them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Roc:
 
     @property
     def auc(self) -> float:
-        """Area under the curve: chance that a member's loss is below a held-out one, equal ones counting half."""
+        """Area under the curve: the probability that a member's loss is below a held-out one, ties counting half."""
         return float((np.diff(self.fpr) * (self.tpr[1:] + self.tpr[:-1])).sum() / 2)
 
     @property
@@ -84,14 +84,14 @@ def tpr_bound(fpr: ArrayLike, epsilon: float, delta: float) -> NDArray[np.float6
 
 @dataclass(frozen=True)
 class MembershipResult:
-    """A loss threshold's success at telling members from held-out images.
+    """Success of a loss threshold at separating members from held-out images.
 
     advantage: greatest tpr - fpr, and auc, each with an interval of ``confidence``; tpr_at: tpr at low fpr.
     allowed: the advantage that (epsilon, delta) permits on average over runs, None when they were not given.
     exceeds: the whole interval lies above it; with hundreds of images that is strong evidence of a fault, since the
     advantage of one run then hardly differs from its average (Steinke et al. 2023 make such tests exact).
-    least_epsilon: what the lower end of the interval implies at delta. curve: points (fpr, tpr), thinned.
-    attack: how the scores were made.
+    least_epsilon: the epsilon at delta that the lower end of the interval implies. curve: points (fpr, tpr), thinned.
+    attack: name of the attack.
     """
 
     attack: str
@@ -146,10 +146,10 @@ def membership_inference(
 ) -> MembershipResult:
     """Attack with losses of members (N,) and of held-out images (M,) of the same kind; low loss means member.
 
-    The interval of the advantage holds for the best threshold although it was picked on these very losses, whatever
-    their distribution (Dvoretzky, Kiefer, Wolfowitz 1956 with the constant of Massart 1990); that of the AUC is
-    DeLong's (1988). The bound of (epsilon, delta) is for images that were trained on by a coin flip each, or for
-    replace_one; under add_or_remove_one with a split of fixed sizes it is right up to terms of order 1/N.
+    The interval of the advantage holds for every distribution of losses, and although the best threshold was chosen on
+    the same losses (Dvoretzky, Kiefer, Wolfowitz 1956 with the constant of Massart 1990). The interval of the AUC is
+    DeLong's (1988). The bound of (epsilon, delta) assumes that each image became a member by a coin flip, or
+    replace_one; under add_or_remove_one with a split of fixed sizes it holds up to terms of order 1/N.
     Raises UserError for too few or not finite losses, or epsilon without delta.
     """
     if (epsilon is None) != (delta is None):
@@ -190,7 +190,7 @@ def _losses(values: ArrayLike, which: str) -> NDArray[np.float64]:
 
 
 def _auc_interval(inside: NDArray[np.float64], outside: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    """DeLong's normal interval: the variance of each image's share of pairs won."""
+    """DeLong's normal interval, from the variance of each image's share of pairs in the right order."""
     from scipy.stats import norm
 
     def wins(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -210,7 +210,7 @@ def _thinned(roc: Roc) -> tuple[tuple[float, float], ...]:
 
 
 def draw_roc(results: Sequence[MembershipResult], path: str | Path) -> None:
-    """The curves on logarithmic axes, with the line of guessing and, where known, what (epsilon, delta) allows."""
+    """The curves on logarithmic axes, with the line of guessing and, where known, the bound of (epsilon, delta)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")

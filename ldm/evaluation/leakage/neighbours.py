@@ -1,6 +1,6 @@
-"""Do samples copy private images? Distances to the nearest ones, and the share of near-copies beside held-out data's.
+"""Distances of samples to their nearest private images, and the share of near-copies beside that of held-out images.
 
-Everything here is computed from private images and is covered by no (epsilon, delta): it is for whoever holds them.
+All results are computed from private images, and no (epsilon, delta) covers them. They are for the holder of the data.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 PRIVATE = "PRIVATE"
 NOT_COVERED = "computed from private images; not covered by any (epsilon, delta)"
 QUERY_CHUNK = 256
-TILE = 64  # pixels an image takes on the sheet at least, so that its caption fits
-FEWEST_BELOW = 20  # held-out images that should lie below the threshold for a share to mean something
+TILE = 64  # least side of an image on the sheet in pixels, so that its caption fits
+FEWEST_BELOW = 20  # with fewer held-out images below the threshold, a share is too uncertain
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The k nearest references of every query: distances (N, k) ascending, and their places (N, k) in the stream.
+    """The k nearest references of every query: distances (N, k) ascending, and their positions (N, k) in the stream.
 
-    references: how many were looked at.
+    references: number of references.
     """
 
     distances: Tensor
@@ -86,7 +86,7 @@ def nearest_neighbours(queries: Tensor, references: Iterable[Tensor], k: int = 1
 
 
 def _nearest_in(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """k nearest of one batch; those found by the fast product formula are measured again without its rounding."""
+    """k nearest of one batch, found by the fast product formula, then measured again without its rounding error."""
     rough = torch.cdist(queries, rows)
     index = rough.topk(min(k, len(rows)), dim=1, largest=False).indices
     exact = (queries[:, None, :] - rows[index]).square().sum(dim=2).sqrt()
@@ -96,12 +96,12 @@ def _nearest_in(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class NearCopies:
-    """How many samples lie suspiciously near a private image, beside how many held-out images do.
+    """Share of samples that are near-copies of a private image, beside the share of held-out images.
 
-    threshold: the ``quantile`` of distances from held-out images to their nearest private image, from the half of
-    them that ``held_out`` does not count. share, held_out_share: of samples and of the other half below it, with
-    exact 95 % intervals (Clopper and Pearson). A held-out image was never trained on, so its share is what chance
-    gives. copying: the samples' interval lies above the held-out one. space names the distance.
+    threshold: the ``quantile`` of the distances from one half of the held-out images to their nearest private image.
+    share, held_out_share: shares of the samples and of the other half (``held_out`` images) below the threshold, with
+    exact 95 % intervals (Clopper and Pearson). Held-out images were not trained on, so their share is that of chance.
+    copying: the samples' interval lies above the held-out one. space names the distance.
     """
 
     space: str
@@ -137,8 +137,8 @@ def near_copies(
 ) -> NearCopies:
     """Compare distances to the nearest private image of samples and of held-out images, each from `nearest_neighbours`.
 
-    Half of the held-out images, chosen by ``seed``, set the threshold and the others are counted, so that their
-    share is an honest reference and not ``quantile`` by construction. Raises UserError below two held-out images.
+    Half of the held-out images, chosen by ``seed``, set the threshold, and the other half are counted. With one set
+    for both, their share would be ``quantile`` by construction. Raises UserError below two held-out images.
     """
     if not 0 < quantile < 1:
         raise UserError(f"quantile {quantile} is outside (0, 1); 0.05 is customary")
@@ -198,8 +198,8 @@ def look_for_copies(
 ) -> tuple[NearCopies, Neighbours]:
     """Nearest private image of every sample (N, C, H, W), and the verdict beside ``count`` held-out images at most.
 
-    rows: images -> (B, D), such as `raw_pixels` or a feature extractor. Private images are gone through once, a
-    batch at a time. Also returns the samples' neighbours.
+    rows: images -> (B, D), such as `raw_pixels` or a feature extractor. Private images are read once, batch by batch.
+    Also returns the samples' neighbours.
     """
 
     def stream(source: ImageSource) -> Iterator[Tensor]:
@@ -228,13 +228,13 @@ def take(source: ImageSource, indices: Tensor, batch_size: int = 500) -> Tensor:
 
 
 def private_path(path: str | Path) -> Path:
-    """The name under which an image of private images may lie: with PRIVATE in it."""
+    """The file name with PRIVATE in it, for a sheet that shows private images."""
     path = Path(path)
     return path if PRIVATE in path.name else path.with_name(f"{path.stem}.{PRIVATE}{path.suffix or '.png'}")
 
 
 def require_holder(holds_private_data: bool) -> None:
-    """Raise UserError unless whoever runs this says that the private images are theirs to see."""
+    """Raise UserError unless the user states the right to see the private images."""
     if not holds_private_data:
         raise UserError("the image would show private images; type --i-hold-the-private-data if they are yours to see")
 
@@ -251,8 +251,8 @@ def save_pairs(
 ) -> Path:
     """Draw each sample (N, C, H, W) with its nearest private image (N, C, H, W) right of it, nearest pair first.
 
-    Marked PRIVATE across the image and in the file name, which is returned. Raises UserError unless the caller
-    says that whoever runs this holds the private data: the image shows private images as they are.
+    Marked PRIVATE across the image and in the file name, which is returned. Raises UserError unless the caller states
+    that the user holds the private data, because the sheet shows private images unchanged.
     """
     require_holder(holds_private_data)
     if not len(samples) == len(private) == len(distances) or not len(samples):

@@ -14,9 +14,9 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
     """|mu1 - mu2|^2 + tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2)), never negative and never NaN.
 
     mu: (D,), sigma: (D, D) symmetric positive semi-definite (rank-deficient is fine), squared feature units.
-    The trace of the root equals the sum of the singular values of sigma1^(1/2) sigma2^(1/2): both roots come from
-    symmetric eigen-decompositions, so nothing turns complex, and no product of covariances is rooted, which keeps the
-    distance of a set to itself at rounding error even when sigma is singular.
+    The trace of the root equals the sum of the singular values of sigma1^(1/2) sigma2^(1/2). Both roots come from
+    symmetric eigen-decompositions, so all values stay real. The root of the product of covariances is never taken, so
+    the distance of a set to itself stays at rounding error even when sigma is singular.
     Raises UserError for shapes that do not fit or non-finite input. Dowson and Landau 1982, eq. 4; Heusel et al. 2017.
     """
     mu1, mu2 = np.asarray(mu1, np.float64), np.asarray(mu2, np.float64)

@@ -1,4 +1,4 @@
-"""The Inception score: how sure a classifier is of each image, and how many classes it sees over all of them."""
+"""The Inception score: a classifier's confidence in each image, and the diversity of classes over all images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class InceptionScore:
 
 
 class RunningInceptionScore:
-    """exp E[KL(p(y|x) || p(y))] from batches of logits; holds one row of class sums a split, never the images.
+    """exp E[KL(p(y|x) || p(y))] from batches of logits; holds one row of class sums per split, and no images.
 
     Image i belongs to split i mod `splits`, so that a file sorted by class does not give splits of one class.
     Salimans et al. 2016, section 4.
@@ -50,7 +50,7 @@ class RunningInceptionScore:
         self.count += len(logs)
 
     def result(self) -> InceptionScore:
-        """The score so far. Raises UserError when a split has fewer than two images."""
+        """The score of all images so far. Raises UserError when a split has fewer than two images."""
         if self._sums is None or float(self._counts.min()) < 2:
             raise UserError(
                 f"{self.count} images do not fill {self.splits} splits of the Inception score; "

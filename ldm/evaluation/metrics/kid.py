@@ -36,8 +36,9 @@ def kernel_distance(
     """Unbiased squared MMD with kernel (x.y / D + 1)^3, averaged over random subsets by torch-fidelity, on the CPU.
 
     real (N, D), generated (M, D): features. A subset is never larger than the smaller set. When both sets have
-    exactly the subset's size, one exact estimate on all rows remains, without a deviation. An estimate may be
-    negative. That of a set against itself is, since only the term across the two sets pairs every row with its equal.
+    exactly the subset's size, there is one exact estimate on all rows, without a deviation. An estimate may be
+    negative. The estimate of a set against itself is negative, since only the cross term includes each row paired
+    with itself.
     Raises UserError below two rows, for different widths or non-finite values. Binkowski et al. 2018, section 4.
     """
     real, generated = checked_features(real, generated)

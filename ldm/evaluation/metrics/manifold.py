@@ -21,7 +21,7 @@ ROUNDING = 1e-12
 class ManifoldScores:
     """precision, recall and coverage lie in [0, 1], density in [0, inf) with expectation 1 for equal distributions.
 
-    k and k_density are the neighbours that define the balls; real and generated are the numbers of images compared.
+    k and k_density: numbers of neighbours that define the balls; real and generated: numbers of images compared.
     """
 
     precision: float
@@ -43,7 +43,7 @@ def manifold_scores(
     block: int = 1024,
     device: torch.device | str = "cpu",
 ) -> ManifoldScores:
-    """Compare features real (N, D) and generated (M, D) by balls around points, out to the k-th neighbour in their set.
+    """Compare features real (N, D) and generated (M, D) by balls whose radius is the distance to the k-th neighbour.
 
     precision: share of generated points inside some real ball; recall: share of real points inside some generated ball
     (k; Kynkaanniemi et al. 2019, eq. 1-3; computed by torch-fidelity). density: mean number of real balls around a
@@ -59,7 +59,7 @@ def manifold_scores(
             raise UserError(
                 f"{len(rows)} {name} images are too few for {needed} neighbours; at least {needed + 1} needed"
             )
-    centre = real.mean(dim=0)  # distances do not change and lose fewer digits
+    centre = real.mean(dim=0)  # centred features have the same distances with less rounding error
     real, generated = real - centre, generated - centre
     found = prc_features_to_metric(
         generated, real, prc_neighborhood=k, prc_batch_size=block, save_cpu_ram=True, verbose=False

@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 INCEPTION_DIM = 2048
-ROUNDING = 1e-5  # of a covariance that was kept in float32
+ROUNDING = 1e-5  # relative rounding error of a covariance stored in float32
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Gaussian summary of one image set and how it was made.
+    """Gaussian summary of one image set, with the settings that it was computed with.
 
     mu (D,) and sigma (D, D, unbiased) are float64. count 0 and extractor "unknown" mark files of other programs, which
-    store only mu and sigma. weights is a digest of the extractor's weights ("" when it has none), quantize says
-    whether pixels were rounded to 8 bits first, size is the images' "HEIGHTxWIDTH" as they came (before the
-    extractor's own resize, which `resize` describes; "mixed" when they differ), source is words for a reader.
+    store only mu and sigma. weights: digest of the extractor's weights ("" when it has none). quantize: pixels were
+    rounded to 8 bits first. size: the images' "HEIGHTxWIDTH" before the extractor's own resize, which `resize`
+    describes; "mixed" for several sizes. source: name of the images for a reader.
     """
 
     mu: NDArray[np.float64]
@@ -48,7 +48,7 @@ class FeatureStatistics:
     size: str = ""
 
     def save(self, path: str | Path) -> None:
-        """Write an `.npz` with one array a field, atomically; `mu` and `sigma` are what other FID programs read."""
+        """Write an `.npz` with one array per field, atomically; other FID programs read its `mu` and `sigma`."""
         fields: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
 
         def write(temporary: Path) -> None:
@@ -85,7 +85,7 @@ class FeatureStatistics:
         )
 
     def policy(self) -> str:
-        """How pixels became features, in words: rounding, the images' size, the extractor and its resize."""
+        """The pixel policy in words: rounding, the images' size, the extractor and its resize."""
         rounding = "rounded to 8 bits" if self.quantize else "floats, not rounded to 8 bits"
         size = f"{self.size} pixels, " if self.size else ""
         weights = f" (weights {self.weights})" if self.weights else ""
@@ -93,7 +93,7 @@ class FeatureStatistics:
 
 
 def checked_moments(mu: NDArray[Any], sigma: NDArray[Any], where: Path) -> tuple[Any, Any]:
-    """Mean (D,) and covariance (D, D) as float64. Raises UserError when they are no mean and no covariance."""
+    """Mean (D,) and covariance (D, D) as float64. Raises UserError when the arrays are not a mean and a covariance."""
     for name, array in (("mu", mu), ("sigma", sigma)):
         if array.dtype.kind not in "fiu":
             raise UserError(f"{where}: {name} has type {array.dtype}; expected real numbers")
@@ -111,7 +111,7 @@ def checked_moments(mu: NDArray[Any], sigma: NDArray[Any], where: Path) -> tuple
 
 
 def _scalar(arrays: dict[str, NDArray[Any]], name: str, where: Path, kinds: str, default: Any) -> Any:
-    """One value of a file, or the default where it has none. Raises UserError for another type or an array."""
+    """One value of a file, or the default if it is missing. Raises UserError for another type or an array."""
     value = arrays.get(name)
     if value is None:
         return default
@@ -132,7 +132,7 @@ def _count(arrays: dict[str, NDArray[Any]], where: Path) -> int:
 
 
 class RunningStatistics:
-    """Mean and unbiased covariance of feature batches in float64; holds (D, D), never the features.
+    """Mean and unbiased covariance of feature batches in float64; holds (D, D) and no features.
 
     Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), eq. 1.5, extended to covariances; the
     result equals np.cov of all rows at once.
@@ -169,10 +169,10 @@ class RunningStatistics:
 
 
 class FeatureStream:
-    """Images in, features out, statistics kept: the one way that every metric gets its features.
+    """Computes features of image batches and updates their statistics; every metric gets its features here.
 
-    quantize rounds to 8 bits first, which is what reading the images back from PNG files would give. Values outside
-    of [-1, 1] are clamped, as images would be.
+    quantize rounds to 8 bits first, as writing PNG files and reading them back would. Values outside [-1, 1] are
+    clamped, as in image files.
     """
 
     def __init__(self, extractor: FeatureExtractor, *, quantize: bool = False, source: str = "") -> None:
@@ -193,7 +193,7 @@ class FeatureStream:
         return features
 
     def result(self) -> FeatureStatistics:
-        """The statistics so far. Raises UserError below two images; warns when the covariance is singular."""
+        """The statistics of all images so far. Raises UserError below two images; warns of a singular covariance."""
         running = self._running or RunningStatistics(self.extractor.dim)
         dim = len(running.mean)
         if 1 < running.count <= dim:
@@ -208,7 +208,7 @@ class FeatureStream:
         return self.describe(running)
 
     def describe(self, running: RunningStatistics, source: str = "") -> FeatureStatistics:
-        """Statistics gathered elsewhere from this stream's features, such as those of one class."""
+        """A `FeatureStatistics` from moments of some of this stream's features, such as those of one class."""
         return FeatureStatistics(
             running.mean,
             running.covariance,
@@ -235,9 +235,9 @@ def compute_statistics(
 def compare(first: FeatureStatistics, second: FeatureStatistics, *, force: bool = False) -> float:
     """Fréchet distance between two summaries.
 
-    Raises UserError when they were made differently (other extractor or weights, other rounding, images of another
-    size), because the number would mean something else; `force` turns that into a warning where the features are
-    equally many.
+    Raises UserError when their settings differ (extractor, weights, rounding, or size of the images), because the
+    distance would then measure the settings as well; `force` turns the error into a warning if both have the same
+    feature width.
     """
     require_alike(first, second, force=force)
     counts = sorted(count for count in (first.count, second.count) if count)
@@ -247,7 +247,7 @@ def compare(first: FeatureStatistics, second: FeatureStatistics, *, force: bool 
 
 
 def require_alike(first: FeatureStatistics, second: FeatureStatistics, *, force: bool = False) -> None:
-    """Raise UserError, or with `force` warn, when two summaries were made differently."""
+    """Raise UserError, or with `force` warn, when the settings of two summaries differ."""
     problem = mismatch(first, second)
     if problem and not force:
         raise UserError(
@@ -259,11 +259,11 @@ def require_alike(first: FeatureStatistics, second: FeatureStatistics, *, force:
 
 
 def mismatch(first: FeatureStatistics, second: FeatureStatistics) -> str:
-    """What was done differently to the two sets, in words; "" when they may be compared."""
+    """The differences between the settings of two summaries, in words; "" when they may be compared."""
     if UNKNOWN in (first.extractor, second.extractor):
         names = {first.extractor, second.extractor}
         if names <= {UNKNOWN, "inception"} and len(first.mu) == len(second.mu):
-            return ""  # files of other FID programs carry no name, and 2048 features say what they are
+            return ""  # files of other FID programs name no extractor, but 2048 features are those of Inception
         return f"the statistics come from different extractors ({first.extractor} and {second.extractor})"
     if first.extractor != second.extractor:
         return f"the statistics come from different extractors ({first.extractor} and {second.extractor})"
@@ -279,7 +279,7 @@ def mismatch(first: FeatureStatistics, second: FeatureStatistics) -> str:
 
 
 def describe(first: FeatureStatistics, second: FeatureStatistics) -> str:
-    """What the distance may be called: "FID" for Inception features only, otherwise the stand-in is named."""
+    """The name of the distance: "FID" for Inception features only, otherwise with the name of the stand-in."""
     names = {first.extractor, second.extractor}
     standard = names <= {"inception", UNKNOWN} and len(first.mu) == INCEPTION_DIM
     return "FID" if standard else f"Frechet distance ({' / '.join(sorted(names))})"

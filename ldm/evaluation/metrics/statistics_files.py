@@ -30,7 +30,7 @@ def statistics_of(
     if is_statistics_file(path):
         return FeatureStatistics.load(path)
     if path.suffix == ".npz" and not path.exists():
-        return FeatureStatistics.load(path)  # says which commands write one
+        return FeatureStatistics.load(path)  # its error names the commands that write one
     source = open_images(name, () if path.is_file() else settings)
     network = make_extractor(extractor, weights=weights, device=device)
     images = (images for images, _ in source.batches(batch_size))

@@ -1,4 +1,4 @@
-"""A bounded random choice from a stream of feature rows, for the metrics that compare images pair by pair."""
+"""A random subset of bounded size from a stream of feature rows, for metrics that compare pairs of images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ldm.errors import UserError
 class SeededSubset:
     """At most `limit` rows of a stream, every row equally likely, in stream order; holds (limit, D) float32.
 
-    The choice depends on the seed and the length of the stream, not on how the stream is cut into batches.
-    Each row draws a uniform key and the smallest keys stay (Vitter 1985 describes such reservoirs).
+    The choice depends on the seed and the length of the stream, not on the batch size. Each row draws a uniform key,
+    and the rows with the smallest keys stay (reservoir sampling, Vitter 1985).
     """
 
     def __init__(self, limit: int, seed: int = 0) -> None:
@@ -32,7 +32,7 @@ class SeededSubset:
         rows = np.asarray(features.detach().cpu() if isinstance(features, Tensor) else features, np.float32)
         keys = self._random.random(len(rows))
         self.seen += len(rows)
-        if len(self._keys) == self.limit:  # most rows of a long stream are turned away without a copy
+        if len(self._keys) == self.limit:  # drops most rows of a long stream without a copy
             wanted = keys < self._keys.max()
             rows, keys = rows[wanted], keys[wanted]
         if not len(rows):

@@ -1,4 +1,4 @@
-"""The metrics of a data set's customary evaluation, and what they say about two summaries."""
+"""The customary metrics of a data set, and their computation from two summaries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 @dataclass(frozen=True)
 class Suite:
-    """Which metrics apply, which classifiers are trained on labelled samples, and what the classes are called."""
+    """The metrics that apply, the classifiers to train on labelled samples, and the names of the classes."""
 
     name: str
     metrics: tuple[str, ...]
@@ -33,7 +33,7 @@ class Suite:
         return self.class_names[label] if label < len(self.class_names) else str(label)
 
 
-# An ImageNet classifier has nothing to say about digits or about one kind of object, so no Inception score there.
+# ImageNet classes are meaningless for digits or for one kind of object, so these suites have no Inception score.
 _WITHOUT_SCORE = tuple(name for name in METRICS if name != "inception_score")
 SUITES: dict[str, Suite] = {
     "mnist": Suite("mnist", _WITHOUT_SCORE, ("logreg", "mlp", "cnn"), DIGITS),
@@ -52,7 +52,7 @@ def get_suite(name: str) -> Suite:
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """kid_subsets draws of kid_subset_size images; neighbours of precision/recall and of density/coverage."""
+    """kid_subsets subsets of kid_subset_size images; numbers of neighbours of precision/recall and density/coverage."""
 
     kid_subsets: int = 100
     kid_subset_size: int = 1000
@@ -64,7 +64,7 @@ class MeasureOptions:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Scores by metric, Fréchet distances by class, and why a metric is missing."""
+    """Scores by metric, Fréchet distances by class, and the reason for each missing metric."""
 
     scores: dict[str, ScoreRow]
     per_class: dict[int, dict[str, float]]
@@ -78,9 +78,9 @@ def measure(
     options: MeasureOptions | None = None,
     device: torch.device | str = "cpu",
 ) -> Measurement:
-    """Compare generated with real images by every metric of the suite; `skipped` names those that cannot be computed.
+    """Compare generated with real images by every metric of the suite; `skipped` lists the others with the reason.
 
-    Raises UserError when the two summaries were made differently (unless `options.force`).
+    Raises UserError when the settings of the two summaries differ (unless `options.force`).
     """
     options = options or MeasureOptions()
     require_alike(real.statistics, generated.statistics, force=options.force)
@@ -120,7 +120,7 @@ def measure(
 def _frechet(
     real: SetSummary, generated: SetSummary, options: MeasureOptions, device: torch.device | str
 ) -> dict[str, ScoreRow]:
-    distance = compare(generated.statistics, real.statistics, force=True)  # what differs was refused or forced before
+    distance = compare(generated.statistics, real.statistics, force=True)  # settings were checked before
     note = f"{generated.statistics.count:,} samples against {real.statistics.count:,} real images"
     fewest = min(generated.statistics.count, real.statistics.count)
     if fewest <= len(real.statistics.mu):

@@ -1,4 +1,4 @@
-"""One pass over an image set that keeps all that the metrics need, however many images there are."""
+"""One pass over an image set that keeps the input of all metrics in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ldm.evaluation.metrics.inception_score import InceptionScore, RunningIncept
 from ldm.evaluation.metrics.statistics import FeatureStatistics, FeatureStream, RunningStatistics
 from ldm.evaluation.metrics.subset import SeededSubset
 
-#: Covariances of single classes are kept while they fit in this many bytes together.
+#: Covariances of single classes are kept up to this many bytes in all.
 CLASS_MEMORY = 2**30
 
 
 @dataclass(frozen=True)
 class SummaryOptions:
-    """quantize: round to 8 bits first. subset: features kept for metrics that compare pairs. seed: which ones.
+    """quantize: round to 8 bits first. subset: number of features kept for metrics of pairs. seed: chooses them.
 
-    per_class: keep statistics of every class too. splits: of the Inception score.
+    per_class: keep statistics of every class too. splits: number of splits of the Inception score.
     """
 
     quantize: bool = False
@@ -36,9 +36,9 @@ class SummaryOptions:
 
 @dataclass(frozen=True)
 class SetSummary:
-    """What is left of an image set: statistics of all, of each class, and the features of a seeded subset (n, D).
+    """Summary of an image set: statistics of all images and of each class, and features of a seeded subset (n, D).
 
-    classes counts the labels. missing says, by metric, why something could not be kept.
+    classes: count by label. missing: the reason why a metric has no input, by metric.
     """
 
     statistics: FeatureStatistics
@@ -56,9 +56,9 @@ def summarise(
     *,
     source: str = "",
 ) -> SetSummary:
-    """Go once through batches of images (B, C, H, W) in [-1, 1] and labels (B,) or None.
+    """Summarise batches of images (B, C, H, W) in [-1, 1] and labels (B,) or None in one pass.
 
-    Memory: (D, D) in all and per class, and `options.subset` rows; it does not grow with the number of images.
+    Memory: one (D, D) for all images, one per class, and `options.subset` rows, for any number of images.
     Raises UserError below two images or for features that are not finite.
     """
     options = options or SummaryOptions()
@@ -99,7 +99,7 @@ def summarise(
 
 
 class _ByClass:
-    """Running statistics of each label, given up when they would not fit in `CLASS_MEMORY`."""
+    """Running statistics of each label, discarded when they would exceed `CLASS_MEMORY`."""
 
     def __init__(self) -> None:
         self.running: dict[int, RunningStatistics] = {}

@@ -1,7 +1,7 @@
-"""Small charts as inline SVG. They follow the page's light and dark colours and say in words what they show.
+"""Small charts as inline SVG, with the page's light and dark colours and a text description.
 
-Python computes places on the canvas, the templates `bars.svg` and `lines.svg` hold the markup. matplotlib's SVG would
-hold fixed colours, and 40 kB of outlines of letters in each chart.
+Python computes the coordinates; the templates `bars.svg` and `lines.svg` hold the markup. matplotlib's SVG would have
+fixed colours, and 40 kB of letter outlines in each chart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def bars(values: Mapping[str, float], title: str, *, unit: str = "") -> Markup:
-    """One horizontal bar a name, from zero; empty without values."""
+    """One horizontal bar per name, from zero; an empty string without values."""
     if not values:
         return Markup()
     left = min(12 + 7 * max(map(len, values)), 240)
@@ -40,7 +40,7 @@ def bars(values: Mapping[str, float], title: str, *, unit: str = "") -> Markup:
 
 
 def lines(series: Mapping[str, Points], title: str, *, x: str, y: str, from_zero: bool = False) -> Markup:
-    """Curves with a legend; empty without points. x, y: what the axes are. A single point is a dot."""
+    """Curves with a legend; an empty string without points. x, y: labels of the axes. A single point is a dot."""
     series = {name: list(points) for name, points in series.items() if points}
     if not series:
         return Markup()

@@ -17,9 +17,9 @@ from ldm.evaluation.result import EvaluationResult
 
 FORMAT = "latent diffusion comparison"
 VERSION = 1
-#: Settings that have to be the same in two runs for their scores to be compared.
+#: Scores of two runs are compared only if these settings are the same.
 ALIKE = ("forced", "extractor", "weights", "resize", "quantize", "size", "real", "real_count", "samples_count")
-#: Quality is drawn against epsilon when the greatest epsilon is this many times the least.
+#: Quality is drawn against epsilon when the greatest epsilon is at least this multiple of the least.
 SPREAD = 1.1
 CHARTS = ("frechet", "kid", "precision", "recall", "coverage")
 CARDS = ("frechet", "kid", "precision", "recall")
@@ -28,7 +28,7 @@ SMALL_SHEET = 400  # pixels; a narrower sheet of samples is shown twice as large
 
 @dataclass(frozen=True)
 class Cell:
-    """A score of one run, and its standard deviation if it was repeated."""
+    """A score of one run, and its standard deviation over repetitions, if there are any."""
 
     value: float
     deviation: float | None
@@ -38,8 +38,8 @@ class Cell:
 class ComparedScore:
     """One score of all runs that have it.
 
-    best: the one run that is better than every other by more than the deviation of their difference. tied: the runs
-    at the top among which no such run is; empty when there is a best one, and when runs were measured differently.
+    best: the run that beats every other by more than the deviation of their difference, if there is one. tied: the
+    runs at the top otherwise; empty when there is a best run, and when the runs were measured differently.
     """
 
     label: str
@@ -63,7 +63,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class RunPrivacy:
-    """What a run's privacy card states, by its tightest accountant; epsilon may be "infinite"."""
+    """The statement of a run's privacy card, by its tightest accountant; epsilon may be "infinite"."""
 
     statement: str
     private: bool
@@ -74,7 +74,7 @@ class RunPrivacy:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores and privacy by run, and the settings that are not the same in all runs (then no run is the best)."""
+    """Scores and privacy by run, and the settings that differ between runs (with any, no run is marked as best)."""
 
     runs: Mapping[str, RunInfo]
     scores: Mapping[str, ComparedScore]
@@ -90,7 +90,7 @@ class Comparison:
 
 
 def compare_results(results: Mapping[str, EvaluationResult]) -> Comparison:
-    """Put evaluations side by side, by the name of their run. A best run needs runs that were measured alike."""
+    """Compare evaluations, by the name of their run. A run is marked as best only if all were measured alike."""
     differences = _differences(results)
     scores = _scores_of(results)
     if not differences:
@@ -131,7 +131,7 @@ def _ranked(score: ComparedScore) -> ComparedScore:
 
 
 def _level(score: ComparedScore, first: str, second: str) -> bool:
-    """Whether two runs differ by no more than the deviation of their difference, or are written alike."""
+    """Whether two runs differ by no more than the deviation of their difference, or are printed as the same number."""
     one, other = score.runs[first], score.runs[second]
     spread = math.hypot(one.deviation or 0.0, other.deviation or 0.0)
     return abs(one.value - other.value) <= spread or score.text(one.value) == score.text(other.value)
@@ -213,7 +213,7 @@ def _cards(comparison: Comparison) -> list[Card]:
 def _score_table(
     comparison: Comparison, runs: Sequence[str]
 ) -> tuple[list[tuple[str, ...]], dict[tuple[int, int], str]]:
-    """Rows of score, better direction and a column a run; marks "best" and "level" by (row, column)."""
+    """Rows of score, better direction and one column per run; marks "best" and "level" by (row, column)."""
     rows, marks = [], {}
     for at, score in enumerate(comparison.scores.values()):
         cells = []
@@ -243,7 +243,7 @@ def _charts(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _trade_offs(comparison: Comparison) -> list[str]:
-    """Charts of quality by epsilon, where two runs or more have an epsilon and it differs."""
+    """Charts of quality by epsilon, if at least two runs have different epsilons."""
     epsilons = {
         run: card.epsilon for run, card in comparison.privacy.items() if card and isinstance(card.epsilon, int | float)
     }

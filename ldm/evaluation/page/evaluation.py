@@ -1,4 +1,4 @@
-"""The page of one evaluation: images, scores, classifiers, privacy, and how every number was made."""
+"""The page of one evaluation: images, scores, classifiers, privacy, and the settings of every measurement."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ldm.evaluation.page.render import direction, flat_rows, number, number_or_w
 from ldm.evaluation.page.verdicts import verdict
 from ldm.evaluation.result import CHANCE, Downstream, DownstreamRow, EvaluationResult, PrivacySummary
 
-#: Scores that are seen first, in this order, as far as they were measured.
+#: The scores at the top of the page, in this order, if they were measured.
 HEADLINES = ("frechet", "kid", "precision", "recall", "density", "coverage", "inception_score")
 SHOWN_CLASSES = 20
 CHART_CLASSES = 40
-NOT_NUMBERS = ("curve", "verdict", "space")  # of a memorisation entry: shown elsewhere
+NOT_NUMBERS = ("curve", "verdict", "space")  # keys of a memorisation entry that other parts of the page show
 
 
 @dataclass(frozen=True)
 class ImageRows:
     """Rows of images (N, 1 or 3, H, W) in [-1, 1] by class name ("" for images without labels): generated ones, and
-    real ones when the person who made the report asked for them. left_out counts classes that are not shown."""
+    real ones when the user requested them. left_out: number of classes that are not shown."""
 
     samples: Mapping[str, Tensor]
     real: Mapping[str, Tensor]
@@ -34,7 +34,7 @@ class ImageRows:
 
 @dataclass(frozen=True)
 class Card:
-    """A figure that is seen first."""
+    """A figure at the top of the page."""
 
     name: str
     value: str
@@ -50,7 +50,7 @@ class ClassImages:
 
 
 def evaluation_page(result: EvaluationResult, shown: ImageRows) -> str:
-    """The whole HTML document of a result; nothing in it refers to another file."""
+    """The whole HTML document of a result, without references to other files."""
     return render(
         "evaluation.html",
         title=result.title,
@@ -73,7 +73,7 @@ def evaluation_page(result: EvaluationResult, shown: ImageRows) -> str:
 
 
 def headline_cards(result: EvaluationResult) -> list[Card]:
-    """What is seen first. A note says where the figure lies among known levels, else which direction is better."""
+    """The figures at the top. A note compares the figure with known levels, else it names the better direction."""
     found = []
     for name in HEADLINES:
         if score := result.scores.get(name):
@@ -94,12 +94,12 @@ def headline_cards(result: EvaluationResult) -> list[Card]:
 
 
 def _short(place: str) -> str:
-    """A verdict without the values of its levels, which the table below has."""
+    """A verdict without the values of its levels, because the table below shows them."""
     return re.sub(r" \([^)]*\)", "", place)
 
 
 def accuracy_verdict(row: DownstreamRow) -> str:
-    """Where a classifier's accuracy lies among the levels that are known."""
+    """The verdict on a classifier's accuracy, from the levels that are known."""
     spread = row.deviation if len(row.results) > 1 else None
     return verdict(row.mean, "higher", row.levels, deviation=spread, show=percent)
 
@@ -118,7 +118,7 @@ def class_images(shown: ImageRows) -> list[ClassImages]:
 
 
 def score_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
-    """Score, value with its spread, better direction, verdict, how it was measured."""
+    """Score, value with its spread, better direction, verdict, note on the measurement."""
     rows = []
     for score in result.scores.values():
         spread = "" if score.deviation is None else f" ± {number(score.deviation, 2)}"
@@ -130,7 +130,7 @@ def score_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
 
 
 def classifier_row(row: DownstreamRow) -> tuple[object, ...]:
-    """Classifier, accuracy with its spread, seeds, verdict, epochs, how the epoch was chosen."""
+    """Classifier, accuracy with its spread, seeds, verdict, epochs, selection rule of the epoch."""
     spread = f" ± {100 * row.deviation:.1f}" if len(row.results) > 1 else ""
     epochs = ", ".join(f"{run.best_epoch} of {run.epochs}" for run in row.results)
     return row.name, percent(row.mean) + spread, len(row.results), accuracy_verdict(row), epochs, row.note
@@ -178,7 +178,7 @@ def privacy_chart(privacy: PrivacySummary) -> str:
 
 
 def memorisation_entry(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """One look for copies of private images: its verdict, its numbers, and the curve of an attack."""
+    """One memorisation test: its verdict, its numbers, and the curve of an attack."""
     chart = ""
     if found.get("curve"):
         both = {"attack": found["curve"], "guessing": [(0.0, 0.0), (1.0, 1.0)]}
@@ -188,7 +188,7 @@ def memorisation_entry(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def protocol_facts(result: EvaluationResult) -> list[tuple[str, str]]:
-    """What was compared with what, and how."""
+    """The two image sets of the comparison, and its main settings."""
     samples, subset = result.samples, result.protocol.subset
     return [
         ("samples", f"{samples.source}, {number(samples.count)} images of {samples.size}"),

@@ -1,4 +1,4 @@
-"""Images inside a page: sheets as PNG data that the page carries itself."""
+"""Images inside a page, embedded as PNG data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm.evaluation.inputs.images import resize
 from ldm.samples import grid
 
-#: Longest side of one image in a report; larger ones are shown smaller.
+#: Longest side of one image in a report, in pixels; larger images are shrunk.
 TILE = 128
 #: Images up to this side are shown twice as large, with sharp pixels.
 SMALL = 48
@@ -21,7 +21,7 @@ SMALL = 48
 
 @dataclass(frozen=True)
 class Figure:
-    """An image for a template: its data, what it shows in words, a caption, and its size on the page in pixels."""
+    """An image for a template: its data, a text description, a caption, and its size on the page in pixels."""
 
     data: Markup
     alt: str
@@ -32,7 +32,7 @@ class Figure:
 
 
 def figure(image: Image.Image, alt: str, caption: str = "", scale: int = 1) -> Figure:
-    """The image as PNG data, shown `scale` times as large where there is room."""
+    """The image as PNG data, enlarged `scale` times on a page that is wide enough."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     data = Markup("data:image/png;base64,") + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Jinja templates as HTML documents that stand alone, and the few filters that they use."""
+"""Renders Jinja templates to self-contained HTML documents, and the filters that they use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATH = re.compile(r"(?<![\w.:/\\~})-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"<>|(
 
 
 def hide_folders(text: str) -> str:
-    """The text with absolute paths cut to their last part: a page tells nobody about one machine's folders."""
+    """The text with absolute paths cut to their last part, so that a page shows no folders of a machine."""
     name, separator, rest = text.partition(" size:")
     if name.startswith(("/", "~/")) and " /" not in name:
         text = (PurePosixPath(name).name or "...") + separator + rest
@@ -28,7 +28,7 @@ def hide_folders(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A figure for people: four significant digits, thousands marked, a dash for none."""
+    """A number as text: four significant digits, thousands separators, a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
@@ -37,7 +37,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def number_or_word(value: float | str | None) -> str:
-    """A figure for people; a word such as "infinite" stays."""
+    """A number as text; a word such as "infinite" stays."""
     return value if isinstance(value, str) else number(value)
 
 
@@ -47,7 +47,7 @@ def percent(value: float) -> str:
 
 
 def direction(better: str) -> str:
-    """Which way is better, on one line."""
+    """The better direction of a score, on one line."""
     return f"{better}\N{NO-BREAK SPACE}{ARROWS[better]}"
 
 
@@ -57,7 +57,7 @@ def words(name: str) -> str:
 
 
 def flat_rows(values: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """Nested mappings as one list of (name, value for people)."""
+    """Nested mappings as one list of (name, value as text)."""
     return [(words(key), plain(value)) for key, value in _flat(values)]
 
 
@@ -87,7 +87,7 @@ def plain(value: Any) -> object:
 
 
 def _finalize(value: Any) -> Any:
-    """Every text that reaches a page goes through here; markup was made by a template and is clean already."""
+    """Hide folders in every text of a page; markup comes from a template and has been through this already."""
     return hide_folders(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -109,5 +109,5 @@ ENVIRONMENT = _environment()
 
 
 def render(template: str, **values: Any) -> Markup:
-    """A template of this package filled in. Its result is markup, so that another template may show it."""
+    """Render a template of this package. The result is markup, so that another template may include it."""
     return Markup(ENVIRONMENT.get_template(template).render(**values))

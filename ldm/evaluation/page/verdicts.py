@@ -1,4 +1,4 @@
-"""One sentence on a score: where it lies between guessing, the public model, and real images."""
+"""One sentence that compares a score with guessing, the public model, and real images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from ldm.evaluation.page.render import number
 from ldm.evaluation.result import CHANCE, PUBLIC, REAL
 
-#: A ratio to real images above this says nothing that the two numbers do not say.
+#: A ratio to real images above this is left out, because the two numbers already show it.
 FARTHEST = 100.0
 
 
@@ -19,9 +19,9 @@ def verdict(
     deviation: float | None = None,
     show: Callable[[float], str] = number,
 ) -> str:
-    """Where `value` lies among the levels that are known; empty when none is.
+    """A comparison of `value` with the known levels; an empty string when no level is known.
 
-    A difference of at most `deviation` counts as none. show: how a number is written.
+    A difference of at most `deviation` counts as none. show: formats a number.
     """
     sign = 1 if better == "higher" else -1
     margin = deviation or 0.0

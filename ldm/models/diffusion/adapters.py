@@ -1,4 +1,4 @@
-"""Adapters of a latent diffusion model: the options of DP-LoRA and DP-LDM, read into one object."""
+"""Adapters of a latent diffusion model, from the options of DP-LoRA and DP-LDM."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class LoRAOptions:
     ``use_model_lora`` and ``use_cond_lora`` are those of DP-LoRA, ``use_lora`` is that of DP-LDM.
     """
 
-    #: Adapters that the UNet makes itself (loralib), of the rank ``unet_config.params.lora_rank``.
+    #: Adapters that the UNet creates itself (loralib), of rank ``unet_config.params.lora_rank``.
     use_lora: bool = False
     #: Adapters on the layers of the UNet that ``model_lora_target`` names.
     use_model_lora: bool = False
     #: Rank r >= 1 of the UNet's adapters.
     model_lora_r: int = 8
-    #: The numerator of their scaling; None means the rank.
+    #: Numerator of the scaling of the UNet's adapters; None means the rank.
     model_lora_alpha: float | None = None
     #: Names, or ends of names, of the UNet's layers that get an adapter.
     model_lora_target: Sequence[str] = ()
-    #: How the down-projections start, see `LoRAConfig`.
+    #: Initialization of the down-projections, see `LoRAConfig`.
     model_lora_init: str = "gaussian"
     #: ``standard`` is alpha / r, see `LoRAConfig` for the others.
     model_lora_scaling: str = "standard"
-    #: Another rank for some layers, see `RankSchedule`.
+    #: Schedule of ranks over the layers, see `RankSchedule`.
     model_lora_rank_schedule: Mapping[str, Any] | None = None
     #: Adapters on the layers of the condition stage that ``cond_lora_target`` names.
     use_cond_lora: bool = False
@@ -68,7 +68,7 @@ class LoRAOptions:
 
 @dataclass(frozen=True)
 class AdapterPlan:
-    """Which adapters a model has: on its network, on its condition stage, or made by the network itself (loralib)."""
+    """The adapters of a model: on its network, on its condition stage, or created by the network itself (loralib)."""
 
     network: LoRAConfig | None = None
     condition: LoRAConfig | None = None
@@ -89,7 +89,7 @@ class AdapterPlan:
                 options.model_lora_scaling,
                 RankSchedule.read(schedule) if schedule else None,
             )
-        if options.use_cond_lora:  # alpha is its own rank: the published code divided the network's rank by this one
+        if options.use_cond_lora:  # scaling 1 (alpha = r); the published code used UNet rank / r
             condition = LoRAConfig(
                 _targets("cond_lora_target", options.cond_lora_target),
                 options.cond_lora_r,
@@ -107,7 +107,7 @@ class AdapterPlan:
         return self.network is not None or self.by_network
 
     def insert(self, model: Any, ema_decay: float) -> None:
-        """Put the adapters into a `LatentDiffusion`, freeze what they stand beside, and average them alone."""
+        """Insert the adapters into a `LatentDiffusion`, freeze its base weights, and average the adapters only."""
         if self.network is not None:
             insert_adapters(model.model, self.network)
         if self.condition is not None:
@@ -122,7 +122,7 @@ class AdapterPlan:
 
 
 def freeze_base(module: nn.Module) -> None:
-    """Leave gradients to the adapters of a module only."""
+    """Freeze all parameters of a module except its adapters."""
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(is_adapter_name(name))
 
@@ -132,10 +132,9 @@ def to_model_names(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """A state dict of any adapter style under this model's names, and the adapter tensors missing from it.
 
-    A state dict without adapters is that of the plain network: with ``fresh_adapters`` those of the model keep their
-    start values, otherwise it is refused. Values of another convention are converted: loralib's adapters have the
-    scaling 1 / r, those of DP-LoRA 1. Raises UserError when only one of file and model has adapters, or the ranks
-    differ.
+    A state dict without adapters belongs to the plain network. It is accepted only with ``fresh_adapters``, and the
+    model's adapters then keep their initial values. Scalings are converted between conventions: loralib uses 1 / r,
+    DP-LoRA 1. Raises UserError when only one of file and model has adapters, or the ranks differ.
     """
     style = style_of(state)
     plain = to_plain(state)
@@ -172,7 +171,7 @@ def to_model_names(
 
 
 def _targets(option: str, targets: Sequence[str]) -> tuple[str, ...]:
-    """The targets of an option, lineage spellings understood; a single name may stand without brackets."""
+    """The targets of an option, with lineage spellings translated; a single name needs no brackets."""
     names = [targets] if isinstance(targets, str) else list(targets)
     if not names:
         raise UserError(f"{option} is empty; name layers, e.g. [to_q, to_k, to_v, to_out.0] or [qkv, proj_out]")

@@ -1,4 +1,4 @@
-"""Ancestral sampling of a diffusion model: every timestep, as Ho et al. 2020, algorithm 2."""
+"""Ancestral sampling of a diffusion model over all timesteps (Ho et al. 2020, algorithm 2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ldm.models.diffusion.protocols import AncestralModel
 
 @torch.no_grad()
 def p_mean_variance(model: AncestralModel, x: Tensor, cond: Any, t: Tensor, clip_denoised: bool) -> tuple[Tensor, ...]:
-    """Mean, variance, clipped log-variance of p(x_{t-1} | x_t), and the estimate of x_0 that they follow from."""
+    """Mean, variance, clipped log-variance of p(x_{t-1} | x_t), and the estimate of x_0 behind them."""
     x0 = model.predict_x0(x, t, model.apply_model(x, t, cond))
     if clip_denoised:
         x0 = x0.clamp(-1.0, 1.0)
@@ -87,7 +87,7 @@ def progressive_denoising(
     log_every_t: int | None = None,
     temperature: float = 1.0,
 ) -> tuple[Tensor, list[Tensor]]:
-    """As `p_sample_loop`, but keeps the estimates of x_0 along the way."""
+    """As `p_sample_loop`, but also returns the intermediate estimates of x_0."""
     every = model.log_every_t if log_every_t is None else log_every_t
     image = torch.randn(tuple(shape), device=model.device) if x_T is None else x_T
     kept = []

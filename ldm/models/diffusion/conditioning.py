@@ -1,4 +1,4 @@
-"""`DiffusionWrapper`: how a network is given its condition."""
+"""`DiffusionWrapper`: passes the condition to the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONDITIONING_KEYS = (None, "concat", "crossattn", "hybrid", "adm")
 
 
 class DiffusionWrapper(nn.Module):
-    """Hands a condition to the network in the way that ``conditioning_key`` names.
+    """Passes a condition to the network by the method that ``conditioning_key`` names.
 
     ``concat`` joins c_concat to the channels, ``crossattn`` passes c_crossattn (B, tokens, width) as context,
     ``hybrid`` does both, ``adm`` passes a class vector, None passes nothing.

@@ -17,6 +17,7 @@ from ldm.models.diffusion.conditioning import DiffusionWrapper
 from ldm.models.diffusion.ddpm_base import DDPM
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.models.diffusion.finetuning import FineTuning, FineTuningOptions, Selection
+from ldm.models.diffusion.latent_scale import LatentScale
 from ldm.models.diffusion.lineage import LineageSampling
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.models.diffusion.timesteps import TimestepRule
@@ -30,19 +31,33 @@ logger = logging.getLogger(__name__)
 RAW_CONDITION_KEYS = ("caption", "coordinates_bbox")
 
 
-class LatentDiffusion(LineageSampling, DDPM):
+class LatentDiffusion(LineageSampling, LatentScale, DDPM):
     """Latent diffusion (Rombach et al. 2022) with the fine-tuning switches of DP-LDM.
 
     A batch holds images (B, H, W, C) under ``first_stage_key``, or ``moments`` (B, 2z, h, w) when its latents were
     cached, and the condition under ``cond_stage_key``. Latents are (B, z, h, w), scaled by ``scale_factor``.
+
+    Args:
+        timestep_weights: table of loss weights over timesteps, see `ldm.models.diffusion.timesteps.TimestepRule`.
+        timestep_sampling: table of sampling probabilities over timesteps, in place of equal ones.
+        first_stage_config: section of the frozen autoencoder.
+        cond_stage_config: section of the condition stage, __is_unconditional__, or __is_first_stage__.
+        num_timesteps_cond: accepted for compatibility with the lineage; only 1 is supported.
+        cond_stage_key: entry of a batch that holds the condition, such as class_label or caption.
+        cond_stage_trainable: train the condition stage too.
+        concat_mode: default conditioning_key: concat (true) or crossattn (false).
+        cond_stage_forward: encoding method of the condition stage; null for encode, else forward.
+        scale_factor: multiplier of the latents; a checkpoint's value takes precedence.
+        scale_by_std: set scale_factor to 1 / the standard deviation of the first batch; refused in private runs.
+        DPDM_k: DP-LoRA's name of dp_config.noise_multiplicity.
+        dp_config: section of the private training, see below.
+        optimizer_config: further options of AdamW, such as weight_decay.
     """
 
     #: Flags that are read into these dataclasses; a configuration may give any of their fields.
     OPTION_GROUPS = (LoRAOptions, FineTuningOptions)
 
-    scale_is_known: bool
-
-    #: Options of `DDPM` that this model decides: a latent has no fixed range to clip to.
+    #: Options of `DDPM` that this model fixes, because a latent has no fixed range to clip to.
     FIXED_OPTIONS = ("clip_denoised",)
 
     def __init__(
@@ -78,8 +93,7 @@ class LatentDiffusion(LineageSampling, DDPM):
         private = read_dp_config(dp_config, DPDM_k)
         if conditioning_key is None:
             conditioning_key = "concat" if concat_mode else "crossattn"
-        if cond_stage_config == "__is_unconditional__":
-            conditioning_key = None
+        conditioning_key = None if cond_stage_config == "__is_unconditional__" else conditioning_key
         super().__init__(
             unet_config, conditioning_key=conditioning_key, clip_denoised=False, ema_decay=ema_decay, **options
         )
@@ -102,10 +116,9 @@ class LatentDiffusion(LineageSampling, DDPM):
         self.adapter_plan = adapters
         adapters.insert(self, ema_decay)
         if ckpt_path is not None:
-            ignored = list(ignore_keys)
-            if tuning.retrain_attention:
-                ignored += self.fine_tuning.attention_prefixes(self, tuning.attention_flag)
-            self.init_from_ckpt(ckpt_path, ignored, only_model=load_only_unet, fresh_adapters=True)
+            flag = tuning.attention_flag if tuning.retrain_attention else None
+            fresh = self.fine_tuning.attention_prefixes(self, flag) if flag is not None else ()
+            self.init_from_ckpt(ckpt_path, [*ignore_keys, *fresh], only_model=load_only_unet, fresh_adapters=True)
 
     # ------------------------------------------------------------------ the parts
 
@@ -154,37 +167,6 @@ class LatentDiffusion(LineageSampling, DDPM):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.scale_is_known = True
 
-    # ------------------------------------------------------------------ the latent scale
-
-    def _set_scale(self, value: float, from_data: bool) -> None:
-        """Start with a scale; ``from_data`` leaves it to a checkpoint or the first batch of public images."""
-        self.scale_by_std = from_data
-        #: False while the scale is still to be measured.
-        self.scale_is_known = not from_data
-        self.scale_factor: float | Tensor
-        if from_data:
-            self.register_buffer("scale_factor", torch.tensor(float(value)))
-        else:
-            self.scale_factor = value
-
-    def _take_scale_of(self, stored: Tensor) -> None:
-        """Use a checkpoint's scale: as a buffer, so that checkpoints of this model carry it along."""
-        if not self.scale_by_std:
-            logger.info("the checkpoint's latent scale %.5f replaces the config's", float(stored))
-            del self.scale_factor
-            self.register_buffer("scale_factor", stored.detach().clone().float())
-        self.scale_is_known = True
-
-    @torch.no_grad()
-    def _measure_scale(self, batch: Mapping[str, Any]) -> None:
-        """Set the scale so that the latents of a batch of public images have standard deviation 1."""
-        if self.dp_config.enabled:  # the driver refuses this earlier; a model that is trained without it ends up here
-            raise UserError("scale_by_std: a statistic of private images is not covered by the guarantee")
-        self.scale_factor = torch.ones_like(torch.as_tensor(self.scale_factor))
-        self.scale_factor = 1.0 / self.latents(batch).flatten().std()
-        self.scale_is_known = True
-        logger.info("latent scale set to %.5f from the first batch", float(self.scale_factor))
-
     # ------------------------------------------------------------------ the first stage
 
     @torch.no_grad()
@@ -194,7 +176,7 @@ class LatentDiffusion(LineageSampling, DDPM):
 
     @torch.no_grad()
     def encode_moments(self, x: Tensor) -> Tensor:
-        """Unscaled posterior moments (B, 2z, h, w) of images (B, C, H, W): what a latent cache keeps.
+        """Unscaled posterior moments (B, 2z, h, w) of images (B, C, H, W), as stored in a latent cache.
 
         A first stage without a posterior gives its latents (B, z, h, w).
         """
@@ -234,7 +216,7 @@ class LatentDiffusion(LineageSampling, DDPM):
     # ------------------------------------------------------------------ the condition
 
     def get_learned_conditioning(self, c: Any) -> Any:
-        """The encoded condition of a raw one (labels in a dict, tokens, images, ...), as the network takes it."""
+        """Encode a raw condition (labels in a dict, tokens, images, ...) for the network."""
         if self.cond_stage_model is None:
             raise UserError("this model has no condition stage; sample it without a condition")
         if self.cond_stage_forward is not None:
@@ -253,7 +235,7 @@ class LatentDiffusion(LineageSampling, DDPM):
             return {"class_label": drop(labels) if drop is not None and self.training else labels}
         if self.cond_stage_key in RAW_CONDITION_KEYS:
             raw, tokenize = batch[self.cond_stage_key], getattr(self.cond_stage_model, "tokenize", None)
-            return raw if tokenize is None or isinstance(raw, Tensor) else tokenize(raw)  # tokens split into records
+            return raw if tokenize is None or isinstance(raw, Tensor) else tokenize(raw)  # tokens split by record
         return DDPM.get_input(self, batch, self.cond_stage_key)
 
     # ------------------------------------------------------------------ network and loss
@@ -270,16 +252,16 @@ class LatentDiffusion(LineageSampling, DDPM):
     def p_losses(  # type: ignore[override]
         self, x_start: Tensor, cond: Any, t: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of latents under an encoded condition, and what to log about it; the lineage's signature."""
+        """Mean loss of latents under an encoded condition, and metrics to log; keeps the lineage's signature."""
         noise = torch.randn_like(x_start) if noise is None else noise
         return self._summarise(self.loss_terms(x_start, t, noise, cond))
 
     def draw_timesteps(self, rows: int) -> Tensor:
-        """Timesteps (rows,) int64, as often as ``timestep_sampling`` says."""
+        """Timesteps (rows,) int64, distributed as ``timestep_sampling`` says."""
         return self.timesteps.draw(rows, self.device)
 
     def loss_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
-        """As in `DDPM`, the loss of every row times the weight of its timestep."""
+        """As in `DDPM`, with every per-example loss multiplied by the weight of its timestep."""
         terms = super().loss_terms(x_start, t, noise, cond)
         return {**terms, "loss": self.timesteps.weighted(terms["loss"], t)}
 
@@ -291,7 +273,7 @@ class LatentDiffusion(LineageSampling, DDPM):
 
     @torch.no_grad()
     def expand_batch(self, batch: Mapping[str, Any], multiplicity: int, microbatch: int | None) -> dict[str, Tensor]:
-        """The examples of a batch of B records: latents ``z``, timesteps ``t``, ``noise`` and condition.
+        """The B * multiplicity examples of B records: latents ``z``, timesteps ``t``, ``noise`` and condition.
 
         Each is a tensor (B * multiplicity, ...) with the examples of a record next to each other. A record has one
         latent, and ``multiplicity`` independent timesteps and noises on it (Dockhorn et al. 2023, section 3). At most
@@ -316,12 +298,12 @@ class LatentDiffusion(LineageSampling, DDPM):
         """The losses (N,) of N examples of `expand_batch`."""
         named = {key.removeprefix("cond:"): value for key, value in examples.items() if key.startswith("cond:")}
         condition: Any = named or examples.get("cond")
-        if condition is not None:  # encoded a microbatch at a time: the captions of a whole batch take much memory
+        if condition is not None:  # encoded per microbatch, because the captions of a whole batch take much memory
             condition = self.get_learned_conditioning(condition)
         return self.loss_terms(examples["z"], examples["t"], examples["noise"], condition)["loss"]
 
     def example_batch(self, records: int) -> dict[str, Any] | None:
-        """A batch of random latents with class 0 or a caption of one word; None for another kind of condition."""
+        """A batch of random latents with class 0 or a one-word caption; None for any other condition."""
         shape = (records, self.channels, self.image_size, self.image_size)
         batch: dict[str, Any] = {"moments": torch.randn(shape).to(self.device)}
         if self.cond_stage_model is None:
@@ -335,7 +317,7 @@ class LatentDiffusion(LineageSampling, DDPM):
     # ------------------------------------------------------------------ training
 
     def select_trainable(self) -> Selection:
-        """Freeze everything that is not fine-tuned; returns what is trained and what was left out."""
+        """Freeze all parameters that are not fine-tuned; returns the names of trained and of left-out parameters."""
         selection = self.fine_tuning.select(self, private=self.dp_config.enabled)
         self.requires_grad_(False)
         for parameter in selection.parameters.values():
@@ -343,7 +325,7 @@ class LatentDiffusion(LineageSampling, DDPM):
         return selection
 
     def setup(self, stage: str) -> None:
-        # Before there is an optimizer: processes that share a run decide then which gradients they exchange.
+        # Freeze before the optimizer exists, because distributed processes then decide which gradients to exchange.
         if stage == "fit":
             self.select_trainable()
 
@@ -355,7 +337,7 @@ class LatentDiffusion(LineageSampling, DDPM):
         return super().configure_optimizers()
 
     def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW, or with ``optimizer_config.name: adam_bc`` the Adam that knows the noise of a private step."""
+        """AdamW, or with ``optimizer_config.name: adam_bc`` `AdamBC`, which corrects for the DP noise."""
         options = dict(self.optimizer_options())
         name = options.pop("name", "adamw")
         if name == "adamw":
@@ -383,7 +365,7 @@ class LatentDiffusion(LineageSampling, DDPM):
         return None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.start_privacy:  # what the starting weights have spent stays spent
+        if self.start_privacy:  # the privacy budget that the initial weights have spent remains spent
             checkpoint["start_privacy"] = self.start_privacy
         if seen := self.seen_unprotected():
             checkpoint[UNPROTECTED_DATA] = list(seen)
@@ -392,6 +374,6 @@ class LatentDiffusion(LineageSampling, DDPM):
             checkpoint["privacy"] = self.private.state_dict()
 
     def seen_unprotected(self) -> tuple[str, ...]:
-        """Digests of the data sets that any part of the model was trained on without privacy, as far as is known."""
+        """Digests of the known data sets on which any part of the model was trained without privacy."""
         autoencoder = getattr(self.first_stage_model, "unprotected_data", ())
         return tuple(dict.fromkeys((*self.unprotected_data, *autoencoder)))

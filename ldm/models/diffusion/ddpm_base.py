@@ -1,4 +1,4 @@
-"""`DDPM`: the diffusion process, its training loss and its Lightning hooks, in the space it is given."""
+"""`DDPM`: a diffusion model with its training loss and Lightning hooks, in pixel or latent space."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -28,37 +27,55 @@ from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.models.diffusion.ancestral import p_sample_loop, progressive_denoising
 from ldm.models.diffusion.conditioning import DiffusionWrapper
-from ldm.models.diffusion.schedule import BUFFERS, diffusion_constants, elbo_weights
-from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
+from ldm.models.diffusion.forward_process import ForwardProcess
+from ldm.models.diffusion.schedule import BUFFERS
 from ldm.modules.ema import LitEma
 
 logger = logging.getLogger(__name__)
 
 
-class DDPM(pl.LightningModule):
+class DDPM(ForwardProcess, pl.LightningModule):
     """Denoising diffusion with a Gaussian forward process (Ho et al. 2020), in pixel space.
 
     The constructor's names, the state-dict keys and the buffers are those of the latent-diffusion lineage.
     Images and noise are (B, C, H, W), timesteps (B,) int64 in [0, T).
+
+    Args:
+        ema_power: exponent of a power-function average in place of ema_decay's, >= 0, about 6; see `LitEma`.
+        unet_config: section of the denoising network.
+        timesteps: number T of diffusion steps.
+        beta_schedule: noise schedule: linear, cosine, sqrt_linear or sqrt.
+        loss_type: l2 (squared) or l1 (absolute) error.
+        ckpt_path: checkpoint that the weights start from.
+        ignore_keys: prefixes of keys that are not loaded from it.
+        load_only_unet: load the denoising network from it and nothing else.
+        monitor: logged metric that selects the best checkpoint; private runs use none.
+        use_ema: keep a running average of the network's weights, which sampling uses.
+        first_stage_key: entry of a batch that holds the images.
+        image_size: side of the diffused image or latent, in pixels or latent cells.
+        channels: channels of the diffused image or latent.
+        log_every_t: timesteps between the intermediate images that are logged.
+        clip_denoised: clip estimates of x_0 to [-1, 1] when sampling, in pixel space.
+        linear_start: first beta of the linear schedules.
+        linear_end: last beta of the linear schedules.
+        cosine_s: offset of the cosine schedule.
+        given_betas: the T betas themselves, in place of a schedule.
+        original_elbo_weight: weight of the variational bound in the loss.
+        v_posterior: posterior variance between its lower bound (0) and beta (1).
+        l_simple_weight: weight of the simple loss.
+        conditioning_key: how the network takes the condition: concat, crossattn, hybrid, adm, or null for none.
+        parameterization: prediction target of the network: eps (the noise) or x0 (the image).
+        scheduler_config: section of the learning-rate schedule, applied every step.
+        learn_logvar: learn a log-variance of the loss for every timestep.
+        logvar_init: the starting value of these log-variances.
+        ema_decay: decay rate of the running average, in [0, 1).
+        start_from_ema: start from the checkpoint's averaged weights when it has them.
     """
 
-    betas: Tensor
-    alphas_cumprod: Tensor
-    alphas_cumprod_prev: Tensor
-    sqrt_alphas_cumprod: Tensor
-    sqrt_one_minus_alphas_cumprod: Tensor
-    log_one_minus_alphas_cumprod: Tensor
-    sqrt_recip_alphas_cumprod: Tensor
-    sqrt_recipm1_alphas_cumprod: Tensor
-    posterior_variance: Tensor
-    posterior_log_variance_clipped: Tensor
-    posterior_mean_coef1: Tensor
-    posterior_mean_coef2: Tensor
-    lvlb_weights: Tensor
     logvar: Tensor
-    #: Plan and ledger of the private run that the starting weights come from, if they come from one.
+    #: Plan and ledger of the private run that produced the initial weights, if there was one.
     start_privacy: Any = None
-    #: Digests of the data sets that the starting weights were trained on without privacy, as far as they are known.
+    #: Digests of the known data sets on which the initial weights were trained without privacy.
     unprotected_data: tuple[str, ...] = ()
 
     def __init__(
@@ -110,7 +127,7 @@ class DDPM(pl.LightningModule):
         self.monitor = monitor
         self.scheduler_config = scheduler_config
         self.start_from_ema = start_from_ema
-        self.learning_rate = 1e-4  # the driver overwrites it with the computed rate
+        self.learning_rate = 1e-4  # the driver replaces it by the computed rate
         self.model = DiffusionWrapper(unet_config, conditioning_key)
         self.unet_params = dict(unet_config.get("params") or {})
         self.use_ema = use_ema
@@ -120,28 +137,6 @@ class DDPM(pl.LightningModule):
         self._register_logvar(learn_logvar, logvar_init)
         if ckpt_path is not None:
             self.init_from_ckpt(ckpt_path, ignore_keys, only_model=load_only_unet)
-
-    def _register_schedule(
-        self,
-        beta_schedule: str,
-        timesteps: int,
-        linear_start: float,
-        linear_end: float,
-        cosine_s: float,
-        given_betas: Sequence[float] | None,
-    ) -> None:
-        betas = (
-            np.asarray(given_betas, dtype=np.float64)
-            if given_betas is not None
-            else make_beta_schedule(
-                beta_schedule, timesteps, linear_start=linear_start, linear_end=linear_end, cosine_s=cosine_s
-            )
-        )
-        self.num_timesteps = len(betas)
-        constants = diffusion_constants(betas, self.v_posterior)
-        for name, value in constants.items():
-            self.register_buffer(name, value)
-        self.register_buffer("lvlb_weights", elbo_weights(constants, betas, self.parameterization), persistent=False)
 
     def _register_logvar(self, learn: bool, start: float) -> None:
         self.learn_logvar = learn
@@ -183,12 +178,13 @@ class DDPM(pl.LightningModule):
     ) -> None:
         """Load a whole state dict: EMA and raw weights, schedule checked, loss networks of the first stage dropped.
 
-        Keys with a prefix of ``ignore`` keep their values here; those with one of ``absent`` may be missing there.
-        With ``fresh_adapters`` so may the adapters, of a model that has any. ``source`` names the file in errors.
+        Keys with a prefix in ``ignore`` keep the model's values. Keys with a prefix in ``absent`` may be missing from
+        the state dict, and with ``fresh_adapters`` adapter tensors may be missing too. ``source`` names the file in
+        errors.
         """
         state = dict(state)
         self._check_schedule(state, source)
-        # a file in half precision holds the constants of its schedule rounded; the model has them in full
+        # a half-precision file holds rounded schedule constants; keep the model's exact ones
         state = {key: value for key, value in state.items() if key not in BUFFERS or not is_rounded(value)}
         try:
             averaged = ema_to_parameters(self.model, state) if self.start_from_ema else {}
@@ -211,23 +207,8 @@ class DDPM(pl.LightningModule):
             self.model_ema.reset(self.model)
 
     def unused_prefixes(self) -> tuple[str, ...]:
-        """Prefixes of keys that a lineage checkpoint carries and this model has no use for."""
+        """Prefixes of keys in a lineage checkpoint that this model does not use."""
         return () if self.learn_logvar else ("logvar",)
-
-    def _check_schedule(self, state: Mapping[str, Tensor], source: str) -> None:
-        stored = state.get("betas")
-        if stored is None:
-            return
-        rtol = 1e-4 if not is_rounded(stored) else torch.finfo(stored.dtype).eps
-        if stored.shape != self.betas.shape or not torch.allclose(
-            stored.float(), self.betas.cpu(), rtol=rtol, atol=1e-8 if rtol == 1e-4 else 1e-7
-        ):
-            raise UserError(
-                f"{source}: was trained with another noise schedule ({len(stored)} steps, beta "
-                f"{float(stored[0]):.3g}..{float(stored[-1]):.3g}) than the config gives ({self.num_timesteps} steps, "
-                f"{float(self.betas[0]):.3g}..{float(self.betas[-1]):.3g}); set timesteps, beta_schedule, linear_start "
-                "and linear_end to those of the checkpoint"
-            )
 
     @contextmanager
     def ema_scope(self, context: str | None = None) -> Iterator[None]:
@@ -237,40 +218,6 @@ class DDPM(pl.LightningModule):
             return
         with self.model_ema.swapped(self.model):
             yield
-
-    def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and log-variance of q(x_t | x_0) (Ho et al. 2020, equation 4)."""
-        mean = extract_into_tensor(self.sqrt_alphas_cumprod, t, x_start.shape) * x_start
-        variance = extract_into_tensor(1.0 - self.alphas_cumprod, t, x_start.shape)
-        return mean, variance, extract_into_tensor(self.log_one_minus_alphas_cumprod, t, x_start.shape)
-
-    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Draw x_t (B, C, H, W) from q(x_t | x_0), with the given standard normal ``noise`` if any."""
-        noise = torch.randn_like(x_start) if noise is None else noise
-        return (
-            extract_into_tensor(self.sqrt_alphas_cumprod, t, x_start.shape) * x_start
-            + extract_into_tensor(self.sqrt_one_minus_alphas_cumprod, t, x_start.shape) * noise
-        )
-
-    def predict_start_from_noise(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Invert `q_sample`: x_0 from x_t and the noise in it."""
-        return (
-            extract_into_tensor(self.sqrt_recip_alphas_cumprod, t, x_t.shape) * x_t
-            - extract_into_tensor(self.sqrt_recipm1_alphas_cumprod, t, x_t.shape) * noise
-        )
-
-    def q_posterior(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and clipped log-variance of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, equations 6 and 7)."""
-        mean = (
-            extract_into_tensor(self.posterior_mean_coef1, t, x_t.shape) * x_start
-            + extract_into_tensor(self.posterior_mean_coef2, t, x_t.shape) * x_t
-        )
-        variance = extract_into_tensor(self.posterior_variance, t, x_t.shape)
-        return mean, variance, extract_into_tensor(self.posterior_log_variance_clipped, t, x_t.shape)
-
-    def predict_x0(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
-        """Turn the network's output into an estimate of x_0, whatever it is trained to predict."""
-        return self.predict_start_from_noise(x_t, t, output) if self.parameterization == "eps" else output
 
     def apply_model(self, x_noisy: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """Run the network on x_t; ``cond`` is None in pixel space."""
@@ -295,7 +242,7 @@ class DDPM(pl.LightningModule):
     def loss_terms(self, x_start: Tensor, t: Tensor, noise: Tensor, cond: Any = None) -> dict[str, Tensor]:
         """The loss of every example and its parts, each (B,): ``simple``, ``gamma``, ``vlb`` and their sum ``loss``.
 
-        Examples do not influence one another, which is what makes a per-record gradient well defined.
+        No example influences another one, so per-record gradients are well defined.
         Source: Ho et al. 2020, equation 14; the learned log-variance is the lineage's extension.
         """
         output = self.apply_model(self.q_sample(x_start, t, noise), t, cond)
@@ -308,7 +255,7 @@ class DDPM(pl.LightningModule):
         return {"simple": simple, "gamma": gamma, "vlb": vlb, "loss": loss}
 
     def p_losses(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of a batch and what to log about it."""
+        """Mean loss of a batch, and metrics to log."""
         noise = torch.randn_like(x_start) if noise is None else noise
         return self._summarise(self.loss_terms(x_start, t, noise))
 
@@ -334,7 +281,7 @@ class DDPM(pl.LightningModule):
         return rearrange(images, "b h w c -> b c h w").contiguous().float()
 
     def shared_step(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch as the data loader gives it."""
+        """Loss of a batch from the data loader, and metrics to log."""
         x = self.get_input(batch, self.first_stage_key)
         return self.p_losses(x, self.draw_timesteps(len(x)))
 
@@ -363,18 +310,18 @@ class DDPM(pl.LightningModule):
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=count_records(batch))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # Update the average right after the step: callbacks at the end of the batch would otherwise save and sample an
-        # average that lags behind.
+        # Update the EMA right after the optimizer step; callbacks that run at the end of the batch would otherwise save
+        # and sample a stale average.
         super().optimizer_step(*args, **kwargs)
         self.average_weights()
 
     def average_weights(self) -> None:
-        """Take the weights after an optimizer step into the running average (EMA)."""
+        """Update the running average (EMA) after an optimizer step."""
         if self.use_ema:
             self.model_ema(self.model)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Names and parameters that the optimizer is to move."""
+        """The trained parameters by name."""
         named = {f"model.{name}": parameter for name, parameter in self.model.named_parameters()}
         if isinstance(self.logvar, nn.Parameter):
             named["logvar"] = self.logvar
@@ -391,11 +338,11 @@ class DDPM(pl.LightningModule):
         ]
 
     def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """What moves the parameters."""
+        """The optimizer (AdamW) of the given parameters."""
         return torch.optim.AdamW(parameters, lr=self.learning_rate, **self.optimizer_options())
 
     def optimizer_options(self) -> dict[str, Any]:
-        """Further arguments of AdamW."""
+        """Keyword arguments of the optimizer besides parameters and learning rate."""
         return {}
 
 

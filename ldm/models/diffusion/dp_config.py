@@ -12,16 +12,16 @@ from ldm.privacy.config import DPConfig
 
 logger = logging.getLogger(__name__)
 
-#: DP-LoRA's name of the noise multiplicity; it stands in ``dp_config`` or beside it.
+#: DP-LoRA's name of the noise multiplicity; accepted inside ``dp_config`` or beside it.
 DPDM_K = "DPDM_k"
 
 
 def read_dp_config(raw: Mapping[str, Any] | None, multiplicity: int = 1) -> DPConfig:
-    """Read the section; null values mean that nothing was said. This is done once, where the model is built.
+    """Read the section, once, when the model is built; null values count as not given.
 
     ``multiplicity`` is the model's own option ``DPDM_k``; 1 means that it was not set. Raises UserError for a key that
     does not exist (naming the nearest that does), a value of the wrong kind or out of range, and for two different
-    numbers of noise draws a record.
+    values of the noise multiplicity K.
     """
     section = {str(key): value for key, value in (raw or {}).items() if value is not None}
     inside = section.pop(DPDM_K, None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.errors import UserError
 from ldm.models.diffusion.sampler import DDIMGrid, Predict, Sampler, Step, Timesteps
 
-# With fewer steps than this the last one is of first order: an extrapolation over so long an interval overshoots.
+# With fewer steps the last one is of first order, because a second-order extrapolation over a long interval overshoots.
 STEADY_STEPS = 15
 
 
@@ -21,9 +21,9 @@ def half_log_snr(alpha: float) -> float:
 
 
 def even_timesteps(alphas_cumprod: Tensor, steps: int) -> np.ndarray[Any, Any]:
-    """``steps`` ascending timesteps (S,) int64, as evenly spaced in `half_log_snr` as whole numbers can be.
+    """``steps`` ascending timesteps (S,) int64, as evenly spaced in `half_log_snr` as integers allow.
 
-    On a grid even in time the last interval is so long in that measure that the second order is lost.
+    A grid that is even in time has a very long last interval in log-SNR, which loses the second-order accuracy.
     Raises UserError for steps outside [1, T].
     """
     levels = alphas_cumprod.detach().cpu().double().numpy()
@@ -33,9 +33,9 @@ def even_timesteps(alphas_cumprod: Tensor, steps: int) -> np.ndarray[Any, Any]:
     if steps == total:
         return np.arange(total)
     snr = 0.5 * (np.log(levels) - np.log1p(-levels))
-    nodes = np.linspace(snr[-1], snr[0], steps + 1)[:-1][::-1]  # the end, level 0, is arrived at and not visited
+    nodes = np.linspace(snr[-1], snr[0], steps + 1)[:-1][::-1]  # the network is not evaluated at the end point, level 0
     nearest_index = np.rint(np.interp(-nodes, -snr, np.arange(total))).astype(np.int64)
-    rank = np.arange(steps)  # where neighbours meet, they are pushed apart
+    rank = np.arange(steps)  # moves equal neighbours apart
     distinct = np.maximum.accumulate(np.maximum(nearest_index, 1) - rank) + rank
     return np.minimum(distinct, total - steps + rank)
 
@@ -71,7 +71,7 @@ class DPMSolverSampler(Sampler):
         return DDIMGrid.make(levels, steps, 0.0, even_timesteps(levels, steps) if timesteps is None else timesteps)
 
     def stepper(self, grid: DDIMGrid, predict: Predict, temperature: float) -> Step:
-        earlier: Tensor | None = None  # the estimate of the step before, which was `last` long
+        earlier: Tensor | None = None  # x_0 estimate of the previous step, whose length was `last`
         last = 0.0
 
         def step(x: Tensor, index: int) -> tuple[Tensor, Tensor]:

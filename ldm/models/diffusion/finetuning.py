@@ -36,7 +36,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class FineTuningOptions:
-    """The model's flags for what is trained, as DP-LDM names them; without any, the whole network is."""
+    """DP-LDM's flags that select the trained parameters; without any flag the whole network is trained."""
 
     #: Train the spatial transformers, and the condition stage.
     train_condition_only: bool = False
@@ -48,11 +48,11 @@ class FineTuningOptions:
     train_resblocks_only: bool = False
     #: The 1-based index of the first attention module that is trained; -1, 0 and 1 mean all of them.
     ablation_blocks: int = -1
-    #: Train also what no record gives a gradient.
+    #: Also train parameters whose gradient is always zero.
     train_dead_parameters: bool = False
-    #: Do not load the checkpoint's attention modules: they keep their random start values.
+    #: Do not load the checkpoint's attention modules, which keep their random initial values.
     retrain_attention: bool = False
-    #: Which ones ``retrain_attention`` means: ``spatial`` transformers, or blocks of ``self``-attention.
+    #: Modules that ``retrain_attention`` selects: ``spatial`` transformers or ``self``-attention blocks.
     attention_flag: str = "spatial"
 
 
@@ -66,9 +66,9 @@ class FineTuning:
     (input, middle, output); -1, 0 and 1 mean all of them. The condition stage is trained with ``condition`` always,
     otherwise when ``cond_stage_trainable``, never in mode ``attention``.
 
-    With ``adapters`` the network trains its low-rank adapters only, wherever they are, or those inside the blocks that
-    a narrower rule picks (``first_block``, ``input_blocks``, ``res_blocks``). With ``condition_adapters`` the condition
-    stage trains its adapters and nothing else.
+    With ``adapters`` the network trains its low-rank adapters only: all of them, or those inside the blocks that a
+    narrower rule selects (``first_block``, ``input_blocks``, ``res_blocks``). With ``condition_adapters`` the condition
+    stage trains its adapters only.
     """
 
     mode: str = "all"
@@ -87,7 +87,7 @@ class FineTuning:
         adapters: bool = False,
         condition_adapters: bool = False,
     ) -> FineTuning:
-        """Read the flags of the lineage; of several rules the first one counts, and a warning says so."""
+        """Read the flags of the lineage; with several rules the first one applies, and a warning names it."""
         flags = {
             "condition": options.train_condition_only,
             "attention": options.train_attention_only,
@@ -109,9 +109,9 @@ class FineTuning:
     def select(self, model: Any, private: bool = False) -> Selection:
         """Pick the parameters of ``model`` (a `LatentDiffusion`).
 
-        With ``private``, parameters that a one-token condition cuts off from the loss are left out unless
-        ``train_dead_parameters``: they would receive noise and nothing else. Parts of the condition stage that it does
-        not use (the token head of a text encoder) are never trained. Raises UserError when nothing is left.
+        With ``private``, parameters without effect on the loss under a one-token condition are left out unless
+        ``train_dead_parameters``, because they would receive only noise. Unused parts of the condition stage (the token
+        head of a text encoder) are never trained. Raises UserError when no parameter is left.
         """
         network = model.model.diffusion_model
         blocks = self._blocks(network) if self._goes_by_blocks else []
@@ -148,7 +148,7 @@ class FineTuning:
 
     @property
     def _goes_by_blocks(self) -> bool:
-        """Whether the rule names blocks of the network; adapters are where they are unless a rule narrows them."""
+        """Whether the rule selects blocks of the network; otherwise adapters are trained wherever they are."""
         if self.adapters and self.mode in ("condition", "attention"):
             return self.first_block > 1
         return self.mode != "all"
@@ -179,7 +179,7 @@ class FineTuning:
         return found
 
     def attention_prefixes(self, model: Any, kind: str) -> list[str]:
-        """State-dict prefixes of every attention module (and its averages): what ``retrain_attention`` leaves fresh."""
+        """State-dict prefixes of every attention module and its EMA, which ``retrain_attention`` does not load."""
         if kind not in ("spatial", "self"):
             raise UserError(f"attention_flag: {kind!r} is unknown; choose spatial or self")
         wanted = SpatialTransformer if kind == "spatial" else AttentionBlock
@@ -188,7 +188,7 @@ class FineTuning:
 
 
 def context_tokens(model: Any) -> int | None:
-    """Number of tokens in the condition of a class-conditional model, found with one made-up label; None for others."""
+    """Number of tokens in the condition of a class-conditional model, found with a synthetic label; None for others."""
     stage = model.cond_stage_model
     if stage is None or model.cond_stage_key != "class_label" or not hasattr(stage, "n_classes"):
         return None
@@ -201,8 +201,8 @@ def context_tokens(model: Any) -> int | None:
 def dead_parameters(model: Any, names: Iterable[str]) -> tuple[str, ...]:
     """The named parameters that get no gradient from any record.
 
-    Softmax over a single token is 1 whatever the query and key are, so they, and the norm that feeds only the query,
-    cannot change the output.
+    Softmax over a single token is always 1, so the query, the key and the norm that feeds only the query cannot change
+    the output.
     """
     if context_tokens(model) != 1:
         return ()
@@ -210,7 +210,7 @@ def dead_parameters(model: Any, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def unused_parameters(model: Any, names: Iterable[str]) -> tuple[str, ...]:
-    """The named parameters of parts that the condition stage declares it never runs."""
+    """The named parameters of parts that the condition stage declares unused."""
     parts = getattr(model.cond_stage_model, "unused_parameters", ())
     prefixes = tuple(f"cond_stage_model.{part}" for part in parts)
     return tuple(name for name in names if prefixes and name.startswith(prefixes))

@@ -1,4 +1,4 @@
-"""What Python of the lineage calls on a `LatentDiffusion`: inputs, images and samples."""
+"""Methods of `LatentDiffusion` that code of the lineage calls: inputs, images and samples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class LineageSampling:
     ) -> Any:
         """Latents (B, C, h, w) by ancestral sampling over all timesteps; with intermediates on request.
 
-        ``cond`` is encoded, a tensor, a list or a dict of them; more rows than ``batch_size`` are left out.
+        ``cond`` is an encoded condition: a tensor, or a list or dict of tensors; rows beyond ``batch_size`` are
+        ignored.
         """
         shape = (batch_size, self.channels, self.image_size, self.image_size) if shape is None else shape
         return p_sample_loop(
@@ -50,7 +51,7 @@ class LineageSampling:
     def sample_log(
         self: Any, cond: Any, batch_size: int, ddim: bool, ddim_steps: int, **options: Any
     ) -> tuple[Tensor, Any]:
-        """Latents and intermediates: by DDIM in ``ddim_steps`` when ``ddim``, else by all timesteps.
+        """Latents and intermediates, by DDIM in ``ddim_steps`` steps if ``ddim``, else by ancestral sampling.
 
         ``options`` are those of `Sampler.sample` or of :meth:`sample`, whose unknown names raise TypeError.
         """
@@ -74,7 +75,7 @@ class LineageSampling:
         The condition is raw for a trainable condition stage and encoded otherwise, as in the lineage.
 
         With ``return_first_stage_outputs`` images and reconstructions follow, with ``return_original_cond`` the raw
-        condition; ``bs`` takes the first rows only; ``force_c_encode`` encodes the condition in any case.
+        condition; ``bs`` takes the first rows only; ``force_c_encode`` always encodes the condition.
         """
         if bs is not None:
             batch = {name: value[:bs] for name, value in batch.items()}
@@ -116,7 +117,7 @@ class LineageSampling:
 
 
 def first_rows(condition: Any, count: int) -> Any:
-    """The first ``count`` rows of an encoded condition, whatever it is kept in."""
+    """The first ``count`` rows of an encoded condition: a tensor, or a list or dict of tensors."""
     if isinstance(condition, Mapping):
         return {key: first_rows(value, count) for key, value in condition.items()}
     if isinstance(condition, (list, tuple)):

@@ -24,7 +24,8 @@ def log_images(
 ) -> dict[str, Tensor]:
     """Images of a `LatentDiffusion` for the image logger, each (n, C, H, W) nominally in [-1, 1].
 
-    With ``private`` only samples of the model: inputs and reconstructions would be released without noise.
+    With ``private``, returns only samples of the model, because inputs and reconstructions would be released without
+    noise.
     """
     count = min(count, count_records(batch)) if not private else count
     images: dict[str, Tensor] = {}

@@ -47,7 +47,7 @@ class PLMSSampler(Sampler):
         return DDIMGrid.make(self.model.alphas_cumprod, steps, 0.0, timesteps)
 
     def stepper(self, grid: DDIMGrid, predict: Predict, temperature: float) -> Step:
-        earlier: list[Tensor] = []  # predictions of the steps before, the newest first
+        earlier: list[Tensor] = []  # predictions of the previous steps, the newest first
 
         def advance(state: Tensor, eps: Tensor, index: int) -> tuple[Tensor, Tensor]:
             return ddim_step(state, eps, float(grid.alphas[index]), float(grid.alphas_prev[index]), 0.0, None)
@@ -56,7 +56,7 @@ class PLMSSampler(Sampler):
             eps = predict(x, index)
             if earlier:
                 direction = linear_multistep(eps, earlier)
-            else:  # no earlier prediction: the mean of the noise here and after a trial step
+            else:  # no earlier prediction, so average the noise here and after a trial step
                 probe, _ = advance(x, eps, index)
                 direction = (eps + predict(probe, max(index - 1, 0))) / 2
             earlier[:] = [eps, *earlier[:2]]

@@ -27,12 +27,12 @@ logger = logging.getLogger(__name__)
 class PrivateTraining:
     """Binds a plan, a ledger, a clipper and a noise source to a model, and takes logical steps (Abadi et al. 2016).
 
-    A batch is one draw of the plan's sampler and is never merged with another. Inside the step it is split into
+    A logical batch is one draw of the plan's sampler and is never merged with another. The step splits it into
     microbatches of at most ``max_batch_size`` records. The ledger records the step before the parameters change.
 
-    ``module`` contains the layers of the parameters in ``selection``. Several processes may take the steps together
-    (``ranks``): each gets its own part of every draw and keeps its own ledger, all of which are equal; the first one
-    adds the noise, and it alone writes files.
+    ``module`` contains the layers of the parameters in ``selection``. Several processes may share the steps
+    (``ranks``). Each process gets its part of every draw and keeps its own copy of the same ledger; the first process
+    adds the noise and is the only one that writes files.
     """
 
     def __init__(
@@ -57,19 +57,19 @@ class PrivateTraining:
         self.draws = LossDraws(insecure_seed=plan.insecure_seed, start=self.taken)
 
     def begin(self) -> None:
-        """Check, once all processes of the run are connected, that they follow one plan, and seed the loss's draws."""
+        """Check that all connected processes follow the same plan, and seed the random draws of the loss."""
         self.ranks.check()
         check_agreement(f"plan {self.plan.digest()} from step {self.taken}")
-        # The generators used for data augmentation must be secret too. Seed them here: connecting the processes has
-        # just reset all of them to the public training seed.
+        # The generators used for data augmentation must be secret too. Seed them here, because initializing
+        # torch.distributed has just reset every process to the public training seed.
         device = next(iter(self.selection.parameters.values())).device
         self.draws.key(device, self.ranks.rank)
 
     def verify(self, model: PrivateModel) -> None:
-        """Check once, on made-up records, that per-record gradients add up to the ordinary ones.
+        """Check once, on synthetic records, that per-record gradients add up to the ordinary gradient.
 
-        Finds what no layer rule can see, such as a weight that is used outside its layer. Costs two backward passes of
-        at most two records; data, ledger and generators are left alone. Raises UserError naming the parameter.
+        Finds errors that no layer rule can detect, such as a weight that is used outside its layer. Costs two backward
+        passes of at most two records; data, ledger and generators do not change. Raises UserError naming the parameter.
         """
         multiplicity = min(self.plan.noise_multiplicity, 2)
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -80,9 +80,9 @@ class PrivateTraining:
             self.clipper.verify(model.per_example_losses, model.expand_batch(batch, multiplicity, None), multiplicity)
 
     def release(self, state: Mapping[str, Tensor] | None = None) -> None:
-        """Call this before anything computed from the trained weights is written: the release card is written first.
+        """Write the release card; call this before writing anything computed from the trained weights.
 
-        ``state`` are the weights themselves, when it is they: the card names the digest of their content.
+        ``state`` is given when the weights themselves are released; the card then lists the digest of their content.
         """
         if self.on_release is not None:
             self.on_release(state_digest(state) if state else None)
@@ -94,7 +94,7 @@ class PrivateTraining:
 
     @property
     def taken(self) -> int:
-        """Steps of the plan in the ledger, which may charge statistics besides."""
+        """Number of training steps in the ledger, without its charges for statistics."""
         return self.ledger.count(self.plan.event())
 
     @property
@@ -103,7 +103,7 @@ class PrivateTraining:
         return self.taken >= self.plan.steps
 
     def step(self, model: PrivateModel, batch: Mapping[str, Any]) -> None:
-        """Take one step on one draw of the sampler. An empty draw is a step, too: only noise changes the parameters.
+        """Take one step on one draw of the sampler. On an empty draw the step consists of noise only.
 
         Raises UserError when all steps of the plan have been taken.
         """
@@ -123,14 +123,14 @@ class PrivateTraining:
         with self.draws.step(model.device, self.ranks.rank):
             sums = self.clipped_sums(model, batch)
         self.ranks.check()
-        if self.ranks.first:  # one noise for all processes, see ldm.privacy.distributed
+        if self.ranks.first:  # all processes share one noise draw, see ldm.privacy.distributed
             self.noise.add_(sums)
         reduce_sums(sums)
         for name, parameter in self.selection.parameters.items():
             parameter.grad = (sums[name] / self.plan.expected_batch_size).to(parameter.dtype)
 
     def clipped_sums(self, model: PrivateModel, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Sum over the records of the batch of their clipped gradients, float32."""
+        """Sum of the clipped per-record gradients of the batch, float32."""
         multiplicity = self.plan.noise_multiplicity
         examples = model.expand_batch(batch, multiplicity, self.max_batch_size)
         records = len(examples["t"]) // multiplicity

@@ -1,4 +1,4 @@
-"""What samplers and private training need of a model: two Protocols."""
+"""Protocols of the models that samplers and private training accept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DiffusionModel(Protocol):
     sqrt_alphas_cumprod: Tensor
     sqrt_one_minus_alphas_cumprod: Tensor
     num_timesteps: int
-    #: What the network predicts: the noise (``eps``) or the image (``x0``).
+    #: Prediction target of the network: the noise (``eps``) or the image (``x0``).
     parameterization: str
 
     def apply_model(self, x_noisy: Tensor, t: Tensor, cond: Any = None) -> Tensor:
@@ -28,14 +28,14 @@ class DiffusionModel(Protocol):
 
 
 class AncestralModel(DiffusionModel, Protocol):
-    """A diffusion model whose every timestep can be sampled (Ho et al. 2020, algorithm 2)."""
+    """A diffusion model that supports ancestral sampling (Ho et al. 2020, algorithm 2)."""
 
     log_every_t: int
     clip_denoised: bool
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
 
     def predict_x0(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
         """The estimate of x_0 (B, C, H, W) behind the network's output at x_t."""
@@ -45,24 +45,24 @@ class AncestralModel(DiffusionModel, Protocol):
 
 
 class PrivateModel(Protocol):
-    """A model whose loss is a sum over records, as a private step sees it."""
+    """A model that a private step can train; its loss is a sum over records."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
 
     def expand_batch(self, batch: Mapping[str, Any], multiplicity: int, microbatch: int | None) -> dict[str, Tensor]:
         """The examples of a batch of B records: tensors (B * multiplicity, ...), those of a record next to each other.
 
-        Everything random is drawn here. The key ``t`` holds the timesteps (B * multiplicity,). At most ``microbatch``
-        images are encoded at a time, or all of them.
+        All random draws of the loss are made here. The key ``t`` holds the timesteps (B * multiplicity,). At most
+        ``microbatch`` images are encoded at a time, or all of them.
         """
 
     def per_example_losses(self, examples: Mapping[str, Tensor]) -> Tensor:
         """The losses (N,) of N examples; none depends on another example."""
 
     def example_batch(self, records: int) -> dict[str, Any] | None:
-        """A made-up batch on the model's device, or None when the model's condition cannot be made up."""
+        """A synthetic batch on the model's device, or None when the model's condition cannot be synthesized."""
 
     def optimizers(self) -> Any:
         """The optimizer of the trained parameters."""
@@ -71,4 +71,4 @@ class PrivateModel(Protocol):
         """The learning rate schedule, or None."""
 
     def average_weights(self) -> None:
-        """Take the weights after a step into the running average."""
+        """Update the running average (EMA) after a step."""

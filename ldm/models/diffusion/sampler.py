@@ -1,4 +1,4 @@
-"""`Sampler`: the loop that DDIM, PLMS and DPM-Solver share, from noise down a grid of timesteps."""
+"""`Sampler`: the sampling loop that DDIM, PLMS and DPM-Solver share, from noise down a grid of timesteps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Timesteps = Sequence[int] | np.ndarray[Any, Any]
 #: (x_t, index of t in the grid) -> the noise predicted in x_t
 Predict = Callable[[Tensor, int], Tensor]
 
-#: (x_t, index of t in the grid) -> x at the timestep before, and the estimate of x_0 on the way
+#: (x_t, index of t in the grid) -> x at the next lower timestep, and the estimate of x_0
 Step = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
@@ -74,9 +74,9 @@ class Sampler(ABC):
     def make_schedule(
         self, ddim_num_steps: int, ddim_discretize: str = "uniform", ddim_eta: float = 0.0, verbose: bool = False
     ) -> None:
-        """Make the tables of a schedule for looking at: ``ddim_timesteps``, ``ddim_alphas``, ``ddim_sigmas``, ...
+        """Compute the tables of a schedule for inspection: ``ddim_timesteps``, ``ddim_alphas``, ``ddim_sigmas``, ...
 
-        :meth:`sample` needs no such call: it makes its own. Raises UserError for another way of choosing timesteps.
+        :meth:`sample` computes its own tables and does not need this call. Raises UserError for another discretization.
         """
         timesteps = None
         if ddim_discretize != "uniform":
@@ -116,13 +116,13 @@ class Sampler(ABC):
 
     @abstractmethod
     def grid(self, steps: int, eta: float, timesteps: Timesteps | None) -> DDIMGrid:
-        """The timesteps to visit. Raises UserError for what the method cannot do."""
+        """The timesteps to visit. Raises UserError for options that the method does not support."""
 
     @abstractmethod
     def stepper(self, grid: DDIMGrid, predict: Predict, temperature: float) -> Step:
         """The step function of one trajectory, which goes from the noisiest timestep down.
 
-        It may remember earlier steps of its own trajectory, so every trajectory needs a new one.
+        The function may keep state of its trajectory, so every trajectory needs a new one.
         """
 
     @torch.no_grad()
@@ -149,7 +149,7 @@ class Sampler(ABC):
 
         Returns the latents (B, C, H, W) and, every ``log_every_t`` steps, the states (``x_inter``) and the estimates
         of x_0 (``pred_x0``), both starting with the initial noise. ``mask`` (1 = keep) with ``x0`` keeps known content.
-        ``temperature`` scales the noise of a step, where the method adds any.
+        ``temperature`` scales the noise of a step, if the method adds noise.
         Raises UserError for steps outside [1, T], or an eta that the method cannot use.
         """
         if (mask is None) != (x0 is None):

@@ -42,7 +42,7 @@ def diffusion_constants(betas: np.ndarray, v_posterior: float = 0.0) -> dict[str
         "sqrt_recip_alphas_cumprod": np.sqrt(1.0 / alphas_cumprod),
         "sqrt_recipm1_alphas_cumprod": np.sqrt(1.0 / alphas_cumprod - 1.0),
         "posterior_variance": variance,
-        # the first posterior variance is zero, so its logarithm is clipped
+        # the first posterior variance is zero, so the logarithm is clipped
         "posterior_log_variance_clipped": np.log(np.maximum(variance, 1e-20)),
         "posterior_mean_coef1": betas * np.sqrt(previous) / (1.0 - alphas_cumprod),
         "posterior_mean_coef2": (1.0 - previous) * np.sqrt(1.0 - betas) / (1.0 - alphas_cumprod),

@@ -1,4 +1,4 @@
-"""`TimestepRule`: how often each timestep is drawn in training, and how much its loss counts. Public constants."""
+"""`TimestepRule`: sampling probabilities and loss weights of the timesteps in training, both public constants."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ KEYS = ("steps", "values")
 class TimestepRule:
     """Draws timesteps and weighs losses by two tables over the timesteps 0..count-1.
 
-    A table is ``{steps: [0, 500, 999], values: [1, 2, 4]}``: positive values at some timesteps, between which the
-    logarithm runs linearly, constant beyond the ends. ``weights`` are brought to a mean of 1 under the ``sampling``
-    distribution, so that the size of the loss does not change with them; None means equal for all. Such tables may be
-    made of the gradient norms of public records by timestep (scripts/gradient_norms.py); those of private records would
-    be a query of their own. Raises UserError for a table that is none.
+    A table such as ``{steps: [0, 500, 999], values: [1, 2, 4]}`` gives positive values at some timesteps. The logarithm
+    is interpolated linearly between them and is constant beyond the ends. ``weights`` are scaled to mean 1 under the
+    ``sampling`` distribution, which keeps the scale of the loss; None means equal weights. Tables may be derived from
+    gradient norms of public records (scripts/gradient_norms.py); norms of private records would be a query that costs
+    privacy. Raises UserError for an invalid table.
     """
 
     def __init__(self, count: int, weights: Table | None = None, sampling: Table | None = None):
@@ -46,7 +46,7 @@ class TimestepRule:
         return torch.multinomial(self.chances, rows, replacement=True)
 
     def weighted(self, losses: Tensor, timesteps: Tensor) -> Tensor:
-        """Losses (B,) of rows at timesteps (B,), each times its timestep's weight."""
+        """Per-example losses (B,) at timesteps (B,), each multiplied by the weight of its timestep."""
         if self.weights is None:
             return losses
         self.weights = self.weights.to(losses.device)
@@ -54,7 +54,7 @@ class TimestepRule:
 
 
 def read_table(name: str, table: Table, count: int) -> Tensor:
-    """The values of a table at all ``count`` timesteps, float64. Raises UserError for one that is damaged."""
+    """The values of a table at all ``count`` timesteps, float64. Raises UserError for an invalid table."""
     for key in table:
         if key not in KEYS:
             raise UserError(f"{name}.{key} is unknown{nearest(str(key), KEYS)}")

@@ -1,4 +1,4 @@
-"""`train_further`: ordinary training of a latent diffusion model on latents that are drawn, not read from records."""
+"""`train_further`: ordinary training of a latent diffusion model on generated latents in place of records."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ldm.modules.ema import LitEma
 
 logger = logging.getLogger(__name__)
 
-#: Gives latents (B, z, h, w), scaled as the model has them, and labels (B,) int64, for a number and a generator.
+#: (B, generator) -> scaled latents (B, z, h, w) and labels (B,) int64.
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class FurtherTraining:
-    """How the model is trained: Adam, linear warm-up over ``ramp`` steps, then half a cosine down to 0.
+    """The training schedule: Adam with linear warm-up over ``ramp`` steps and a cosine decay to 0.
 
-    ``first_timestep``: timesteps below it are not trained, so that fine detail stays as the public model has it.
-    ``ema_power``: the weights that are kept are an average over the steps with a power function (Karras et al. 2024,
-    section 3.1); larger means shorter. ``seed``: of draws, timesteps and noises, all of them public. Raises UserError
+    ``first_timestep``: timesteps below it are not trained, which keeps the fine detail of the public model.
+    ``ema_power``: exponent of the power-function EMA that gives the final weights (Karras et al. 2024, section 3.1); a
+    larger exponent averages over fewer steps. ``seed``: public seed of latents, timesteps and noise. Raises UserError
     for values out of range.
     """
 
@@ -49,17 +49,17 @@ class FurtherTraining:
             raise UserError(f"learning_rate {self.learning_rate} and ema_power {self.ema_power} must be positive")
 
     def rate(self, step: int) -> float:
-        """The factor on the learning rate at a step, counted from 0."""
+        """The factor of the learning rate at a step, counted from 0."""
         if step < self.ramp:
             return (step + 1) / self.ramp
         return 0.5 * (1 + math.cos(math.pi * (step - self.ramp) / max(self.steps - self.ramp, 1)))
 
 
 def train_further(model: Any, draw: Draw, how: FurtherTraining, progress: bool = True) -> None:
-    """Train the whole network, and a trainable condition stage, on ``draw``; the averages become the weights.
+    """Train the whole network, and a trainable condition stage, on latents of ``draw``; the EMA becomes the weights.
 
-    Frozen parameters are trained too and are frozen again afterwards. The model's moving averages start anew from the
-    result. torch's global generators are left as they were. Raises UserError when the loss is no longer a number.
+    Frozen parameters are trained too and are frozen again afterwards. The model's own EMA restarts from the result. The
+    state of torch's global generators is unchanged. Raises UserError when the loss is not finite.
     """
     if how.first_timestep >= model.num_timesteps:
         raise UserError(f"first_timestep {how.first_timestep} is not below the {model.num_timesteps} timesteps")

@@ -26,9 +26,8 @@ def nonlinearity(x: Tensor) -> Tensor:
 def norm_groups(in_channels: int, num_groups: int = 32) -> int:
     """Number of normalisation groups for a width.
 
-    Always `num_groups` where the width allows it (every published checkpoint). Widths that are no multiple of it only
-    occur in small models of ours; they get groups of four channels (the largest count up to a quarter of the width
-    that divides it).
+    `num_groups` for every width that it divides (all published checkpoints). Other widths occur only in this project's
+    small models; they get the largest number of groups up to a quarter of the width that divides the width.
     """
     if in_channels % num_groups == 0:
         return num_groups
@@ -76,7 +75,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.with_conv:
-            # Zeros on the right and bottom edge only: this is what the published weights were trained with.
+            # Pad the right and bottom edges only, because the published weights were trained with this padding.
             return self.conv(F.pad(x, (0, 1, 0, 1)))
         return F.avg_pool2d(x, kernel_size=2, stride=2)
 
@@ -213,9 +212,26 @@ class Encoder(nn.Module):
 
     C is 2*z_channels with `double_z` (mean and log-variance), else z_channels.
 
-    One `ddconfig` describes encoder and decoder, so both take the same parameters; `out_ch`, `give_pre_end` and
+    Encoder and decoder accept the same parameters because they share one `ddconfig`; `out_ch`, `give_pre_end` and
     `tanh_out` only matter to the decoder. `attn_resolutions` are resolutions of feature maps when the input has the
     nominal `resolution`; other input sizes work and keep the layers.
+
+    Args:
+        ch: channels at full resolution.
+        out_ch: channels of the decoded image.
+        ch_mult: multiple of ch at each level; the image shrinks by 2 between levels.
+        num_res_blocks: residual blocks a level.
+        attn_resolutions: resolutions of feature maps that get attention; may be empty.
+        dropout: dropout rate inside residual blocks, in [0, 1).
+        resamp_with_conv: convolutions in down- and up-sampling, in place of pooling and repeating alone.
+        in_channels: channels of the images, 1 or 3.
+        resolution: nominal side of the images in pixels.
+        z_channels: channels before quant_conv.
+        double_z: mean and log-variance (AutoencoderKL: true) or a code (VQModel: false).
+        give_pre_end: the decoder stops before its last convolution.
+        tanh_out: the decoder's images go through tanh.
+        use_linear_attn: linear attention; older spelling of attn_type linear.
+        attn_type: vanilla, linear or none.
     """
 
     def __init__(

@@ -45,6 +45,32 @@ class UNetModel(nn.Module):
     ``context_dim``. ``num_classes`` adds a label embedding to the time embedding, ``n_embed`` makes the network return
     logits over codebook entries (B, n_embed, H, W). ``lora_rank`` adds DP-LDM's adapters to every attention projection:
     alpha 1, so a scaling of 1 / rank, and loralib's start values. Raises UserError for contradicting parameters.
+
+    Args:
+        image_size: side of the input in pixels or latent cells; stored, the network takes other sizes too.
+        in_channels: channels of x, of a concatenated condition too.
+        model_channels: channels at full resolution; ch_mult multiplies them.
+        out_channels: channels of the prediction.
+        num_res_blocks: residual blocks a level, one number or one a level.
+        attention_resolutions: down-sampling factors of the levels with attention.
+        dropout: dropout rate inside residual blocks, in [0, 1).
+        channel_mult: multiple of model_channels at each level; its length is the number of levels.
+        conv_resample: convolutions in down- and up-sampling, in place of pooling and repeating alone.
+        dims: 1, 2 or 3: signals, images, volumes.
+        num_classes: number of labels added to the time embedding; None for none.
+        use_checkpoint: compute activations again in the backward pass to save memory.
+        num_heads: attention heads; -1 leaves it to num_head_channels.
+        num_head_channels: channels a head; -1 leaves it to num_heads.
+        num_heads_upsample: attention heads in the output half; -1 means num_heads.
+        use_scale_shift_norm: the time embedding scales and shifts the normalised activations, in place of being added.
+        resblock_updown: down- and up-sample by residual blocks.
+        use_new_attention_order: split query, key and value before the heads.
+        use_spatial_transformer: spatial transformers with cross-attention, in place of attention blocks.
+        transformer_depth: transformer layers in a spatial transformer, >= 1.
+        context_dim: width of the condition's tokens.
+        n_embed: number of codebook entries to predict; None to predict noise or an image.
+        legacy: head sizes of spatial transformers as in the lineage's checkpoints.
+        lora_rank: rank of DP-LDM's adapters; None for none.
     """
 
     def __init__(
@@ -99,13 +125,21 @@ class UNetModel(nn.Module):
         self.context_dim = context_dim
         self.legacy = legacy
         self.predict_codebook_ids = n_embed is not None
+        self._build(out_channels, n_embed)
+        if lora_rank is not None:
+            config = LoRAConfig(rank=lora_rank, alpha=1.0, init="kaiming")
+            insert_adapters(self, config, attention_projections(self))
 
-        self.time_embed_dim = model_channels * 4
+    def _build(self, out_channels: int, n_embed: int | None) -> None:
+        """Create all layers; seeded initial values depend on their order."""
+        self.time_embed_dim = self.model_channels * 4
         self.time_embed = nn.Sequential(
-            linear(model_channels, self.time_embed_dim), nn.SiLU(), linear(self.time_embed_dim, self.time_embed_dim)
+            linear(self.model_channels, self.time_embed_dim),
+            nn.SiLU(),
+            linear(self.time_embed_dim, self.time_embed_dim),
         )
-        if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, self.time_embed_dim)
+        if self.num_classes is not None:
+            self.label_emb = nn.Embedding(self.num_classes, self.time_embed_dim)
         skip_widths = self._build_input_blocks()
         width = skip_widths[-1]
         self.middle_block = TimestepEmbedSequential(
@@ -115,16 +149,13 @@ class UNetModel(nn.Module):
         )
         width = self._build_output_blocks(width, skip_widths)
         self.out = nn.Sequential(
-            normalization(width), nn.SiLU(), zero_module(conv_nd(dims, width, out_channels, 3, padding=1))
+            normalization(width), nn.SiLU(), zero_module(conv_nd(self.dims, width, out_channels, 3, padding=1))
         )
         if n_embed is not None:
-            self.id_predictor = nn.Sequential(normalization(width), conv_nd(dims, width, n_embed, 1))
-        if lora_rank is not None:
-            config = LoRAConfig(rank=lora_rank, alpha=1.0, init="kaiming")
-            insert_adapters(self, config, attention_projections(self))
+            self.id_predictor = nn.Sequential(normalization(width), conv_nd(self.dims, width, n_embed, 1))
 
     def _build_input_blocks(self) -> list[int]:
-        """Make ``input_blocks``; the result is the width of each block's output, in order."""
+        """Create ``input_blocks``; returns the output width of each block, in order."""
         width, factor = self.model_channels, 1
         stem = conv_nd(self.dims, self.in_channels, width, 3, padding=1)
         self.input_blocks = nn.ModuleList([TimestepEmbedSequential(stem)])
@@ -144,7 +175,7 @@ class UNetModel(nn.Module):
         return widths
 
     def _build_output_blocks(self, width: int, skip_widths: list[int]) -> int:
-        """Make ``output_blocks``, which consume ``skip_widths`` from the end; the result is the last block's width."""
+        """Create ``output_blocks``, which consume ``skip_widths`` from the end; returns the last block's width."""
         self.output_blocks = nn.ModuleList()
         remaining = list(skip_widths)
         factor = 2 ** (len(self.channel_mult) - 1)

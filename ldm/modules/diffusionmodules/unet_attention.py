@@ -43,7 +43,7 @@ class AttentionBlock(nn.Module):
     """Self-attention over all positions in a residual branch that starts at zero: (B, channels, ...) -> same shape.
 
     ``num_head_channels`` other than -1 sets the head width and overrides ``num_heads``. ``use_new_attention_order``
-    only says how the rows of the qkv weight are laid out. Raises UserError when the heads do not divide the channels.
+    only selects the layout of the rows of the qkv weight. Raises UserError when the heads do not divide the channels.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class TimestepBlock(nn.Module):
 
 
 class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
-    """A sequence that hands the time embedding and the context to those children that take them."""
+    """A sequence that passes the time embedding and the context to the children that accept them."""
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor | None = None) -> Tensor:  # type: ignore[override]
         for layer in self:

@@ -61,7 +61,7 @@ def make_ddim_timesteps(
 
     ``uniform``: stride T/S plus one, which is the grid of Song et al. 2021 (arXiv 2010.02502, appendix D.2) as used by
     latent diffusion where S divides T; the stride is rounded per index otherwise. S = T uses every index. ``quad``:
-    squares of a uniform grid up to 0.8 T, spread out where rounding makes neighbours meet.
+    squares of a uniform grid up to 0.8 T, moved apart where rounding gives equal neighbours.
     Raises UserError for an unknown method or for S outside [1, T].
     """
     steps, total = num_ddim_timesteps, num_ddpm_timesteps
@@ -70,7 +70,7 @@ def make_ddim_timesteps(
             f"{steps} DDIM steps asked of a diffusion with {total} steps; choose a number from 1 to {total}, e.g. 200"
         )
     if ddim_discr_method == "uniform":
-        # The shift by one would push the last index of the full grid out of range, so that grid starts at 0.
+        # The full grid starts at 0, because the shift by one would move its last index out of range.
         timesteps = np.arange(steps, dtype=np.int64) * total // steps + (1 if steps < total else 0)
     elif ddim_discr_method == "quad":
         squares = (np.linspace(0, np.sqrt(total * 0.8), steps) ** 2).astype(np.int64) + 1
@@ -86,7 +86,7 @@ def make_ddim_timesteps(
 
 
 def _strictly_increasing(values: np.ndarray, total: int) -> np.ndarray:
-    """The nearest strictly increasing indices: push duplicates up, then keep room below ``total`` for what follows."""
+    """Strictly increasing indices below ``total``: moves duplicates up, then limits each index to leave room above."""
     rank = np.arange(len(values))
     pushed = np.maximum.accumulate(values - rank) + rank
     return np.minimum(pushed, total - len(values) + rank)
@@ -100,7 +100,7 @@ def make_ddim_sampling_parameters(
     sigma_t = eta * sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev)) (Song et al. 2021, eq. 16); ``eta`` 0 is
     deterministic, 1 is ancestral sampling. The step before the first index uses alphacums[0].
     """
-    # 1 - a / a_prev is a small difference: float32 arithmetic would lose half of its digits near t = 0.
+    # 1 - a / a_prev is a small difference, for which float32 would lose half of the digits near t = 0.
     alphacums = np.asarray(alphacums, dtype=np.float64)
     alphas = alphacums[ddim_timesteps]
     alphas_prev = np.concatenate([alphacums[:1], alphacums[ddim_timesteps[:-1]]])

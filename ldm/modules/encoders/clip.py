@@ -16,8 +16,8 @@ class FrozenCLIPEmbedder(nn.Module):
     """Captions to token vectors (B, max_length, width); the last hidden state of CLIP's text transformer.
 
     Network and tokenizer come from the ``transformers`` package, which is no requirement of this project, and from its
-    cache of weights. ``device`` is taken and has no effect: the module is moved like any other. Raises UserError
-    without the package, or without the weights.
+    cache of weights. ``device`` has no effect; move the module with ``.to()``. Raises UserError without the package, or
+    without the weights.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Conditioning: what a record's label or text becomes before cross-attention."""
+"""Condition stages: encoders of a record's label or text for cross-attention."""
 
 from __future__ import annotations
 
@@ -32,9 +32,15 @@ class ClassEmbedder(nn.Module):
 
     `key` is the batch entry with the labels. With `ucg_rate` > 0 the last class, n_classes-1, is the null class for
     classifier-free guidance (Ho and Salimans 2021): count it in `n_classes`, and let the trainer pass every training
-    label through `drop`. `forward` itself draws nothing, so a record's loss is a function of its row alone.
+    label through `drop`. `forward` itself uses no random numbers, so a record's loss depends on that record only.
 
     Raises UserError for a rate outside [0, 1), or an `n_classes` that leaves no class beside the null class.
+
+    Args:
+        embed_dim: width of a class vector; the UNet's context_dim.
+        n_classes: number of classes, the null class included where there is one.
+        key: entry of a batch that holds the labels.
+        ucg_rate: share of training labels that are replaced by the null class, in [0, 1).
     """
 
     def __init__(self, embed_dim: int, n_classes: int = 1000, key: str = "class", ucg_rate: float = 0.0) -> None:
@@ -52,7 +58,7 @@ class ClassEmbedder(nn.Module):
 
     @property
     def null_class(self) -> int:
-        """The label that stands for no condition."""
+        """The label of the unconditional class."""
         return self.n_classes - 1
 
     def forward(self, batch: Mapping[str, Tensor], key: str | None = None) -> Tensor:
@@ -60,12 +66,12 @@ class ClassEmbedder(nn.Module):
         labels = batch[self.key if key is None else key]
         try:
             return self.embedding(labels[:, None])
-        except IndexError:  # what the CPU lookup raises; on a GPU call `check` before moving the batch there
+        except IndexError:  # raised by the lookup on the CPU; on a GPU, call `check` before moving the batch there
             self.check(labels)
             raise
 
     def drop(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Labels with each replaced by the null class with probability `ucg_rate`, independently; none when it is 0.
+        """Labels, each independently replaced by the null class with probability `ucg_rate`.
 
         Call it in training only. `generator` must live on the labels' device.
         """
@@ -75,7 +81,7 @@ class ClassEmbedder(nn.Module):
         return labels.masked_fill(draws < self.ucg_rate, self.null_class)
 
     def check(self, labels: Tensor) -> None:
-        """Raise UserError when a label is outside [0, n_classes). Cheap on the CPU; on a GPU it waits."""
+        """Raise UserError when a label is outside [0, n_classes). Cheap on the CPU; synchronizes on a GPU."""
         outside = labels[(labels < 0) | (labels >= self.n_classes)]
         if len(outside) > 0:
             raise UserError(

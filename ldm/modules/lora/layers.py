@@ -1,9 +1,9 @@
 """Linear and convolution layers with a low-rank path beside a frozen weight.
 
 An adapted layer keeps its weight and bias under their plain names, so that a checkpoint of the plain network loads into
-it and the other way round. The two factors are ordinary layers of their own, ``lora_A`` (to ``rank`` channels) and
-``lora_B`` (back): whatever knows linear layers and convolutions, such as the rules of per-record clipping, knows them.
-Nothing is merged behind anybody's back; :meth:`Adapter.merged` makes the plain layer when it is asked for.
+it and the other way round. The two factors are ordinary layers, ``lora_A`` (to ``rank`` channels) and ``lora_B``
+(back), so the per-record clipping rules for linear layers and convolutions apply to them. Weights are merged only by
+:meth:`Adapter.merged`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ldm.modules.lora.config import INITS
 
 
 class Adapter(nn.Module):
-    """What adapted layers have in common; mixed in before the layer class that they extend."""
+    """Mixin of the adapted layers; precedes the extended layer class in the bases."""
 
     weight: Any
     bias: Any
@@ -33,18 +33,18 @@ class Adapter(nn.Module):
         return int(self.lora_A.weight.shape[0])
 
     def low_rank(self, x: Tensor) -> Tensor:
-        """s B A x, in the shape of the layer's output; the scaling is applied where the tensor is narrow."""
+        """s B A x, in the shape of the layer's output; the scaling is applied to the narrow inner tensor."""
         narrow = self.lora_A(x)
         output: Tensor = self.lora_B(narrow if self.scaling == 1.0 else narrow * self.scaling)
         return output
 
     def merged(self) -> nn.Module:
-        """A plain layer that computes the same, with a weight of its own."""
+        """A plain layer with the same output and its own merged weight."""
         raise NotImplementedError
 
     @torch.no_grad()
     def delta(self) -> Tensor:
-        """s B A as a change of the weight, in its shape, fp32."""
+        """s B A in the shape of the weight, fp32."""
         return low_rank_change(self.lora_A.weight, self.lora_B.weight, self.scaling).reshape(self.weight.shape)
 
     def _start(self, rank: int, scaling: float, init: str) -> None:
@@ -79,7 +79,7 @@ class AdaptedLinear(Adapter, nn.Linear):
 
 
 class _AdaptedConv(Adapter):
-    """The parts that convolutions over one and over two axes share."""
+    """Shared parts of the 1-D and 2-D convolutions."""
 
     def _adapt(self, base: nn.Conv1d | nn.Conv2d, rank: int, scaling: float, init: str) -> None:
         if base.groups != 1 or base.transposed:

@@ -1,4 +1,4 @@
-"""The part of the autoencoder losses that every one with a discriminator shares (Esser et al. 2021, eqs. 5-7)."""
+"""Base class of the autoencoder losses with a discriminator (Esser et al. 2021, eqs. 5-7)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,27 @@ Logged = tuple[Tensor, dict[str, Tensor]]
 class AdversarialLoss(nn.Module):
     """Weights of pixel, perceptual and adversarial error, the perceptual network and the patch discriminator.
 
-    The verdict counts from step `disc_start` on with the factor lambda*disc_factor, where lambda is `disc_weight` times
-    the ratio of the two gradients' norms at the decoder's last layer (at most 1e4).
+    The adversarial loss counts from step `disc_start` on with the factor lambda*disc_factor, where lambda is
+    `disc_weight` times the ratio of the two gradients' norms at the decoder's last layer (at most 1e4).
 
-    `disc_factor: 0` trains without the discriminator (its tensors stay, for the checkpoint's sake).
+    `disc_factor: 0` trains without the discriminator (its tensors remain for compatible checkpoints).
     `disc_conditional` joins `cond` to the images' channels, which `disc_in_channels` must count. `vgg_weights` names
     torchvision's VGG16 file when it is not in the usual place (see `ldm.modules.losses.lpips`). Raises UserError for
     an unknown `disc_loss`.
+
+    Args:
+        disc_start: step from which on the discriminator counts.
+        pixelloss_weight: weight of the pixel error, >= 0.
+        disc_num_layers: layers of the patch discriminator, >= 1.
+        disc_in_channels: channels of the images that the discriminator sees.
+        disc_factor: weight of the adversarial terms; 0 switches them off.
+        disc_weight: multiplier of the adaptive weight lambda.
+        perceptual_weight: weight of LPIPS; 0 switches it off, and no VGG weights are needed.
+        use_actnorm: activation normalisation in the discriminator in place of batch normalisation.
+        disc_conditional: the discriminator also sees the condition.
+        disc_loss: hinge or vanilla.
+        disc_ndf: channels of the discriminator's first layer.
+        vgg_weights: file of VGG16's weights, when it is not in the usual place.
     """
 
     def __init__(
@@ -67,7 +81,7 @@ class AdversarialLoss(nn.Module):
         return self.disc_factor > 0
 
     def check_ready(self) -> None:
-        """Raise UserError when training cannot start for lack of the perceptual network's weights."""
+        """Raise UserError when the weights of the perceptual network are missing."""
         if self.perceptual_weight > 0:
             self.perceptual_loss.check_ready()
 
@@ -84,7 +98,7 @@ class AdversarialLoss(nn.Module):
     def _verdict(
         self, nll_loss: Tensor, reconstructions: Tensor, factor: float, last_layer: Tensor | None, cond: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The generator's loss at the discriminator and its weight lambda; both 0 before the discriminator starts."""
+        """The generator's adversarial loss and its weight lambda; both 0 before the discriminator starts."""
         if factor == 0:
             return nll_loss.new_zeros(()), nll_loss.new_zeros(())
         g_loss = -self._logits(reconstructions, cond).mean()
@@ -118,5 +132,5 @@ class AdversarialLoss(nn.Module):
 
 
 def named(log: Mapping[str, Any], split: str) -> dict[str, Tensor]:
-    """Numbers to log as "split/name", cut off from the graph."""
+    """Metrics to log as "split/name", detached from the graph."""
     return {f"{split}/{name}": torch.as_tensor(value).detach() for name, value in log.items()}

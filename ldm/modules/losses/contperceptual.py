@@ -12,19 +12,23 @@ from ldm.modules.losses.adversarial import AdversarialLoss, Logged, named
 
 
 class DummyLoss(nn.Identity):
-    """No loss: for an autoencoder that only encodes and decodes, under the name that old configurations give it."""
+    """No loss, for an autoencoder that only encodes and decodes; old configurations use this name."""
 
 
 class LPIPSWithDiscriminator(AdversarialLoss):
-    """Absolute pixel error and LPIPS with scale exp(logvar), KL, and a patch discriminator's verdict.
+    """Absolute pixel error and LPIPS with scale exp(logvar), KL, and the adversarial loss of a patch discriminator.
 
     generator: sum over pixels of (pixelloss_weight*|x-y| + perceptual_weight*LPIPS)/exp(logvar) + logvar, plus
     kl_weight*KL, both averaged over images, plus lambda*disc_factor*(-mean D(y)) from step `disc_start` on, where
     lambda is disc_weight times the ratio of the two gradients' norms at the decoder's last layer (at most 1e4).
     discriminator: `disc_loss` ("hinge" or "vanilla") times disc_factor.
 
-    `logvar` is stored but, as in the published models, no optimizer moves it. The other parameters and what they raise:
-    see `AdversarialLoss`.
+    `logvar` is stored but not trained, as in the published models. See `AdversarialLoss` for the other parameters and
+    errors.
+
+    Args:
+        logvar_init: starting value of the logarithm of the reconstruction's variance.
+        kl_weight: weight of the KL divergence, >= 0.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from ldm.errors import UserError
 
 
 class ActNorm(nn.Module):
-    """Per-channel affine layer that its first training batch sets to mean 0, deviation 1 (Kingma, Dhariwal 2018)."""
+    """Per-channel affine layer, initialized on the first training batch to mean 0, std 1 (Kingma, Dhariwal 2018)."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ActNorm(nn.Module):
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Starting values of pix2pix: convolutions N(0, 0.02), norm weights N(1, 0.02)."""
+    """Initial values of pix2pix: convolutions N(0, 0.02), norm weights N(1, 0.02)."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -52,7 +52,7 @@ class NLayerDiscriminator(nn.Module):
             width_out = ndf * min(2**index, 8)
             stride = 1 if index == n_layers else 2
             layers += [
-                # A batch norm brings its own bias, an act norm needs the convolution's.
+                # Batch norm has its own bias; act norm uses the convolution's.
                 nn.Conv2d(width, width_out, kernel_size=4, stride=stride, padding=1, bias=use_actnorm),
                 ActNorm(width_out) if use_actnorm else nn.BatchNorm2d(width_out),
                 nn.LeakyReLU(0.2),
@@ -63,7 +63,7 @@ class NLayerDiscriminator(nn.Module):
         self.apply(_init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Each strided layer halves the size; the last two convolutions take one pixel each.
+        # Each strided layer halves the size; the last two convolutions each reduce it by one pixel.
         if min(x.shape[-2:]) // 2**self.n_layers < 3:
             raise UserError(
                 f"images of {x.shape[-2]}x{x.shape[-1]} pixels are too small for a discriminator with {self.n_layers} "

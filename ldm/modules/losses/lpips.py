@@ -34,8 +34,8 @@ def find_vgg_weights(path: str | os.PathLike | None = None) -> Path | None:
 
 
 def find_head_weights() -> Path | None:
-    """The five 1x1 heads that torchmetrics ships (it comes with Lightning), or None when they are not there."""
-    spec = importlib.util.find_spec("torchmetrics")  # looked for, not imported
+    """The file of the five 1x1 heads in torchmetrics (a dependency of Lightning), or None without it."""
+    spec = importlib.util.find_spec("torchmetrics")  # located without importing it
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         heads = Path(folder) / "functional" / "image" / "lpips_models" / "vgg.pth"
         if heads.is_file():
@@ -44,7 +44,7 @@ def find_head_weights() -> Path | None:
 
 
 class ScalingLayer(nn.Module):
-    """From [-1,1] to the ImageNet mean and deviation that VGG expects."""
+    """Maps images in [-1,1] to the ImageNet normalization that VGG expects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class VGG16Features(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # vgg16() would also draw the 120 million numbers of a classifier that is not used here
+        # vgg16() would also initialize its unused classifier of 120 million parameters
         layers = list(vgg.make_layers(vgg.cfgs["D"]).named_children())
         pools = [at for at, (_, layer) in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
         for block, (first, last) in enumerate(zip([0, *pools], pools, strict=False), 1):
@@ -91,10 +91,10 @@ class LinearHead(nn.Module):
 class LPIPS(nn.Module):
     """Perceptual distance (B,1,1,1) of two batches of images (B,3,H,W) in [-1,1], H and W at least 16.
 
-    Frozen, and always in evaluation mode (the heads hold a dropout layer that must stay silent). Weights come from
+    Frozen, and always in evaluation mode (the heads contain dropout layers that must not be active). Weights come from
     local files (`find_vgg_weights`, `find_head_weights`) or from a checkpoint that contains them; nothing is
-    downloaded. Without weights the network can be built, so that a checkpoint loads, but `check_ready` and `forward`
-    raise UserError.
+    downloaded. The network can be built without weights in order to load a checkpoint, but `check_ready` and `forward`
+    then raise UserError.
     """
 
     def __init__(self, vgg_weights: str | os.PathLike | None = None) -> None:
@@ -127,7 +127,7 @@ class LPIPS(nn.Module):
             )
 
     def train(self, mode: bool = True) -> LPIPS:
-        """Stay in evaluation mode, whatever the model around it does."""
+        """Stay in evaluation mode for any ``mode``."""
         return super().train(False)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -147,13 +147,13 @@ def _unit_length(features: Tensor) -> Tensor:
 
 
 def _note_loaded(module: LPIPS, state_dict: Mapping[str, Tensor], prefix: str, *_: object) -> None:
-    """Before load_state_dict: the network becomes ready when all its tensors are there."""
+    """Hook before load_state_dict that marks the network as ready when all its tensors are present."""
     if all(prefix + name in state_dict for name in module.state_dict()):
         module.ready = True
 
 
 def _rename_vgg(state: Mapping[str, Tensor], network: VGG16Features, source: Path) -> dict[str, Tensor]:
-    """torchvision's `features.{n}.*` under the names of `VGG16Features`; the classifier is left out."""
+    """torchvision's `features.{n}.*` renamed for `VGG16Features`, without the classifier."""
     renamed = {}
     for name in network.state_dict():
         key = f"features.{name.partition('.')[2]}"

@@ -1,4 +1,4 @@
-"""The small autoencoder loss: pixel error plus KL divergence."""
+"""Autoencoder loss without networks: pixel error plus KL divergence."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class ReconstructionKL(nn.Module):
 
     loss = mean(error) + kl_weight * mean over images of KL / (C*H*W), with error = squared ("l2") or absolute ("l1")
     difference of images in [-1,1]. Needs no weights and no discriminator. Raises UserError for another `pixel` name.
+
+    Args:
+        pixel: the pixel error: l2 (squared) or l1 (absolute).
+        kl_weight: weight of the KL divergence per pixel, >= 0.
     """
 
     has_discriminator = False

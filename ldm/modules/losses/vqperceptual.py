@@ -15,15 +15,21 @@ PERCEPTUAL_LOSSES = ("lpips",)
 
 
 class VQLPIPSWithDiscriminator(AdversarialLoss):
-    """Pixel error, LPIPS, codebook loss and a patch discriminator's verdict.
+    """Pixel error, LPIPS, codebook loss and the adversarial loss of a patch discriminator.
 
     generator: mean over pixels of pixelloss_weight*error(x,y) + perceptual_weight*LPIPS, plus codebook_weight times the
     codebook loss, plus lambda*disc_factor*(-mean D(y)) from step `disc_start` on; the error is |x-y| ("l1") or its
     square ("l2"). discriminator: `disc_loss` ("hinge" or "vanilla") times disc_factor.
 
-    With `n_classes`, the number of codes, the log also tells how many codes a batch uses (`cluster_usage`) and how
-    evenly (`perplexity`, at most that number). The other parameters: see `AdversarialLoss`. Raises UserError for an
-    unknown `disc_loss`, `pixel_loss` or `perceptual_loss`.
+    With `n_classes`, the number of codes, the log also has the number of codes used in a batch (`cluster_usage`) and
+    their perplexity (`perplexity`, in [1, n_classes]). See `AdversarialLoss` for the other parameters. Raises UserError
+    for an unknown `disc_loss`, `pixel_loss` or `perceptual_loss`.
+
+    Args:
+        codebook_weight: weight of the codebook loss, >= 0.
+        n_classes: number of codes, for the logged code usage.
+        perceptual_loss: lpips, the only choice.
+        pixel_loss: l1 (absolute) or l2 (squared) error.
     """
 
     def __init__(
@@ -121,7 +127,7 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
 
 
 def measure_perplexity(indices: Tensor, n_embed: int) -> tuple[Tensor, Tensor]:
-    """Perplexity exp(entropy) of the codes in a batch, within [1, n_embed], and how many different ones there are."""
+    """Perplexity exp(entropy) of the codes in a batch, within [1, n_embed], and the number of distinct codes."""
     share = torch.bincount(indices.flatten().long(), minlength=n_embed).float() / max(1, indices.numel())
     return torch.exp(-torch.xlogy(share, share).sum()), (share > 0).sum().float()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 
-# Positions times codes of one distance table, so that a 64x64 latent with 16384 codes fits in small memory.
+# Largest distance table (positions times codes), which limits memory for a 64x64 latent with 16384 codes.
 TABLE_SIZE = 2**24
 
 Quantised = tuple[Tensor, Tensor, tuple[None, None, Tensor]]
@@ -89,7 +89,7 @@ class VectorQuantizer2(nn.Module):
             codes = self.embedding.weight.float()
             lengths = codes.square().sum(dim=1)
             rows = max(1, TABLE_SIZE // self.n_e)
-            # |z - e|^2 less the term |z|^2, which is the same for every code
+            # |z - e|^2 without |z|^2, which is the same for every code
             found = [(lengths - 2.0 * part @ codes.t()).argmin(dim=1) for part in flat.split(rows)]
         return torch.cat(found).reshape(z.shape[0], *z.shape[2:])
 

@@ -1,15 +1,15 @@
-"""Lower bounds on what a private run gives away, measured with canaries through the real mechanism.
+"""Lower bounds on the leak of a private run, measured with canaries through the real mechanism.
 
-A proof bounds the leak from above; an audit bounds it from below and finds what a proof assumes but a program does not
-do. No trainer, diffusion model or configuration file is needed:
+A proof bounds the leak from above; an audit bounds it from below and finds assumptions of the proof that the program
+breaks. No trainer, diffusion model or configuration file is needed:
 
 * `audit`: canaries in all steps of a plan (``canaries``), judged by one of three bounds (``gaussian``, ``f_dp``,
   ``one_run``); `observe` and `judge` are its two halves
-* `audit_pairs`: many small pairs of neighbouring data sets, which see how batches are drawn
+* `audit_pairs`: many small pairs of neighbouring data sets, which show how batches are drawn
 * `audit_sensitivity`: how far one record moves the clipped sum, on the user's own layers
 * `Mechanism`: the sampler, clipper, noise and ledger that are audited
 
-What no audit here covers: parts of a program that these calls do not run (a training loop that skips them), and what
+No audit here covers parts of a program that these calls do not run (a training loop that skips them), or data that
 leaves a run by another way than its noised sums.
 """
 

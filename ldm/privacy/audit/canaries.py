@@ -1,10 +1,10 @@
-"""Canaries in gradient space: records whose gradient is one coordinate of its own, sent through the real mechanism.
+"""Canaries in gradient space: each moves one coordinate of its own, through the real mechanism.
 
-A canary moves a coordinate that nobody else moves, by C whenever it is drawn: the largest contribution that clipping
-allows, in a direction in which nothing hides it. (Steinke et al., arXiv 2305.08846, call it a Dirac canary.) For the
-subsampled Gaussian mechanism this is the worst case that accountants compose, so what such canaries show comes close to
-the claim when the audit is large enough. The coordinates are added to the model as one table; sampler, clipper, noise
-and ledger see them as they see any other parameter, and the model's own records go through in the same steps.
+A canary moves a coordinate that no other record moves, by C whenever it is drawn. This is the largest contribution that
+clipping allows, and no other record hides it. (Steinke et al., arXiv 2305.08846, call it a Dirac canary.) For the
+subsampled Gaussian mechanism this is the worst case that accountants compose, so a large enough audit measures nearly
+the claimed epsilon. The coordinates are added to the model as one table; sampler, clipper, noise and ledger treat them
+like any other parameter, and the model's own records take part in the same steps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Bits = np.ndarray[Any, np.dtype[np.bool_]]
 _COORDINATES = "canaries.weight"
 _INDEX, _CHARGE = "canary_index", "canary_charge"
 
-# A canary's gradient before clipping, in units of C: so much that automatic clipping scales it to C as well.
+# A canary's gradient before clipping, in units of C; large enough that automatic clipping scales it to C as well.
 _FAR_ABOVE = 1e6
 
 _CANARIES_AT_ONCE = 4096
@@ -39,12 +39,12 @@ _CANARIES_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Signals:
-    """What an auditor sees of ``m`` canaries in the ``T`` noised sums of a run.
+    """The view of an auditor: ``m`` canaries in the ``T`` noised sums of a run.
 
     ``values`` (T, m): the noised sum along each canary's coordinate, over the *claimed* noise standard deviation.
-    ``drawn`` (T, m): how often the sampler named the canary in each step. ``present`` (m,): whether it was in the data
-    set, by a fair coin (under ``replace_one``: which of two opposite canaries was). ``claimed_epsilon``: what the run's
-    ledger says at the plan's delta.
+    ``drawn`` (T, m): how often the sampler drew the canary in each step. ``present`` (m,): whether it was in the data
+    set, by a fair coin (under ``replace_one``: which of two opposite canaries was). ``claimed_epsilon``: epsilon of the
+    run's ledger at the plan's delta.
     """
 
     values: Floats
@@ -93,7 +93,7 @@ def observe(
     microbatch: int = 64,
     seed: int | None = None,
 ) -> Signals:
-    """Run all steps of ``plan`` with ``canaries`` canaries beside ``records``; return what their coordinates show.
+    """Run all steps of ``plan`` with ``canaries`` canaries beside ``records``; return the signals of their coordinates.
 
     ``model``, ``loss`` and ``records`` come together or not at all: ``records`` maps names to tensors with one record
     on each place of their first axis, ``loss(rows)`` gives one loss a row for ``plan.noise_multiplicity`` rows a
@@ -101,7 +101,7 @@ def observe(
     depend on them. ``microbatch`` records go through the model at once; ``seed`` fixes the canaries' coins (tests
     only).
 
-    Raises UserError for arguments that do not fit, and whatever the clipper refuses.
+    Raises UserError for arguments that do not fit, and the errors of the clipper.
     """
     whole("canaries", canaries, at_least=2)
     given = [name for name, value in (("model", model), ("loss", loss), ("records", records)) if value is not None]
@@ -165,7 +165,7 @@ class _Run:
             clipper.accumulate(self.module.canary_losses, rows, self.multiplicity)
 
     def show_every_path(self, clipper: Clipper) -> None:
-        """One record and one canary in one batch, thrown away: a clipper checks its first batch for missing paths."""
+        """Clip and drop one record and one canary, since a clipper checks its first batch for missing paths."""
         if self.records:
             index = torch.zeros(2, dtype=torch.int64, device=self.device)
             charge = torch.tensor([0.0, 1.0], device=self.device)
@@ -179,7 +179,7 @@ class _Run:
 
 
 def rows_of_canaries(index: Tensor, charge: Tensor, multiplicity: int) -> dict[str, Tensor]:
-    """The rows of canaries, record-major: their coordinates (B,) int64 and which way they pull (B,) fp32."""
+    """The rows of canaries, record-major: their coordinates (B,) int64 and signs (B,) fp32."""
     rows = {_INDEX: index, _CHARGE: charge}
     return {key: value.repeat_interleave(multiplicity, 0) for key, value in rows.items()}
 

@@ -14,18 +14,18 @@ P[A_i, W_i >= j] <= g(P[B_i, W_i >= j]). Right guesses have W = W_i + 1 and wron
 with the mean taken inside g, turns the left side into R_{j+1} and the right side into g(L_j).
 
 **Test.** Suppose P[W >= c] = t. Build the distribution with the least mass: all of t at w = c, then downwards L_j =
-max(L_{j+1}, h(R_{j+1})) with h the inverse of g. Every distribution that fits has, for all j <= k, at least as large
-a sum over w >= k of (w - j) p_w as this one; the induction step holds because taking the least allowed p_k turns the
+max(L_{j+1}, h(R_{j+1})) with h the inverse of g. Every distribution that fits has, for all j <= k, at least as large a
+sum over w >= k of (w - j) p_w as this one; the induction step holds because taking the least allowed p_k turns the
 difference into (c' - j) / (c' - k) times the sum for j = k, which is at least as large by assumption. Letting j go to
 minus infinity, it also has at least as much mass. So if the least mass exceeds 1, then P[W >= c] < t. With t = 1 -
-confidence and c what was seen, the curve is refuted.
+confidence and c the observed number of right guesses, the curve is refuted.
 
-Even so the bound stays at about half of the claim: a mechanism that gives much away in t of all runs, and nothing in
-the others, keeps within such a curve, and one run cannot tell that it was not such a run.
+Even so the bound stays at about half of the claim. A mechanism that leaks much in a share t of all runs, and nothing in
+the others, stays within such a curve, and one run cannot rule out that it was one of these.
 
 **Bound.** Plans that differ from the claimed one in the noise only have ordered curves. The bound is the epsilon, at
-the plan's delta, of the smallest noise multiplier whose curve is refuted: the mechanism does not hide records as well
-as that plan would. It exceeds the claim exactly when the plan's own curve is refuted.
+the plan's delta, of the smallest noise multiplier whose curve is refuted; the mechanism protects records less than that
+plan would. It exceeds the claim exactly when the plan's own curve is refuted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ldm.privacy.audit.one_run import right_guesses
 from ldm.privacy.audit.scores import Values
 from ldm.privacy.plan import PrivacyPlan
 
-# Shares of the canaries that are guessed, fixed before anything is seen; each is tested at a part of the level.
+# Shares of the canaries that are guessed, fixed in advance; each is tested at a part of the level.
 SHARES = (0.01, 0.1)
 
 _LINES = 200
@@ -54,9 +54,9 @@ _PRECISION = 1e-2
 
 @dataclass(frozen=True)
 class Curve:
-    """The lines e^epsilon x + delta that bound what can be told from a result; fewer lines make a weaker claim."""
+    """The lines e^epsilon x + delta whose minimum is the trade-off bound g; fewer lines make a weaker claim."""
 
-    grad_outputs: Values
+    slopes: Values
     offsets: Values
 
     @classmethod
@@ -66,23 +66,23 @@ class Curve:
         top = min(epsilon(history, _SMALLEST_DELTA), _LARGEST)
         grid = np.linspace(0, top, _LINES)
         forward = np.maximum(deltas(history, grid.tolist()), 0.0)
-        # the same pair of laws read the other way round: delta(-e) = 1 - e^-e (1 - delta(e))
+        # the same pair of laws with the roles swapped: delta(-e) = 1 - e^-e (1 - delta(e))
         backward = 1 - np.exp(-grid) * (1 - forward)
         return cls(np.exp(np.concatenate([grid, -grid])), np.concatenate([forward, backward]))
 
     def inverse(self, value: float) -> float:
-        """h: the least x in [0, 1] with g(x) >= ``value``, up to the lines that are kept."""
-        return max(0.0, float(((value - self.offsets) / self.grad_outputs).max()))
+        """h: the least x in [0, 1] with g(x) >= ``value``, for the lines of this curve."""
+        return max(0.0, float(((value - self.offsets) / self.slopes).max()))
 
 
 def refuted(curve: Curve, canaries: int, guesses: int, right: int, level: float) -> bool:
-    """Whether ``right`` of ``guesses`` right guesses or more have a chance below ``level`` under ``curve``."""
+    """Whether at least ``right`` of ``guesses`` right guesses have a chance below ``level`` under ``curve``."""
     wins = right * level / canaries
     losses = (guesses - right) * level / canaries
     for place in range(right - 1, -1, -1):
         least = curve.inverse(wins)
         if least <= losses:
-            return False  # nothing has to be added here, and so nothing further down
+            return False  # no mass has to be added here, and so none further down
         wins += place * (least - losses) / (guesses - place)
         losses = least
         if (wins + losses) * canaries > guesses:

@@ -1,14 +1,13 @@
-"""A white-box bound from each step: the noise multiplier and the rate that were at work, with confidence limits.
+"""A white-box bound from each step: confidence limits on the actual noise multiplier and sampling rate.
 
 The one-run bounds turn a canary's whole signal into one guess, which throws most of it away; "Let's Ask Gauss" (arXiv
-2606.12733) keeps the signals as Gaussian variables instead. Here that is done step by step, without a limit theorem:
-the auditor runs the sampler, so it knows in which steps a canary was drawn, and a single step with a drawn canary is
-a Gaussian mechanism whose two outcomes can be compared directly. m canaries and T steps make m T observations.
+2606.12733) keeps the signals as Gaussian variables instead. This module does so step by step, without a limit theorem.
+The auditor runs the sampler, so it knows the steps in which a canary was drawn, and a single step with a drawn canary
+is a Gaussian mechanism whose two outcomes can be compared directly. m canaries and T steps make m T observations.
 
 **Model.** In the units of the claimed noise the value of a canary in a step is tau N(0, 1) + theta n with independent
-normal numbers, n how often it was drawn, tau = 1 and theta = a (C over the claimed noise deviation) when all is
-right. What matters to privacy is tau and theta only through s = a' tau / theta, the noise multiplier at work, with a'
-= a sigma.
+normal numbers, n how often it was drawn, tau = 1 and theta = a (C over the claimed noise deviation) when all is right.
+Privacy depends on tau and theta only through s = a' tau / theta, the actual noise multiplier, with a' = a sigma.
 
 **Bound on theta / tau.** Take a table with independent rows (or columns) that have nothing in common but an unknown
 offset, and let x be the difference between the mean of the values with n = 1 and with n = 0 within a row, averaged
@@ -20,11 +19,10 @@ of N(0, 1). Then tau <= S / sqrt(k) and theta >= x - z tau / sqrt(sum w_r) each 
 <= a' / t.
 
 *Proof.* theta / tau >= x / tau - z / sqrt(sum w_r) by the second event, and x / tau >= x sqrt(k) / S by the first one
-when x >= 0. (Draws that are named twice in a step count as n = 1: their larger shift only raises x.)
+when x >= 0. (A canary drawn twice in a step counts as n = 1; its larger shift only raises x.)
 
-Rows are taken to be canaries (the noise of one coordinate over the steps: noise that is drawn once and reused has no
-deviation there, so s = 0) and to be steps (the noise of one step over the coordinates: one number added everywhere
-shows).
+The bound is computed twice. With canaries as rows, it finds noise that is drawn once and reused, which has no deviation
+over the steps (s = 0). With steps as rows, it finds one number added to all coordinates.
 
 **Bound on the rate.** The number of draws of the k canaries that are in the data set is Binomial(k T, q); the
 Clopper-Pearson limit gives q >= q' up to a chance beta.
@@ -34,8 +32,8 @@ noise has a rate of at least q' and a noise multiplier of at most s, and epsilon
 coordinate of its own is the pair of data sets for which the accountant's curve of such a mechanism is exact, so
 epsilon(q', s, T, delta) is a lower bound up to the accountant's grid (about 0.1 %).
 
-What is assumed, unlike in the one-run bounds: the form of the mechanism. Draws that are not independent (shuffling) are
-for ``pairs``.
+Unlike the one-run bounds, this one assumes the form of the mechanism. For draws that are not independent (shuffling),
+use ``pairs``.
 """
 
 from __future__ import annotations
@@ -53,14 +51,14 @@ from ldm.privacy.event import REPLACE_ONE
 
 
 def gaussian_bound(signals: Signals, confidence: float) -> float:
-    """Lower bound on epsilon at the plan's delta, at ``confidence``; see the module's text for what is assumed."""
+    """Lower bound on epsilon at the plan's delta, at ``confidence``; see the module's docstring for the assumptions."""
     plan = signals.plan
     level = (1 - confidence) / 5  # one part for the rate, two for each of the two tables
     in_set = np.ones(len(signals.present), bool) if plan.relation == REPLACE_ONE else signals.present
     rate = rate_limit(int((signals.drawn[:, in_set] > 0).sum()), in_set.sum() * plan.steps, level)
     directions = np.where(
         signals.present, 1.0, -1.0
-    )  # an absent canary is drawn under replace_one only, and pulls back
+    )  # an absent canary is drawn under replace_one only, with the opposite sign
     values = (signals.values * directions).astype(np.float64)
     drawn = signals.drawn > 0
     ratio = max(shift_limit(values.T, drawn.T, level), shift_limit(values, drawn, level))
@@ -83,7 +81,7 @@ def rate_limit(drawn: int, chances: int, level: float) -> float:
 def shift_limit(values: Values, drawn: np.ndarray[tuple[int, int], np.dtype[np.bool_]], level: float) -> float:
     """Lower confidence limit on theta / tau from a table (rows, observations); fails with chance 2 ``level`` at most.
 
-    Rows without a draw, or without a step in which nothing was drawn, count for the deviation only. Infinite when the
+    Rows without a draw, or with a draw in every observation, count for the deviation only. Infinite when the
     values do not deviate at all.
     """
     ones = drawn.sum(1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""`Mechanism`: the parts that an audit runs, which are the project's own unless a test puts a broken one in."""
+"""`Mechanism`: the parts that an audit runs, by default the project's own; a test may replace one by a broken one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PerExampleLoss(Protocol):
 
 
 class Clipper(Protocol):
-    """What an audit asks of a clipper; see :class:`ldm.privacy.clipping.PerRecordClipper`."""
+    """The interface of a clipper in an audit; see :class:`ldm.privacy.clipping.PerRecordClipper`."""
 
     def accumulate(self, loss: PerExampleLoss, rows: Mapping[str, Tensor], multiplicity: int = 1, /) -> None:
         """Add the clipped gradients of ``rows`` to the sums; a record owns ``multiplicity`` consecutive rows."""
@@ -32,7 +32,7 @@ class Clipper(Protocol):
 
 
 class Noise(Protocol):
-    """What an audit asks of a noise source; see :class:`ldm.privacy.noise.GaussianNoise`."""
+    """The interface of a noise source in an audit; see :class:`ldm.privacy.noise.GaussianNoise`."""
 
     def add_(self, sums: Mapping[str, Tensor], /) -> None:
         """Add one step's noise in place."""

@@ -1,14 +1,14 @@
 """The one-run bound of Steinke, Nasr and Jagielski (2023, arXiv 2305.08846), valid for any mechanism.
 
-``m`` canaries are in or out by independent fair coins; from the result of one run the auditor guesses some of the
-coins and abstains on the others. Under pure epsilon-differential privacy, whatever the result and the earlier coins
-were, a coin is guessed right with a chance of at most p = e^epsilon / (1 + e^epsilon). So the number of right guesses
-among r is dominated by Binomial(r, p). Delta adds, by theorem 5.2 there, at most 2 m delta max_i P[v - i <=
-Binomial(r, p) < v] / i to the chance of v right guesses or more. An epsilon at which what was seen has a chance below
-1 - confidence is refuted.
+``m`` canaries are in or out by independent fair coins; from the result of one run the auditor guesses some of the coins
+and abstains on the others. Under pure epsilon-differential privacy, for every result and all earlier coins, a coin is
+guessed right with a chance of at most p = e^epsilon / (1 + e^epsilon). So the number of right guesses among r is
+dominated by Binomial(r, p). Delta adds, by theorem 5.2 there, at most 2 m delta max_i P[v - i <= Binomial(r, p) < v] /
+i to the chance of v right guesses or more. An epsilon is refuted if the observed number of right guesses has a chance
+below 1 - confidence under it.
 
 The bound holds for every mechanism, sampler and noise. It is far below the claim where a large part of epsilon stands
-for events of chance delta, as with Gaussian noise: ``f_dp`` and ``gaussian`` are tighter there.
+for events of chance delta, as with Gaussian noise; ``f_dp`` and ``gaussian`` are tighter there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scipy.stats import binom
 from ldm.privacy.audit.canaries import Bits
 from ldm.privacy.audit.scores import Values
 
-# Shares of the canaries that are guessed, fixed before anything is seen; each is tested at a part of the level.
+# Shares of the canaries that are guessed, fixed in advance; each is tested at a part of the level.
 SHARES = (0.002, 0.01, 0.05, 0.2, 1.0)
 
 _LARGEST = 50.0

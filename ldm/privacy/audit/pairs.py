@@ -1,17 +1,17 @@
-"""Many small pairs of neighbouring data sets side by side: the audit that sees how batches are drawn.
+"""Many small pairs of neighbouring data sets side by side: an audit of how batches are drawn.
 
-Canaries with coordinates of their own show noise and clipping, but not whether batches are independent draws: where
-nobody else moves the coordinate, a shuffled epoch looks like a Poisson one. Among records that all pull the other way
-it does not (Chua et al. 2024, arXiv 2403.17673; measured in arXiv 2411.10614): batches of one size then have one sum,
-except that of the canary. So each of P coordinates here is a data set of its own, with 1/q - 1 records that move it
-by -C and, by a fair coin, one canary that moves it by +C; every data set has its own sampler, and all of them go
-through one clipper and one noise source, whose coordinates are independent.
+Canaries with coordinates of their own measure noise and clipping, but not whether batches are independent draws. If no
+other record moves the coordinate, a shuffled epoch looks like a Poisson one. It does not if all other records move the
+coordinate by -C (Chua et al. 2024, arXiv 2403.17673; measured in arXiv 2411.10614), because all batches of one size
+then have the same sum, except the canary's batch. So each of P coordinates here is a data set of its own, with 1/q - 1
+records that move it by -C and, by a fair coin, one canary that moves it by +C. Every data set has its own sampler, and
+all of them share one clipper and one noise source, whose coordinates are independent.
 
-The P outcomes are independent, whatever the sampler does, so ordinary confidence limits hold. Half of the data sets
-choose among the statistics and thresholds; the other half counts how often the chosen test says "present" for data sets
-with the canary (a of A) and without (b of B). By Clopper and Pearson the true chances are at least a' and at most b',
-each up to half of 1 - confidence, and differential privacy demands a' <= e^epsilon b' + delta: so
-epsilon >= log((a' - delta) / b'), and likewise for "absent", whichever of the two the first half chose.
+The P outcomes are independent for every sampler, so ordinary confidence limits hold. Half of the data sets choose among
+the statistics and thresholds; the other half counts how often the chosen test says "present" for data sets with the
+canary (a of A) and without (b of B). By Clopper and Pearson the true chances are at least a' and at most b', each up to
+half of 1 - confidence. Differential privacy demands a' <= e^epsilon b' + delta, so epsilon >= log((a' - delta) / b').
+The same holds for "absent"; the first half chooses between the two.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def audit_pairs(
     mechanism: Mechanism | None = None,
     seed: int | None = None,
 ) -> AuditResult:
-    """Bound epsilon from below on ``pairs`` small data sets of 1/q records, with whatever sampler the mechanism has.
+    """Bound epsilon from below on ``pairs`` small data sets of 1/q records, with the mechanism's own sampler.
 
     Valid for any sampler, clipper and noise whose coordinates are independent. The bound cannot exceed about
-    log(pairs / 15), so it says little about a large epsilon; what it is for is finding batches that are not independent
+    ``log(pairs/15)``, so it says little about a large epsilon; its purpose is to find batches that are not independent
     draws. Time grows with ``pairs`` times ``plan.steps``. ``seed`` fixes the coins (tests only).
 
     Raises UserError unless the plan is a Poisson one under ``add_or_remove_one`` with a rate below 1.
@@ -83,13 +83,13 @@ def audit_pairs(
 
 @dataclass(frozen=True)
 class _Test:
-    """Says "present" from ``threshold`` up; ``of_absence``: says "absent" below it."""
+    """Answers "present" for scores from ``threshold`` up; with ``of_absence``, "absent" for scores below it."""
 
     threshold: float
     of_absence: bool
 
     def bound(self, scores: Values, present: Bits, delta: float, level: float) -> float:
-        """Lower limit on epsilon from how often the test speaks on both kinds; fails with chance 2 ``level``."""
+        """Lower limit on epsilon from the test's hits and false alarms; fails with chance 2 ``level``."""
         speaks = (scores < self.threshold) if self.of_absence else (scores >= self.threshold)
         right = present != self.of_absence
         hits, alarms = (np.array([some.sum()], np.float64) for some in (speaks[right], speaks[~right]))
@@ -142,13 +142,13 @@ def _run(plan: PrivacyPlan, mechanism: Mechanism, present: Bits, helpers: int) -
 
 
 def _batch(draws: list[list[int]], helpers: int) -> tuple[list[int], list[float]]:
-    """The data set of each drawn record, and which way it pulls: the canary is the last record of its set."""
+    """The data set of each drawn record, and its sign; the canary is the last record of its set."""
     drawn = [(place, index) for place, draw in enumerate(draws) for index in draw]
     return [place for place, _ in drawn], [1.0 if index == helpers else -1.0 for _, index in drawn]
 
 
 def _own_seed(plan: PrivacyPlan, place: int) -> PrivacyPlan:
-    """The plan for one data set: with a known seed, each needs its own, or all would draw alike."""
+    """The plan for one data set: with a known seed each needs its own, or all would make the same draws."""
     if plan.insecure_seed is None:
         return plan
     return replace(plan, insecure_seed=(plan.insecure_seed + 1) * 1_000_003 + place)

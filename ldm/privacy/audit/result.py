@@ -1,4 +1,4 @@
-"""`AuditResult`: what an audit measured, beside what was claimed."""
+"""`AuditResult`: the measured and the claimed epsilon of an audit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class AuditResult:
     """A lower bound on epsilon from an experiment, and the epsilon that the ledger of the same steps claims.
 
     ``claimed_epsilon`` and ``lower_bound`` are epsilons at ``delta`` (>= 0, infinite when there is no bound). A correct
-    mechanism has ``lower_bound <= claimed_epsilon`` with probability ``confidence`` at least. ``canaries`` is how many
-    records were put in or left out by chance (for ``pairs``: how many small data sets), ``steps`` how many noised sums
-    were released. ``statistic`` says in words what was measured, ``method`` which bound was taken from it. A low bound
-    proves nothing: the audit may have been too small.
+    mechanism has ``lower_bound <= claimed_epsilon`` with probability ``confidence`` at least. ``canaries`` is the
+    number of records put in or left out by chance (for ``pairs``: of small data sets), ``steps`` the number of noised
+    sums released. ``statistic`` describes the measurement in words, ``method`` names the bound. A low bound proves
+    nothing, since the audit may have been too small.
     """
 
     claimed_epsilon: float
@@ -28,7 +28,7 @@ class AuditResult:
 
     @property
     def exceeded(self) -> bool:
-        """Whether the measured leak is larger than the claim: then something in the mechanism is wrong."""
+        """Whether the measured leak is larger than the claim, which means that the mechanism is wrong."""
         return self.lower_bound > self.claimed_epsilon
 
     @property

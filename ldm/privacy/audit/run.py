@@ -1,4 +1,4 @@
-"""`audit`: run a plan with canaries, and bound from below what the run gives away."""
+"""`audit`: run a plan with canaries, and bound the run's leak from below."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def audit(
 ) -> AuditResult:
     """Take all steps of ``plan`` with ``canaries`` canaries in the data set and bound epsilon from below.
 
-    ``model``, ``loss`` and ``records`` (public or made-up ones: nothing here is private) put the user's own model
-    through the same steps; without them the mechanism is audited on the canaries alone. ``method``:
+    ``model``, ``loss`` and ``records`` (public or made-up ones, since an audit protects nothing) put the user's own
+    model through the same steps; without them the mechanism is audited on the canaries alone. ``method``:
 
-    * ``gaussian``: noise multiplier and sampling rate at work, step by step; tight with a thousand canaries;
+    * ``gaussian``: actual noise multiplier and sampling rate, step by step; tight with a thousand canaries;
       assumes Poisson sampling and Gaussian noise of some size (:mod:`ldm.privacy.audit.gaussian`);
     * ``f_dp``: any mechanism, against the plan's trade-off curve; reaches about half of the claim
       with ten thousand canaries (:mod:`ldm.privacy.audit.f_dp`);
     * ``one_run``: any mechanism and any accountant, against (epsilon, delta) alone; loose for Gaussian noise
       (:mod:`ldm.privacy.audit.one_run`).
 
-    Under ``per_layer`` clipping of a model of L layers a canary, which is one of them, moves C / sqrt(L) only: the
-    bound is that much looser.
+    Under ``per_layer`` clipping of L layers, the canary table included, a canary moves only C / sqrt(L), and the bound
+    is looser by as much.
 
     >>> plan = PrivacyPlan(
     ...     sample_rate=0.1, steps=20, noise_multiplier=1.0, max_grad_norm=1.0, delta=1e-5, expected_batch_size=100
@@ -61,7 +61,7 @@ def audit(
     >>> 0.8 < result.share < 1  # 0.95, give or take
     True
 
-    Raises UserError for an unknown method, a confidence outside (0, 1), and a plan that the method cannot judge.
+    Raises UserError for an unknown method, a confidence outside (0, 1), and a plan that the method does not cover.
     """
     signals = observe(
         plan,
@@ -77,9 +77,9 @@ def audit(
 
 
 def judge(signals: Signals, method: str = "gaussian", confidence: float = 0.95) -> AuditResult:
-    """The bound of one method on signals that were observed before; several methods may look at the same run.
+    """The bound of one method on the signals of :func:`observe`; several methods may use the same run.
 
-    Each result has its own ``confidence``: of several results on one run the largest has less than that.
+    Each result has its own ``confidence``; the largest of several results on one run has less.
     """
     one_of("audit method", method, METHODS)
     number("confidence", confidence, above=0)

@@ -1,4 +1,4 @@
-"""How much the signals of a canary speak for its presence: log likelihood ratios, one number a canary."""
+"""Evidence for the presence of a canary: log likelihood ratios, one number a canary."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def unit_shift(plan: PrivacyPlan) -> float:
 
 
 def membership_scores(signals: Signals) -> Values:
-    """(m,) log likelihood ratios of present against absent, as the plan would have them; larger speaks for present.
+    """(m,) log likelihood ratios of present against absent, under the plan; larger values are evidence for present.
 
-    A step's value is N(0, 1), or N(a, 1) with the chance of the sampling rate q when the canary is present, so that
-    the ratio of a step is 1 - q + q exp(a z - a^2 / 2). Under ``replace_one`` an absent canary means one that pulls the
-    other way. A mechanism that breaks its plan makes the ratio less telling, never a bound less valid.
+    A step's value is N(0, 1), or N(a, 1) with the chance of the sampling rate q when the canary is present, so that the
+    ratio of a step is 1 - q + q exp(a z - a^2 / 2). Under ``replace_one`` an absent canary moves the coordinate by -a
+    instead. For a mechanism that breaks its plan the ratio is less informative, but every bound stays valid.
     """
     plan = signals.plan
     shift = unit_shift(plan)
@@ -44,7 +44,7 @@ def _step_ratio(values: Values, rate: float, shift: float) -> Values:
 
 
 def poisson_ratio(values: Values, plan: PrivacyPlan, helpers: int) -> Values:
-    """(P,) log likelihood ratios of (T, P) values if draws are Poisson and ``helpers`` records pull by -a each."""
+    """(P,) log likelihood ratios of (T, P) values if draws are Poisson and ``helpers`` records add -a each."""
     shift, rate = unit_shift(plan), plan.sample_rate
     most = int(binom.ppf(1 - 1e-9, helpers, rate))
     chances = binom.logpmf(np.arange(most + 1), helpers, rate)
@@ -68,8 +68,8 @@ def poisson_ratio(values: Values, plan: PrivacyPlan, helpers: int) -> Values:
 def fixed_size_ratio(values: Values, plan: PrivacyPlan, batch_size: int) -> Values:
     """(P,) log likelihood ratios of (T, P) values if batches were cut from shuffled epochs, ``batch_size`` each.
 
-    Every batch of an epoch then holds ``batch_size`` records that pull by -a, except that present canaries replace one
-    of them by +a somewhere, and without the canary the last batch is one record short.
+    Every batch of an epoch then holds ``batch_size`` records that add -a each. A present canary replaces one of these
+    by +a in one batch; without it the last batch is one record short.
     """
     shift = unit_shift(plan)
     epoch = max(1, round(1 / plan.sample_rate))

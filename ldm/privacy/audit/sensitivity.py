@@ -1,8 +1,8 @@
 """`audit_sensitivity`: neighbouring data sets through the clipper, on the user's own model and layers.
 
-The proof of a private step needs one number: how far one record moves the clipped sum. Here it is measured instead of
-assumed: for every record the sum is taken with it and without it, or with another in its place. (Libraries were audited
-in this way in arXiv 2602.17454.)
+The proof of a private step needs one number, the sensitivity of the clipped sum to one record. This audit measures it:
+it computes the sum with and without each record, or with another record in its place. (arXiv 2602.17454 audits
+libraries in this way.)
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _ROUNDING = 2.0**-23
 class SensitivityResult:
     """How far one record moved the clipped sum, in units of C.
 
-    ``largest`` is the largest change over ``records`` records, ``record`` the place of the one that made it, ``bound``
-    what the plan allows (1, or 2 under ``replace_one``), ``tolerance`` what fp32 rounding can add to the measurement.
-    ``smallest`` near 1 says that C was in force for every record; when ``largest`` is far below the bound, nothing was
-    clipped and the measurement says little.
+    ``largest`` is the largest change over ``records`` records, ``record`` the index of its record, ``bound`` the plan's
+    limit (1, or 2 under ``replace_one``), ``tolerance`` the possible fp32 rounding error of the measurement.
+    ``smallest`` near 1 means that clipping to C acted on every record; when ``largest`` is far below the bound, nothing
+    was clipped and the measurement says little.
     """
 
     largest: float
@@ -45,7 +45,7 @@ class SensitivityResult:
 
     @property
     def exceeded(self) -> bool:
-        """Whether a record moved the sum further than the noise accounts for, or by something that is no number."""
+        """Whether a record moved the sum further than the bound plus tolerance, or by a value that is not finite."""
         return not self.largest <= self.bound + self.tolerance
 
     def verdict(self) -> str:
@@ -72,16 +72,16 @@ def audit_sensitivity(
     batch: int = 8,
     limit: int = 64,
 ) -> SensitivityResult:
-    """Measure what leaving out, or replacing, each of the first ``limit`` records does to the clipped sum.
+    """Measure how far leaving out, or replacing, each of the first ``limit`` records moves the clipped sum.
 
-    ``rows`` (public or made-up ones) are what the clipper is given: tensors of leading size B * K, record-major, with
-    K = ``plan.noise_multiplicity``. What a loss draws at random (timesteps, noises) belongs into them, so that
-    ``loss(rows)``, one loss a row, computes the same for the same row: the bound speaks of records whose draws stay.
+    ``rows`` (public or made-up ones) are the clipper's input: tensors of leading size B * K, record-major, with K =
+    ``plan.noise_multiplicity``. They must contain the random numbers of the loss (timesteps, noises), so that
+    ``loss(rows)``, one loss a row, gives the same value for the same row; the bound holds for fixed random numbers.
     Each record is measured among ``batch`` - 1 others. Every trainable parameter of ``model`` is private. Costs
     ``limit`` + ``limit`` / ``batch`` clipped sums of at most ``batch`` records.
 
-    Raises UserError for fewer than two records, for a number of rows that K does not divide, and whatever the clipper
-    refuses.
+    Raises UserError for fewer than two records, for a number of rows that K does not divide, and the errors of the
+    clipper.
     """
     whole("batch", batch, at_least=2)
     whole("limit", limit, at_least=2)

@@ -1,4 +1,4 @@
-"""What every engine does: from a loss and a batch to the sum of clipped per-record gradients."""
+"""The interface of every engine: from a loss and a batch to the sum of clipped per-record gradients."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Engine(Protocol):
 
 
 def per_example_losses(loss: PerExampleLoss, rows: Rows, count: int) -> Tensor:
-    """Call ``loss`` and check that it answers one differentiable number a row: (count,) fp32."""
+    """Call ``loss`` and check that it returns one differentiable loss a row: (count,) fp32."""
     losses = loss(rows)
     if losses.shape != (count,):
         raise UserError(

@@ -1,9 +1,9 @@
 """The default engine: one forward, one backward, and one weighted product per layer (Bu et al. 2022, arXiv 2210.00038).
 
-The backward pass computes no weight gradients. As it passes a layer, or after it for small ones, the norms of that
-layer's per-record gradients are taken, and the layer's input and output gradient (or, when smaller, the gradients
-themselves) are kept. When all norms are known, each kept pair is multiplied once with the clip factors. Norm and sum
-come from the same numbers, so the bound holds whatever the precision of the forward pass.
+The backward pass computes no weight gradients. When it passes a layer (for small layers, when it has ended), the engine
+computes the norms of that layer's per-record gradients and keeps the layer's input and output gradient (or the
+gradients themselves, when they are smaller). When all norms are known, each kept pair is multiplied once with the clip
+factors. Norm and sum come from the same numbers, so the bound holds for any precision of the forward pass.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _Book:
                 self._expected[names] += uses[layer.path]
 
     def enter(self, layer: Layer, inputs: Tensor, grad: Tensor) -> None:
-        """Take the contributions of one use of a layer; a bundle whose uses are complete is measured at once."""
+        """Add the contributions of one use of a layer, and measure a bundle as soon as all its uses are added."""
         with self._exact:
             for own, names in layer.bundles.items():
                 part = layer.rule.contribution(layer.module, inputs, grad, self._records, own)
@@ -110,7 +110,7 @@ class _Book:
         finite = squares.isfinite().all(0)
         if bool(finite.all()):
             return ClippedSums(self._sums(weights, None), 0)
-        # A factor of zero would not do: zero times NaN is NaN.
+        # Records with non-finite gradients are left out, since a factor of zero times NaN is NaN.
         index = finite.nonzero().squeeze(1)
         return ClippedSums(self._sums(weights[:, index], index), self._records - len(index))
 
@@ -133,7 +133,7 @@ class _Book:
         self._entries.append(_Entry(names, contribution, group))
 
     def _pack_small(self) -> None:
-        """Biases, norm layers and the like: one norm and one product for all that are clipped together."""
+        """Pack small gradients: one norm and one product for all that are clipped together."""
         for group in range(self._groups.count):
             members = [names for names in self._small if self._groups.index[names[0]] == group]
             if members:
@@ -160,7 +160,7 @@ class _Book:
 
 @dataclass(frozen=True)
 class _Packed(Materialized):
-    """Small gradients side by side: ``gradients`` is one (B, n) tensor, ``shapes`` those of the parameters in it."""
+    """Small gradients side by side: ``gradients`` is one (B, n) tensor, ``shapes`` the parameters' shapes."""
 
     shapes: Sequence[torch.Size]
 

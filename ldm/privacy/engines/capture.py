@@ -1,4 +1,4 @@
-"""Catching the input and the output gradient of every layer that owns private parameters, in one backward pass."""
+"""Captures the input and the output gradient of every layer with private parameters, in one backward pass."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ldm.errors import UserError
 from ldm.privacy.engines.layers import LayerRule, rule_for
 
-# Numbers in the input and output of a small use (4 MB in fp32). A tap takes a fifth of a millisecond between two steps
-# of the backward pass, which drive Python out of the processor's caches: more than a small use is worth.
+# A use is small up to this many numbers in its input and output (4 MB in fp32). A tap costs about 0.2 ms during the
+# backward pass (cold Python caches); for small uses, asking autograd for the gradient afterwards is cheaper.
 _FEW_NUMBERS = 1 << 20
 
 Receiver = Callable[["Layer", Tensor, Tensor], None]
@@ -41,8 +41,8 @@ def find_layers(
 ) -> list[Layer]:
     """The layers that own ``parameters``; a parameter tied into several layers is listed with each of them.
 
-    Raises UserError naming the first parameter that no rule covers, or whose layer has an option that rules it out or
-    is of another kind than its rule.
+    Raises UserError naming the first parameter that no rule covers, or whose layer has an unsupported option or a rule
+    for another kind of layer.
     """
     full_names = {id(parameter): name for name, parameter in parameters.items()}
     owners = {}
@@ -87,16 +87,16 @@ def _rule_of(
 
 
 class Capture:
-    """Context manager: while it is open, every use of ``layers`` in a forward pass is caught.
+    """Context manager: while it is open, every use of ``layers`` in a forward pass is captured.
 
-    Of a use with few numbers the input is kept and autograd is asked for the output gradient; all of these are handed
-    to ``receive(layer, inputs, grad)`` after the backward pass, in a row. A larger use is tapped. A tap is an identity
-    in the autograd graph that calls ``receive`` when the backward pass reaches it, so that nothing waits for the end;
-    it saves the input the way autograd saves tensors, so activation checkpointing recomputes it. Asking for the
-    gradients of the outputs and of ``anchor`` runs the backward pass without computing weight gradients.
+    For a small use, the input is kept and autograd returns the output gradient; after the backward pass, both go to
+    ``receive(layer, inputs, grad)``. A larger use gets a tap, an identity in the autograd graph that calls ``receive``
+    as soon as the backward pass reaches it, so that its memory is freed early. A tap saves the input as autograd saves
+    tensors, so activation checkpointing recomputes it. The backward pass asks only for the gradients of the small uses'
+    outputs and of ``anchor``, so it computes no weight gradients.
 
-    ``uses`` counts the uses per layer path, those that do not reach the loss too. All hooks are gone when the context
-    closes.
+    ``uses`` counts the uses per layer path, including those that do not reach the loss. Closing the context removes all
+    hooks.
     """
 
     def __init__(self, layers: Sequence[Layer], rows: int, receive: Receiver, device: torch.device) -> None:
@@ -106,7 +106,7 @@ class Capture:
         self._rows = rows
         self._receive = receive
         self._small: list[_SmallUse] = []
-        self._forward = True  # False in the backward pass, in which checkpointed regions run forward once more
+        self._forward = True  # False in the backward pass, where activation checkpointing runs forward passes again
         self._hooks = ExitStack()
 
     def __enter__(self) -> Capture:
@@ -132,7 +132,7 @@ class Capture:
 
     def _hook(self, layer: Layer) -> Callable[..., Tensor | None]:
         def receive(inputs: Tensor, grad: Tensor) -> Tensor:
-            # The layer's own backward gets the same copy, which saves it from making another.
+            # The layer's own backward pass gets the same copy and need not make another.
             grad = layer.rule.gradient_layout(grad)
             self._receive(layer, inputs, grad)
             return grad
@@ -160,10 +160,9 @@ class Capture:
 
 @dataclass(frozen=True)
 class _SmallUse:
-    """One use of a layer whose output gradient autograd is asked for.
+    """One small use of a layer; autograd returns its output gradient.
 
-    ``version`` counts how often the memory of ``inputs`` had been written to when the layer used them, ``shape`` is
-    that of the output.
+    ``version`` is autograd's version counter of ``inputs`` when the layer used them, ``shape`` the shape of the output.
     """
 
     layer: Layer
@@ -173,7 +172,7 @@ class _SmallUse:
     shape: torch.Size
 
     def checked_inputs(self) -> Tensor:
-        """The inputs; UserError when they are no longer what the layer saw (autograd checks what it saves itself)."""
+        """The inputs; raises UserError when they were overwritten since (autograd does not check them)."""
         if self.inputs._version != self.version:
             raise UserError(
                 f"the input of layer {self.layer.path!r} was changed in place after the layer used it, so its gradient "
@@ -182,14 +181,14 @@ class _SmallUse:
         return self.inputs
 
     def gradient(self, grad: Tensor) -> Tensor:
-        """The output gradient, from what autograd answered."""
+        """The output gradient, from the gradient ``grad`` that autograd returned."""
         return self.layer.rule.gradient_layout(grad.reshape(self.shape))
 
 
 def _edge(output: Tensor) -> GradientEdge | None:
-    """Where the gradient of ``output``, perhaps in another shape, passes in the autograd graph, if that is certain.
+    """The edge of the autograd graph with the gradient of ``output``, perhaps in another shape; None if uncertain.
 
-    A change in place of a view cuts its own edge off, not that of the tensor it shows (``nn.Linear`` returns a reshaped
+    An in-place change of a view replaces the view's edge, but not its base tensor's (``nn.Linear`` returns a view of a
     product).
     """
     base = output._base

@@ -1,4 +1,4 @@
-"""The plain hook engine: every per-record gradient is written out, then measured and summed.
+"""The plain hook engine materializes every per-record gradient, measures it and sums it.
 
 Memory is records x parameters. It shares the layer rules with the book-keeping engine but none of its norm formulas.
 """

@@ -1,4 +1,4 @@
-"""The readable twin: one backward pass per record, plain autograd, any layer. Slow; tests hold the others to it."""
+"""The reference engine: one backward pass per record, plain autograd, any layer. Slow; for tests of the others."""
 
 from __future__ import annotations
 

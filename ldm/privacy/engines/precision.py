@@ -1,4 +1,4 @@
-"""Keeping reduced-precision matrix products (TF32, bf16) out of norms and sums, whatever the process has allowed."""
+"""Keeps reduced-precision matrix products (TF32, bf16) out of norms and sums, under any process-wide settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 @cache
 def _switches(device_type: str) -> list[tuple[object, str, object]]:
     """Owner, attribute and full-precision value of every setting that rounds the inputs of fp32 products."""
-    backends: Any = torch.backends  # what it holds differs between releases
+    backends: Any = torch.backends  # its attributes differ between releases
     if device_type == "cuda":
         if hasattr(backends.cuda.matmul, "fp32_precision"):
             return [(owner, "fp32_precision", "ieee") for owner in (backends.cuda.matmul, backends.cudnn.conv)]
@@ -22,15 +22,15 @@ def _switches(device_type: str) -> list[tuple[object, str, object]]:
 
 
 class FullPrecision:
-    """Products of fp32 tensors inside this context use fp32 throughout; the process's settings come back after it.
+    """Products of fp32 tensors inside this context use fp32 throughout; on exit the earlier settings are restored.
 
-    A norm from exact products would not bound a sum from rounded ones: bf16 keeps 8 bits, TF32 keeps 11. The settings
-    are read when the context is made; it may be entered any number of times after that, one at a time.
+    A norm from exact products would not bound a sum from rounded ones, since bf16 keeps 8 bits and TF32 keeps 11. The
+    settings are read when the context is made; it may be entered any number of times after that, one at a time.
     """
 
     def __init__(self, device_type: str) -> None:
         switches = [(*switch, getattr(*switch[:2])) for switch in _switches(device_type)]
-        # none: whatever the general setting says, which is full by default
+        # "none" follows the general setting, which is full precision by default
         self._changes = [switch for switch in switches if switch[3] not in (switch[2], "none")]
 
     def __enter__(self) -> None:

@@ -1,10 +1,10 @@
 """Statistics of private records: one noisy sum each, one ledger entry each, before any gradient is computed.
 
-* ``query``: `SumQuery`, what a query promises, and `release`, the one way a sum leaves
+* ``query``: `SumQuery`, the interface of a query, and `release`, the only way to publish a sum
 * ``moments``: `ClassMoments`, count, mean and second moment of each class in public directions
 * ``images``: `ClassMeanImages`; ``fourier``: `FourierEmbedding`
 * ``frame``: `Frame`, the public directions
-* ``gaussians``: what released moments say about the distribution of a class (post-processing)
+* ``gaussians``: the distribution of a class from released moments (post-processing)
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ from ldm.privacy.validate import number, whole
 class FourierEmbedding:
     """Sums of phi(z) for each class, phi(z) = sqrt(2 / D) (cos(z W), sin(z W)), whose length is 1 for every z.
 
-    Rows are clipped to norm ``clip_norm`` first: rounding would turn the angle of a huge record at random, differently
-    in each company. W (dimensions, D / 2) has independent normal entries of standard deviation 1 / ``width`` and
-    follows from the public ``seed``; D = ``features`` is even. One record contributes a vector of length 1 to one row.
-    The norm of a difference between two such means is the maximum mean discrepancy under a Gaussian kernel of that
-    width. All fields are public constants.
+    Rows are clipped to norm ``clip_norm`` first, since the rounding error of a huge record's angle is random and
+    depends on the other records of its chunk. W (dimensions, D / 2) has independent normal entries of standard
+    deviation 1 / ``width`` and follows from the public ``seed``; D = ``features`` is even. One record contributes a
+    vector of length 1 to one row. The norm of a difference between two such means is the maximum mean discrepancy under
+    a Gaussian kernel of that width. All fields are public constants.
     """
 
     classes: int

@@ -1,4 +1,4 @@
-"""`Frame`: a centre and a few directions, taken from public data, in which private latents are measured."""
+"""`Frame`: public coordinates for private latents, with a centre and a few directions from public data."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ldm.errors import UserError
 class Frame:
     """Public coordinates of latents: u = (z - centre) @ directions, z = centre + u @ lift (+ nothing else).
 
-    ``centre`` (d,), ``directions`` (d, k), ``lift`` (k, d), float64. All of it comes from public data: a frame that
-    was fitted to private records would need a privacy budget of its own.
+    ``centre`` (d,), ``directions`` (d, k), ``lift`` (k, d), float64. All of it comes from public data, because a frame
+    fitted to private records would need a privacy budget of its own.
     """
 
     centre: Tensor

@@ -1,8 +1,8 @@
-"""`ClassMixture`: the distribution of each class that released moments describe. Post-processing: no record comes here.
+"""`ClassMixture`: the distribution of each class, from released moments. This is post-processing and reads no record.
 
 The noise has a known size, and every estimate is corrected for it: cells with too few records are dropped, means and
-covariances are shrunk by the positive-part rule of James and Stein (1961) towards what the classes share, and
-eigenvalues are cut and shrunk where a symmetric matrix of noise alone would have put them (Wigner's edge;
+covariances are shrunk by the positive-part rule of James and Stein (1961) towards values shared by the classes, and
+eigenvalues within the range of a pure-noise symmetric matrix are cut, larger ones shrunk (Wigner's edge;
 Benaych-Georges and Nadakuditi 2011 for the shift of those above it).
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from ldm.privacy.statistics.moments import ClassMoments
 from ldm.privacy.statistics.query import Release
 
-#: A cell counts from this many standard deviations of its noisy count on.
+#: A cell is used if its noisy count is at least this many standard deviations of the noise.
 FEWEST = 3.0
 
 
@@ -70,8 +70,8 @@ class ClassMixture:
 def fit_mixture(query: ClassMoments, release: Release, *, spread: bool = True) -> ClassMixture:
     """The mixture that a release of ``query`` describes, corrected for the noise on it.
 
-    ``spread`` gives directions whose variance drowns in noise the variance that is left over on average, by the trace,
-    which is known far better than any eigenvalue; without it they get none.
+    With ``spread``, directions with a variance below the noise get the average remaining variance by the trace, which
+    is known far better than any eigenvalue; without it they get none.
     """
     a, b, c = query.weights
     radius, noise, k = query.clip_norm, release.noise_std, query.frame.rank
@@ -99,7 +99,7 @@ def fit_mixture(query: ClassMoments, release: Release, *, spread: bool = True) -
     if query.second_by_cell:
         factors = _by_cell(second.view(query.classes, query.cells, k, k), entry, count, raw, mean_std, spread)
         return ClassMixture(total / total.sum(), weights, means, factors)
-    # noise on the means adds to the squares of the means, which are taken away: give it back
+    # the noise on the means makes their subtracted squares too large; add the excess back
     between = torch.einsum("gc,gci,gcj->gij", weights, raw, raw)
     excess = (weights * mean_std.square()).sum(dim=1)[:, None, None] * torch.eye(k, dtype=torch.float64)
     within = second / total[:, None, None] - between + excess
@@ -111,7 +111,7 @@ def fit_mixture(query: ClassMoments, release: Release, *, spread: bool = True) -
 
 
 def _shrunk_means(raw: Tensor, weights: Tensor, std: Tensor) -> Tensor:
-    """Cell means (classes, cells, k) moved towards their class's mean as far as their noise explains the distance."""
+    """Cell means (classes, cells, k), shrunk towards their class's mean as far as their noise explains the distance."""
     centre = torch.einsum("gc,gck->gk", weights, raw)[:, None]
     distance = (raw - centre).square().sum(dim=2)
     keep = (1 - raw.shape[2] * std.square() / distance.clamp(min=1e-12)).clamp(0, 1)
@@ -119,14 +119,14 @@ def _shrunk_means(raw: Tensor, weights: Tensor, std: Tensor) -> Tensor:
 
 
 def _pooled(matrices: Tensor, count: Tensor, entry: float) -> tuple[Tensor, Sequence[float], float]:
-    """The mean of class covariances by their counts; the noise off the diagonal of each, and of the mean."""
+    """The mean of class covariances weighted by counts; the off-diagonal noise of each, and of the mean."""
     shared = torch.einsum("g,gij->ij", count, matrices) / count.sum()
     errors = (entry / count).tolist()
     return shared, errors, entry * math.sqrt(len(count)) / float(count.sum())
 
 
 def _towards(matrix: Tensor, shared: Tensor, error: float, shared_error: float) -> tuple[Tensor, float]:
-    """A matrix moved towards the shared one as far as noise explains its distance; and the noise that is left in it."""
+    """A matrix shrunk towards the shared one as far as noise explains its distance, and its remaining noise."""
     k = len(matrix)
     distance = float((matrix - shared).square().sum())
     explained = k * (k + 1) * max(error**2 - shared_error**2, 0.0)
@@ -138,8 +138,8 @@ def _towards(matrix: Tensor, shared: Tensor, error: float, shared_error: float) 
 def denoised(matrix: Tensor, error: float, *, spread: bool = True, rounds: int = 10) -> Tensor:
     """A covariance (k, k) out of one with symmetric Gaussian noise, ``error`` its deviation off the diagonal.
 
-    Around a level l such noise alone has eigenvalues within 2 ``error`` sqrt(k). An eigenvalue l + x above came from
-    l + (x + sqrt(x² - 4 k error²)) / 2; those below become l: what the trace leaves for them on average, or 0 without
+    Around a level l such noise alone has eigenvalues within 2 ``error`` sqrt(k). An eigenvalue l + x above came from l
+    + (x + sqrt(x² - 4 k error²)) / 2; those below become l, the average of the remaining trace, or 0 without
     ``spread``.
     """
     k = len(matrix)
@@ -163,7 +163,7 @@ def _factor(covariance: Tensor) -> Tensor:
 
 
 def _by_cell(second: Tensor, entry: float, count: Tensor, raw: Tensor, std: Tensor, spread: bool) -> Tensor:
-    """Factors (classes, cells, k, k) of covariances that were asked for cell by cell, shrunk towards their class's."""
+    """Factors (classes, cells, k, k) of covariances released for each cell, shrunk towards their class's."""
     classes, cells, k, _ = second.shape
     eye = torch.eye(k, dtype=torch.float64)
     result = torch.zeros_like(second)

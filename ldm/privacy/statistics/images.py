@@ -19,8 +19,8 @@ from ldm.privacy.validate import number, whole
 class ClassMeanImages:
     """Sums of (1, image / R) for each class; images (N, C, H, W) are averaged to ``side`` pixels and clipped to norm R.
 
-    A record's contribution is at most sqrt(2) long. ``clip_norm`` None takes what no image in [-1, 1] exceeds,
-    sqrt(channels) · side; a smaller public constant buys less noise. All fields are public constants.
+    A record's contribution is at most sqrt(2) long. ``clip_norm`` None is sqrt(channels) · side, the largest norm of an
+    image in [-1, 1]; a smaller public constant means less noise. All fields are public constants.
     """
 
     classes: int

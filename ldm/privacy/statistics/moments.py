@@ -1,4 +1,4 @@
-"""`ClassMoments`: how many records a class has, where they lie and how they spread, in public directions."""
+"""`ClassMoments`: the count, mean and second moment of each class, in public directions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from ldm.privacy.validate import number, whole
 class ClassMoments:
     """Sums of (1, v, v vᵀ) for each class: v are the coordinates of a record in ``frame``, clipped to norm R, over R.
 
-    One record contributes to one class: a · 1 and b · v to one row of ``count`` (classes, cells) and ``mean``
-    (classes, cells, k), and c · v vᵀ to one row of ``second`` (classes, k (k + 1) / 2), which holds the diagonal and
-    sqrt(2) times the upper triangle, so that its Euclidean length is the Frobenius norm of the matrix. R is
-    ``clip_norm``; a, b, c are the ``weights``. As |v| <= 1 the contribution is at most sqrt(a² + b² + c²) long,
-    whatever the record is.
+    One record contributes to one class: a · 1 and b · v to one row of ``count`` (classes, cells) and ``mean`` (classes,
+    cells, k), and c · v vᵀ to one row of ``second`` (classes, k (k + 1) / 2), which holds the diagonal and sqrt(2)
+    times the upper triangle, so that its Euclidean length is the Frobenius norm of the matrix. R is ``clip_norm``; a,
+    b, c are the ``weights``. As |v| <= 1 the contribution of any record is at most sqrt(a² + b² + c²) long.
 
     ``anchors`` (classes, cells, k) split each class into cells: a record belongs to the nearest anchor of its class.
-    They are public, or computed from what was released before. Second moments are those of the whole class, or of each
+    They are public, or computed from earlier releases. Second moments are those of the whole class, or of each
     cell when ``second_by_cell``: then ``second`` is (classes · cells, k (k + 1) / 2), and the bound is the same.
 
     All fields are public constants. Raises UserError for values out of range.

@@ -28,7 +28,7 @@ class SumQuery(Protocol):
 
     @property
     def name(self) -> str:
-        """What is asked, in a word; goes to the card."""
+        """One word for the query, for the card."""
 
     @property
     def bound(self) -> float:
@@ -40,14 +40,14 @@ class SumQuery(Protocol):
     def total(self, records: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The sums over records (N, ...) with labels (N,): named float64 tensors whose shapes do not depend on N.
 
-        Every record must stand for itself: its contribution may depend on no other record, and on no count of them. A
+        The contribution of a record must not depend on any other record, nor on the number of records. A
         record that is not finite, or whose label is outside the classes, contributes nothing.
         """
 
 
 @dataclass(frozen=True)
 class Release:
-    """One noisy answer: ``sums`` (float64), the standard deviation of the noise on each number, and what it cost.
+    """One noisy answer: ``sums`` (float64), the standard deviation of the noise on each number, and its event.
 
     ``constants`` are the query's public constants. Everything computed from these fields is post-processing.
     """
@@ -59,7 +59,7 @@ class Release:
     constants: Mapping[str, Any]
 
     def summary(self) -> dict[str, Any]:
-        """What the card says about this release; plain JSON values."""
+        """The entry of this release on the card; plain JSON values."""
         return {
             "name": self.name,
             "noise_multiplier": self.event.noise_multiplier,
@@ -100,7 +100,7 @@ def event_of(noise_multiplier: float, relation: str = ADD_OR_REMOVE_ONE) -> Samp
 
 
 def sensitivity(query: SumQuery, relation: str) -> float:
-    """How far one record can move the sum: its bound when it is added or removed, twice that when it is replaced."""
+    """Largest change of the sum by one record: its bound if added or removed, twice that if replaced."""
     return query.bound * (2 if relation == REPLACE_ONE else 1)
 
 
@@ -116,10 +116,10 @@ def release(
 ) -> Release:
     """Sum the contributions of ``records`` (N, ...) with ``labels`` (N,) int64, and add noise to the sum once.
 
-    Every number gets independent Gaussian noise of standard deviation ``noise_multiplier`` times the sensitivity
-    (Dwork and Roth 2014, appendix A), from a generator that the operating system seeds for this call alone. The event
-    is in the ledger before the noisy sum exists. With ``insecure_seed`` the noise follows from the seed and the number
-    of steps in the ledger, and the release is not private.
+    Every number gets independent Gaussian noise of standard deviation ``noise_multiplier`` times the sensitivity (Dwork
+    and Roth 2014, appendix A), from a generator that the operating system seeds for this call alone. The ledger records
+    the event before the noisy sum exists. With ``insecure_seed`` the noise follows from the seed and the number of
+    steps in the ledger, and the release is not private.
 
     Raises UserError for constants out of range or records and labels that do not belong together.
     """
@@ -141,7 +141,7 @@ def release(
 
 
 def chunks(records: Tensor, labels: Tensor, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Records as float64 rows (B, d) with their labels, a few at a time; those that may not contribute are left out."""
+    """Chunks of records as float64 rows (B, d) with labels; records that must not contribute are left out."""
     for start in range(0, len(records), CHUNK):
         rows = records[start : start + CHUNK].flatten(1).double()
         which = labels[start : start + CHUNK]

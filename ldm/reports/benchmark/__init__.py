@@ -1,8 +1,8 @@
 """A whole benchmark from public model to one row of a table, resumable stage by stage.
 
-* ``config``: what a benchmark file says
-* ``stages``: stages that are done once, with an estimate of the time that is left
-* ``pipeline``: the stages of one private run and of the baselines beside it
+* ``config``: the content of a benchmark file
+* ``stages``: stages that run once, with an estimate of the remaining time
+* ``pipeline``: the stages of one private run and of its baselines
 * ``direct``: a classifier trained directly with differential privacy
 * ``statistics_only``: released statistics without gradients
 * ``table``: the rows that are printed

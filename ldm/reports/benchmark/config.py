@@ -1,4 +1,4 @@
-"""`BenchmarkConfig`: what a benchmark file under ``configs/benchmark`` says."""
+"""`BenchmarkConfig`: the content of a benchmark file under ``configs/benchmark``."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class DirectTraining:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """One data set: the private run, its budgets, and how samples are drawn and scored.
+    """One data set: the private run, its budgets, and the settings of sampling and scoring.
 
-    ``run``: the file that ``main.py`` would be given for the private run; ``budgets``: epsilon to what is laid over it.
-    ``test``: node of the real test set. ``rehearsal``: nodes ``train`` and ``test`` of the data that play the private
-    and the test set when settings are chosen. ``statistics_only``: a ``dp_config.warm_up`` section whose rounds share
-    the whole budget evenly, with ``budgets`` as above. ``quick``: what is laid over this file to see the whole chain
-    in minutes.
+    ``run``: configuration file of the private run, for ``main.py``; ``budgets``: epsilon to the settings that override
+    it. ``test``: node of the real test set. ``rehearsal``: nodes ``train`` and ``test`` of the data sets that replace
+    the private set and the test set while settings are chosen. ``statistics_only``: a ``dp_config.warm_up`` section
+    whose rounds share the whole budget evenly, with ``budgets`` as above. ``quick``: settings that override this file
+    to run the whole chain in minutes.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class BenchmarkConfig:
 
     @classmethod
     def read(cls, path: str | Path, quick: bool = False) -> BenchmarkConfig:
-        """Read a benchmark file. Raises UserError naming what is unknown or missing."""
+        """Read a benchmark file. Raises UserError naming the unknown or missing key."""
         path = Path(path)
         raw = to_plain(load_config([path]))
         if quick:
@@ -101,14 +101,14 @@ class BenchmarkConfig:
         )
 
     def budget(self, epsilon: str) -> Mapping[str, Any]:
-        """What is laid over the run for an epsilon. Raises UserError naming those that there are."""
+        """The settings that override the run for an epsilon. Raises UserError listing the known epsilons."""
         if epsilon not in self.budgets:
             raise UserError(f"{self.path}: no budget for epsilon {epsilon}; there is {', '.join(self.budgets)}")
         return self.budgets[epsilon]
 
 
 def statistics_section(config: BenchmarkConfig, epsilon: str) -> dict[str, Any]:
-    """The ``statistics_only`` section for an epsilon: its own ``budgets`` laid over what is common to all."""
+    """The ``statistics_only`` section for an epsilon: the common settings, overridden by those of ``budgets``."""
     section = dict(config.statistics_only)
     budgets = section.pop("budgets", {})
     if epsilon not in budgets:
@@ -117,5 +117,5 @@ def statistics_section(config: BenchmarkConfig, epsilon: str) -> dict[str, Any]:
 
 
 def delta_for(records: int) -> float:
-    """delta = 1 / (N ln N), as DPImageBench has it."""
+    """delta = 1 / (N ln N), as in DPImageBench."""
     return 1 / (records * math.log(records))

@@ -1,4 +1,4 @@
-"""A classifier trained directly on the private records with DP-SGD: what a row of samples has to beat."""
+"""A classifier trained directly on the private records with DP-SGD: the baseline of classifiers trained on samples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 def direct_accuracy(train: SampleSet, test: SampleSet, epsilon: float, how: DirectTraining) -> dict[str, Any]:
     """Train with ``epsilon`` on ``train`` and score the average of the weights over the last steps on ``test``.
 
-    The last step counts: nothing is chosen. Sampling and noise are secret. Returns accuracy (0-1) and what was spent.
+    The last step counts, so no data choose a step. Sampling and noise are secret. Returns accuracy (0-1) and the
+    privacy that was spent.
     """
     plan = PrivacyPlan.calibrate(
         target_epsilon=epsilon,
@@ -53,7 +54,7 @@ def direct_accuracy(train: SampleSet, test: SampleSet, epsilon: float, how: Dire
 def private_steps(
     network: nn.Module, images: Tensor, labels: Tensor, plan: PrivacyPlan, ledger: Ledger, how: DirectTraining
 ) -> Any:
-    """The plan's steps, one at a time; dropout is off, so that a record's gradient is a function of the record."""
+    """The plan's steps, one at a time; dropout is off, so that a gradient depends on its record only."""
     parameters = dict(network.named_parameters())
     clipper = PerRecordClipper(network, parameters, Clipping(plan.max_grad_norm, style=plan.clipping))
     noise, draws = GaussianNoise(plan.noise_std), LossDraws()
@@ -70,7 +71,7 @@ def private_steps(
                 for start in range(0, len(batch), how.max_batch_size):
                     index = torch.as_tensor(batch[start : start + how.max_batch_size], dtype=torch.long)
                     clipper.accumulate(loss, {"image": images[index], "label": labels[index]})
-            sums = clipper.take()
+            sums = clipper.pop_sums()
             noise.add_(sums)
             ledger.record(plan.event())
             for name, parameter in parameters.items():

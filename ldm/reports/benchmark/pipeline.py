@@ -1,4 +1,4 @@
-"""The stages of a benchmark: private run, samples, classifier, and the baselines that a row is read beside."""
+"""The stages of a benchmark: private run, samples, classifier, and the baselines of the row."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from ldm.training import RunOptions, train
 
 logger = logging.getLogger(__name__)
 
-#: Rates on one idle core, for the first estimate of what is left: images or records a second.
+#: Rates on one idle core in images or records per second, for the first estimate of the remaining time.
 SAMPLES_A_SECOND, CLASSIFIER, PRIVATE, PLAIN, ENCODED = 110.0, 2000.0, 900.0, 1200.0, 900.0
 
-#: Where a benchmark is at home: folders in its files are relative to the working directory, as for every command.
+#: Baselines that can be measured beside the private rows.
 BASELINES = ("real", "public", "plain", "direct", "statistics", "warm")
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What the command line says. ``baselines``: which of `BASELINES` are measured beside the private rows."""
+    """Options of the command line. ``baselines``: those of `BASELINES` to measure beside the private rows."""
 
     config: str
     epsilons: tuple[str, ...]
@@ -52,7 +52,10 @@ class BenchmarkOptions:
 
 
 def run_benchmark(options: BenchmarkOptions) -> Path:
-    """Run every stage that is not done yet; returns the folder with the results. Raises UserError."""
+    """Run every unfinished stage; returns the folder with the results. Raises UserError.
+
+    Folders in a benchmark file are relative to the working directory, as for every command.
+    """
     config = BenchmarkConfig.read(options.config, options.quick)
     if options.repeat < 1:
         raise UserError(f"--repeat {options.repeat}: give 1 or more private runs")
@@ -75,14 +78,14 @@ def run_benchmark(options: BenchmarkOptions) -> Path:
 
 
 class Shared:
-    """What all runs of a data set share: the data, and baselines that do not depend on epsilon."""
+    """The shared part of all runs of a data set: the data, and baselines that do not depend on epsilon."""
 
     def __init__(self, config: BenchmarkConfig, options: BenchmarkOptions, folder: Path):
         self.config, self.options, self.folder = config, options, folder
 
     @property
     def train_node(self) -> Mapping[str, Any]:
-        """The records that are private, or that play the part in a rehearsal."""
+        """The node of the private records; in a rehearsal, of the public records in their place."""
         if self.options.rehearse:
             return self.config.rehearsal["train"]
         return to_plain(load_config([self.config.run]).data.params.train)
@@ -94,7 +97,7 @@ class Shared:
 
     @cached_property
     def test(self) -> SampleSet:
-        """Images that scores are measured on."""
+        """The real test images."""
         return collect(instantiate_from_config(self.test_node), progress=False)
 
     @cached_property
@@ -103,7 +106,7 @@ class Shared:
         return collect(instantiate_from_config(self.train_node), progress=False)
 
     def run_files(self, folder: Path, *overlays: Mapping[str, Any]) -> list[str]:
-        """A file that lies over the run's: the data that play the private set, and ``overlays``."""
+        """A file on top of the run's: the data in the place of the private set, and ``overlays``."""
         base = {"base": str(self.config.run), "data": {"params": {"train": dict(self.train_node)}}}
         above: Any = OmegaConf.create(base)
         for overlay in overlays:
@@ -116,7 +119,7 @@ class Shared:
         return [str(path)]
 
     def sample(self, checkpoint: Path | str, output: Path, count: int | None = None) -> None:
-        """Draw labelled samples, class by class; goes on where an earlier process was stopped."""
+        """Draw labelled samples, class by class; continues an earlier process that was stopped."""
         wanted = self.config.samples if count is None else count
         classes = range(self.config.classes)
         if not output.is_file():
@@ -138,11 +141,11 @@ class Shared:
 
     @property
     def scoring_seconds(self) -> float:
-        """Estimate for one classifier."""
+        """Estimated seconds for one classifier."""
         return self.config.samples * self.config.protocol.epochs / CLASSIFIER
 
     def stages(self) -> list[Stage]:
-        """Baselines that need no private run of ours."""
+        """The stages of baselines that need no private run."""
         wanted, sampling = self.options.baselines, self.config.samples / SAMPLES_A_SECOND
         found = []
         if "real" in wanted:
@@ -162,7 +165,7 @@ class Shared:
 
 
 class PrivateRun:
-    """One private run at one epsilon, its samples and score, and with the first run the baselines at this epsilon."""
+    """One private run at one epsilon, its samples and score; the first run has the baselines at this epsilon too."""
 
     def __init__(
         self,
@@ -177,7 +180,7 @@ class PrivateRun:
         self.epsilon, self.first = epsilon, first
 
     def stages(self) -> list[Stage]:
-        """In the order in which they are run; the row that counts comes first."""
+        """The stages in running order; the private row comes first."""
         run = to_plain(
             OmegaConf.merge(load_config([self.config.run]), OmegaConf.create(self.config.budget(self.epsilon)))
         )
@@ -252,7 +255,7 @@ class PrivateRun:
 
 
 class StatisticsRun:
-    """The whole budget spent on statistics: scored by draws alone, and by the public model trained on draws."""
+    """The whole budget spent on statistics, scored by draws alone and by the public model trained on draws."""
 
     def __init__(self, config: BenchmarkConfig, options: BenchmarkOptions, shared: Shared, epsilon: str, folder: Path):
         self.config, self.options, self.shared = config, options, shared
@@ -307,7 +310,7 @@ def latest_run(folder: Path) -> Path:
 
 
 def train_or_resume(folder: Path, base: list[str]) -> None:
-    """Start the run that ``base`` describes, or go on with the one that was stopped; what it has spent stays spent."""
+    """Start the run of ``base``, or resume the one that was stopped; its ledger keeps the steps already taken."""
     begun = sorted(path for path in folder.glob("*") if path.is_dir())
     usable = begun and (
         (begun[-1] / "statistics.ckpt").is_file() or (begun[-1] / "checkpoints" / "last.ckpt").is_file()
@@ -321,5 +324,5 @@ def train_or_resume(folder: Path, base: list[str]) -> None:
 
 
 def trainer_flags() -> dict[str, Any]:
-    """A benchmark's Trainer: one process on the CPU unless the environment says otherwise."""
+    """Trainer flags of a benchmark: one process on the CPU unless the environment sets others."""
     return {"accelerator": os.environ.get("LDM_BENCHMARK_ACCELERATOR", "cpu"), "devices": 1}

@@ -1,4 +1,4 @@
-"""`Stage` and `run_stages`: work that is done once, and how long the rest of it will take."""
+"""`Stage` and `run_stages`: work that runs once, with an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 
-#: Seconds for which the estimates are trusted as if they had been measured.
+#: Weight of the estimates against measured stages, in seconds.
 PRIOR = 300.0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One piece of work: ``run`` returns plain values, which end up in ``folder/key.json``; then it is done.
+    """One piece of work. ``run`` returns plain values; once they lie in ``folder/key.json``, the stage is done.
 
-    ``seconds``: what it takes on two idle cores, roughly; measured stages correct the estimate for the machine. A stage
-    that is stopped is run again from its start, or from where its own files let it go on.
+    ``seconds``: rough duration on two idle cores; measured stages correct the estimate for the machine. A stage that
+    was stopped starts again, or continues from its own files.
     """
 
     key: str
@@ -38,22 +38,22 @@ class Stage:
 
     @property
     def path(self) -> Path:
-        """Where the result lies."""
+        """The file of the result."""
         return self.folder / f"{self.key}.json"
 
     def result(self) -> Result | None:
-        """What an earlier process found out, if the stage is done."""
+        """The stored result, or None if the stage is not done."""
         return json.loads(self.path.read_text()) if self.path.is_file() else None
 
 
 def run_stages(stages: Sequence[Stage]) -> dict[str, Result]:
-    """Run what is not done yet, in order; returns all results by key. Says what is next and when all will be done."""
+    """Run the unfinished stages in order; returns all results by key. Logs the next stage and the remaining time."""
     results: dict[str, Result] = {}
     expected = spent = 0.0
     for place, stage in enumerate(stages):
         done = stage.result()
         if done is None:
-            # a stage of seconds says little about the pace of those that take minutes
+            # a stage of seconds is a poor measure of the pace of stages that take minutes
             pace = (spent + PRIOR) / (expected + PRIOR)
             left = pace * sum(later.seconds for later in stages[place:] if later.result() is None)
             logger.info("stage %d of %d: %s; about %s left", place + 1, len(stages), stage.title, duration(left))
@@ -69,13 +69,13 @@ def run_stages(stages: Sequence[Stage]) -> dict[str, Result]:
 
 
 def peak_memory() -> int:
-    """The most memory this process has held so far, in MiB."""
+    """Peak memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words a person reads at a glance."""
+    """A duration in seconds as short text."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

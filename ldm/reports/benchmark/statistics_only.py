@@ -1,4 +1,4 @@
-"""Released statistics without gradients: the whole budget in a few queries, and samples straight from what they say."""
+"""Released statistics without gradients: a few queries use the whole budget, and samples are drawn from the answers."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def release_statistics(
 ) -> dict[str, Any]:
     """Spend ``epsilon`` on the rounds of ``warm_up``, the same noise multiplier in each.
 
-    Writes ``statistics.ckpt`` and ``privacy.json`` into ``folder``. What is there already is not released again.
-    Returns what was spent.
+    Writes ``statistics.ckpt`` and ``privacy.json`` into ``folder``. An existing release is not repeated, since a second
+    one would spend the budget again. Returns the privacy that was spent.
     """
     section = load_config([run])
     model = build_model(section)
@@ -68,7 +68,7 @@ def release_statistics(
 
 
 def train_on_release(folder: Path, run: Path, warm_up: Mapping[str, Any]) -> None:
-    """Train the public model on draws from what ``folder`` holds; writes ``warm_up.ckpt`` there. Post-processing."""
+    """Train the public model on draws from the release in ``folder``, into ``warm_up.ckpt`` there. Post-processing."""
     model = build_model(load_config([run]))
     account, releases = load_releases(folder / "statistics.ckpt")
     statistics = with_noise(warm_up, releases[0].event.noise_multiplier)
@@ -84,7 +84,7 @@ def latent_shape(model: Any) -> tuple[int, int, int]:
 
 
 def evenly(warm_up: Mapping[str, Any], epsilon: float, records: int) -> StatisticsPlan:
-    """The section with the same noise multiplier in every round, such that all of them together cost ``epsilon``."""
+    """The section with the same noise multiplier in every round; all rounds together cost ``epsilon``."""
     sigma = calibrate(target_epsilon=epsilon, delta=delta_for(records), sample_rate=1.0, steps=len(warm_up["rounds"]))
     return with_noise(warm_up, sigma)
 
@@ -97,7 +97,7 @@ def with_noise(warm_up: Mapping[str, Any], sigma: float) -> StatisticsPlan:
 
 
 def plan_of_queries(statistics: StatisticsPlan, records: int) -> PrivacyPlan:
-    """The account of queries alone: as many steps as rounds, each of all records."""
+    """The plan of the queries alone: one step per round, each on all records."""
     return PrivacyPlan(
         sample_rate=1.0,
         steps=len(statistics.rounds),
@@ -111,9 +111,9 @@ def plan_of_queries(statistics: StatisticsPlan, records: int) -> PrivacyPlan:
 
 @torch.no_grad()
 def draws_of(run_dir: Path, run: Path, overlay: Mapping[str, Any], count: int, seed: int = 0) -> SampleSet:
-    """``count`` images decoded from draws of what a run has released, class by class. Post-processing.
+    """``count`` images decoded from draws of a run's released statistics, class by class. Post-processing.
 
-    ``overlay`` is what lay over the run's file: its ``dp_config.warm_up`` names the constants of the releases.
+    ``overlay``: the settings that overrode the run's file; ``dp_config.warm_up`` has the constants of the release.
     """
     section = OmegaConf.merge(load_config([run]), OmegaConf.create(dict(overlay)))
     model = build_model(section).eval()

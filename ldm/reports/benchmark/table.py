@@ -1,4 +1,4 @@
-"""The table of a benchmark: every row that has been measured, with its spread and what it cost."""
+"""The table of a benchmark: every measured row, with its spread and its cost."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NAMES = {
     "public": "public model alone",
     "real": "real images",
 }
-#: Stages whose time belongs to a row besides its own.
+#: Stages whose time is added to a row's own.
 BEFORE = {"score": ("private", "samples"), "score_model": ("release", "further"), "score_draws": ("release",)}
 
 
 def collect_rows(folder: Path) -> list[dict[str, Any]]:
-    """Every measured row below a benchmark's folder, the private ones first; repeats of one row are taken together."""
+    """Every measured row below a benchmark's folder, the private ones first; repeats of a row form one row."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("eps*/*/*.json")) + sorted(folder.glob("shared/*.json")):
         if path.stem not in NAMES:

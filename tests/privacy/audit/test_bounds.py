@@ -67,7 +67,7 @@ def largest_chance(curve: Curve, canaries: int, guesses: int, right: int) -> flo
     """The theorem's constraints as a linear programme: an oracle that shares nothing with the recursion."""
     places = np.arange(guesses + 1)
     rows, limits = [], []
-    for start, (slope, offset) in product(range(guesses), zip(curve.grad_outputs, curve.offsets, strict=True)):
+    for start, (slope, offset) in product(range(guesses), zip(curve.slopes, curve.offsets, strict=True)):
         wins = np.where(places >= start + 1, places, 0) / canaries
         losses = np.where(places >= start, guesses - places, 0) / canaries
         rows.append(wins - slope * losses)
@@ -83,7 +83,7 @@ def largest_chance(curve: Curve, canaries: int, guesses: int, right: int) -> flo
 def test_the_recursion_refutes_what_the_linear_programme_refutes(
     mu: float, canaries: int, guesses: int, right: int
 ) -> None:
-    curve = Curve(gaussian_curve(mu).grad_outputs[::20], gaussian_curve(mu).offsets[::20])
+    curve = Curve(gaussian_curve(mu).slopes[::20], gaussian_curve(mu).offsets[::20])
     limit = largest_chance(curve, canaries, guesses, right)
     if limit < 0.98:
         assert refuted(curve, canaries, guesses, right, limit * 1.02)

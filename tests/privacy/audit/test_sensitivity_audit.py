@@ -1,4 +1,4 @@
-"""Sensitivity measured by the library function, as a user would call it."""
+"""`audit_sensitivity`, called as a user would call it."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ def test_something_that_is_no_number_is_found() -> None:
 
 
 def test_too_few_rows_are_refused() -> None:
-    with pytest.raises(UserError, match="5 rows were given: .* needs 4 rows for each of two records"):
+    with pytest.raises(UserError, match="5 rows were given: .* needs 4 for each of at least two records"):
         net = MixedNet()
         audit_sensitivity(net, plan(), loss_of(net), mixed_rows(5))

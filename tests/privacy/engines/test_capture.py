@@ -1,4 +1,4 @@
-"""Catching inputs and output gradients: small and large uses, what is left out, what backward does not compute."""
+"""Capture of inputs and output gradients: small and large uses, uses left out, gradients that are not computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What released moments say about a class: known distributions are found again, and noise is corrected for."""
+"""Class distributions from released moments: known ones are recovered, and the noise is corrected for."""
 
 from __future__ import annotations
 

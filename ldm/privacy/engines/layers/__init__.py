@@ -1,4 +1,4 @@
-"""Layer rules: how each kind of layer yields per-record gradients. A table passed to the clipper extends them."""
+"""Layer rules: per-record gradients of each kind of layer. A table passed to the clipper extends them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Per-record gradients of a layer's parameters, kept in whichever form makes norms and weighted sums cheap.
+"""Per-record gradients of a layer's parameters, in the form with the cheapest norms and weighted sums.
 
 With a_t the input and g_t the output gradient of a linear map at position t, the weight gradient of record b is
-``sum_t g_bt a_bt^T``. Written out it costs records x parameters of memory; kept as factors it costs positions x widths,
-its squared norm is ``sum_tt' (a_t . a_t')(g_t . g_t')`` (Goodfellow 2015, arXiv 1510.01799; Li et al. 2021,
+``sum_t g_bt a_bt^T``. Materialized, it costs records x parameters of memory; kept as factors, it costs positions x
+widths, its squared norm is ``sum_tt' (a_t . a_t')(g_t . g_t')`` (Goodfellow 2015, arXiv 1510.01799; Li et al. 2021,
 arXiv 2110.05679) and its weighted sum over records is one matrix product (Bu et al. 2022, arXiv 2210.00038). A bias is
 a weight on a constant input of one, so it only adds one to every ``a_t . a_t'``.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ldm.privacy.engines.layers.squares import FEW_POSITIONS, SquaredNorms, factored_squares, gram, row_squares
 
-# Factored norms are compute-bound (2 T^2 (d + p) operations), written-out gradients are memory-bound (d p numbers).
+# Factored norms are compute-bound (2 T^2 (d + p) operations), materialized gradients are memory-bound (d p numbers).
 # This is the measured exchange rate between the two on x86 CPUs; current GPUs are within a factor of two of it.
 OPERATIONS_PER_NUMBER = 32
 
@@ -26,7 +26,7 @@ _BLOCK_NUMBERS = 1 << 21  # temporaries of about 8 MB stay in the cache and out 
 
 
 class Contribution(ABC):
-    """Gradients of one or more parameters of one layer, for each of ``records`` records, in fp32 whatever came in."""
+    """Gradients of one or more parameters of one layer, for each of ``records`` records, always in fp32."""
 
     @property
     @abstractmethod
@@ -49,14 +49,14 @@ class Contribution(ABC):
 
     @abstractmethod
     def per_record(self) -> list[Tensor]:
-        """The gradients written out: (B, *parameter shape) fp32 for each parameter."""
+        """The materialized gradients: (B, *parameter shape) fp32 for each parameter."""
 
     @abstractmethod
     def select(self, index: Tensor) -> Contribution:
         """The contribution of the records at ``index`` (n,) only."""
 
     def choose_form(self) -> Contribution:
-        """This contribution, or its written-out form when that is less work."""
+        """This contribution, or its materialized form when that is less work."""
         return self
 
     def join(self, other: Contribution) -> Contribution:
@@ -67,7 +67,7 @@ class Contribution(ABC):
 
 @dataclass(frozen=True)
 class Materialized(Contribution):
-    """Gradients as they are: one tensor (B, *parameter shape) for each parameter."""
+    """Materialized gradients: one tensor (B, *parameter shape) for each parameter."""
 
     gradients: Sequence[Tensor]
 
@@ -94,7 +94,7 @@ class OuterProducts(Contribution):
     """An affine map of positions: ``left`` (B, T, p) output gradients, ``right`` (B, T, d) inputs.
 
     The factors may be of any float dtype and memory layout. ``weight`` is the shape of the weight (p, d, ...), None
-    when only the bias is wanted; ``bias`` says whether the bias (p,) is. Parameters come in the order weight, bias.
+    when only the bias is wanted; ``bias`` says whether the bias (p,) is. The order of the parameters is weight, bias.
     """
 
     left: Tensor
@@ -161,7 +161,7 @@ class OuterProducts(Contribution):
 
 @dataclass(frozen=True)
 class EmbeddingGradient(Contribution):
-    """Gradients of a lookup table: ``rows`` (B, T) int64 indices, ``values`` (B, T, d) gradients of what was looked up.
+    """Gradients of a lookup table: ``rows`` (B, T) int64 indices, ``values`` (B, T, d) output gradients.
 
     Positions at ``padding`` contribute nothing, as in ``nn.Embedding``.
     """
@@ -214,7 +214,7 @@ def position_product(left: Tensor, right: Tensor) -> Tensor:
     """Sum over records and positions of outer products of fp32 factors: (B, T, p) and (B, T, d) -> (p, d)."""
     positions, out_width, in_width = left.shape[1], left.shape[2], right.shape[2]
     if left.device.type == "cpu" and positions > FEW_POSITIONS and not left.is_contiguous():
-        # Channels-first activations: products of each record where they lie beat copying them into long rows.
+        # For channels-first activations, one product a record in place is faster than copying them into long rows.
         total = left.new_zeros(out_width, in_width)
         if out_width * in_width > 2 * positions * (out_width + in_width):
             return total.addbmm_(left.transpose(1, 2), right)
@@ -223,7 +223,7 @@ def position_product(left: Tensor, right: Tensor) -> Tensor:
             total += torch.bmm(some_left.transpose(1, 2), some_right).sum(0)
         return total
     left, right = left.flatten(0, 1), right.flatten(0, 1)
-    # The narrow factor first: several times as fast when widths differ much, as those of a low-rank adapter do.
+    # Narrow factor first; several times as fast when widths differ much, as in a low-rank adapter.
     return left.t() @ right if out_width <= in_width else (right.t() @ left).t().contiguous()
 
 
@@ -233,7 +233,7 @@ def block_records(numbers: int) -> int:
 
 
 def fold_copies(tensor: Tensor, records: int) -> Tensor:
-    """(records * K, T, d) -> (records, K * T, d): a record's K noise draws become further positions of it."""
+    """(records * K, T, d) -> (records, K * T, d): a record's K noise draws become further positions."""
     if len(tensor) == records:
         return tensor
     rows, positions, width = tensor.shape

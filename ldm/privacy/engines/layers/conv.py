@@ -34,7 +34,7 @@ class ConvRule(LayerRule):
 
 
 def _pixels(tensor: Tensor, records: int) -> Tensor:
-    """(R, channels, ...) -> (B, multiplicity * pixels, channels), copied into that order where there are few pixels."""
+    """(R, channels, ...) -> (B, multiplicity * pixels, channels), copied into that order if there are few pixels."""
     pixels = tensor.flatten(2).transpose(1, 2)
     return fold_copies(pixels.contiguous() if pixels.shape[1] <= FEW_POSITIONS else pixels, records)
 

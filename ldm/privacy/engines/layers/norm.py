@@ -1,4 +1,4 @@
-"""Group and layer normalisation: scale and shift are small, so their per-record gradients are written out at once."""
+"""Group and layer normalisation: scale and shift are small, so their per-record gradients are materialized."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LayerNormRule(LayerRule):
 
 
 def _total_last(values: Tensor) -> Tensor:
-    """Sums over the last axis, as a matrix product: a sum is slow where that axis is short."""
+    """Sums over the last axis, as a matrix product, since torch's sum is slow where that axis is short."""
     return values @ values.new_ones(values.shape[-1])
 
 

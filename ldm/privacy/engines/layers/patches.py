@@ -1,4 +1,4 @@
-"""Per-record gradients of convolution kernels, without unfolding the input where the factored norm is used.
+"""Per-record gradients of convolution kernels, without unfolding the input for factored norms.
 
 The Gram matrix of the patches a convolution sees is a sum of shifted copies of the Gram matrix of the *pixels*, and the
 shifts separate into rows and columns. So the factored norm of a k x k kernel costs little more than that of a 1 x 1

@@ -1,4 +1,4 @@
-"""What a layer must tell the clipper: how its input and output gradient make the gradients of its parameters."""
+"""The rule of a layer: per-record gradients of its parameters from its input and output gradient."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ldm.privacy.engines.layers.contributions import Contribution
 class LayerRule(ABC):
     """Per-record gradients of one kind of layer.
 
-    ``names`` are the layer's own parameters that the rule covers, ``methods`` those of the layer's class that must not
-    be overridden in a subclass for the rule to stay true of it. ``kinds`` are the classes whose layers it can be given.
+    ``names`` are the layer's own parameters that the rule covers, ``kinds`` the layer classes it supports. ``methods``
+    are methods of the class; the rule is wrong for a subclass that overrides one of them.
     """
 
     kinds: tuple[type[nn.Module], ...] = (nn.Module,)
@@ -22,11 +22,11 @@ class LayerRule(ABC):
     methods: tuple[str, ...] = ("forward",)
 
     def refusal(self, module: nn.Module) -> str | None:
-        """Why this particular layer cannot be clipped per record (an option of it), or None."""
+        """The reason why this layer cannot be clipped per record (one of its options), or None."""
         return None
 
     def gradient_layout(self, grad: Tensor) -> Tensor:
-        """The output gradient in the memory layout that both this rule and the layer's own backward work on."""
+        """The output gradient in the memory layout that this rule and the layer's own backward pass use."""
         return grad
 
     @abstractmethod
@@ -41,7 +41,7 @@ class LayerRule(ABC):
 
 
 def rule_for(module: nn.Module, rules: Mapping[type[nn.Module], LayerRule]) -> LayerRule | None:
-    """The rule of the nearest class of ``module`` that has one, if the module computes what that class computes."""
+    """The rule of the nearest class of ``module`` that has one, if the module overrides none of its methods."""
     kind = next((kind for kind in type(module).__mro__ if kind in rules), None)
     if kind is None:
         return None

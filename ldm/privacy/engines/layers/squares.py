@@ -22,13 +22,13 @@ ROUNDING = 2.0**-22
 FEW_POSITIONS = 16
 
 # A long fp32 sum of positive numbers drifts: adding one number n times is off by up to n * 2^-25. So fp32 sums of
-# squares end after this many numbers, and those of layers after this many layers; what goes beyond is added in float64.
+# squares end after this many numbers, and those of layers after this many layers; longer ones continue in float64.
 _LONGEST_SUM = 256
 _MOST_LAYERS = 16
 
 
 class SquaredNorms:
-    """The (B,) squared norms of gradients that are clipped together; each part is added as it becomes known.
+    """The (B,) squared norms of gradients that are clipped together, added part by part.
 
     The result is an upper bound up to relative 1e-6. A record with a non-finite part gets a non-finite result.
     """
@@ -44,10 +44,10 @@ class SquaredNorms:
         self._squares.append(squares)
 
     def add_products(self, inputs: Tensor, grad_outputs: Tensor, bias: bool) -> None:
-        """Add those of gradients with Gram matrices ``inputs`` and ``grad_outputs`` (B, T, T) fp32.
+        """Add the squared norms of gradients with Gram matrices ``inputs`` and ``grad_outputs`` (B, T, T) fp32.
 
-        ``grad_outputs`` is overwritten. ``bias``: whether the layer has a bias to be counted, a weight on a constant
-        input of one.
+        ``grad_outputs`` is overwritten. ``bias``: whether to include the layer's bias, a weight on a constant input of
+        one.
         """
         positions = grad_outputs.shape[1]
         if positions > FEW_POSITIONS:
@@ -65,9 +65,9 @@ class SquaredNorms:
             del self._layers[positions]
 
     def input_gram(self, inputs: Tensor) -> Tensor:
-        """Gram matrix of a layer's ``inputs`` (B, T, d), kept in case the next layer has the same ones.
+        """Gram matrix of a layer's ``inputs`` (B, T, d), kept in case the next layer has the same inputs.
 
-        The layers that make an attention's queries, keys and values do.
+        This is so for the query, key and value layers of an attention.
         """
         if self._latest is None or not _same_memory(self._latest[0], inputs):
             self._latest = inputs, gram(inputs.float())
@@ -102,12 +102,12 @@ def gram(vectors: Tensor) -> Tensor:
 
 
 def _products(inputs: Tensor, grad_outputs: Tensor, bias: bool) -> Tensor:
-    """``(inputs + bias) * slopes``, written over ``grad_outputs``."""
+    """``(inputs + bias) * grad_outputs``, written over ``grad_outputs``."""
     return grad_outputs.addcmul_(inputs, grad_outputs) if bias else grad_outputs.mul_(inputs)
 
 
 def _same_memory(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors that are both alive show the same numbers in the same order."""
+    """Whether two tensors that are both alive are the same view of the same memory."""
     layouts = [(some.data_ptr(), some.shape, some.stride(), some.dtype) for some in (first, second)]
     return layouts[0] == layouts[1]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ldm.config_values import annotated_kinds, fitting_values
+from ldm.config.values import annotated_kinds, fitting_values
 from ldm.errors import UserError
 
 

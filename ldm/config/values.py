@@ -1,7 +1,7 @@
-"""Values of a configuration brought to the kinds that a constructor is annotated with: numbers, words, truth values.
+"""Conversion of configuration values to the annotated types of a constructor: numbers, strings, booleans.
 
-YAML has its own idea of what a word is (a folder called 2024 is a number to it, 1e-3 is text), and Python holds 1, 1.0
-and True for equal. Only plain annotations are acted on: ``int``, ``float``, ``bool``, ``str`` and paths, and unions.
+YAML reads a folder called 2024 as a number and 1e-3 as text, and Python treats 1, 1.0 and True as equal. Only plain
+annotations are considered: ``int``, ``float``, ``bool``, ``str``, paths, and unions of them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
 
 def fitting_values(target: str, factory: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """``params`` with each value of the kind that its parameter of ``factory`` is annotated with.
+    """``params`` with each value converted to the annotated type of its parameter of ``factory``.
 
-    Raises UserError, naming the parameter, for a value that is of another kind and cannot be read as one.
+    Raises UserError, naming the parameter, for a value that cannot be converted.
     """
     kinds = annotated_kinds(factory)
     return {
@@ -30,7 +30,7 @@ def fitting_values(target: str, factory: Any, params: Mapping[str, Any]) -> dict
 
 
 def annotated_kinds(factory: Any) -> dict[str, set[str]]:
-    """The kinds of the parameters that are annotated plainly, also of the constructors that ``**kwargs`` go on to."""
+    """The types of plainly annotated parameters, including those of constructors that receive the ``**kwargs``."""
     owners: list[Any] = []
     if inspect.isclass(factory):
         owners = [vars(base)["__init__"] for base in factory.__mro__[:-1] if "__init__" in vars(base)]
@@ -50,7 +50,7 @@ def annotated_kinds(factory: Any) -> dict[str, set[str]]:
 
 
 def fitting(where: str, value: Any, kinds: set[str]) -> Any:
-    """A plain value as one of ``kinds``; other values (None, lists, sections) are left to the constructor."""
+    """A plain value converted to one of ``kinds``; other values (None, lists, sections) are returned unchanged."""
     if isinstance(value, bool):
         return _truth(where, value, kinds)
     if isinstance(value, int | float):

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ldm import config as config_module
-from ldm.config import allow_target, get_obj_from_str, instantiate_from_config, load_config, to_plain
+from ldm.config import allow_target, get_obj_from_str, instantiate_from_config, load_config, targets, to_plain
 from ldm.errors import UserError, nearest
 
 
@@ -41,7 +41,7 @@ def toys(monkeypatch):
         monkeypatch.setattr(thing, "__module__", "toys")
         setattr(module, thing.__name__, thing)
     monkeypatch.setitem(sys.modules, "toys", module)
-    monkeypatch.setattr(config_module, "ALLOWED_PREFIXES", {*config_module.ALLOWED_PREFIXES, "toys"})
+    monkeypatch.setattr(targets, "ALLOWED_PREFIXES", {*targets.ALLOWED_PREFIXES, "toys"})
 
 
 def write(path, text):
@@ -216,6 +216,14 @@ def test_retired_parameters_go_with_one_warning(monkeypatch, caplog):
     assert len(caplog.records) == 1 and "mask" in caplog.text and "other" in caplog.text
 
 
+def test_what_a_class_decides_itself_is_no_parameter(monkeypatch):
+    monkeypatch.setattr(Child, "FIXED_OPTIONS", ("depth", "colour"), raising=False)
+    known, _, _ = config_module.accepted_parameters(Child)
+    assert known == {"width", "colour", "nested"}, "a parameter of its own stays one"
+    with pytest.raises(UserError, match="no parameter 'depth'"):
+        instantiate_from_config({"target": "toys.Child", "params": {"width": 1, "depth": 2}})
+
+
 def test_torch_classes_can_be_built():
     assert instantiate_from_config({"target": "torch.nn.Linear", "params": {"in_features": 2, "out_features": 3}})
     assert instantiate_from_config({"target": "torch.nn.Identity"})
@@ -285,13 +293,13 @@ def test_names_that_do_not_exist(target, message):
 def test_a_module_that_fails_to_import_something_else_keeps_its_error(monkeypatch, tmp_path):
     (tmp_path / "needy.py").write_text("import package_that_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(config_module, "ALLOWED_PREFIXES", {"needy"})
+    monkeypatch.setattr(targets, "ALLOWED_PREFIXES", {"needy"})
     with pytest.raises(ModuleNotFoundError, match="package_that_nobody_has"):
         get_obj_from_str("needy.Thing")
 
 
 def test_allow_target_opens_one_package(monkeypatch):
-    monkeypatch.setattr(config_module, "ALLOWED_PREFIXES", set())
+    monkeypatch.setattr(targets, "ALLOWED_PREFIXES", set())
     with pytest.raises(UserError):
         get_obj_from_str("toys.Base")
     allow_target("toys")

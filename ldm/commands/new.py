@@ -1,0 +1,69 @@
+"""`dp-ldm new`: look at a folder of images and write the YAML file that trains on it privately.
+
+dp-ldm new my-images --epsilon 5
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli import ArgumentParser
+from ldm.errors import UserError
+
+
+def build_parser() -> ArgumentParser:
+    """The flags of the command."""
+    parser = ArgumentParser(prog="dp-ldm new", description=(__doc__ or "").splitlines()[0].partition(": ")[2])
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="images in subfolders, one a class")
+    add("--epsilon", type=float, required=True, help="the privacy budget; your decision, and public")
+    add("--out", "-o", type=Path, metavar="YAML", help="file to write; FOLDER's name with .yaml, here, without it")
+    add("--dataset-size", type=int, metavar="N", help="number of images to declare; the real one rounded up without it")
+    add("--grey", action="store_true", help="train on the luminance of colour images")
+    add("--public-model", metavar="NAME", help="shipped model to start from; the first that fits without it")
+    add("--force", action="store_true", help="write over an existing file")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, check the images, print the outlook, and write the YAML file."""
+    args = build_parser().parse_args(argv)
+    out = args.out or Path(f"{args.folder.absolute().name}.yaml")
+    if out.exists() and not args.force:
+        raise UserError(f"{out} exists; name another file with --out, or type --force to write over it")
+
+    from ldm.files import write_atomic
+    from ldm.reports.own_images import Settings, fitting_model, rounded_up, yaml_text
+    from ldm.samples.folder_survey import survey
+
+    found = survey(args.folder)
+    print("\n".join([f"folder      {args.folder}", *found.lines()]))
+    listing = found.listing
+    if found.unreadable:
+        print("unreadable", *found.unreadable, sep="\n  ")
+        raise UserError(f"{len(found.unreadable)} files cannot be read (listed above); remove them or fetch them again")
+    if listing.labels is None:
+        raise UserError(f"{args.folder}: no subfolders; put the images into one for each class, or all into one")
+    model = fitting_model(3 if found.colour and not args.grey else 1, len(listing.class_names), args.public_model)
+    size = args.dataset_size or rounded_up(len(listing.files))
+    if size < len(listing.files):
+        raise UserError(f"--dataset-size {size}: the folder has more images; declare a number that is not below theirs")
+    settings = Settings.for_size(model, args.epsilon, size)
+    print(f"start       public model {model.name}: {model.what}")
+    if found.sizes.keys() != {(model.size, model.size)}:
+        print(f"            images are brought to {model.size}x{model.size}: shorter side resized, the middle cut out")
+    print(f"declared    {size:,} images, delta {settings.delta:g}, epsilon {args.epsilon:g}, and the class names:")
+    print("            these are public statements of yours, which epsilon does not protect; read them in the file")
+    print("\n".join(settings.outlook()))
+    text = yaml_text(settings, _as_named_in(out, args.folder), listing.class_names)
+    write_atomic(out, lambda path: path.write_text(text, encoding="utf-8") and None)
+    print(f"written to {out}")
+    print(f"next: read it, then type dp-ldm train {out}")
+
+
+def _as_named_in(out: Path, folder: Path) -> str:
+    """The folder for the YAML file: relative if it lies below the file's folder, else absolute."""
+    place, here = folder.resolve(), out.absolute().parent.resolve()
+    return os.path.relpath(place, here) if place.is_relative_to(here) else str(place)

@@ -1,0 +1,32 @@
+"""Load YAML configurations and build the objects they describe.
+
+A section ``{target: dotted.name, params: {...}}`` describes one object; `instantiate_from_config` builds it.
+"""
+
+from __future__ import annotations
+
+from ldm.config.aliases import LIGHTNING_ALIASES, MAIN_ALIASES, RETIRED, TAMING_ALIASES, canonical_target
+from ldm.config.instantiate import instantiate_from_config
+from ldm.config.load import config_layers, load_config
+from ldm.config.options import read_options, take_options
+from ldm.config.parameters import accepted_parameters
+from ldm.config.plain import to_plain
+from ldm.config.targets import ALLOWED_PREFIXES, allow_target, get_obj_from_str
+
+__all__ = [
+    "ALLOWED_PREFIXES",
+    "LIGHTNING_ALIASES",
+    "MAIN_ALIASES",
+    "RETIRED",
+    "TAMING_ALIASES",
+    "accepted_parameters",
+    "allow_target",
+    "canonical_target",
+    "config_layers",
+    "get_obj_from_str",
+    "instantiate_from_config",
+    "load_config",
+    "read_options",
+    "take_options",
+    "to_plain",
+]

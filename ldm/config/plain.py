@@ -1,0 +1,50 @@
+"""Conversion of configurations to plain dicts and lists, and of values to short text for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from ldm.errors import UserError
+
+
+def to_plain(config: Any, where: str = "") -> Any:
+    """Turn OmegaConf containers, also nested in plain ones, into plain dicts and lists, interpolations resolved.
+
+    Raises:
+        UserError: for an unset mandatory value (``???``), or an interpolation that cannot be resolved.
+    """
+    if isinstance(config, DictConfig | ListConfig):
+        try:
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except MissingMandatoryValue as error:
+            raise _unset(str(error.full_key)) from None
+        except OmegaConfBaseException as error:
+            raise UserError(f"cannot resolve '{error.full_key}' in the configuration: {one_line(error)}") from None
+    if isinstance(config, Mapping):
+        return {key: to_plain(value, f"{where}.{key}" if where else str(key)) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        items = [to_plain(value, f"{where}[{index}]") for index, value in enumerate(config)]
+        return type(config)(items) if type(config) in (list, tuple) else config
+    if isinstance(config, str) and config == "???":
+        raise _unset(where)
+    return config
+
+
+def _unset(key: str) -> UserError:
+    return UserError(f"'{key}' has no value yet (???); set it in the YAML file or type {key}=VALUE")
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def brief(value: Any) -> str:
+    """A value as text of at most 60 characters for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

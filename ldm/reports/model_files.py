@@ -1,0 +1,83 @@
+"""`ModelFiles`: the files of a trained model in a release folder or a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm.config import load_config, to_plain
+from ldm.errors import UserError, nearest
+from ldm.reports.release import release_files
+from ldm.reports.release_facts import CONFIG, FACTS, ReleaseFacts
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Configuration and weights of a trained model, and the public names of its classes if declared."""
+
+    config: Path
+    weights: Path
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def find(cls, place: Path) -> ModelFiles:
+        """The files in a release folder (``dp-ldm release``) or a run directory (``dp-ldm train``).
+
+        Raises UserError for another folder.
+        """
+        if not place.is_dir():
+            raise UserError(f"{place}: no such folder; name a release folder or a run directory, such as logs/RUN")
+        if (place / CONFIG).is_file() and (place / FACTS).is_file():
+            return cls(*release_files(place), ReleaseFacts.read(place / FACTS).class_names)
+        configs = sorted((place / "configs").glob("*-project.yaml"))
+        weights = place / "checkpoints" / "last.ckpt"
+        if not configs:
+            raise UserError(f"{place}: is neither a release folder nor a run directory (no configs/*-project.yaml)")
+        if not weights.is_file():
+            raise UserError(f"{place}: has no checkpoints/last.ckpt; go on with dp-ldm train --resume {place}")
+        return cls(configs[-1], weights, run_class_names(place))
+
+    def default_classes(self) -> list[int] | None:
+        """The classes to sample by default: all declared ones, else all of the model but the null class.
+
+        None for a model without classes.
+        """
+        if self.class_names:
+            return list(range(len(self.class_names)))
+        params = _at(to_plain(load_config([self.config]).get("model", {})), "params", "cond_stage_config", "params")
+        count = params.get("n_classes") if isinstance(params, Mapping) else None
+        if not isinstance(count, int) or not isinstance(params, Mapping):
+            return None
+        return list(range(count - 1 if params.get("ucg_rate") else count))
+
+    def labels(self, words: Sequence[str]) -> list[int]:
+        """The labels of classes given by number or by name. Raises UserError for an unknown class."""
+        return [self._label(word) for word in words]
+
+    def _label(self, word: str) -> int:
+        if word in self.class_names:
+            return self.class_names.index(word)
+        if word.isdecimal():
+            return int(word)
+        known = f"; its classes are {', '.join(self.class_names)}" if self.class_names else "; give numbers: 0 1 2"
+        raise UserError(f"--classes {word}: no such class{nearest(word, self.class_names) or known}")
+
+
+def declared_class_names(config: Path) -> tuple[str, ...]:
+    """The names in ``data.params.train.params.class_names`` of a configuration; none when it declares none."""
+    names = _at(to_plain(load_config([config]).get("data", {})), "params", "train", "params", "class_names")
+    return tuple(str(name) for name in names) if isinstance(names, Sequence) and not isinstance(names, str) else ()
+
+
+def run_class_names(run: Path) -> tuple[str, ...]:
+    """The names that the configuration of a run directory declares; none without a configuration."""
+    configs = sorted((run / "configs").glob("*-project.yaml"))
+    return declared_class_names(configs[-1]) if configs else ()
+
+
+def _at(values: Any, *keys: str) -> Any:
+    for key in keys:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values

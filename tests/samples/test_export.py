@@ -1,0 +1,56 @@
+"""Samples in other programs' forms, read back by our own readers and by plain numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm.commands.table import dispatch
+from ldm.data.folder import ImageFolder
+from ldm.data.parquet import ParquetImages
+from ldm.errors import UserError
+from ldm.samples import SampleSet
+
+NAMES = ["--class-names", "cat", "dog"]
+
+
+@pytest.fixture
+def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """Three colour images as bytes, saved as samples.pt with labels 1 0 1."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
+    signed = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    SampleSet(signed, torch.tensor([1, 0, 1])).save("samples.pt")
+    return pixels
+
+
+def test_gen_npz(samples: np.ndarray) -> None:
+    dispatch(["export", "samples.pt", "gen.npz"])
+    with np.load("gen.npz") as file:
+        assert file["x"].dtype == np.uint8 and np.array_equal(file["x"], samples)
+        assert file["y"].tolist() == [1, 0, 1]
+
+
+def test_image_folder(samples: np.ndarray) -> None:
+    dispatch(["export", "samples.pt", "out", *NAMES])
+    assert np.array_equal(np.asarray(Image.open("out/dog/2.png")), samples[2])
+    read = ImageFolder("out")
+    assert read.class_names == ["cat", "dog"] and read.labels.tolist() == [0, 1, 1]
+    with pytest.raises(UserError, match="out exists"):
+        dispatch(["export", "samples.pt", "out", *NAMES])
+    with pytest.raises(UserError, match="'../up' cannot be the name of a folder"):
+        dispatch(["export", "samples.pt", "other", "--class-names", "a", "../up"])
+    assert sorted(path.name for path in Path().iterdir()) == ["out", "samples.pt"]
+
+
+def test_parquet(samples: np.ndarray) -> None:
+    dispatch(["export", "samples.pt", "samples.parquet", *NAMES])
+    read = ParquetImages("samples.parquet")
+    assert np.array_equal(read.pixels(1), samples[1])
+    assert read.labels.tolist() == [1, 0, 1] and list(read.class_names) == ["cat", "dog"]
+    with pytest.raises(UserError, match="class 1, and 1 class names were given"):
+        dispatch(["export", "samples.pt", "b.parquet", "--class-names", "cat"])
