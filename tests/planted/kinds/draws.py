@@ -103,7 +103,7 @@ DRAWS = (
     PlantedBug(
         name="draws are merged by the Trainer",
         rule=1,
-        file="ldm/training/private_run.py",
+        file="ldm/training/private_checks.py",
         old='    if int(settings.get("accumulate_grad_batches") or 1) > 1:',
         new='    if int(settings.get("accumulate_grad_batches") or 1) > 64:',
         why="several draws would make one batch, of which the ledger charges one",
@@ -112,7 +112,7 @@ DRAWS = (
     PlantedBug(
         name="an epoch that ends early",
         rule=1,
-        file="ldm/training/private_run.py",
+        file="ldm/training/private_checks.py",
         old='    if settings.get("overfit_batches") or not whole:',
         new='    if settings.get("overfit_batches"):',
         why="limit_train_batches changes the draws that the ledger accounts for",

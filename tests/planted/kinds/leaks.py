@@ -125,7 +125,7 @@ LEAKS = (
     PlantedBug(
         name="the latent scale from the first batch",
         rule=5,
-        file="ldm/models/diffusion/ddpm.py",
+        file="ldm/models/diffusion/latent_scale.py",
         old="        if self.dp_config.enabled:  # the driver refuses this earlier",
         new="        if self.dp_config.enabled and not self.training:  # the driver refuses this earlier",
         why="a statistic of private images goes into every checkpoint without noise",
@@ -134,7 +134,7 @@ LEAKS = (
     PlantedBug(
         name="a private run without a latent scale",
         rule=5,
-        file="ldm/training/private_run.py",
+        file="ldm/training/private_checks.py",
         old="    if not model.scale_is_known:\n",
         new="    if model.scale_is_known is None:\n",
         why="the scale would be measured on the first batch of private images",
@@ -271,7 +271,7 @@ LEAKS = (
     PlantedBug(
         name="a run that ends by the clock",
         rule=5,
-        file="ldm/training/private_run.py",
+        file="ldm/training/private_checks.py",
         old='    for name, what in (("profiler", "writes"), ("max_time", "ends the run by")):',
         new='    for name, what in (("profiler", "writes"),):',
         why="a run that ends by the clock tells how long its steps took",

@@ -41,7 +41,7 @@ PLANS = (
         name="a part of the noise from every process",
         rule=3,
         file="ldm/models/diffusion/private_training.py",
-        old="        if self.ranks.first:  # one noise for all processes, see ldm.privacy.distributed\n"
+        old="        if self.ranks.first:  # all processes share one noise draw, see ldm.privacy.distributed\n"
         "            self.noise.add_(sums)\n",
         new="        noise = {name: torch.zeros_like(value) for name, value in sums.items()}\n"
         "        self.noise.add_(noise)\n"
@@ -54,8 +54,8 @@ PLANS = (
         name="no noise at all",
         rule=3,
         file="ldm/models/diffusion/private_training.py",
-        old="        if self.ranks.first:  # one noise",
-        new="        if self.ranks.rank > 0:  # one noise",
+        old="        if self.ranks.first:  # all",
+        new="        if self.ranks.rank > 0:  # all",
         why="the clipped sum of the records is released",
         test=f"{STEP}::test_noise_is_added_once_a_step_with_the_plans_standard_deviation",
     ),
@@ -209,7 +209,7 @@ PLANS = (
     PlantedBug(
         name="another mechanism after a resume",
         rule=3,
-        file="ldm/training/private_run.py",
+        file="ldm/training/private_checks.py",
         old="        if asked is not None and asked != value:\n",
         new='        if asked is not None and asked != value and key != "max_grad_norm":\n',
         why="the config says another bound than the plan that is charged, and nobody is told",
