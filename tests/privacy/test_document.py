@@ -17,9 +17,9 @@ def test_every_named_test_exists():
 
 
 def test_every_rule_names_a_test():
-    rules = TEXT.split("## Five rules")[1].split("\n## ")[0]
+    rules = TEXT.split("## Six rules")[1].split("\n## ")[0]
     items = re.split(r"^\d\. ", rules, flags=re.MULTILINE)[1:]
-    assert len(items) == 5
+    assert len(items) == 6
     assert all("::test_" in item for item in items)
 
 
