@@ -53,7 +53,7 @@ class DPConfig:
     sample_rate: float | None = None
     #: sigma > 0, noise over sensitivity. Excludes ``epsilon``.
     noise_multiplier: float | None = None
-    #: Makes sampling and noise reproducible by whoever knows it, >= 0; such a run is not private.
+    #: A public seed >= 0 for sampling and noise: anyone who knows it can subtract the noise, so the run is not private.
     insecure_seed: int | None = None
     #: Names of the data sets that the weights have seen outside the guarantee, for the release card.
     public_data: tuple[str, ...] = ()
