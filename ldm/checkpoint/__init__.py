@@ -5,7 +5,7 @@ from __future__ import annotations
 from ldm.checkpoint.content import Checkpoint
 from ldm.checkpoint.digest import state_digest
 from ldm.checkpoint.ema import ema_to_parameters, split_ema
-from ldm.checkpoint.export import export_checkpoint
+from ldm.checkpoint.export import export_checkpoint, without_paths
 from ldm.checkpoint.io import (
     PICKLED_SUFFIXES,
     SUFFIXES,
@@ -41,4 +41,5 @@ __all__ = [
     "split_ema",
     "state_digest",
     "unprotected_data",
+    "without_paths",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,18 @@ def with_decoder(state: Mapping[str, Tensor], source: str | Path) -> dict[str, T
     return {**own, **other}
 
 
+def without_paths(values: Any) -> Any:
+    """A model configuration without the places of files on the machine that trained it.
+
+    Checkpoint paths become None, because the exported file holds every weight, and so do absolute paths anywhere.
+    """
+    if isinstance(values, Mapping):
+        return {key: None if key == "ckpt_path" else without_paths(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [without_paths(value) for value in values]
+    return None if isinstance(values, str) and values.startswith(("/", "~")) else values
+
+
 def export_checkpoint(
     source: str | Path, target: str | Path, ema: bool = True, note: str = "", decoder: str | Path | None = None
 ) -> int:
@@ -69,6 +82,7 @@ def export_checkpoint(
     state = state if decoder is None else with_decoder(state, decoder)
     carried = ("model_config", "privacy", "start_privacy", UNPROTECTED_DATA)
     memories = {key: checkpoint_metadata(content, key) for key in carried}
+    memories["model_config"] = without_paths(memories["model_config"])
     metadata = {key: json.dumps(value) for key, value in memories.items() if value}
     if "privacy" in metadata:  # a private run's card names its checkpoints
         metadata[MADE_FROM] = json.dumps(made_from(content))

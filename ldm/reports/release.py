@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from ldm.checkpoint import export_checkpoint
+from ldm.checkpoint import export_checkpoint, read_checkpoint, without_paths
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.files import check_writable, file_digest
 from ldm.inference.load import without_checkpoints
 from ldm.privacy.card import ReleaseCard
+from ldm.reports.claim import check_weights
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES, PRIVACY, SUMS, WEIGHTS, ReleaseFacts
 
@@ -36,6 +37,7 @@ def release_run(run: Path, out: Path, facts: ReleaseFacts, checkpoint: Path | No
     weights = checkpoint or run / "checkpoints" / "last.ckpt"
     if not weights.is_file():
         raise UserError(f"{weights}: no such checkpoint; train first, or name one with --checkpoint FILE")
+    check_weights(card, read_checkpoint(weights), weights)  # weights of another run would go out under this card
     section = model_section(run)
     if out.exists():
         raise UserError(f"{out} exists; name a new folder, so that no file of an earlier release stays in it")
@@ -92,7 +94,7 @@ def model_section(run: Path) -> dict[str, Any]:
     config = load_config([str(path) for path in paths])
     if not isinstance(config.get("model"), DictConfig):
         raise UserError(f"{run}/configs: no section 'model'; give the run directory that main.py wrote")
-    section: dict[str, Any] = to_plain(without_checkpoints(config.model))
+    section: dict[str, Any] = without_paths(to_plain(without_checkpoints(config.model)))
     params = section.get("params", {})
     dp_config = params.get("dp_config") or {}
     params["dp_config"] = {key: dp_config[key] for key in PUBLIC_DP_KEYS if key in dp_config}

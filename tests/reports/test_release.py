@@ -83,7 +83,7 @@ def test_the_released_files_sample(release: Path) -> None:
 
 def test_no_path_of_the_owners_machine_leaves(release: Path, run: Path) -> None:
     for path in release.iterdir():
-        assert str(run.parent).encode() not in path.read_bytes(), path.name
+        assert str(run.parents[1]).encode() not in path.read_bytes(), path.name
 
 
 def test_what_the_owner_says_is_escaped_and_shown(release: Path) -> None:
@@ -219,3 +219,10 @@ def test_a_release_is_sampled_in_place_of_yaml_and_checkpoint(release: Path, tmp
     assert SampleSet.load(tmp_path / "a.pt").labels.tolist() == [0, 0, 1]
     with pytest.raises(UserError, match="give one model"):
         dispatch(["sample", str(release), "--ckpt", "a.ckpt", *words])
+
+
+def test_weights_of_another_run_do_not_go_out_under_this_card(run: Path, tmp_path: Path) -> None:
+    other = run.parents[1] / "public.ckpt"
+    with pytest.raises(UserError, match="carries no privacy account"):
+        release_run(run, tmp_path / "out", FACTS, other)
+    assert list(tmp_path.iterdir()) == []
