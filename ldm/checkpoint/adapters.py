@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ldm.checkpoint.export import sampling_state
+from ldm.checkpoint.export import sampling_state, without_paths
 from ldm.checkpoint.io import read_checkpoint, save_checkpoint, save_safetensors
 from ldm.checkpoint.lora_names import (
     Scale,
@@ -73,7 +73,7 @@ def read_adapted(path: str | Path, alpha: float | None = None) -> AdaptedFile:
     style = content.style
     state = to_plain(content.state_dict)
     memory = {key: checkpoint_metadata(content, key) for key in CARRIED_METADATA}
-    memory = {key: value for key, value in memory.items() if value}
+    memory = {key: without_paths(value) if key == "model_config" else value for key, value in memory.items() if value}
     if memory.get("privacy"):  # a private run's card names its checkpoints
         memory[MADE_FROM] = made_from(content)
     facts = checkpoint_metadata(content, "lora") or {}
