@@ -53,7 +53,7 @@ def _ledger_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
         return "its ledger is empty, so nothing was released, or entries were taken out"
     planned = card.plan.event()
     others = sum(count for event, count in card.ledger.events if event != planned)
-    if others > len(values.get("statistics", ())):
+    if others > sum(int(statistic.get("count", 1)) for statistic in card.statistics):
         return f"{others} of the {card.ledger.steps} steps in its ledger are not steps of its plan"
     return ""
 

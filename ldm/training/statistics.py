@@ -22,11 +22,13 @@ from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, Release, fit_mixture, release
 from ldm.privacy.statistics.query import event_of
 from ldm.privacy.validate import number, whole
+from ldm.training.private_classifier import KEYS as CLASSIFIER_KEYS
+from ldm.training.private_classifier import ClassifierPlan, release_classifier
 from ldm.training.run_directory import RunDirectory, launched
 
 logger = logging.getLogger(__name__)
 
-OWN_KEYS = ("frame", "clip_norm", "classes", "rounds", "spread", "training")
+OWN_KEYS = ("frame", "clip_norm", "classes", "rounds", "spread", "training", "classifier")
 TRAINING_KEYS = tuple(entry.name for entry in fields(FurtherTraining))
 
 
@@ -54,7 +56,7 @@ class StatisticsPlan:
     ``frame``: file with the public directions (`save_frame`). ``clip_norm``: bound R on the norm of coordinates in the
     frame. ``rounds``: sequence of class-moment queries; from the second round on, the cells come from the previous
     releases. ``spread``: see `fit_mixture`. ``training``: ordinary steps on generated latents; 0 steps leave the model
-    unchanged.
+    unchanged. ``classifier``: a private classifier that can label samples.
     """
 
     frame: str
@@ -63,6 +65,7 @@ class StatisticsPlan:
     rounds: tuple[MomentRound, ...]
     spread: bool
     training: FurtherTraining
+    classifier: ClassifierPlan | None = None
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> StatisticsPlan:
@@ -99,17 +102,31 @@ class StatisticsPlan:
             tuple(rounds),
             bool(config.get("spread", True)),
             FurtherTraining(**{"steps": 0, **training}),
+            _classifier(config.get("classifier")),
         )
 
     def events(self, relation: str) -> History:
-        """The ledger's charges for all rounds, known before any record is read."""
-        return [(event_of(round.noise_multiplier, relation), 1) for round in self.rounds]
+        """The ledger's charges for all rounds and the classifier, known before any record is read."""
+        rounds: History = [(event_of(round.noise_multiplier, relation), 1) for round in self.rounds]
+        return rounds if self.classifier is None else [*rounds, *self.classifier.history(relation)]
+
+    @property
+    def count(self) -> int:
+        """Number of releases."""
+        return len(self.rounds) + (self.classifier is not None)
 
     def query(self, index: int, frame: Frame, before: ClassMixture | None) -> ClassMoments:
         """The query of round ``index``; its cells are centred on the mixture of the previous rounds."""
         entry = self.rounds[index]
         anchors = None if entry.cells == 1 or before is None else before.centres(entry.cells)
         return ClassMoments(frame, self.classes, self.clip_norm, entry.weights, anchors, entry.second_by_cell)
+
+
+def _classifier(config: Any) -> ClassifierPlan | None:
+    if config is None:
+        return None
+    check_keys("dp_config.warm_up.classifier", config, CLASSIFIER_KEYS)
+    return ClassifierPlan.read(config)
 
 
 def check_keys(where: str, config: Any, known: Any) -> None:
@@ -202,6 +219,7 @@ def release_rounds(
             )
             releases.append(answer)
             save_releases(path, plan, ledger, releases)
+            logger.info("%s released once with noise multiplier %.4g", answer.name, answer.event.noise_multiplier)
         elif releases[index].constants != query.describe():
             raise UserError(f"{path}: release {index} has other constants than dp_config.warm_up; a run keeps its plan")
         mixture = fit_mixture(query, releases[index], spread=statistics.spread)
@@ -209,10 +227,21 @@ def release_rounds(
     return mixture, releases
 
 
+def add_classifier(
+    statistics: StatisticsPlan, dataset: Any, plan: PrivacyPlan, ledger: Ledger, path: Path, releases: list[Release]
+) -> None:
+    """Release the classifier after the rounds and add it to ``releases``, if one is configured and not there yet."""
+    how = statistics.classifier
+    if how is None or len(releases) == statistics.count:
+        return
+    releases.append(release_classifier(how, dataset, statistics.classes, plan, ledger))
+    save_releases(path, plan, ledger, releases)
+
+
 def stored_mixture(statistics: StatisticsPlan, frame: Frame, releases: Sequence[Release]) -> ClassMixture:
     """The mixture fitted to stored releases, without reading any record. Raises UserError if the constants differ."""
     mixture = None
-    for index, item in enumerate(releases):
+    for index, item in enumerate(releases[: len(statistics.rounds)]):
         query = statistics.query(index, frame, mixture)
         if item.constants != query.describe():
             raise UserError(f"release {index} has other constants than dp_config.warm_up")
@@ -259,6 +288,7 @@ def prepare_model(
     else:
         latents, labels = torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long)  # no query is left
     mixture, releases = release_rounds(statistics, frame, plan, ledger, latents, labels, run_dir.statistics, list(done))
+    add_classifier(statistics, dataset, plan, ledger, run_dir.statistics, releases)
     released(releases)
     if not statistics.training.steps:
         return

@@ -3,6 +3,7 @@
 * ``query``: `SumQuery`, the interface of a query, and `release`, the only way to publish a sum
 * ``moments``: `ClassMoments`, count, mean and second moment of each class in public directions
 * ``images``: `ClassMeanImages`; ``fourier``: `FourierEmbedding`
+* ``linear``: `fit_linear`, a linear classifier on public features, by noisy gradients of all records
 * ``frame``: `Frame`, the public directions
 * ``gaussians``: the distribution of a class from released moments (post-processing)
 """
@@ -13,6 +14,7 @@ from ldm.privacy.statistics.fourier import FourierEmbedding
 from ldm.privacy.statistics.frame import Frame
 from ldm.privacy.statistics.gaussians import ClassMixture, fit_mixture
 from ldm.privacy.statistics.images import ClassMeanImages
+from ldm.privacy.statistics.linear import LinearClassifier, LinearTraining, classifier_of, fit_linear
 from ldm.privacy.statistics.moments import ClassMoments
 from ldm.privacy.statistics.query import Release, SumQuery, release
 
@@ -22,8 +24,12 @@ __all__ = [
     "ClassMoments",
     "FourierEmbedding",
     "Frame",
+    "LinearClassifier",
+    "LinearTraining",
     "Release",
     "SumQuery",
+    "classifier_of",
+    "fit_linear",
     "fit_mixture",
     "release",
 ]

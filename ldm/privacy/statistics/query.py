@@ -49,7 +49,8 @@ class SumQuery(Protocol):
 class Release:
     """One noisy answer: ``sums`` (float64), the standard deviation of the noise on each number, and its event.
 
-    ``constants`` are the query's public constants. Everything computed from these fields is post-processing.
+    ``constants`` are the query's public constants. ``count``: entries in the ledger, for an answer computed from several
+    noisy sums with one event each. Everything computed from these fields is post-processing.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Release:
     noise_std: float
     event: SamplingEvent
     constants: Mapping[str, Any]
+    count: int = 1
 
     def summary(self) -> dict[str, Any]:
         """The entry of this release on the card; plain JSON values."""
@@ -67,6 +69,7 @@ class Release:
             "noise_std": self.noise_std,
             "numbers": sum(value.numel() for value in self.sums.values()),
             "constants": dict(self.constants),
+            "count": self.count,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +80,7 @@ class Release:
             "noise_std": self.noise_std,
             "event": self.event.to_dict(),
             "constants": dict(self.constants),
+            "count": self.count,
         }
 
     @classmethod
@@ -89,6 +93,7 @@ class Release:
                 float(values["noise_std"]),
                 SamplingEvent.from_dict(values["event"]),
                 dict(values["constants"]),
+                int(values.get("count", 1)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"a released statistic is damaged: {type(error).__name__} {error}") from error
@@ -136,7 +141,7 @@ def release(
     start = ledger.steps
     ledger.record(event)
     GaussianNoise(std, insecure_seed=insecure_seed, start=start, purpose=STATISTICS).add_(sums)
-    logger.info("%s released once with noise multiplier %.4g", query.name, noise_multiplier)
+    logger.debug("%s released once with noise multiplier %.4g", query.name, noise_multiplier)
     return Release(query.name, sums, std, event, query.describe())
 
 

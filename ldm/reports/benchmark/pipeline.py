@@ -23,7 +23,7 @@ from ldm.privacy.card import ReleaseCard
 from ldm.reports.benchmark.config import BenchmarkConfig, delta_for, statistics_section
 from ldm.reports.benchmark.direct import direct_accuracy
 from ldm.reports.benchmark.stages import Result, Stage, run_stages
-from ldm.reports.benchmark.statistics_only import draws_of, release_statistics, train_on_release
+from ldm.reports.benchmark.statistics_only import draws_of, labelled_by, release_statistics, train_on_release
 from ldm.samples import SampleSet
 from ldm.training import RunOptions, train
 
@@ -139,6 +139,14 @@ class Shared:
         """The score of a sample file."""
         return {"accuracies": self.score(SampleSet.load(path, need_labels=True))}
 
+    def scored_labels(self, path: Path, run: Path, warm_up: Mapping[str, Any]) -> Result:
+        """The score of a sample file whose labels come from the private classifier of the run's folder ``run``."""
+        samples = SampleSet.load(path, need_labels=True)
+        labelled = labelled_by(samples, run / "statistics.ckpt", warm_up["classifier"])
+        assert samples.labels is not None and labelled.labels is not None
+        agreement = (samples.labels == labelled.labels).float().mean().item()
+        return {"accuracies": self.score(labelled), "agreement": agreement}
+
     @property
     def scoring_seconds(self) -> float:
         """Estimated seconds for one classifier."""
@@ -195,6 +203,9 @@ class PrivateRun:
             Stage("samples", f"{name}: {self.config.samples} samples", self.folder, sampling, self._sample),
             Stage("score", f"{name}: classifier on samples", self.folder, scoring, self._score),
         ]
+        if self.warm_up.get("classifier"):
+            title = f"{name}: classifier on samples with private labels"
+            found.insert(2, Stage("score_labels", title, self.folder, scoring + 60, self._score_labels))
         wanted = self.options.baselines if self.first else ()
         if "statistics" in wanted and warm:
             found.append(Stage("statistics", f"{name}: statistics alone", self.folder, scoring + 60, self._statistics))
@@ -232,8 +243,17 @@ class PrivateRun:
         self.shared.sample(self.run_dir / "checkpoints" / "last.ckpt", self.folder / "samples.pt")
         return {"count": self.config.samples}
 
+    @cached_property
+    def warm_up(self) -> Mapping[str, Any]:
+        """The section ``dp_config.warm_up`` of the run at this epsilon."""
+        run = OmegaConf.merge(load_config([self.config.run]), OmegaConf.create(dict(self._budget())))
+        return to_plain(run.model.params.dp_config).get("warm_up") or {}
+
     def _score(self) -> Result:
         return self.shared.scored(self.folder / "samples.pt")
+
+    def _score_labels(self) -> Result:
+        return self.shared.scored_labels(self.folder / "samples.pt", self.run_dir, self.warm_up)
 
     def _statistics(self) -> Result:
         samples = draws_of(self.run_dir, self.config.run, self._budget(), self.config.samples)
@@ -270,6 +290,9 @@ class StatisticsRun:
             Stage("release", f"{name}: encoding and release", self.folder, 60_000 / ENCODED, self._release),
             Stage("score_draws", f"{name}: classifier on draws", self.folder, scoring + 60, self._draws),
         ]
+        if self.warm_up.get("classifier"):
+            title = f"{name}: classifier on draws with private labels"
+            found.append(Stage("score_draw_labels", title, self.folder, scoring + 60, self._draw_labels))
         training = self.warm_up.get("training", {})
         if training.get("steps") and not self.options.draws_only:
             seconds = training["steps"] * training.get("batch_size", 256) / PLAIN
@@ -295,6 +318,9 @@ class StatisticsRun:
         samples = draws_of(self.folder / "run", self.config.run, warm_up, self.config.samples)
         samples.save(self.folder / "draws.pt")
         return {"accuracies": self.shared.score(samples)}
+
+    def _draw_labels(self) -> Result:
+        return self.shared.scored_labels(self.folder / "draws.pt", self.folder / "run", self.warm_up)
 
     def _model(self) -> Result:
         self.shared.sample(self.folder / "run" / "warm_up.ckpt", self.folder / "samples.pt")

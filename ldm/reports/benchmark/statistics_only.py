@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 
 from ldm.checkpoint import save_checkpoint
 from ldm.config import instantiate_from_config, load_config, to_plain
+from ldm.errors import UserError
 from ldm.inference import labels_for
 from ldm.models.diffusion.warm_up import train_further
 from ldm.privacy.accounting import calibrate
@@ -22,8 +24,10 @@ from ldm.reports.benchmark.config import delta_for
 from ldm.samples import SampleSet
 from ldm.training.driver import build_model
 from ldm.training.preparation import cache_latents
+from ldm.training.private_classifier import ClassifierPlan, label_samples, stored_classifier
 from ldm.training.statistics import (
     StatisticsPlan,
+    add_classifier,
     drawer,
     latents_of,
     load_frame,
@@ -54,13 +58,15 @@ def release_statistics(
     if path.is_file():
         account, done = load_releases(path)
         plan, ledger = PrivacyPlan.from_dict(account["plan"]), Ledger.from_dict(account["ledger"])
-        statistics = with_noise(warm_up, plan.noise_multiplier)
+        statistics = evenly(warm_up, epsilon, records)
     else:
         statistics, done = evenly(warm_up, epsilon, records), []
         plan, ledger = plan_of_queries(statistics, records), Ledger()
     frame = load_frame(statistics.frame)
     latents, labels = latents_of(model, data.datasets["train"])
+    train = data.datasets["train"]
     _, releases = release_rounds(statistics, frame, plan, ledger, latents, labels, path, done)
+    add_classifier(statistics, train, plan, ledger, path, releases)
     public = (f"weights of {section.model.params.ckpt_path}",)
     card = ReleaseCard(plan, ledger, public_data=public, statistics=tuple(item.summary() for item in releases))
     card.write(folder / "privacy.json")
@@ -71,7 +77,7 @@ def train_on_release(folder: Path, run: Path, warm_up: Mapping[str, Any]) -> Non
     """Train the public model on draws from the release in ``folder``, into ``warm_up.ckpt`` there. Post-processing."""
     model = build_model(load_config([run]))
     account, releases = load_releases(folder / "statistics.ckpt")
-    statistics = with_noise(warm_up, releases[0].event.noise_multiplier)
+    statistics = with_noise(warm_up, releases[0].event.noise_multiplier, 1.0)
     frame = load_frame(statistics.frame)
     draw = drawer(stored_mixture(statistics, frame, releases), frame, latent_shape(model))
     train_further(model, draw, statistics.training)
@@ -84,16 +90,26 @@ def latent_shape(model: Any) -> tuple[int, int, int]:
 
 
 def evenly(warm_up: Mapping[str, Any], epsilon: float, records: int) -> StatisticsPlan:
-    """The section with the same noise multiplier in every round; all rounds together cost ``epsilon``."""
-    sigma = calibrate(target_epsilon=epsilon, delta=delta_for(records), sample_rate=1.0, steps=len(warm_up["rounds"]))
-    return with_noise(warm_up, sigma)
+    """The section with noise multipliers that together cost ``epsilon``; all rounds have the same.
+
+    ``classifier.share``, in (0, 1), is the classifier's part of the sum of 1 / σ² over all queries; Gaussian mechanisms
+    without sampling compose to one whose 1 / σ² is that sum (Dong et al. 2022, corollary 2).
+    """
+    sigma = calibrate(target_epsilon=epsilon, delta=delta_for(records), sample_rate=1.0, steps=1)
+    share = float(warm_up["classifier"].get("share", 0.5)) if warm_up.get("classifier") else 0.0
+    if not 0 <= share < 1:
+        raise UserError(f"statistics_only.classifier.share is {share}; give a number above 0 and below 1")
+    rounds = sigma * math.sqrt(len(warm_up["rounds"]) / (1 - share))
+    return with_noise(warm_up, rounds, sigma / math.sqrt(share) if share else 1.0)
 
 
-def with_noise(warm_up: Mapping[str, Any], sigma: float) -> StatisticsPlan:
-    """The section with one noise multiplier in every round."""
-    return StatisticsPlan.read(
-        {**warm_up, "rounds": [{**entry, "noise_multiplier": sigma} for entry in warm_up["rounds"]]}
-    )
+def with_noise(warm_up: Mapping[str, Any], sigma: float, classifier_sigma: float) -> StatisticsPlan:
+    """The section with one noise multiplier in every round, and the classifier's own."""
+    section = {**warm_up, "rounds": [{**entry, "noise_multiplier": sigma} for entry in warm_up["rounds"]]}
+    if warm_up.get("classifier"):
+        settings = {key: value for key, value in warm_up["classifier"].items() if key != "share"}
+        section["classifier"] = {**settings, "noise_multiplier": classifier_sigma}
+    return StatisticsPlan.read(section)
 
 
 def plan_of_queries(statistics: StatisticsPlan, records: int) -> PrivacyPlan:
@@ -119,8 +135,9 @@ def draws_of(run_dir: Path, run: Path, overlay: Mapping[str, Any], count: int, s
     model = build_model(section).eval()
     warm_up = to_plain(section.model.params.dp_config.warm_up)
     _, releases = load_releases(run_dir / "statistics.ckpt")
-    for entry, item in zip(warm_up["rounds"], releases, strict=True):
+    for entry, item in zip(warm_up["rounds"], releases, strict=False):  # a classifier may follow
         entry["noise_multiplier"] = item.event.noise_multiplier
+    warm_up.pop("classifier", None)
     statistics = StatisticsPlan.read(warm_up)
     frame = load_frame(statistics.frame)
     mixture = stored_mixture(statistics, frame, releases)
@@ -132,3 +149,14 @@ def draws_of(run_dir: Path, run: Path, overlay: Mapping[str, Any], count: int, s
         latents = frame.restore(mixture.draw(part, generator)).float().view(len(part), *shape)
         images.append(model.decode_first_stage(latents).clamp(-1, 1))
     return SampleSet(torch.cat(images), labels)
+
+
+def labelled_by(samples: SampleSet, released: Path, section: Mapping[str, Any]) -> SampleSet:
+    """Samples with the classes that the classifier in the file ``released`` finds. Post-processing.
+
+    ``section``: ``warm_up.classifier`` of the run, whose noise multiplier plays no role here.
+    """
+    settings = {key: value for key, value in section.items() if key != "share"}
+    how = ClassifierPlan.read({"noise_multiplier": 1.0, **settings})
+    classifier, features = stored_classifier(how, load_releases(released)[1])
+    return label_samples(samples, classifier, features)

@@ -9,18 +9,26 @@ from typing import Any
 
 HEAD = ("row", "epsilon", "accuracy", "runs", "minutes", "MiB")
 NAMES = {
+    "score_labels": "private model's samples, private labels",
     "score": "private model's samples",
     "statistics": "its statistics alone, decoded draws",
     "warm": "its warmed-up model before DP-SGD",
     "direct": "classifier trained directly with DP",
     "plain": "same training without privacy",
+    "score_draw_labels": "all budget on statistics, decoded draws, private labels",
     "score_draws": "all budget on statistics, decoded draws",
     "score_model": "all budget on statistics, model trained on draws",
     "public": "public model alone",
     "real": "real images",
 }
 #: Stages whose time is added to a row's own.
-BEFORE = {"score": ("private", "samples"), "score_model": ("release", "further"), "score_draws": ("release",)}
+BEFORE = {
+    "score": ("private", "samples"),
+    "score_labels": ("private", "samples"),
+    "score_model": ("release", "further"),
+    "score_draws": ("release",),
+    "score_draw_labels": ("release",),
+}
 
 
 def collect_rows(folder: Path) -> list[dict[str, Any]]:

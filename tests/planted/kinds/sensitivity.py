@@ -49,6 +49,15 @@ SENSITIVITY = (
         test=f"{CLIPPING}::test_factor_times_norm_stays_below_the_bound_in_exact_arithmetic",
     ),
     PlantedBug(
+        name="the bias left out of a classifier's norm",
+        rule=2,
+        file="ldm/privacy/statistics/linear.py",
+        old="            lengths = (rows.square().sum(dim=1) + 1).sqrt()",
+        new="            lengths = rows.square().sum(dim=1).sqrt()",
+        why="a record's gradient is up to sqrt(2) times as long as the bound",
+        test=f"{RELEASE}::test_one_record_moves_the_sum_by_at_most_the_sensitivity",
+    ),
+    PlantedBug(
         name="gradients up to 2C enter as they are",
         rule=2,
         file="ldm/privacy/clipping.py",

@@ -15,6 +15,7 @@ from ldm.errors import UserError
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, REPLACE_ONE, SamplingEvent
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.statistics import ClassMeanImages, ClassMoments, FourierEmbedding, Frame, Release, moments, release
+from ldm.privacy.statistics.linear import ClassifierGradient, LinearClassifier
 from ldm.privacy.statistics.query import SumQuery, sensitivity
 
 CLASSES, SIDE = 3, 4
@@ -42,7 +43,16 @@ QUERIES: dict[str, Callable[[], SumQuery]] = {
     "mean images": lambda: ClassMeanImages(CLASSES, 2),
     "mean images, small norm": lambda: ClassMeanImages(CLASSES, 2, clip_norm=0.5),
     "fourier": lambda: FourierEmbedding(CLASSES, DIMENSIONS, features=40, width=3.0),
+    "classifier gradient": lambda: ClassifierGradient(random_classifier(), 0.3),
+    "classifier gradient, first step": lambda: ClassifierGradient(LinearClassifier.zeros(DIMENSIONS, CLASSES), 1.5),
 }
+
+
+def random_classifier() -> LinearClassifier:
+    generator = torch.Generator().manual_seed(9)
+    return LinearClassifier(
+        torch.randn(DIMENSIONS, CLASSES, generator=generator), torch.randn(CLASSES, generator=generator)
+    )
 
 
 def records() -> tuple[Tensor, Tensor]:
