@@ -49,8 +49,8 @@ class SumQuery(Protocol):
 class Release:
     """One noisy answer: ``sums`` (float64), the standard deviation of the noise on each number, and its event.
 
-    ``constants`` are the query's public constants. ``count``: entries in the ledger, for an answer computed from several
-    noisy sums with one event each. Everything computed from these fields is post-processing.
+    ``constants`` are the query's public constants. ``count``: entries in the ledger, for an answer computed from
+    several noisy sums with one event each. Everything computed from these fields is post-processing.
     """
 
     name: str
