@@ -27,6 +27,7 @@ KEYS = (
     "budgets",
     "statistics_only",
     "direct",
+    "linear",
     "quick",
 )
 
@@ -51,7 +52,7 @@ class BenchmarkConfig:
     it. ``test``: node of the real test set. ``rehearsal``: nodes ``train`` and ``test`` of the data sets that replace
     the private set and the test set while settings are chosen. ``statistics_only``: a ``dp_config.warm_up`` section
     whose rounds share the whole budget evenly, with ``budgets`` as above. ``quick``: settings that override this file
-    to run the whole chain in minutes.
+    to run the whole chain in minutes. ``linear``: settings of the linear classifier trained directly, with ``budgets``.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class BenchmarkConfig:
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
     statistics_only: Mapping[str, Any] = field(default_factory=dict)
     direct: DirectTraining = field(default_factory=DirectTraining)
+    linear: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path, quick: bool = False) -> BenchmarkConfig:
@@ -98,6 +100,7 @@ class BenchmarkConfig:
             rehearsal=raw.get("rehearsal") or {},
             statistics_only=raw.get("statistics_only") or {},
             direct=DirectTraining(**(raw.get("direct") or {})),
+            linear=raw.get("linear") or {},
         )
 
     def budget(self, epsilon: str) -> Mapping[str, Any]:

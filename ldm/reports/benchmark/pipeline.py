@@ -22,6 +22,7 @@ from ldm.inference import write_samples
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.benchmark.config import BenchmarkConfig, delta_for, statistics_section
 from ldm.reports.benchmark.direct import direct_accuracy
+from ldm.reports.benchmark.linear import linear_accuracy, linear_section
 from ldm.reports.benchmark.stages import Result, Stage, run_stages
 from ldm.reports.benchmark.statistics_only import draws_of, labelled_by, release_statistics, train_on_release
 from ldm.samples import SampleSet
@@ -33,7 +34,9 @@ logger = logging.getLogger(__name__)
 SAMPLES_A_SECOND, CLASSIFIER, PRIVATE, PLAIN, ENCODED = 110.0, 2000.0, 900.0, 1200.0, 900.0
 
 #: Baselines that can be measured beside the private rows.
-BASELINES = ("real", "public", "plain", "direct", "statistics", "warm")
+BASELINES = ("real", "public", "plain", "direct", "linear", "statistics", "warm")
+#: Those that need no private run.
+ALONE = ("real", "public", "plain", "direct", "linear")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class BenchmarkOptions:
     statistics_only: bool = False
     draws_only: bool = False
     baselines: tuple[str, ...] = BASELINES
+    only_baselines: bool = False
 
 
 def run_benchmark(options: BenchmarkOptions) -> Path:
@@ -73,7 +77,10 @@ def run_benchmark(options: BenchmarkOptions) -> Path:
                 stages += StatisticsRun(config, options, shared, epsilon, place / f"stats{number}").stages()
             else:
                 stages += PrivateRun(config, options, shared, epsilon, place / f"run{number}", number == 0).stages()
-    run_stages([*stages, *shared.stages()])
+    stages += shared.stages()
+    if options.only_baselines:
+        stages = [stage for stage in stages if stage.key in ALONE]
+    run_stages(stages)
     return folder
 
 
@@ -214,6 +221,8 @@ class PrivateRun:
         if "direct" in wanted:
             seconds = self.config.direct.steps * self.config.direct.batch_size / PRIVATE
             found.append(Stage("direct", f"{name}: DP classifier", self.folder, seconds, self._direct))
+        if "linear" in wanted and self.config.linear:
+            found.append(Stage("linear", f"{name}: linear DP classifier", self.folder, 180, self._linear))
         if "plain" in wanted:
             seconds = rows / PLAIN + sampling + scoring
             found.append(Stage("plain", f"{name}: without privacy", self.folder, seconds, self._plain))
@@ -265,6 +274,10 @@ class PrivateRun:
 
     def _direct(self) -> Result:
         return direct_accuracy(self.shared.records, self.shared.test, float(self.epsilon), self.config.direct)
+
+    def _linear(self) -> Result:
+        settings = linear_section(self.config.linear, self.epsilon)
+        return linear_accuracy(self.shared.records, self.shared.test, float(self.epsilon), settings)
 
     def _plain(self) -> Result:
         folder = self.folder / "plain"

@@ -14,6 +14,7 @@ NAMES = {
     "statistics": "its statistics alone, decoded draws",
     "warm": "its warmed-up model before DP-SGD",
     "direct": "classifier trained directly with DP",
+    "linear": "linear classifier on wavelet features, trained directly with DP",
     "plain": "same training without privacy",
     "score_draw_labels": "all budget on statistics, decoded draws, private labels",
     "score_draws": "all budget on statistics, decoded draws",
