@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train from YAML files, privately where they say so",
     "sample": "draw images from a release folder, a run, or a YAML file and a checkpoint",
     "evaluate": "measure generated images against real ones",
+    "audit": "measure what a run or a plan leaks, with canaries, beside its claim",
     "release": "write a finished private run as a folder that can be handed over",
     "budget": "what a privacy budget buys, before training",
     "export": "samples or a model in the form of another program (npz, Parquet, hub, PEFT)",

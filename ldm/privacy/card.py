@@ -54,6 +54,7 @@ class ReleaseCard:
     the weights. ``not_covered``: releases other than through the mechanism, in words. ``statistics``: summaries of the
     statistics released before training, each with one event in the ledger (:meth:`Release.summary`). ``weights``:
     content digest of every checkpoint of the run (`ldm.checkpoint.state_digest`) to the number of steps behind it.
+    ``audit``: what `ldm.privacy.audit` measured on this plan, by part, as plain values; empty without an audit.
     """
 
     plan: PrivacyPlan
@@ -66,6 +67,7 @@ class ReleaseCard:
     record: str = "one image with its label"
     statistics: tuple[Mapping[str, Any], ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
+    audit: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_installed_versions)
 
     @property
@@ -122,6 +124,7 @@ class ReleaseCard:
             "left_out": list(self.left_out),
             "statistics": [dict(statistic) for statistic in self.statistics],
             "weights": [{"sha256": digest, "steps": steps} for digest, steps in self.weights.items()],
+            **({"audit": dict(self.audit)} if self.audit else {}),
             "versions": dict(self.versions),
             "plan": self.plan.to_dict(),
             "ledger": self.ledger.to_dict(),
@@ -148,6 +151,7 @@ class ReleaseCard:
                 record=str(values["record"]),
                 statistics=tuple(dict(statistic) for statistic in values.get("statistics", ())),
                 weights={str(entry["sha256"]): int(entry["steps"]) for entry in values.get("weights", ())},
+                audit=dict(values.get("audit", {})),
                 versions=dict(values["versions"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -89,6 +89,32 @@ class CardContent:
             ("values trained", f"{sum(self.card.trained.values()):,}"),
         ]
 
+    @property
+    def audit(self) -> list[tuple[str, str]]:
+        """Name and result of each part of the audit; empty without one."""
+        found = self.card.audit
+        rows = []
+        if bound := found.get("bound"):
+            rows.append(
+                (
+                    "Leak that was measured",
+                    f"epsilon of at least {down(bound['lower_bound'])} with {bound['confidence']:.0%} confidence, beside "
+                    f"the {up(bound['claimed_epsilon'])} that the same {bound['steps']} steps may cost "
+                    f"({bound['canaries']:,} canaries, {bound['method']})",
+                )
+            )
+        if draws := found.get("draws"):
+            rows.append(("Draws of records", "independent, at the planned rate" if not draws["exceeded"] else "WRONG"))
+        if moved := found.get("sensitivity"):
+            rows.append(
+                (
+                    "Largest effect of one record",
+                    f"{moved['largest']:.6g} C on the clipped sum, at most {moved['bound']:g} C is allowed "
+                    f"({moved['records']} records)",
+                )
+            )
+        return [*rows, ("Measured on", str(found["on"]))] if rows else []
+
     def owner(self) -> list[tuple[str, str]]:
         """Name and value of the owner's statements; a missing one becomes a blank to fill in."""
         facts = self.facts
@@ -98,7 +124,7 @@ class CardContent:
             ("Intended use", facts.intended_use or TO_FILL_IN),
             ("Tuning: what was tried, on which data", facts.tuning or TO_FILL_IN),
             ("Licence", facts.licence or TO_FILL_IN),
-            ("Audit", facts.audit or "none was made"),
+            *([("Audit", facts.audit or "none was made")] if facts.audit or not self.audit else []),
             ("Date", facts.date or TO_FILL_IN),
         ]
 
@@ -121,6 +147,14 @@ def up(value: float) -> str:
         return "0"
     digits = 3 - math.floor(math.log10(abs(value)))
     return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.4g}"
+
+
+def down(value: float) -> str:
+    """Four significant digits, rounded down."""
+    if value <= 0:
+        return "0"
+    digits = 3 - math.floor(math.log10(value))
+    return f"{math.floor(value * 10**digits + 1e-9) / 10**digits:.4g}"
 
 
 def percent(share: float) -> str:
