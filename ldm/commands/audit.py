@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm audit") -> None:
     print("            canaries and records are made up; no private image is read")
     if subject.stated_epsilon is not None:
         print(f"card        epsilon {subject.stated_epsilon:.4g}, with everything that the run has released")
-    with tqdm(total=plan.steps, unit="step", desc="auditing", disable=args.sensitivity or args.method == "pairs") as bar:
+    with tqdm(
+        total=plan.steps, unit="step", desc="auditing", disable=args.sensitivity or args.method == "pairs"
+    ) as bar:
         request = AuditRequest(
             canaries=args.canaries,
             records=args.records,

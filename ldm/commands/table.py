@@ -13,6 +13,7 @@ from ldm.errors import UserError, nearest
 COMMANDS = {
     "new": "look at a folder of images and write the YAML that trains on it privately",
     "train": "train from YAML files, privately where they say so",
+    "sweep": "try settings on public images, or on private ones with every run charged",
     "sample": "draw images from a release folder, a run, or a YAML file and a checkpoint",
     "evaluate": "measure generated images against real ones",
     "audit": "measure what a run or a plan leaks, with canaries, beside its claim",

@@ -33,7 +33,7 @@ class CardContent:
     @classmethod
     def make(cls, facts: ReleaseFacts, card: ReleaseCard) -> CardContent:
         """Compute the content from the ledger of ``card``; takes a few seconds and reads no file."""
-        return cls(facts, card, interpret(card.ledger.events, card.plan.delta))
+        return cls(facts, card, interpret(card.spendings, card.plan.delta))
 
     @property
     def title(self) -> str:
@@ -87,7 +87,15 @@ class CardContent:
             ("noise multiplier", f"{plan.noise_multiplier:.4g}"),
             ("stated number of records", "not stated" if plan.num_records is None else f"{plan.num_records:,}"),
             ("values trained", f"{sum(self.card.trained.values()):,}"),
+            *([("selection", plan.selection.describe())] if plan.selection is not None else []),
+            *([("other private runs, charged in full", self.other_runs)] if self.card.others else []),
         ]
+
+    @property
+    def other_runs(self) -> str:
+        """The number of other private runs, and of their steps."""
+        steps = sum(account.ledger.steps for account in self.card.others)
+        return f"{len(self.card.others)}, with {steps:,} noised steps"
 
     @property
     def audit(self) -> list[tuple[str, str]]:
@@ -98,8 +106,8 @@ class CardContent:
             rows.append(
                 (
                     "Leak that was measured",
-                    f"epsilon of at least {down(bound['lower_bound'])} with {bound['confidence']:.0%} confidence, beside "
-                    f"the {up(bound['claimed_epsilon'])} that the same {bound['steps']} steps may cost "
+                    f"epsilon of at least {down(bound['lower_bound'])} with {bound['confidence']:.0%} confidence, "
+                    f"beside the {up(bound['claimed_epsilon'])} that the same {bound['steps']} steps may cost "
                     f"({bound['canaries']:,} canaries, {bound['method']})",
                 )
             )
