@@ -339,7 +339,7 @@ def test_a_start_from_another_private_run_is_said(place: Path, finished: RunDire
 
 def test_an_ancestor_that_cannot_be_charged_is_not_covered(place: Path) -> None:
     insecure = one_step(place, "known-seed", insecure_seed=5)
-    config = config_of(place, max_steps=1)
+    config = config_of(place, "attention", max_steps=1)
     config["model"]["params"]["ckpt_path"] = str(insecure.checkpoints / "last.ckpt")
     card = card_of(train(tiny.options(place / "after-insecure", config)))
     assert card["private"] is False and "its noise has a known seed" in card["not_covered"][0]
