@@ -341,4 +341,22 @@ LEAKS = (
         why="the centre is a statistic of the records: every contribution depends on all of them",
         test="tests/training/test_statistics.py::test_latents_are_taken_as_they_are",
     ),
+    PlantedBug(
+        name="times in the log of a private run",
+        rule=5,
+        file="callbacks/progress.py",
+        old='        stamp = "" if self.training is not None else time.strftime("%Y-%m-%d %H:%M:%S ")\n',
+        new='        stamp = time.strftime("%Y-%m-%d %H:%M:%S ")\n',
+        why="the time between two lines follows the number of records that were drawn",
+        test="tests/callbacks/test_progress.py::test_a_private_log_has_lines_at_fixed_steps_and_the_times_of_the_clock",
+    ),
+    PlantedBug(
+        name="a service notes the steps of a private run as they happen",
+        rule=5,
+        file="ldm/training/trainer_parts.py",
+        old="        first = build() if clock is None else AfterTraining(build, kind)\n",
+        new="        first = build()\n",
+        why="the times that the service notes follow the sizes of the draws",
+        test="tests/callbacks/test_after_training.py::test_one_word_names_a_logger",
+    ),
 )

@@ -215,4 +215,23 @@ PLANS = (
         why="the config says another bound than the plan that is charged, and nobody is told",
         test="tests/training/test_resume.py::test_a_resumed_run_keeps_its_plan",
     ),
+    PlantedBug(
+        name="other runs are charged after the noise was chosen",
+        rule=3,
+        file="ldm/training/private_run.py",
+        old="    spent = tuple(account.spending for account in others)\n    return",
+        new="    spent = ()\n    return",
+        why="all runs together exceed the target epsilon",
+        test="tests/training/test_private_run.py::"
+        "test_other_runs_on_the_same_records_are_charged_before_the_noise_is_chosen",
+    ),
+    PlantedBug(
+        name="a selection without the price of its length",
+        rule=3,
+        file="ldm/privacy/selection.py",
+        old=" + extra + math.log(self.mean) / (orders - 1)\n",
+        new=" + extra\n",
+        why="the bound of Papernot and Steinke has a term for the expected number of runs",
+        test="tests/privacy/test_selection.py::test_the_formula_is_the_theorems_written_out",
+    ),
 )
