@@ -101,6 +101,11 @@ class DPConfig:
         """The neighbouring relation: replace-one for batches of fixed size, which need a fixed number of records."""
         return ADD_OR_REMOVE_ONE if self.poisson_sampling else REPLACE_ONE
 
+    @property
+    def chosen_by(self) -> Selection | None:
+        """The private selection of which the run is part."""
+        return None if self.selection is None else Selection.from_dict(self.selection)
+
     def require_complete(self) -> None:
         """Raise UserError for settings that private training needs and the section lacks, or gives twice."""
         for name in ("delta", "max_grad_norm"):
@@ -172,7 +177,6 @@ class DPConfig:
         size = self.dataset_size or num_records
         _warn_of_large(self.delta, size)
         rate = self._rate(size, batch_size)
-        selection = None if self.selection is None else Selection.from_dict(self.selection)
         if self.noise_multiplier is None:
             assert self.epsilon is not None
             return PrivacyPlan.calibrate(
@@ -191,7 +195,7 @@ class DPConfig:
                 insecure_seed=self.insecure_seed,
                 history=history,
                 others=others,
-                selection=selection,
+                selection=self.chosen_by,
             )
         plan = PrivacyPlan(
             sample_rate=rate,
@@ -206,7 +210,7 @@ class DPConfig:
             num_records=size,
             sampling=self.sampling,
             insecure_seed=self.insecure_seed,
-            selection=selection,
+            selection=self.chosen_by,
         )
         if any(event == plan.event() for event, _ in history):  # the ledger could not tell them apart
             raise UserError("dp_config: a step and an earlier release are one event; change a noise_multiplier")

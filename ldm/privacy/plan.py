@@ -161,18 +161,13 @@ class PrivacyPlan:
         others: Sequence[Spending] = (),
         selection: Selection | None = None,
     ) -> PrivacyPlan:
-        """The plan with the least noise for (target_epsilon, delta), by the rule of the DP-LDM lineage.
+        """The plan with the least noise for (target_epsilon, delta), by the rule of the DP-LDM lineage, and a log line.
 
-        q = 1 / ceil(num_records / batch_size) unless ``sample_rate`` is given; steps = epochs / q unless ``steps`` is
-        given. ``num_records`` is the published size of the data set; ``history`` holds the run's own events
-        before its steps, ``others`` the spending of other runs on the same records; both are charged first. With a
-        ``selection`` the target is met by the best of a random number of such runs. Logs the plan in one line.
-
-        Raises UserError when not exactly one of epochs and steps is given, when delta >= 1 / num_records, and when the
-        target cannot be met.
-        """
+        q = 1 / ceil(num_records / batch_size) unless ``sample_rate`` is given, steps = epochs / q unless ``steps`` is;
+        ``num_records`` is the published size. ``history`` (the run's events before its steps) and ``others`` (what
+        other runs on the records have spent) are charged first. With a ``selection`` the best of several runs meets
+        the target. Raises UserError unless one of epochs and steps is given, and for values or targets out of range."""
         rate = sample_rate if sample_rate is not None else lineage_sample_rate(num_records, batch_size)
-        number("sample_rate", rate, above=0, at_most=1)
         count = planned_steps(rate, epochs=epochs, steps=steps)
         check_delta(delta, num_records)
         sigma = calibrate(
@@ -241,6 +236,7 @@ def planned_steps(sample_rate: float, *, epochs: int | None = None, steps: int |
 
     Raises UserError unless exactly one is given, since a default would calibrate noise for training that never happens.
     """
+    number("sample_rate", sample_rate, above=0, at_most=1)
     if (epochs is None) == (steps is None):
         raise UserError("a private run needs exactly one of epochs (trainer max_epochs) and steps (trainer max_steps)")
     if steps is not None:
