@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from callbacks.step_clock import StepClock
+from callbacks.step_clock import StepClock, show_image
 from ldm.errors import UserError
-from ldm.samples import save_grid
+from ldm.samples import grid, save_grid
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 class ImageLogger(Callback):
     """Saves PNG grids every ``batch_frequency`` steps to ``images/train/{key}_gs-..._e-..._b-....png``.
 
-    In a private run the images are samples of the model, and the ledger charges the steps before they are written.
+    TensorBoard shows them too. In a private run the images are samples of the model, and the ledger charges the steps
+    before they are written.
     ``steps`` is the number of sampling steps of latent models.
     """
 
@@ -81,6 +82,8 @@ class ImageLogger(Callback):
         for key, images in logged.items():
             images = images[: self.max_images].float().cpu()
             name = f"{key}_gs-{trainer.global_step:06}_e-{trainer.current_epoch:06}_b-{batch_idx:06}.png"
-            save_grid(images.clamp(-1, 1) if self.clamp else images, folder / name, columns=4)
+            images = images.clamp(-1, 1) if self.clamp else images
+            save_grid(images, folder / name, columns=4)
+            show_image(getattr(trainer, "loggers", ()), key, grid(images, 4), trainer.global_step, self.clock)
             if self.clock is not None:
                 self.clock.set_file_time(folder / name, trainer.global_step)

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class PrivacyCallback(Callback):
-    """Follows a `PrivateTraining`: epsilon on the progress bar and in the metrics, a stop at the end of the plan."""
+    """Follows a `PrivateTraining`: epsilon in the metrics, a stop at the end of the plan."""
 
     def __init__(self, training: Any, meter: Any):
         self.training = training
@@ -32,7 +32,7 @@ class PrivacyCallback(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # step count and epsilon depend on the plan only, so showing them is safe
-        pl_module.log("privacy/epsilon", self.meter(self.training.taken), prog_bar=True, batch_size=1)
+        pl_module.log("privacy/epsilon", self.meter(self.training.taken), batch_size=1)
         if self.training.spent:
             trainer.should_stop = True
 

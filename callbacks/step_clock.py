@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.callbacks import TQDMProgressBar
+import numpy as np
+from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -50,7 +52,17 @@ class StepTimedTensorBoard(TensorBoardLogger):
                 self.experiment.add_scalar(name, value, step, walltime=when)
 
 
-class StepProgressBar(TQDMProgressBar):
-    """A progress bar that counts steps and shows epsilon, without their duration."""
+def show_image(loggers: Iterable[Any], name: str, image: Image.Image, step: int, clock: StepClock | None) -> None:
+    """Add an image to every TensorBoard log, at the time of ``clock`` if there is one (a private run)."""
+    pixels = np.asarray(image.convert("RGB"))
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            when = None if clock is None else clock.at(step)
+            logger.experiment.add_image(name, pixels, step, walltime=when, dataformats="HWC")
 
-    BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
+
+def show_text(loggers: Iterable[Any], name: str, text: str, clock: StepClock | None) -> None:
+    """Add a text, such as the configuration, to every TensorBoard log, at step 0."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text(name, text, 0, walltime=None if clock is None else clock.at(0))

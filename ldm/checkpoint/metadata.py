@@ -47,6 +47,14 @@ def joined_accounts(*accounts: Any) -> Any:
 
     None when all accounts are None.
     """
+    joined: Any = None
+    for own in reversed(separate_accounts(*accounts)):
+        joined = {**own, "start_privacy": joined} if joined else own
+    return joined
+
+
+def separate_accounts(*accounts: Any) -> list[dict[str, Any]]:
+    """The accounts of all private runs that are nested in ``accounts``, each once, later runs first."""
     flat: list[dict[str, Any]] = []
     for account in accounts:
         while isinstance(account, Mapping):
@@ -54,10 +62,7 @@ def joined_accounts(*accounts: Any) -> Any:
             if own and own not in flat:
                 flat.append(own)
             account = account.get("start_privacy")
-    joined: Any = None
-    for own in reversed(flat):
-        joined = {**own, "start_privacy": joined} if joined else own
-    return joined
+    return flat
 
 
 def unprotected_data(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:

@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add("--tuning", default="", help="what was tried, and on which data")
     add("--licence", default="", help="licence of the weights")
-    add("--audit", default="", help="result of an audit, in a sentence")
+    add(
+        "--audit", default="", help="a sentence on audits beside that of dp-ldm audit, which goes on the card by itself"
+    )
     add("--date", default=datetime.date.today().isoformat(), help="date of the release")
     args = parser.parse_args(argv)
 

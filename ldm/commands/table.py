@@ -13,8 +13,10 @@ from ldm.errors import UserError, nearest
 COMMANDS = {
     "new": "look at a folder of images and write the YAML that trains on it privately",
     "train": "train from YAML files, privately where they say so",
+    "sweep": "try settings on public images, or on private ones with every run charged",
     "sample": "draw images from a release folder, a run, or a YAML file and a checkpoint",
     "evaluate": "measure generated images against real ones",
+    "audit": "measure what a run or a plan leaks, with canaries, beside its claim",
     "release": "write a finished private run as a folder that can be handed over",
     "budget": "what a privacy budget buys, before training",
     "export": "samples or a model in the form of another program (npz, Parquet, hub, PEFT)",

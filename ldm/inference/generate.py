@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from ldm.models.diffusion.plms import PLMSSampler
 from ldm.samples import SampleSet, SampleWriter, unfinished_meta
 
 logger = logging.getLogger(__name__)
+
+#: One bar for all batches, which moves within a batch; counts are whole images.
+BAR = "{desc} {percentage:3.0f}% {bar} {n:.0f} of {total_fmt} images [{elapsed}<{remaining}]"
 
 SAMPLERS: dict[str, Callable[[Any], Any]] = {"ddim": DDIMSampler, "plms": PLMSSampler, "dpm": DPMSolverSampler}
 
@@ -121,7 +125,7 @@ def sample_batches(
         torch.manual_seed(options.seed)
     sampler = SAMPLERS[options.sampler](model)
     shape = latent_shape(model, options)
-    with tqdm(total=count, initial=first, desc="sampling", unit="image", disable=not progress) as bar:
+    with tqdm(total=count, initial=first, desc="sampling", bar_format=BAR, disable=not progress) as bar:
         for start in range(first, count, options.batch_size):
             size = min(options.batch_size, count - start)
             condition, without = conditions(model, None if labels is None else labels[start : start + size], options)
@@ -133,10 +137,17 @@ def sample_batches(
                 eta=options.eta,
                 unconditional_guidance_scale=options.scale,
                 unconditional_conditioning=without,
+                callback=partial(_advance, bar, start, size, options.steps),
             )
             parts = latents.split(options.decoder_batch_size or size)
             yield torch.cat([model.decode_first_stage(part) for part in parts]).float().clamp(-1, 1).cpu()
-            bar.update(size)
+            bar.update(start + size - bar.n)
+
+
+def _advance(bar: Any, start: int, size: int, steps: int, step: int) -> None:
+    """Move the bar of a batch that began at ``start`` images, after its step number ``step`` (from 0)."""
+    share = min(step + 1, steps) / (steps + 1)  # the last part is the decoder's
+    bar.update(start + size * share - bar.n)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ from ldm.privacy.event import (
     SamplingEvent,
     sensitivity,
 )
+from ldm.privacy.selection import Selection
 from ldm.privacy.validate import number, one_of, whole
 
 ACCOUNTANTS = ("pld", "prv", "rdp")
@@ -95,6 +96,27 @@ def epsilon(events: History, delta: float, accountant: str | None = None) -> flo
         )
     compute = {"pld": _pld_epsilon, "prv": _prv_epsilon, "rdp": _rdp_epsilon}[accountant or able[0]]
     return max(0.0, float(compute(history, delta)))
+
+
+#: What one run, or one selection among runs, has done to the records: its events, and the selection if there was one.
+Spending = tuple[History, Selection | None]
+
+
+def joint_epsilon(spendings: Sequence[Spending], delta: float) -> float:
+    """Epsilon at ``delta`` of the composition of several runs on the same records, selections among them included.
+
+    With a selection the Renyi accountant is the only one that applies. Raises UserError as :func:`epsilon`.
+    """
+    history = [entry for events, _ in spendings for entry in events]
+    if all(selection is None for _, selection in spendings):
+        return epsilon(history, delta)
+    epsilon(history, delta, "rdp")  # checks delta, the relations, and that every event has a Renyi analysis
+    orders = np.array(rdp_library.DEFAULT_RDP_ORDERS)
+    total = np.zeros(len(orders))
+    for events, selection in spendings:
+        own = sum((count * rdp_vector(event) for event, count in events), np.zeros(len(orders)))
+        total += own if selection is None or not events else selection.renyi(orders, own)
+    return max(0.0, float(rdp_library.compute_epsilon(orders, total, delta)[0])) if history else 0.0
 
 
 def merge_history(events: History) -> list[tuple[SamplingEvent, int]]:
@@ -192,6 +214,37 @@ def _pld(event: SamplingEvent, count: int, interval: float) -> Any:
     return single.self_compose(count) if count > 1 else single
 
 
+def epsilon_curve(
+    event: SamplingEvent, counts: Sequence[int], delta: float, history: History = ()
+) -> list[tuple[int, float]]:
+    """(count, epsilon) for each number of steps ``event`` after ``history``, by the tightest accountant.
+
+    Each value is that of :func:`epsilon` for this number of steps (up to the accountant's grid), not a bound taken from
+    another number. The distribution of one step is computed once.
+    """
+    accountants = accountants_for([*history, (event, 1)])
+    if "pld" not in accountants or _std_over_clip(event) < _SMALLEST_STD:
+        return [(count, epsilon([*history, (event, count)], delta)) for count in counts]
+    before = merge_history(history)
+    most = max([*counts, 1])
+    interval = min(_interval(*entry) for entry in [*before, (event, most)])
+    base: Any = None
+    for entry in before:
+        part = _pld(*entry, interval)
+        base = part if base is None else base.compose(part)
+    single = _pld(event, 1, interval)
+    found = []
+    for count in counts:
+        if event.sample_rate == 1:
+            steps = _pld(event, count, interval) if count else None
+        else:
+            steps = single.self_compose(count) if count else None
+        parts = [part for part in (base, steps) if part is not None]
+        total = parts[0].compose(parts[1]) if len(parts) == 2 else parts[0] if parts else None
+        found.append((count, 0.0 if total is None else max(0.0, float(total.get_epsilon_for_delta(delta)))))
+    return found
+
+
 # --- Renyi and PRV -------------------------------------------------------------------------------------------------
 
 
@@ -255,10 +308,15 @@ def calibrate(
     sampling: str = POISSON,
     accountant: str | None = None,
     history: History = (),
+    others: Sequence[Spending] = (),
+    selection: Selection | None = None,
 ) -> float:
     """Smallest noise multiplier (up to 0.1 % of epsilon) with which ``steps`` steps after ``history`` meet the target.
 
     The result satisfies ``(1 - 1e-3) * target <= epsilon(history + steps) <= target`` by evaluation, not by formula.
+    ``history`` belongs to the run, ``others`` to other runs on the same records. With a ``selection`` the target is met
+    by the best of a random number of such runs.
+
     Raises UserError when no noise meets the target, or when any noise would.
     """
     number("target epsilon", target_epsilon, above=0)
@@ -266,12 +324,24 @@ def calibrate(
 
     def spent(sigma: float) -> float:
         event = SamplingEvent(sample_rate, sigma, sampling, relation)
-        return epsilon([*history, (event, steps)], delta, accountant)
+        run = [*history, (event, steps)]
+        if others or selection is not None:
+            return joint_epsilon([*others, (run, selection)], delta)
+        return epsilon(run, delta, accountant)
 
-    if history and epsilon(history, delta, accountant) >= target_epsilon:
+    before = joint_epsilon([*others, (history, selection)], delta) if others or history else 0.0
+    if before >= target_epsilon:
         raise UserError(
-            f"the steps already taken cost more than epsilon {target_epsilon:g}: raise the target or stop here"
+            f"what was released already costs more than epsilon {target_epsilon:g}: raise the target or stop here"
         )
+    return least_noise(spent, target_epsilon)
+
+
+def least_noise(spent: Callable[[float], float], target_epsilon: float) -> float:
+    """Smallest noise multiplier (up to 0.1 % of epsilon) at which ``spent``, epsilon by noise multiplier, is in budget.
+
+    ``spent`` falls. Raises UserError when no noise meets the target, or when any noise would.
+    """
     low, high = _bracket(spent, target_epsilon)
     return _refine(spent, target_epsilon, low, high)
 
@@ -321,6 +391,3 @@ def _refine(
         else:
             low = (sigma, value)
     return high[0]
-
-
-# --- a running number for a progress bar ---------------------------------------------------------------------------

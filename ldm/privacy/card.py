@@ -14,9 +14,9 @@ from typing import Any
 
 from ldm.errors import UserError
 from ldm.files import read_json, write_atomic
-from ldm.privacy.accounting import accountants_for, epsilon
+from ldm.privacy.account import Account, distinct
+from ldm.privacy.accounting import Spending, accountants_for, epsilon, joint_epsilon
 from ldm.privacy.card_checks import check_card, check_size
-from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
 
@@ -54,6 +54,9 @@ class ReleaseCard:
     the weights. ``not_covered``: releases other than through the mechanism, in words. ``statistics``: summaries of the
     statistics released before training, each with one event in the ledger (:meth:`Release.summary`). ``weights``:
     content digest of every checkpoint of the run (`ldm.checkpoint.state_digest`) to the number of steps behind it.
+    ``others``: accounts of other private runs on the same records, or on whose weights this one started; epsilon
+    charges all of them. ``audit``: what `ldm.privacy.audit` measured on this plan, by part, as plain values; empty
+    without an audit.
     """
 
     plan: PrivacyPlan
@@ -66,6 +69,8 @@ class ReleaseCard:
     record: str = "one image with its label"
     statistics: tuple[Mapping[str, Any], ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
+    others: tuple[Account, ...] = ()
+    audit: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_installed_versions)
 
     @property
@@ -77,8 +82,19 @@ class ReleaseCard:
         return self.plan.secure and not self.not_covered and math.isfinite(self._tightest())
 
     def epsilons(self) -> dict[str, float]:
-        """Epsilon of the ledger by every quick accountant that covers it, the tightest first."""
-        return dict(_epsilons(tuple(self.ledger.events), self.plan.delta))
+        """Epsilon of all accounts by every quick accountant that covers them, the tightest first."""
+        spendings = tuple((tuple(events), selection) for events, selection in self.spendings)
+        return dict(_epsilons(spendings, self.plan.delta))
+
+    @property
+    def account(self) -> Account:
+        """The run's own account."""
+        return Account(self.plan, self.ledger)
+
+    @property
+    def spendings(self) -> tuple[Spending, ...]:
+        """What this run and the others have spent."""
+        return tuple(account.spending for account in (self.account, *self.others))
 
     def statement(self) -> str:
         """The guarantee in one line, exceptions included."""
@@ -99,6 +115,10 @@ class ReleaseCard:
         guarantee = (
             f"({spent:.4g}, {self.plan.delta:g})-differentially private, {self.plan.relation}, record: {self.record}"
         )
+        if self.plan.selection is not None:
+            guarantee += f"; {self.plan.selection.describe()}"
+        if self.others:
+            guarantee += f"; {len(self.others)} other private run{'s' * (len(self.others) > 1)} included"
         return guarantee + (f"; NOT covered: {'; '.join(self.not_covered)}" if self.not_covered else "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,6 +142,8 @@ class ReleaseCard:
             "left_out": list(self.left_out),
             "statistics": [dict(statistic) for statistic in self.statistics],
             "weights": [{"sha256": digest, "steps": steps} for digest, steps in self.weights.items()],
+            **({"others": [account.to_dict() for account in self.others]} if self.others else {}),
+            **({"audit": dict(self.audit)} if self.audit else {}),
             "versions": dict(self.versions),
             "plan": self.plan.to_dict(),
             "ledger": self.ledger.to_dict(),
@@ -148,6 +170,8 @@ class ReleaseCard:
                 record=str(values["record"]),
                 statistics=tuple(dict(statistic) for statistic in values.get("statistics", ())),
                 weights={str(entry["sha256"]): int(entry["steps"]) for entry in values.get("weights", ())},
+                others=tuple(Account.from_dict(account) for account in values.get("others", ())),
+                audit=dict(values.get("audit", {})),
                 versions=dict(values["versions"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -171,7 +195,8 @@ class ReleaseCard:
                     f"{target} charges steps of another run that would be forgotten; use an empty run directory or "
                     "resume"
                 )
-            card = replace(self, weights={**before.weights, **self.weights})
+            others = distinct((*before.others, *self.others))
+            card = replace(self, weights={**before.weights, **self.weights}, others=others)
         text = json.dumps(card.to_dict(), indent=2, allow_nan=False) + "\n"
         write_atomic(target, lambda temporary: _write_for_all(temporary, text))
 
@@ -201,7 +226,10 @@ def _read(path: Path, checked: bool) -> ReleaseCard:
 
 
 @lru_cache(maxsize=64)
-def _epsilons(events: tuple[tuple[SamplingEvent, int], ...], delta: float) -> tuple[tuple[str, float], ...]:
+def _epsilons(spendings: tuple[Spending, ...], delta: float) -> tuple[tuple[str, float], ...]:
+    if any(selection is not None for _, selection in spendings):
+        return (("rdp", joint_epsilon(spendings, delta)),)
+    events = [entry for own, _ in spendings for entry in own]
     names = [name for name in accountants_for(events) if name != "prv"]
     return tuple((name, epsilon(events, delta, name)) for name in names)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ldm.errors import UserError
+from ldm.privacy.accounting import epsilon
 
 if TYPE_CHECKING:
     from ldm.privacy.card import ReleaseCard
@@ -20,19 +21,24 @@ MAX_EVENTS = 16
 MAX_STEPS = 1_000_000
 MAX_LOSS = 1e5
 
+#: Parts of an audit, by the names of `ldm.reports.audit.Audit`.
+AUDIT_PARTS = ("bound", "draws", "sensitivity")
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def check_size(card: ReleaseCard) -> None:
     """Raise UserError for a ledger larger than that of any run, which would take minutes to account for."""
-    different = len({event for event, _ in card.ledger.events})
+    history = [entry for events, _ in card.spendings for entry in events]
+    steps = sum(count for _, count in history)
+    different = len({event for event, _ in history})
     if different > MAX_EVENTS:
         raise UserError(f"the privacy card's ledger lists {different} different events, more than {MAX_EVENTS}")
-    if card.ledger.steps > MAX_STEPS:
-        raise UserError(f"the privacy card's ledger lists {card.ledger.steps} steps, more than {MAX_STEPS}")
+    if steps > MAX_STEPS:
+        raise UserError(f"the privacy card's ledger lists {steps} steps, more than {MAX_STEPS}")
     # the expected privacy loss of all steps, to first order; the accountants' grids grow with it
-    loss = sum(count * event.sample_rate / event.noise_multiplier**2 / 2 for event, count in card.ledger.events)
-    if loss > MAX_LOSS and min(event.noise_multiplier for event, _ in card.ledger.events) > 0.02:
+    loss = sum(count * event.sample_rate / event.noise_multiplier**2 / 2 for event, count in history)
+    if loss > MAX_LOSS and min(event.noise_multiplier for event, _ in history) > 0.02:
         raise UserError(f"the privacy card's ledger spends an epsilon of about {loss:.1g}, which bounds nothing")
 
 
@@ -42,7 +48,14 @@ def check_card(values: Mapping[str, Any], card: ReleaseCard) -> None:
     ``card`` was made from the same values; epsilon is computed from its ledger again.
     """
     check_size(card)
-    for find in (_ledger_finding, _epsilon_finding, _fact_finding, _weights_finding, _statement_finding):
+    for find in (
+        _ledger_finding,
+        _epsilon_finding,
+        _fact_finding,
+        _weights_finding,
+        _audit_finding,
+        _statement_finding,
+    ):
         finding = find(values, card)
         if finding:
             raise UserError(f"the privacy card does not agree with itself: {finding}; take the card that the run wrote")
@@ -55,7 +68,8 @@ def _ledger_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
     others = sum(count for event, count in card.ledger.events if event != planned)
     if others > sum(int(statistic.get("count", 1)) for statistic in card.statistics):
         return f"{others} of the {card.ledger.steps} steps in its ledger are not steps of its plan"
-    return ""
+    reasons = [reason for account in card.others if (reason := account.composes_with(card.plan))]
+    return f"another run cannot be charged: {reasons[0]}" if reasons else ""
 
 
 def _epsilon_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
@@ -96,6 +110,32 @@ def _weights_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
             return f"{_brief(digest)} is no digest of weights"
         if not 0 <= steps <= card.ledger.steps:
             return f"weights after {steps} steps are named, its ledger has {card.ledger.steps}"
+    return ""
+
+
+def _audit_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
+    return audit_finding(card.audit, card) if card.audit else ""
+
+
+def audit_finding(audit: Mapping[str, Any], card: ReleaseCard) -> str:
+    """The first reason not to rely on an audit of the card's plan: one of another claim, or one that failed; or ""."""
+    if not set(AUDIT_PARTS) & set(audit):
+        return "its audit has no part that measured anything"
+    for name in AUDIT_PARTS:
+        if name in audit and audit[name].get("exceeded") is not False:
+            return f"its audit failed: {_brief(audit[name].get('verdict'))}"
+    bound, spread = audit.get("bound"), audit.get("sensitivity")
+    if bound is not None:
+        steps = card.ledger.count(card.plan.event())
+        claim = epsilon([(card.plan.event(), steps)], card.plan.delta)
+        if bound["steps"] != steps or bound["delta"] != card.plan.delta or not _close(bound["claimed_epsilon"], claim):
+            return (
+                f"its audit compares with epsilon {_brief(bound['claimed_epsilon'])}, its plan's steps cost {claim:.6g}"
+            )
+        if not 0 <= bound["lower_bound"] <= bound["claimed_epsilon"]:
+            return f"its audit found epsilon {_brief(bound['lower_bound'])}, more than is claimed"
+    if spread is not None and not spread["largest"] <= spread["bound"] + spread["tolerance"]:
+        return f"its audit found a record that moves the sum by {_brief(spread['largest'])} C"
     return ""
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ldm.errors import UserError, nearest
+from ldm.privacy.accounting import Spending
 from ldm.privacy.clipping import ENGINES, STYLES
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT, History
 from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
+from ldm.privacy.selection import Selection
 from ldm.privacy.validate import number, whole
 
 logger = logging.getLogger(__name__)
@@ -57,11 +60,18 @@ class DPConfig:
     insecure_seed: int | None = None
     #: Names of the data sets that the weights have seen outside the guarantee, for the release card.
     public_data: tuple[str, ...] = ()
+    #: Privacy cards (``privacy.json``, or run directories) of other private runs on the same records, charged first.
+    other_runs: tuple[str, ...] = ()
+    #: ``eta`` and ``gamma`` of a private selection, of which this run is one; `dp-ldm sweep` sets them.
+    selection: dict[str, Any] | None = None
     #: The statistics that are released before the first step; `ldm.training.statistics` reads them.
     warm_up: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "public_data", tuple(self.public_data))  # YAML gives a list
+        for name in ("public_data", "other_runs"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # YAML gives a list
+        if self.selection is not None:
+            Selection.from_dict(self.selection)
         for name in ("epsilon", "max_grad_norm", "noise_multiplier"):
             if getattr(self, name) is not None:
                 number(f"dp_config.{name}", getattr(self, name), above=0)
@@ -90,6 +100,11 @@ class DPConfig:
     def relation(self) -> str:
         """The neighbouring relation: replace-one for batches of fixed size, which need a fixed number of records."""
         return ADD_OR_REMOVE_ONE if self.poisson_sampling else REPLACE_ONE
+
+    @property
+    def chosen_by(self) -> Selection | None:
+        """The private selection of which the run is part."""
+        return None if self.selection is None else Selection.from_dict(self.selection)
 
     def require_complete(self) -> None:
         """Raise UserError for settings that private training needs and the section lacks, or gives twice."""
@@ -148,13 +163,14 @@ class DPConfig:
         epochs: int | None = None,
         steps: int | None = None,
         history: History = (),
+        others: Sequence[Spending] = (),
     ) -> PrivacyPlan:
         """The plan of a new run of ``epochs`` or ``steps``, with calibrated noise unless ``noise_multiplier`` is given.
 
         ``num_records`` is the length of the training set; a stated ``dataset_size`` replaces it. ``batch_size`` is the
-        expected number of records of a batch. ``history`` holds the earlier events on the same records, which are
-        charged against a target epsilon first. Raises UserError for missing settings and for targets that cannot be
-        met.
+        expected number of records of a batch. ``history`` holds the run's own events before its steps, ``others`` the
+        spending of other runs on the same records; both are charged against a target epsilon first. Raises
+        UserError for missing settings and for targets that cannot be met.
         """
         self.require_complete()
         assert self.delta is not None and self.max_grad_norm is not None
@@ -178,6 +194,8 @@ class DPConfig:
                 clipping=self.clipping,
                 insecure_seed=self.insecure_seed,
                 history=history,
+                others=others,
+                selection=self.chosen_by,
             )
         plan = PrivacyPlan(
             sample_rate=rate,
@@ -192,6 +210,7 @@ class DPConfig:
             num_records=size,
             sampling=self.sampling,
             insecure_seed=self.insecure_seed,
+            selection=self.chosen_by,
         )
         if any(event == plan.event() for event, _ in history):  # the ledger could not tell them apart
             raise UserError("dp_config: a step and an earlier release are one event; change a noise_multiplier")

@@ -7,6 +7,7 @@ It follows from the ledger alone and reads no record.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from ldm.errors import UserError
-from ldm.privacy.accounting import accountants_for, epsilon, privacy_loss
+from ldm.privacy.accounting import Spending, accountants_for, epsilon, joint_epsilon, privacy_loss
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, History
 
 #: Epsilons whose (epsilon, delta) pairs bound the trade-off curve; the least bound on the true positive rate is used.
@@ -39,21 +40,22 @@ class Interpretation:
     other_epsilon: float | None
 
 
-def interpret(events: History, delta: float) -> Interpretation:
-    """Read a ledger's events at ``delta`` in (0, 1).
+def interpret(spendings: Sequence[Spending], delta: float) -> Interpretation:
+    """Read what all runs have spent at ``delta`` in (0, 1).
 
-    Where no privacy loss distribution exists (batches of fixed size) guess and rate follow from the (epsilon, delta)
-    pairs of the Renyi accountant. Raises UserError for a history under several relations.
+    Where no privacy loss distribution exists (batches of fixed size, a selection among runs) guess and rate follow from
+    the (epsilon, delta) pairs of the Renyi accountant. Raises UserError for a history under several relations.
     """
-    deltas = _deltas(events)
+    deltas = _deltas(spendings)
+    events = [entry for own, _ in spendings for entry in own]
     relation = events[0][0].relation if events else ADD_OR_REMOVE_ONE
     other = REPLACE_ONE if relation == ADD_OR_REMOVE_ONE else ADD_OR_REMOVE_ONE
     return Interpretation(
         guess=0.5 + 0.5 * float(np.min((np.exp(_GRID) - 1 + 2 * deltas) / (np.exp(_GRID) + 1))),
         rate_at_one_percent=true_positive_rate(deltas, 0.01),
-        gaussian_mu=gaussian_mu(epsilon(events, delta), delta),
+        gaussian_mu=gaussian_mu(joint_epsilon(spendings, delta), delta),
         other_relation=other,
-        other_epsilon=_under(events, delta, other),
+        other_epsilon=_under(events, delta, other) if _composes_exactly(spendings) else None,
     )
 
 
@@ -91,15 +93,21 @@ def _log_ndtr(x: float) -> float:
     return float(log_ndtr(x))
 
 
-def _deltas(events: History) -> np.ndarray:
-    """delta(epsilon) of a history at each epsilon of the grid."""
+def _composes_exactly(spendings: Sequence[Spending]) -> bool:
+    """Whether no run was selected among others, so that the events alone say what was spent."""
+    return all(selection is None for _, selection in spendings)
+
+
+def _deltas(spendings: Sequence[Spending]) -> np.ndarray:
+    """delta(epsilon) of all runs together at each epsilon of the grid."""
+    events = [entry for own, _ in spendings for entry in own]
     if not events:
         return np.zeros_like(_GRID)
-    if "pld" in accountants_for(events):
+    if _composes_exactly(spendings) and "pld" in accountants_for(events):
         loss = privacy_loss(events)
         return np.ones_like(_GRID) if loss is None else np.asarray([loss.get_delta_for_epsilon(e) for e in _GRID])
     # the Renyi accountant gives epsilon at a delta, so each delta gives one point of the curve
-    points = [(epsilon(events, delta, "rdp"), delta) for delta in np.logspace(-12, -0.5, 24)]
+    points = [(joint_epsilon(spendings, delta), delta) for delta in np.logspace(-12, -0.5, 24)]
     return np.asarray([min([delta for spent, delta in points if spent <= e], default=1.0) for e in _GRID])
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from dp_accounting.rdp import rdp_privacy_accountant as rdp_library
 
-from ldm.privacy.accounting import accountants_for, epsilon, merge_history, rdp_vector
+from ldm.privacy.accounting import Spending, accountants_for, epsilon, joint_epsilon, merge_history, rdp_vector
 from ldm.privacy.event import History
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.validate import whole
@@ -19,11 +20,17 @@ class EpsilonMeter:
 
     The smaller of two upper bounds: the Renyi epsilon of the steps taken, and the PLD epsilon at the next of a few
     milestones (eighths of the plan, computed when first needed), so the last step shows the plan's own epsilon.
-    ``history``: steps outside the plan, which are charged too.
+    ``history``: the run's events outside its steps, and ``others``: what other runs have spent; both are charged too.
+    With a selection every value is the exact Renyi one.
     """
 
-    def __init__(self, plan: PrivacyPlan, history: History = (), milestones: int = 8):
+    def __init__(self, plan: PrivacyPlan, history: History = (), milestones: int = 8, others: Sequence[Spending] = ()):
         self.plan = plan
+        self._own = list(history)
+        self._others = tuple(others)
+        self._selected = plan.selection is not None or any(selection is not None for _, selection in others)
+        if not self._selected:
+            history = [*history, *(entry for events, _ in others for entry in events)]
         self._event = plan.event()
         self._history = merge_history(history)
         able = accountants_for([*self._history, (self._event, 1)])
@@ -38,6 +45,9 @@ class EpsilonMeter:
     def __call__(self, steps: int) -> float:
         """Upper bound on epsilon at the plan's delta after ``steps`` steps of the plan."""
         whole("steps", steps, at_least=0)
+        if self._selected:
+            run = [*self._own, *([(self._event, steps)] if steps else [])]
+            return joint_epsilon([*self._others, (run, self.plan.selection)], self.plan.delta)
         if steps == 0 and not self._history:
             return 0.0
         milestone = min(math.ceil(steps / self._stride) * self._stride, max(steps, self.plan.steps))

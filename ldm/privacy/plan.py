@@ -19,13 +19,14 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ldm.errors import UserError, nearest
-from ldm.privacy.accounting import accountants_for, calibrate, epsilon
+from ldm.privacy.accounting import Spending, accountants_for, calibrate, epsilon, joint_epsilon
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, History, SamplingEvent, sensitivity
+from ldm.privacy.selection import Selection
 from ldm.privacy.validate import number, whole
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ class PrivacyPlan:
     ``expected_batch_size`` the configured batch size that divides noised sums, ``relation`` between neighbouring data
     sets, ``noise_multiplicity`` K noise draws a record (at no privacy cost, since they are averaged inside the record
     before clipping), ``clipping`` the name of the clipping rule, ``num_records`` the published size of the data set,
-    used for checks only. With ``insecure_seed``, anyone who knows it can reproduce sampling and noise; such a run is
-    not private.
+    used for checks only. ``selection``: the run is the best of a random number of such runs. With ``insecure_seed``,
+    anyone who knows it can reproduce sampling and noise; such a run is not private.
 
     Raises UserError for values out of range and for ``delta >= 1 / num_records``.
     """
@@ -59,6 +60,7 @@ class PrivacyPlan:
     num_records: int | None = None
     sampling: str = POISSON
     insecure_seed: int | None = None
+    selection: Selection | None = None
 
     def __post_init__(self) -> None:
         whole("steps", self.steps)
@@ -99,12 +101,17 @@ class PrivacyPlan:
         return self.insecure_seed is None
 
     def epsilon(self, accountant: str | None = None) -> float:
-        """Epsilon at the plan's delta when all its steps have been taken."""
+        """Epsilon at the plan's delta when all its steps have been taken, and the run was selected if it is planned."""
+        if self.selection is not None:
+            return joint_epsilon([([(self.event(), self.steps)], self.selection)], self.delta)
         return epsilon([(self.event(), self.steps)], self.delta, accountant)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return asdict(self)
+        """The fields as plain JSON values; ``selection`` only where there is one."""
+        values = asdict(self)
+        if self.selection is None:
+            del values["selection"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PrivacyPlan:
@@ -118,7 +125,8 @@ class PrivacyPlan:
         missing = [name for name in names[:6] if name not in values]
         if missing:
             raise UserError(f"privacy plan: missing {', '.join(missing)}")
-        return cls(**values)
+        selection = values.get("selection")
+        return cls(**{**values, "selection": None if selection is None else Selection.from_dict(selection)})
 
     def digest(self) -> str:
         """SHA-256 of the fields, in hexadecimal: equal plans have equal digests."""
@@ -127,7 +135,9 @@ class PrivacyPlan:
     def differences(self, other: PrivacyPlan) -> dict[str, tuple[Any, Any]]:
         """Fields in which two plans differ, as (mine, theirs), for the message of a refused resume."""
         mine, theirs = self.to_dict(), other.to_dict()
-        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+        names = dict.fromkeys([*mine, *theirs])
+        pairs = {name: (mine.get(name), theirs.get(name)) for name in names}
+        return {name: (one, other) for name, (one, other) in pairs.items() if one != other}
 
     @classmethod
     def calibrate(
@@ -148,18 +158,16 @@ class PrivacyPlan:
         insecure_seed: int | None = None,
         accountant: str | None = None,
         history: History = (),
+        others: Sequence[Spending] = (),
+        selection: Selection | None = None,
     ) -> PrivacyPlan:
-        """The plan with the least noise for (target_epsilon, delta), by the rule of the DP-LDM lineage.
+        """The plan with the least noise for (target_epsilon, delta), by the rule of the DP-LDM lineage, and a log line.
 
-        q = 1 / ceil(num_records / batch_size) unless ``sample_rate`` is given; steps = epochs / q unless ``steps`` is
-        given. ``num_records`` is the published size of the data set; ``history`` holds the events of earlier runs on
-        the same records, which are charged first. Logs the plan in one line.
-
-        Raises UserError when not exactly one of epochs and steps is given, when delta >= 1 / num_records, and when the
-        target cannot be met.
-        """
+        q = 1 / ceil(num_records / batch_size) unless ``sample_rate`` is given, steps = epochs / q unless ``steps`` is;
+        ``num_records`` is the published size. ``history`` (the run's events before its steps) and ``others`` (what
+        other runs on the records have spent) are charged first. With a ``selection`` the best of several runs meets
+        the target. Raises UserError unless one of epochs and steps is given, and for values or targets out of range."""
         rate = sample_rate if sample_rate is not None else lineage_sample_rate(num_records, batch_size)
-        number("sample_rate", rate, above=0, at_most=1)
         count = planned_steps(rate, epochs=epochs, steps=steps)
         check_delta(delta, num_records)
         sigma = calibrate(
@@ -171,6 +179,8 @@ class PrivacyPlan:
             sampling=sampling,
             accountant=accountant,
             history=history,
+            others=others,
+            selection=selection,
         )
         plan = cls(
             sample_rate=rate,
@@ -186,23 +196,26 @@ class PrivacyPlan:
             num_records=num_records,
             sampling=sampling,
             insecure_seed=insecure_seed,
+            selection=selection,
         )
-        plan._log([*history, (plan.event(), plan.steps)], accountant)
+        plan._log([*others, ([*history, (plan.event(), plan.steps)], selection)], accountant)
         return plan
 
-    def _log(self, spending: History, accountant: str | None) -> None:
-        """Log the plan and the epsilon of ``spending``, earlier runs included, in one line."""
+    def _log(self, spending: Sequence[Spending], accountant: str | None) -> None:
+        """Log the plan and the epsilon of ``spending``, other runs included, in one line."""
+        alone = len(spending) == 1 and self.selection is None
+        spent = epsilon(spending[0][0], self.delta, accountant) if alone else joint_epsilon(spending, self.delta)
         logger.info(
             "privacy plan: noise multiplier %.4f, %d steps, sample rate %.6g, epsilon %.4f at delta %g "
             "(%s, %s, accountant %s)%s",
             self.noise_multiplier,
             self.steps,
             self.sample_rate,
-            epsilon(spending, self.delta, accountant),
+            spent,
             self.delta,
             self.relation,
             self.sampling,
-            accountant or accountants_for(spending)[0],
+            accountant or (accountants_for(spending[0][0])[0] if alone else "of all runs"),
             "" if self.secure else "; insecure seed: NOT private",
         )
 
@@ -223,6 +236,7 @@ def planned_steps(sample_rate: float, *, epochs: int | None = None, steps: int |
 
     Raises UserError unless exactly one is given, since a default would calibrate noise for training that never happens.
     """
+    number("sample_rate", sample_rate, above=0, at_most=1)
     if (epochs is None) == (steps is None):
         raise UserError("a private run needs exactly one of epochs (trainer max_epochs) and steps (trainer max_steps)")
     if steps is not None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm.checkpoint import SUFFIXES, checkpoint_metadata, inherited_privacy, read_checkpoint
-from ldm.checkpoint.metadata import made_from
+from ldm.checkpoint.metadata import made_from, separate_accounts
 from ldm.errors import UserError
+from ldm.privacy.account import Account
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
@@ -42,6 +43,8 @@ def check_weights(card: ReleaseCard, content: Mapping[str, Any], path: object) -
     if plan != card.plan:
         differences = ", ".join(plan.differences(card.plan))
         raise UserError(f"{path}: was trained by another plan than that of the card ({differences})")
+    for other in separate_accounts(account.get("start_privacy")):
+        _check_charged(card, other, path)
     if not card.ledger.covers(ledger):
         raise UserError(f"{path}: has taken {ledger.steps} steps, and not all of them are charged on the card")
     if not card.weights:
@@ -49,6 +52,17 @@ def check_weights(card: ReleaseCard, content: Mapping[str, Any], path: object) -
     if made_from(content) not in card.weights:
         raise UserError(f"{path}: is none of the {len(card.weights)} checkpoints that the card names")
     return f"{path}: {ledger.steps} steps, all on the card, which names these weights"
+
+
+def _check_charged(card: ReleaseCard, other: Mapping[str, Any], path: object) -> None:
+    """Raise UserError for an account in the weights that the card neither charges nor names as not covered."""
+    if card.not_covered:
+        return
+    plan, ledger = _read_account(other, path)
+    if not any(known.plan == plan and known.ledger.covers(ledger) for known in card.others):
+        raise UserError(
+            f"{path}: carries the account of another private run ({ledger.steps} steps), which the card does not charge"
+        )
 
 
 def _of_run(path: Path) -> list[str]:
@@ -69,7 +83,8 @@ def _of_weights(path: Path) -> list[str]:
             f"{path}: carries no privacy account: these weights were trained without privacy, as far as it says"
         )
     plan, ledger = _read_account(account, path)
-    alone = ReleaseCard(plan, ledger)
+    before = tuple(Account(*_read_account(other, path)) for other in separate_accounts(account.get("start_privacy")))
+    alone = ReleaseCard(plan, ledger, others=before)
     if not ledger.steps:
         raise UserError(f"{path}: its ledger is empty, so nothing was released, or entries were taken out")
     came = "" if checkpoint_metadata(content, "privacy") else "; of the private run that it was trained from"

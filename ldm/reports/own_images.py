@@ -176,6 +176,12 @@ data:
         class_names: [{names}]  # PUBLIC
 
 lightning:
+  # logger: wandb  # or mlflow, in place of TensorBoard
   trainer:
     max_steps: {settings.steps}
+  callbacks:
+    image_logger:
+      params:
+        disabled: false
+        batch_frequency: {max(1, settings.steps // 4)}  # samples of the private model; they cost no privacy
 """

@@ -5,24 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldm.evaluation.result import PrivacySummary, build
+from ldm.privacy.accounting import epsilon_curve
 from ldm.privacy.card import ReleaseCard
-from ldm.reports.run_metrics import read_metric, thinned
 
 CARD_NAME = "privacy.json"
-CURVE_POINTS = 200
+CURVE_POINTS = 50
 
 
 def read_privacy(path: str | Path) -> PrivacySummary:
-    """The figures of a privacy card, or of the card in a run directory, and epsilon by step if it was logged.
+    """The figures of a privacy card, or of the card in a run directory, and the exact epsilon by step.
 
     Raises UserError when there is no card.
     """
     path = Path(path)
     card_path = path / CARD_NAME if path.is_dir() else path
-    card = ReleaseCard.read(card_path).to_dict()
-    curve = thinned(read_metric(card_path.parent, "privacy/epsilon"), CURVE_POINTS)
-    content = {**card, "trained_coordinates": card["trained"]["coordinates"], "curve": curve}
+    read = ReleaseCard.read(card_path)
+    card = read.to_dict()
+    content = {**card, "trained_coordinates": card["trained"]["coordinates"], "curve": spending_curve(read)}
     return build(PrivacySummary, content, str(card_path))
+
+
+def spending_curve(card: ReleaseCard) -> list[tuple[int, float]]:
+    """(step, epsilon) over the run's steps, computed from the ledger for every point; earlier releases come first."""
+    event = card.plan.event()
+    taken = card.ledger.count(event)
+    before = [entry for entry in card.ledger.events if entry[0] != event]
+    counts = sorted({round(taken * place / CURVE_POINTS) for place in range(CURVE_POINTS + 1)})
+    return epsilon_curve(event, counts, card.plan.delta, before)
 
 
 def budget_of(card: str | Path) -> tuple[float, float]:

@@ -20,7 +20,8 @@ from ldm.evaluation.inputs.sources import collect, sample_batches
 from ldm.evaluation.metrics.statistics import FeatureStatistics, compare, compute_statistics
 from ldm.files import write_atomic
 from ldm.inference import SamplingOptions, labels_for, load_model, sample_images
-from ldm.reports.privacy_summary import budget_of
+from ldm.privacy.card import ReleaseCard
+from ldm.reports.privacy_summary import budget_of, spending_curve
 from ldm.reports.run_metrics import read_metric
 from ldm.samples import SampleSet, save_grid
 
@@ -205,7 +206,7 @@ def draw_curves(private_run: Path, plain_run: Path, path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(*_columns(read_metric(private_run, "privacy/epsilon")))
+    left.plot(*_columns(spending_curve(ReleaseCard.read(private_run / "privacy.json"))))
     left.set(title="privacy spent", xlabel="step", ylabel="epsilon", ylim=(0, None))
     right.plot(*_columns(read_metric(plain_run, "train/loss_step")), color="tab:orange")
     right.set(title="loss of the run without privacy", xlabel="step", ylabel="loss")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ldm.errors import UserError
 from ldm.files import check_writable, file_digest
 from ldm.inference.load import without_checkpoints
 from ldm.privacy.card import ReleaseCard
+from ldm.reports.audit_file import AUDIT, AuditFile
 from ldm.reports.claim import check_weights
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES, PRIVACY, SUMS, WEIGHTS, ReleaseFacts
@@ -38,6 +40,7 @@ def release_run(run: Path, out: Path, facts: ReleaseFacts, checkpoint: Path | No
     if not weights.is_file():
         raise UserError(f"{weights}: no such checkpoint; train first, or name one with --checkpoint FILE")
     check_weights(card, read_checkpoint(weights), weights)  # weights of another run would go out under this card
+    card = with_audit(card, run)
     section = model_section(run)
     if out.exists():
         raise UserError(f"{out} exists; name a new folder, so that no file of an earlier release stays in it")
@@ -81,6 +84,12 @@ def releasable_card(run: Path) -> ReleaseCard:
     if not card.private or card.ledger.steps == 0:
         raise UserError(f"{path}: {card.statement()}; there is nothing to release")
     return card
+
+
+def with_audit(card: ReleaseCard, run: Path) -> ReleaseCard:
+    """The card with the run's ``audit.json``, if there is one. Raises UserError for a failed or outdated audit."""
+    path = run / AUDIT
+    return replace(card, audit=AuditFile.read(path).for_card(card, path)) if path.is_file() else card
 
 
 def model_section(run: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class CardContent:
     @classmethod
     def make(cls, facts: ReleaseFacts, card: ReleaseCard) -> CardContent:
         """Compute the content from the ledger of ``card``; takes a few seconds and reads no file."""
-        return cls(facts, card, interpret(card.ledger.events, card.plan.delta))
+        return cls(facts, card, interpret(card.spendings, card.plan.delta))
 
     @property
     def title(self) -> str:
@@ -87,7 +87,41 @@ class CardContent:
             ("noise multiplier", f"{plan.noise_multiplier:.4g}"),
             ("stated number of records", "not stated" if plan.num_records is None else f"{plan.num_records:,}"),
             ("values trained", f"{sum(self.card.trained.values()):,}"),
+            *([("selection", plan.selection.describe())] if plan.selection is not None else []),
+            *([("other private runs, charged in full", self.other_runs)] if self.card.others else []),
         ]
+
+    @property
+    def other_runs(self) -> str:
+        """The number of other private runs, and of their steps."""
+        steps = sum(account.ledger.steps for account in self.card.others)
+        return f"{len(self.card.others)}, with {steps:,} noised steps"
+
+    @property
+    def audit(self) -> list[tuple[str, str]]:
+        """Name and result of each part of the audit; empty without one."""
+        found = self.card.audit
+        rows = []
+        if bound := found.get("bound"):
+            rows.append(
+                (
+                    "Leak that was measured",
+                    f"epsilon of at least {down(bound['lower_bound'])} with {bound['confidence']:.0%} confidence, "
+                    f"beside the {up(bound['claimed_epsilon'])} that the same {bound['steps']} steps may cost "
+                    f"({bound['canaries']:,} canaries, {bound['method']})",
+                )
+            )
+        if draws := found.get("draws"):
+            rows.append(("Draws of records", "independent, at the planned rate" if not draws["exceeded"] else "WRONG"))
+        if moved := found.get("sensitivity"):
+            rows.append(
+                (
+                    "Largest effect of one record",
+                    f"{moved['largest']:.6g} C on the clipped sum, at most {moved['bound']:g} C is allowed "
+                    f"({moved['records']} records)",
+                )
+            )
+        return [*rows, ("Measured on", str(found["on"]))] if rows else []
 
     def owner(self) -> list[tuple[str, str]]:
         """Name and value of the owner's statements; a missing one becomes a blank to fill in."""
@@ -98,7 +132,7 @@ class CardContent:
             ("Intended use", facts.intended_use or TO_FILL_IN),
             ("Tuning: what was tried, on which data", facts.tuning or TO_FILL_IN),
             ("Licence", facts.licence or TO_FILL_IN),
-            ("Audit", facts.audit or "none was made"),
+            *([("Audit", facts.audit or "none was made")] if facts.audit or not self.audit else []),
             ("Date", facts.date or TO_FILL_IN),
         ]
 
@@ -121,6 +155,14 @@ def up(value: float) -> str:
         return "0"
     digits = 3 - math.floor(math.log10(abs(value)))
     return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.4g}"
+
+
+def down(value: float) -> str:
+    """Four significant digits, rounded down."""
+    if value <= 0:
+        return "0"
+    digits = 3 - math.floor(math.log10(value))
+    return f"{math.floor(value * 10**digits + 1e-9) / 10**digits:.4g}"
 
 
 def percent(share: float) -> str:

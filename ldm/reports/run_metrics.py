@@ -15,9 +15,3 @@ def read_metric(run: str | Path, name: str) -> list[tuple[int, float]]:
                 if line.get(name) and line.get("step"):
                     points.append((int(line["step"]), float(line[name])))
     return points
-
-
-def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """At most `most` of the points, evenly spaced, with the last one."""
-    stride = -(-len(points) // most) if points else 1
-    return points[::-1][::stride][::-1]

@@ -11,6 +11,7 @@ from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.files import file_digest
 from ldm.privacy.card import ReleaseCard
+from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
 from ldm.reports import claim
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES, PRIVACY, SUMS, WEIGHTS, ReleaseFacts
@@ -60,6 +61,7 @@ def verify_release(folder: Path) -> Verdict:
         ("card and its own ledger", check_card),
         ("epsilon by two accountants", check_epsilon),
         ("ledger within the plan", check_plan),
+        ("audit and plan", check_audit),
         ("weights and card", check_weights),
         ("configuration and plan", check_config),
         ("documents and card", check_documents),
@@ -118,6 +120,18 @@ def check_plan(folder: Path) -> str:
         raise UserError("no step in the ledger is of the plan's kind")
     others = sum(count for event, count in card.ledger.events if event != planned)
     return f"{steps} of {card.plan.steps} planned steps" + (f", {others} other releases" if others else "")
+
+
+def check_audit(folder: Path) -> str:
+    """The card's audit, if there is one, was of these steps, and found no more than they may cost."""
+    card = ReleaseCard.read(folder / PRIVACY)
+    if not card.audit:
+        return "no audit is on the card"
+    if finding := audit_finding(card.audit, card):
+        raise UserError(finding)
+    bound = card.audit.get("bound")
+    measured = f"epsilon is at least {bound['lower_bound']:.4g} of {bound['claimed_epsilon']:.4g}" if bound else ""
+    return "; ".join(filter(None, (measured, ", ".join(sorted(set(AUDIT_PARTS) & set(card.audit))))))
 
 
 def check_weights(folder: Path) -> str:

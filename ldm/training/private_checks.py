@@ -47,6 +47,7 @@ def require_same_mechanism(plan: PrivacyPlan, config: DPConfig) -> None:
         "max_grad_norm": plan.max_grad_norm,
         "noise_multiplicity": plan.noise_multiplicity,
         "clipping": plan.clipping,
+        "selection": plan.selection.to_dict() if plan.selection is not None else None,
     }
     for key, value in planned.items():
         asked = getattr(config, key)

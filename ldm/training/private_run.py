@@ -5,15 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from callbacks.privacy_callback import PrivacyCallback
-from ldm.checkpoint import read_checkpoint
+from callbacks.progress import ProgressLog
+from callbacks.step_clock import StepClock
+from ldm.checkpoint import joined_accounts, read_checkpoint
+from ldm.checkpoint.metadata import separate_accounts
 from ldm.errors import UserError
 from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.private_training import PrivateTraining
+from ldm.privacy.account import Account as PrivacyAccount
+from ldm.privacy.account import distinct
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.config import DPConfig
 from ldm.privacy.event import POISSON
@@ -40,7 +46,7 @@ from ldm.training.unprotected_run import source_of
 
 logger = logging.getLogger(__name__)
 
-PRIVATE_START = "the starting weights come from another private run, whose own epsilon adds to this one"
+PRIVATE_START = "the starting weights come from another private run, whose own epsilon adds to this one and is unknown"
 UNPROTECTED_START = "the starting weights were trained without privacy on the same records"
 
 
@@ -59,6 +65,7 @@ class PrivateSession:
     weights: dict[str, int] = field(default_factory=dict)  # digest of each checkpoint so far -> its step
     statistics: StatisticsPlan | None = None  # statistics of the records that are released before the first step
     releases: tuple[Release, ...] = ()
+    others: tuple[PrivacyAccount, ...] = ()  # of other private runs, whose epsilon composes with this one
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -80,9 +87,10 @@ class PrivateSession:
             "strategy": private_strategy(given),
         }
 
-    def callback(self) -> PrivacyCallback:
-        """The callback that shows epsilon and stops the run when the budget is spent."""
-        return PrivacyCallback(self.training, self.meter)
+    def callbacks(self, clock: StepClock | None) -> list[pl.Callback]:
+        """Callbacks that log epsilon and stop the run when the budget is spent, and that write progress to a file."""
+        log = ProgressLog(self.run_dir.progress, self.training, self.meter, clock)
+        return [PrivacyCallback(self.training, self.meter), log]
 
     def start(self, trainer: pl.Trainer) -> None:
         """Attach the private step to the model. The first process writes the card before every release."""
@@ -136,6 +144,7 @@ class PrivateSession:
             not_covered=self.not_covered,
             weights=self.weights,
             statistics=tuple(release.summary() for release in self.releases),
+            others=self.others,
         )
         self.run_dir.path.mkdir(parents=True, exist_ok=True)
         card.write(self.run_dir.privacy_card)
@@ -149,6 +158,7 @@ class Account:
     plan: PrivacyPlan
     ledger: Ledger
     not_covered: tuple[str, ...] = ()
+    others: tuple[PrivacyAccount, ...] = ()  # of other private runs on the same records
 
 
 def is_private(model: Any) -> bool:
@@ -178,7 +188,8 @@ def open_account(config: DPConfig, data: Any, settings: Mapping[str, Any], run_d
     records = count_training_records(data)
     if run_dir.resume_from is None and not run_dir.statistics.is_file():
         refuse_other_checkpoint(settings)
-        return Account(make_plan(config, records, data.batch_size, settings), Ledger())
+        others = read_others(config.other_runs)
+        return Account(make_plan(config, records, data.batch_size, settings, others), Ledger(), others=others)
     account = resumed_account(run_dir, config)
     require_same_length(account.plan, data.batch_size, settings)
     return account
@@ -210,14 +221,18 @@ def build_session(
     )
     describe_session(account.plan, selection)
     data.train_batch_sampler = sampler_from_plan(account.plan, records, start=training.taken)
-    exceptions = exceptions_of_start(model, data.datasets["train"])
+    ancestors, exceptions = private_ancestors(model, account.plan)
+    exceptions += exceptions_of_start(model, data.datasets["train"])
+    others = distinct((*account.others, *ancestors))
+    model.start_privacy = joined_accounts(model.start_privacy, *(other.to_dict() for other in others))
     not_covered = tuple(dict.fromkeys((*account.not_covered, *exceptions)))
     statistics = StatisticsPlan.read(config.warm_up) if config.warm_up else None
     before = statistics.events(config.relation) if statistics is not None else ()
-    meter = EpsilonMeter(account.plan, before) if before else EpsilonMeter(account.plan)
+    spent = tuple(other.spending for other in others)
+    meter = EpsilonMeter(account.plan, before, others=spent) if before or spent else EpsilonMeter(account.plan)
     releases = tuple(load_releases(run_dir.statistics)[1]) if run_dir.statistics.is_file() else ()
     session = PrivateSession(model, data, run_dir, training, meter, config.public_data, not_covered)
-    session.statistics, session.releases = statistics, releases
+    session.statistics, session.releases, session.others = statistics, releases, others
     return session
 
 
@@ -228,17 +243,58 @@ def count_training_records(data: Any) -> int:
     return len(data.datasets["train"])
 
 
+def read_others(paths: Sequence[str]) -> tuple[PrivacyAccount, ...]:
+    """The accounts of other private runs on the same records, from their cards or run directories.
+
+    A card brings the accounts that it charges itself. Raises UserError for a path without a card.
+    """
+    found: list[PrivacyAccount] = []
+    for name in paths:
+        path = Path(name)
+        card = ReleaseCard.read(path / "privacy.json" if path.is_dir() else path)
+        found += [card.account, *card.others]
+    return distinct(found)
+
+
+def private_ancestors(model: Any, plan: PrivacyPlan) -> tuple[tuple[PrivacyAccount, ...], tuple[str, ...]]:
+    """The accounts of the private runs whose weights any part of the model started from, and exceptions for the card.
+
+    Their epsilons add to that of this run: the sum bounds the leak of a record in any of the training sets.
+    """
+    nested = joined_accounts(*(getattr(part, "start_privacy", None) for part in model.modules()))
+    found, reasons = readable_accounts(nested, plan)
+    for account in found:
+        logger.info("%d steps of a private run behind the starting weights are charged", account.ledger.steps)
+    for reason in reasons:
+        logger.warning("%s: %s", PRIVATE_START, reason)
+    return found, tuple(f"{PRIVATE_START}: {reason}" for reason in reasons)
+
+
+def readable_accounts(nested: Any, plan: PrivacyPlan) -> tuple[tuple[PrivacyAccount, ...], list[str]]:
+    """The accounts in ``start_privacy`` that compose with ``plan``, and for each other one the reason."""
+    found: list[PrivacyAccount] = []
+    reasons: list[str] = []
+    for values in separate_accounts(nested):
+        try:
+            account = PrivacyAccount.from_dict(values)
+        except UserError as error:
+            reasons.append(str(error))
+            continue
+        reason = account.composes_with(plan)
+        if reason:
+            reasons.append(reason)
+        else:
+            found.append(account)
+    return tuple(found), reasons
+
+
 def exceptions_of_start(model: Any, dataset: Any) -> tuple[str, ...]:
     """Statements for card and log on training data of the initial weights that the guarantee does not cover."""
-    exceptions = []
-    if getattr(model, "start_privacy", None):
-        exceptions.append(PRIVATE_START)
-        logger.warning("%s: if both runs used the same records, their guarantees compose", PRIVATE_START)
     seen = model.seen_unprotected()
     if seen and source_of(dataset) in seen:
-        exceptions.append(UNPROTECTED_START)
         logger.warning("%s: this run's epsilon does not cover them; start from public weights", UNPROTECTED_START)
-    return tuple(exceptions)
+        return (UNPROTECTED_START,)
+    return ()
 
 
 def describe_session(plan: PrivacyPlan, selection: Selection) -> None:
@@ -259,15 +315,25 @@ def describe_session(plan: PrivacyPlan, selection: Selection) -> None:
         )
 
 
-def make_plan(config: DPConfig, records: int, batch_size: int, settings: Mapping[str, Any]) -> PrivacyPlan:
+def make_plan(
+    config: DPConfig,
+    records: int,
+    batch_size: int,
+    settings: Mapping[str, Any],
+    others: Sequence[PrivacyAccount] = (),
+) -> PrivacyPlan:
     """The plan of a new run on ``records`` records, with the length that the Trainer's settings give.
 
-    The statistics of ``dp_config.warm_up`` are charged first, and the steps are calibrated to the remaining budget.
+    The statistics of ``dp_config.warm_up`` and ``others``, runs on the same records, are charged first, and the steps
+    are calibrated to the remaining budget.
     """
     epochs, steps = required_length(settings)
     config.check_records(records)
     history = StatisticsPlan.read(config.warm_up).events(config.relation) if config.warm_up else ()
-    return config.plan(num_records=records, batch_size=batch_size, epochs=epochs, steps=steps, history=history)
+    spent = tuple(account.spending for account in others)
+    return config.plan(
+        num_records=records, batch_size=batch_size, epochs=epochs, steps=steps, history=history, others=spent
+    )
 
 
 def resumed_account(run_dir: RunDirectory, config: DPConfig) -> Account:
@@ -276,14 +342,17 @@ def resumed_account(run_dir: RunDirectory, config: DPConfig) -> Account:
     Raises UserError when the checkpoint carries no ledger, or the config now asks for another mechanism.
     """
     path = run_dir.resume_from or run_dir.statistics  # the statistics file has the account before any checkpoint
-    stored = read_checkpoint(path).get("privacy")
+    content = read_checkpoint(path)
+    stored = content.get("privacy")
     if not stored:
         raise UserError(f"{path}: it carries no privacy ledger, so a private run cannot be resumed from it")
     plan, ledger = PrivacyPlan.from_dict(stored["plan"]), Ledger.from_dict(stored["ledger"])
     require_same_mechanism(plan, config)
+    others = readable_accounts(content.get("start_privacy"), plan)[0]
     if run_dir.privacy_card.exists():
         card = ReleaseCard.read(run_dir.privacy_card)
         ledger, not_covered = ledger.absorb(card.ledger), card.not_covered
+        others = distinct((*others, *card.others))
     elif run_dir.resume_from is None:
         not_covered = ()  # no card yet: stopped before the first step
     else:
@@ -293,4 +362,4 @@ def resumed_account(run_dir: RunDirectory, config: DPConfig) -> Account:
             "its privacy.json: those steps are not charged",
         )
     logger.info("resumed: %d of %d steps are in the ledger", ledger.count(plan.event()), plan.steps)
-    return Account(plan, ledger, not_covered)
+    return Account(plan, ledger, not_covered, others)

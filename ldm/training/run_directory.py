@@ -41,6 +41,11 @@ class RunDirectory:
         return self.path / "privacy.json"
 
     @property
+    def progress(self) -> Path:
+        """File with a line for every few steps."""
+        return self.path / "progress.log"
+
+    @property
     def statistics(self) -> Path:
         """File of the statistics that a private run releases before the first step, with its account."""
         return self.path / "statistics.ckpt"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -11,9 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor, ProgressBar, ThroughputMonitor, Timer
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
+from callbacks.after_training import AfterTraining
 from callbacks.image_logger import ImageLogger
+from callbacks.progress import EpochProgressBar, ProgressLog, StepProgressBar
 from callbacks.run_checkpoint import ModelCheckpoint
-from callbacks.step_clock import StepClock, StepProgressBar, StepTimedTensorBoard
+from callbacks.setup_callback import SetupCallback
+from callbacks.step_clock import StepClock, StepTimedTensorBoard
 from ldm.config import instantiate_from_config, to_plain
 from ldm.errors import UserError, nearest
 from ldm.privacy.plan import PrivacyPlan
@@ -34,32 +39,52 @@ TELLING = {
 SECONDS_BETWEEN_CHECKPOINTS = 180.0
 #: By default, a private run writes at most this many checkpoints at the ends of epochs.
 CHECKPOINTS_OF_A_PLAN = 100
+#: Loggers that ``lightning.logger`` may name in one word; of those in `SERVICES` the word is the package too.
+LOGGERS = {
+    "tensorboard": "pytorch_lightning.loggers.TensorBoardLogger",
+    "wandb": "pytorch_lightning.loggers.WandbLogger",
+    "mlflow": "pytorch_lightning.loggers.MLFlowLogger",
+    "csv": "pytorch_lightning.loggers.CSVLogger",
+}
+SERVICES = ("wandb", "mlflow")
 OTHER_LOGGER = "the times that {} notes beside the steps, from which the number of records drawn for each can be told"
 
 
 def build_loggers(lightning: DictConfig, run_dir: RunDirectory, clock: StepClock | None = None) -> list[Any]:
     """TensorBoard unless ``lightning.logger`` names another, and always a CSV file (which records no times).
 
-    With a ``clock`` (a private run) TensorBoard's times are those of the clock; see `uncovered_loggers` for others.
+    ``lightning.logger`` is a name of `LOGGERS`, or a section with target and params. With a ``clock`` (a private run)
+    TensorBoard's times are those of the clock, loggers of `SERVICES` get everything after training, and for others see
+    `uncovered_loggers`. Raises UserError for an unknown name, and for a missing package.
     """
-    chosen = to_plain(lightning.get("logger", {}) or {})
-    if not chosen.get("target"):
-        chosen = {"target": "pytorch_lightning.loggers.TensorBoardLogger", "params": chosen.get("params", {})}
-    params = dict(chosen.get("params") or {})
-    params.setdefault("save_dir", str(run_dir.path))
-    if chosen["target"].endswith("TensorBoardLogger"):
+    given = to_plain(lightning.get("logger", {}) or {})
+    if isinstance(given, str):
+        if given not in LOGGERS:
+            raise UserError(f"lightning.logger: {given!r} is unknown{nearest(given, LOGGERS)}; {', '.join(LOGGERS)}")
+        given = {"target": LOGGERS[given]}
+    target = given.get("target") or LOGGERS["tensorboard"]
+    params = {"save_dir": str(run_dir.path), **(given.get("params") or {})}
+    kind = next((name for name in SERVICES if target == LOGGERS[name]), "")
+    if target.endswith("TensorBoardLogger"):
         params.setdefault("name", "tensorboard")
         first: Any = TensorBoardLogger(**params) if clock is None else StepTimedTensorBoard(**params)
         if clock is not None:
             first.clock = clock
+    elif kind:
+        if not importlib.util.find_spec(kind):
+            raise UserError(f"lightning.logger: {kind} is not installed; type pip install {kind}")
+        build = partial(instantiate_from_config, {"target": target, "params": params})
+        first = build() if clock is None else AfterTraining(build, kind)
     else:
-        first = instantiate_from_config({"target": chosen["target"], "params": params})
+        first = instantiate_from_config({"target": target, "params": params})
     return [first, CSVLogger(str(run_dir.path), name="metrics")]
 
 
 def uncovered_loggers(loggers: list[Any]) -> tuple[str, ...]:
     """Statements about these loggers for the card of a private run."""
-    own_times = [logger for logger in loggers if not isinstance(logger, (StepTimedTensorBoard, CSVLogger))]
+    own_times = [
+        logger for logger in loggers if not isinstance(logger, (StepTimedTensorBoard, AfterTraining, CSVLogger))
+    ]
     return tuple(OTHER_LOGGER.format(type(logger).__name__) for logger in own_times)
 
 
@@ -88,14 +113,14 @@ def build_callbacks(
         built.append(instantiate_from_config(node, **arguments))
         if session is not None:
             refuse_telling(key, built[-1])
-        if isinstance(built[-1], ImageLogger):
+        if isinstance(built[-1], (ImageLogger, SetupCallback)):
             built[-1].clock = clock
     plan = session.plan if session is not None else None
     built.extend(checkpointing(config, lightning, extra.get("checkpoint_callback"), run_dir, session is not None, plan))
-    if session is not None:
-        built.append(session.callback())
-        if (lightning.get("trainer") or {}).get("enable_progress_bar") is not False:
-            built.append(StepProgressBar())
+    built += session.callbacks(clock) if session is not None else [ProgressLog(run_dir.progress)]
+    shown = (lightning.get("trainer") or {}).get("enable_progress_bar") is not False
+    if shown and not any(isinstance(callback, ProgressBar) for callback in built):
+        built.append(EpochProgressBar() if session is None else StepProgressBar(session.training, session.meter))
     return built
 
 

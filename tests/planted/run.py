@@ -25,7 +25,7 @@ from tests.planted.table import BUGS
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What the tests need of the project.
-PARTS = ("ldm", "callbacks", "configs", "tests", "scripts", "main.py", "pyproject.toml")
+PARTS = ("ldm", "callbacks", "benchmarks", "configs", "tests", "scripts", "main.py", "pyproject.toml")
 #: Libraries that most of the tests import, the slow ones to load.
 LIBRARIES = ("torch", "pytorch_lightning", "dp_accounting", "tensorboard", "scipy.stats", "omegaconf", "pytest")
 #: Seconds after which a test is ended.

@@ -324,3 +324,22 @@ def test_thousands_of_steps_are_judged_in_well_under_a_second():
     started = time.process_time()
     epsilon([(event, 6000)], 1e-5)
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("event", "history"),
+    [
+        (SamplingEvent(0.25, 1.2), []),
+        (SamplingEvent(0.1, 1.0, relation="replace_one"), []),
+        (SamplingEvent(0.2, 2.0), [(SamplingEvent(1.0, 8.0), 2)]),
+        (SamplingEvent(1.0, 9.0), []),
+        (SamplingEvent(0.2, 3.0, "without_replacement", "replace_one"), []),
+    ],
+)
+def test_every_point_of_a_curve_is_exact(event: SamplingEvent, history: list) -> None:
+    counts = [0, 1, 2, 7, 30]
+    curve = accounting.epsilon_curve(event, counts, 1e-5, history)
+    assert [count for count, _ in curve] == counts
+    for count, value in curve:
+        assert value == pytest.approx(epsilon([*history, (event, count)], 1e-5), rel=2e-3, abs=1e-9)
+    assert len({value for _, value in curve}) == len(counts), "no stairs"

@@ -11,6 +11,7 @@ import pytest
 from ldm.errors import UserError
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
+from ldm.privacy.selection import Selection
 
 VALUES = dict(
     sample_rate=1 / 30, steps=600, noise_multiplier=1.5, max_grad_norm=0.5, delta=1e-5, expected_batch_size=2000
@@ -93,6 +94,7 @@ def test_every_field_is_in_the_digest():
         clipping="automatic",
         num_records=60_000,
         insecure_seed=1,
+        selection=Selection(1.0, 0.5),
     )
     assert {field.name for field in dataclasses.fields(PrivacyPlan)} == {*changed, "sampling"}
     digests = {plan().digest(), *(plan(**{name: value}).digest() for name, value in changed.items())}

@@ -63,9 +63,6 @@ def card(folder: Path, steps: int = 20) -> Path:
     ledger.record(plan.event(), steps)
     folder.mkdir(exist_ok=True)
     ReleaseCard(plan, ledger, {"a": 12}).write(folder / "privacy.json")
-    (folder / "metrics" / "version_0").mkdir(parents=True, exist_ok=True)
-    rows = "".join(f"{step},{step / 10}\n" for step in range(1, steps + 1))
-    (folder / "metrics" / "version_0" / "metrics.csv").write_text(f"step,privacy/epsilon\n0,\n{rows}")
     return folder
 
 
@@ -113,7 +110,9 @@ def test_everything_is_in_the_file(full: Path) -> None:
     assert logreg.model == "logreg" and len(logreg.results) == 2 and 0 <= logreg.mean <= 1
     assert logreg.levels == {CHANCE: 0.5} and logreg.results[1].seed == 1
     assert found.privacy.private and found.privacy.steps == Steps(20, 20)
-    assert found.privacy.curve[-1] == (20, 2.0) and found.protocol.quantize is True
+    steps, epsilons = zip(*found.privacy.curve, strict=True)
+    assert steps == tuple(range(21)) and len(set(epsilons)) == 21, "every step shown is computed"
+    assert epsilons[-1] == pytest.approx(found.privacy.epsilon["pld"], rel=2e-3) and found.protocol.quantize is True
     assert found.not_measured == {"inception_score": "pixels names no classes"}
 
 

@@ -8,8 +8,11 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from ldm.errors import UserError
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.plan import PrivacyPlan
 from ldm.reports.quickstart import Row, comparison, draw_curves, fixed_images, last_checkpoint, table
-from ldm.reports.run_metrics import read_metric, thinned
+from ldm.reports.run_metrics import read_metric
 from ldm.samples import SampleSet
 
 
@@ -54,16 +57,14 @@ def test_metrics_are_read_by_column(tmp_path):
     assert read_metric(tmp_path, "train/loss_step") == [] == read_metric(tmp_path / "none", "privacy/epsilon")
 
 
-def test_thinned_points_keep_their_end():
-    points = [(step, step / 10) for step in range(1, 21)]
-    assert thinned(points, 20) == points and thinned([], 5) == []
-    assert thinned(points, 7)[-1] == (20, 2.0) and len(thinned(points, 7)) == 7
-
-
 def test_the_curves_are_those_of_the_right_runs(tmp_path, monkeypatch):
     """Epsilon of the private run and the loss of the other one; a private loss would not be public."""
     private, plain = tmp_path / "private", tmp_path / "plain"
     write_metrics(private, ["step,privacy/epsilon,train/loss_step", "0,1.5,9", "2,2.5,9"])
+    plan = PrivacyPlan(0.25, 4, 1.0, 0.1, 1e-3, 6)
+    ledger = Ledger()
+    ledger.record(plan.event(), 2)
+    ReleaseCard(plan, ledger).write(private / "privacy.json")
     write_metrics(plain, ["step,train/loss_step", "0,0.5", "1,0.4"])
     drawn = []
     plot = Axes.plot
@@ -75,7 +76,8 @@ def test_the_curves_are_those_of_the_right_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(Axes, "plot", record)
     draw_curves(private, plain, tmp_path / "curves.png")
     (left, epsilon), (right, loss) = drawn
-    assert epsilon == ([0, 2], [1.5, 2.5]) and loss == ([0, 1], [0.5, 0.4])
+    assert epsilon[0] == [0, 1, 2] and epsilon[1][2] == pytest.approx(ledger.epsilon(1e-3), rel=2e-3)
+    assert loss == ([0, 1], [0.5, 0.4])
     assert (left.get_title(), left.get_ylabel()) == ("privacy spent", "epsilon") and left.get_ylim()[0] == 0
     assert (right.get_title(), right.get_xlabel()) == ("loss of the run without privacy", "step")
     with Image.open(tmp_path / "curves.png") as image:

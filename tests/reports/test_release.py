@@ -69,7 +69,7 @@ def test_a_release_is_complete_and_sound(release: Path) -> None:
     assert {path.name for path in release.iterdir()} == set(FILES)
     verdict = verify_release(release)
     assert verdict.sound, "\n".join(verdict.lines())
-    assert len(verdict.checks) == 7
+    assert len(verdict.checks) == 8
 
 
 def test_the_released_files_sample(release: Path) -> None:

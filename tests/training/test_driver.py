@@ -134,6 +134,7 @@ def test_the_run_directory(rich: SimpleNamespace) -> None:
         "images",
         "metrics",
         "privacy.json",
+        "progress.log",
         "tensorboard",
     ]
     stamp = rich.run.name[:19]
@@ -217,7 +218,8 @@ def test_resume_by_file_in_the_middle_of_an_epoch(commands: Commands) -> None:
     assert commands.train("--base", base, "-t", "--max_steps", 2) == 0, commands.err
     (run,) = commands.runs()
     assert re.fullmatch(f"{STAMP}_mid", run.name), "named after the first configuration file"
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "configs", "metrics", "mine", "privacy.json"]
+    names = {path.name for path in run.iterdir()}
+    assert names == {"checkpoints", "configs", "metrics", "mine", "privacy.json", "progress.log"}
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"step=002.ckpt", "last.ckpt"}
     words = ["-r", run / "checkpoints" / "step=002.ckpt", "-t", "--max_steps", 5]
     assert commands.train(*words) == 0, commands.err
@@ -469,6 +471,8 @@ def test_default_callbacks(tmp_path: Path) -> None:
         "CUDACallback",
         "RescueCallback",
         "ModelCheckpoint",
+        "ProgressLog",
+        "EpochProgressBar",
     }
     (images,), (kept,) = found["ImageLogger"], found["ModelCheckpoint"]
     assert (images.batch_frequency, images.max_images, images.clamp) == (750, 4, True)

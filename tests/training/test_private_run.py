@@ -97,7 +97,7 @@ def last(run: RunDirectory) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the running epsilon of the progress bar, half of the time of a run as short as these."""
-    monkeypatch.setattr(private_run, "EpsilonMeter", lambda plan: lambda steps: 0.0)
+    monkeypatch.setattr(private_run, "EpsilonMeter", lambda *_, **__: lambda steps: 0.0)
 
 
 # ---------------------------------------------------------------------- one calibrated run, looked at from all sides
@@ -161,7 +161,8 @@ def test_tensorboard_says_no_more_than_that(finished: RunDirectory) -> None:
     events = EventAccumulator(str(finished.path / "tensorboard" / "version_0"))
     events.Reload()
     tags = {name: tags for name, tags in events.Tags().items() if tags}
-    assert set(tags) == {"scalars"}
+    assert set(tags) == {"scalars", "images", "tensors"}
+    assert tags["images"] == ["samples"] and tags["tensors"] == ["config/text_summary"]
     assert set(tags["scalars"]) == {"epoch", "privacy/epsilon", "lr-AdamW"}
 
 
@@ -172,7 +173,7 @@ def test_images_are_samples_of_the_model_only(finished: RunDirectory) -> None:
 
 def test_nothing_else_is_written(finished: RunDirectory) -> None:
     files = {str(path.relative_to(finished.path)).split("/")[0] for path in finished.path.rglob("*") if path.is_file()}
-    assert files == {"checkpoints", "configs", "images", "metrics", "privacy.json", "tensorboard"}
+    assert files == {"checkpoints", "configs", "images", "metrics", "privacy.json", "progress.log", "tensorboard"}
     assert {path.name for path in finished.checkpoints.iterdir()} == {"epoch=000001.ckpt", "last.ckpt"}
     # no generator states, no data, no sampler; the loops hold counts of steps
     assert set(last(finished)) == {
@@ -318,9 +319,45 @@ def test_runs_with_an_insecure_seed_agree_and_say_so(place: Path, states: list[b
 def test_a_start_from_another_private_run_is_said(place: Path, finished: RunDirectory) -> None:
     config = config_of(place, max_steps=1)
     config["model"]["params"]["ckpt_path"] = str(finished.checkpoints / "last.ckpt")
-    card = card_of(train(tiny.options(place / "second", config)))
-    assert card["private"] is False
-    assert "another private run" in card["statement"] and "another private run" in card["not_covered"][0]
+    second = train(tiny.options(place / "second", config))
+    card, before = card_of(second), card_of(finished)
+    assert card["private"] is True and "1 other private run included" in card["statement"]
+    assert card["others"] == [{"plan": before["plan"], "ledger": before["ledger"]}]
+    accountant = PLDAccountant()
+    for plan, steps in ((before["plan"], 8), (card["plan"], 1)):
+        step = PoissonSampledDpEvent(plan["sample_rate"], GaussianDpEvent(plan["noise_multiplier"]))
+        accountant.compose(SelfComposedDpEvent(step, steps))
+    assert card["epsilon"]["pld"] == pytest.approx(accountant.get_epsilon(DELTA), rel=0.01)
+    # the third run charges both, and its weights carry the accounts of both
+    config["model"]["params"]["ckpt_path"] = str(second.checkpoints / "last.ckpt")
+    third = train(tiny.options(place / "third", config))
+    assert [len(account["ledger"]["entries"]) for account in card_of(third)["others"]] == [1, 1]
+    nested = last(third)["start_privacy"]
+    assert nested["ledger"] == card["ledger"] and nested["start_privacy"]["ledger"] == before["ledger"]
+    assert card_of(third)["epsilon"]["pld"] > card["epsilon"]["pld"] > before["epsilon"]["pld"]
+
+
+def test_an_ancestor_that_cannot_be_charged_is_not_covered(place: Path) -> None:
+    insecure = one_step(place, "known-seed", insecure_seed=5)
+    config = config_of(place, "attention", max_steps=1)
+    config["model"]["params"]["ckpt_path"] = str(insecure.checkpoints / "last.ckpt")
+    card = card_of(train(tiny.options(place / "after-insecure", config)))
+    assert card["private"] is False and "its noise has a known seed" in card["not_covered"][0]
+
+
+def test_other_runs_on_the_same_records_are_charged_before_the_noise_is_chosen(
+    place: Path, finished: RunDirectory
+) -> None:
+    config = config_of(
+        place, dp={"noise_multiplier": None, "epsilon": 4, "other_runs": [str(finished.path)]}, max_steps=2
+    )
+    run = train(tiny.options(place / "charged", config))
+    card = card_of(run)
+    assert 0.99 * 4 < card["epsilon"]["pld"] <= 4 and len(card["others"]) == 1
+    alone = config_of(place, dp={"noise_multiplier": None, "epsilon": 4}, max_steps=2)
+    plan = card_of(train(tiny.options(place / "alone", alone)))["plan"]
+    assert card["plan"]["noise_multiplier"] > plan["noise_multiplier"]
+    assert last(run)["start_privacy"]["ledger"] == card_of(finished)["ledger"]
 
 
 # ---------------------------------------------------------------------- refusals

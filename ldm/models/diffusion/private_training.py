@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,9 @@ from ldm.privacy.randomness import LossDraws
 from ldm.privacy.ranks import Ranks
 
 logger = logging.getLogger(__name__)
+
+#: Records whose step is timed for the estimate of the time that is left.
+LARGEST_MADE_UP = 64
 
 
 class PrivateTraining:
@@ -78,6 +82,26 @@ class PrivateTraining:
                 logger.info("per-record gradients are not verified: no record with such a condition can be made up")
                 return
             self.clipper.verify(model.per_example_losses, model.expand_batch(batch, multiplicity, None), multiplicity)
+
+    def seconds_a_step(self, model: PrivateModel) -> float | None:
+        """Seconds of the plan's expected batch, measured on one microbatch of made-up records; None without any.
+
+        The real duration of a step follows the size of its draw, so an estimate that is shown must not use it. Data,
+        ledger and generators do not change.
+        """
+        records = min(self.max_batch_size or LARGEST_MADE_UP, LARGEST_MADE_UP, int(self.plan.expected_batch_size) or 1)
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            batch = model.example_batch(records)
+            if batch is None:
+                return None
+            multiplicity = self.plan.noise_multiplicity
+            rows = model.expand_batch(batch, multiplicity, self.max_batch_size)
+            started = time.perf_counter()
+            self.clipper.accumulate(model.per_example_losses, rows, multiplicity)
+            sums = self.clipper.pop_sums()
+            float(next(iter(sums.values())).sum())  # waits for the device
+            seconds = time.perf_counter() - started
+        return seconds * self.plan.expected_batch_size / records
 
     def release(self, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the release card; call this before writing anything computed from the trained weights.

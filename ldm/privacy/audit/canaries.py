@@ -9,7 +9,7 @@ like any other parameter, and the model's own records take part in the same step
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -92,6 +92,7 @@ def observe(
     mechanism: Mechanism | None = None,
     microbatch: int = 64,
     seed: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Signals:
     """Run all steps of ``plan`` with ``canaries`` canaries beside ``records``; return the signals of their coordinates.
 
@@ -99,7 +100,7 @@ def observe(
     on each place of their first axis, ``loss(rows)`` gives one loss a row for ``plan.noise_multiplicity`` rows a
     record. Every trainable parameter of ``model`` is private. Weights are not updated: a canary's signal does not
     depend on them. ``microbatch`` records go through the model at once; ``seed`` fixes the canaries' coins (tests
-    only).
+    only). ``progress`` is told the number of steps taken after each.
 
     Raises UserError for arguments that do not fit, and the errors of the clipper.
     """
@@ -129,6 +130,8 @@ def observe(
         values[step] = sums[_COORDINATES].squeeze(1).cpu().numpy() / plan.noise_std
         np.add.at(drawn[step], met, 1)
         steps += 1
+        if progress is not None:
+            progress(steps)
     if steps < plan.steps:
         raise UserError(f"the sampler gave {steps} draws, the plan has {plan.steps} steps: an audit needs all of them")
     return Signals(values, drawn, present, plan, ledger.epsilon(plan.delta))

@@ -1,0 +1,79 @@
+"""`dp-ldm sweep`: try settings of a private training, on public images or with every private run charged.
+
+dp-ldm sweep my-images.yaml --try model.base_learning_rate=1e-5,4e-5 --public ldm.data.emnist.EMNISTTrain
+dp-ldm sweep my-images.yaml --try ... --charge composition                    all runs are kept and charged
+dp-ldm sweep my-images.yaml --try ... --charge selection --held-out FOLDER    the best of a random number of runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm.cli import ArgumentParser, pick_device, split_settings
+
+
+def build_parser(prog: str = "dp-ldm sweep") -> ArgumentParser:
+    """The flags of the command."""
+    parser = ArgumentParser(
+        prog=prog,
+        description=__doc__,
+        epilog="Further arguments key.path=value change all runs, such as lightning.trainer.accelerator=cpu.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("yaml", type=Path, metavar="YAML", help="configuration of the private run")
+    add("--try", dest="tried", action="append", default=[], metavar="KEY=A,B", help="values of a key; repeat for more")
+    add("--public", default="", metavar="CLASS|FOLDER", help="public images that play the private ones")
+    add("--public_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --public, such as size:32")
+    add("--charge", choices=("composition", "selection"), default="", help="train on the private images, and pay so")
+    add("--held-out", default="", metavar="CLASS|FOLDER", help="public images that score the runs")
+    add("--held-out_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --held-out")
+    add("--expected-runs", type=float, default=0.0, help="selection: mean number; twice the settings without it")
+    add("--eta", type=float, default=1.0, help="selection: 1 geometric, 0 logarithmic (cheaper, longer tail)")
+    add("--out", type=Path, metavar="FOLDER", help="new folder; logs/sweep-TIME without it")
+    add("--device", default=None, help="where runs are scored; training follows lightning.trainer.accelerator")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm sweep") -> None:
+    """Parse the command line, train, score and print."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    taken = {place + 1 for place, word in enumerate(words) if word == "--try"}  # its value looks like a setting
+    settings = split_settings([word for place, word in enumerate(words) if place not in taken])[0]
+    args = build_parser(prog).parse_args(
+        [word for place, word in enumerate(words) if place in taken or word not in settings]
+    )
+
+    from ldm.reports.sweep import SweepRequest, parse_grid, run_sweep
+
+    stamp = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    request = SweepRequest(
+        base=args.yaml,
+        grid=parse_grid(args.tried),
+        out=args.out or Path("logs") / f"sweep-{stamp}",
+        settings=tuple(settings),
+        public=args.public,
+        public_args=tuple(args.public_args),
+        charge=args.charge,
+        held_out=args.held_out,
+        held_out_args=tuple(args.held_out_args),
+        expected_runs=args.expected_runs,
+        eta=args.eta,
+        device=pick_device(args.device),
+        progress=print,
+    )
+    result = run_sweep(request)
+    print("\n".join(result.lines()))
+    print(result.statement)
+    print(f"written to {request.out}")
+    if result.mode == "public" and result.best is not None:
+        chosen = " ".join(result.tried[result.best].setting)
+        print(f"next: dp-ldm train {args.yaml} {chosen}")
+        print(f'      dp-ldm release RUN OUT --tuning "{result.statement}"')
+    else:
+        run = result.tried[result.best or 0].run
+        print(f"next: dp-ldm release {request.out / run} NEW_FOLDER")
