@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--statistics_only", action="store_true", help="spend the whole budget on statistics, no gradients")
     add("--draws_only", action="store_true", help="the same without the model that is trained on draws")
     add("--baselines", nargs="*", default=None, help="which rows are measured beside the private one; default all")
-    add("--only_baselines", action="store_true", help="measure the baselines that need no private run, and no other row")
+    add(
+        "--only_baselines", action="store_true", help="measure the baselines that need no private run, and no other row"
+    )
     args = parser.parse_args(argv)
 
     from ldm.reports.benchmark import BenchmarkOptions, run_benchmark

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from ldm.errors import UserError
+from ldm.modules.feature_map import FeatureMap
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.statistics import Frame
 from ldm.reports.benchmark import BenchmarkConfig, BenchmarkOptions, pipeline, run_benchmark
@@ -21,6 +22,7 @@ from ldm.reports.benchmark.stages import Stage, duration, run_stages
 from ldm.reports.benchmark.table import collect_rows, format_table
 from ldm.samples import SampleSet
 from ldm.training import private_run
+from ldm.training.private_classifier import save_feature_map
 from ldm.training.statistics import save_frame
 from scripts import benchmark as verb
 from tests import tiny
@@ -107,12 +109,18 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny.public_checkpoint(tmp_path / "public.ckpt")
     public = torch.randn(100, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     save_frame(Frame.fit(public, 4), tmp_path / "frame.safetensors", "random numbers")
+    images = torch.rand(40, 1, tiny.SIDE, tiny.SIDE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    save_feature_map(FeatureMap.fit(images, 6), tmp_path / "features.safetensors", "random images")
+    features = {"features": str(tmp_path / "features.safetensors"), "steps": 3}
     warm_up = {
         "frame": str(tmp_path / "frame.safetensors"),
         "clip_norm": 3.0,
         "classes": 10,
         "rounds": [{"noise_multiplier": 30.0}],
         "training": {"steps": 2, "batch_size": 8},
+    }
+    private_labels = {
+        "model": {"params": {"dp_config": {"warm_up": {"classifier": {**features, "noise_multiplier": 9}}}}}
     }
     dp = {"enabled": True, "max_grad_norm": 0.1, "warm_up": warm_up}
     model = tiny.ldm(ckpt_path=str(tmp_path / "public.ckpt"), train_condition_only=True, dp_config=dp)
@@ -126,8 +134,14 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "samples": 40,
         "sampling": {"sampler": "dpm", "steps": 2, "eta": 0.0, "batch_size": 20},
         "classifier": {"name": "logreg", "protocol": "held-out", "epochs": 1},
-        "budgets": {"1": {}, "10": {"model": {"base_learning_rate": 1.0e-2}}},
-        "statistics_only": {**warm_up, "rounds": [{}], "budgets": {"1": {"rounds": [{}, {"cells": 2}]}}},
+        "budgets": {"1": {}, "10": private_labels},
+        "statistics_only": {
+            **warm_up,
+            "rounds": [{}],
+            "classifier": {**features, "share": 0.3},
+            "budgets": {"1": {"rounds": [{}, {"cells": 2}]}},
+        },
+        "linear": {**features, "budgets": {"10": {"learning_rate": 5.0}}},
         "direct": {"classifier": "logreg", "batch_size": 8, "steps": 2},
         "quick": {"samples": 20},
     }
@@ -144,11 +158,11 @@ def options(folder: Path, **changes: Any) -> BenchmarkOptions:
 def test_the_whole_chain_gives_every_row_and_is_not_run_twice(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run_benchmark(options(files, baselines=pipeline.BASELINES))
     rows = {row["key"]: row for row in collect_rows(folder)}
-    assert set(rows) == {"score", "statistics", "warm", "direct", "plain", "public", "real"}
+    assert set(rows) == {"score", "score_labels", "statistics", "warm", "direct", "linear", "plain", "public", "real"}
     (run,) = (folder / "eps10" / "run0" / "runs").iterdir()
     card = ReleaseCard.read(run / "privacy.json")
     assert card.private and 9.9 < next(iter(card.epsilons().values())) <= 10
-    assert card.plan.delta == pytest.approx(delta_for(24)) and len(card.statistics) == 1
+    assert card.plan.delta == pytest.approx(delta_for(24)) and len(card.statistics) == 2
     assert len(SampleSet.load(folder / "eps10" / "run0" / "samples.pt")) == 40
     (plain,) = (folder / "eps10" / "run0" / "plain").glob("runs/*/privacy.json")
     assert json.loads(plain.read_text())["private"] is False
@@ -180,7 +194,7 @@ def test_a_run_that_stops_in_training_goes_on_with_the_same_statistics(
     folder = run_benchmark(options(files))
     (run,) = (folder / "eps10" / "run0" / "runs").iterdir()
     card = ReleaseCard.read(run / "privacy.json")
-    assert card.ledger.steps == 1 + 3 and next(iter(card.epsilons().values())) <= 10
+    assert card.ledger.steps == 1 + 3 + 3 and next(iter(card.epsilons().values())) <= 10
 
 
 @pytest.mark.slow
@@ -189,10 +203,20 @@ def test_statistics_alone_spend_the_budget_and_a_rehearsal_has_its_own_folder(fi
     assert folder.name == "tiny-quick-rehearsal"
     place = folder / "eps1" / "stats0"
     card = ReleaseCard.read(place / "run" / "privacy.json")
-    assert card.ledger.steps == 2 and 0.99 < next(iter(card.epsilons().values())) <= 1 and card.private
+    assert card.ledger.steps == 2 + 3 and 0.99 < next(iter(card.epsilons().values())) <= 1.0001 and card.private
     assert card.to_dict()["steps"] == {"taken": 2, "planned": 2}
-    assert {row["key"] for row in collect_rows(folder)} == {"score_draws", "score_model"}
+    assert {row["key"] for row in collect_rows(folder)} == {"score_draws", "score_draw_labels", "score_model"}
     assert len(SampleSet.load(place / "draws.pt")) == 20
+
+
+def test_baselines_alone_need_no_private_run(files: Path) -> None:
+    folder = run_benchmark(options(files, baselines=("linear", "warm"), only_baselines=True))
+    (row,) = collect_rows(folder)
+    assert row["key"] == "linear" and not (folder / "eps10" / "run0" / "runs").exists()
+    content = json.loads((folder / "eps10" / "run0" / "linear.json").read_text())
+    assert 9.9 < content["epsilon"] <= 10 and 0 <= content["accuracies"][0] <= 1
+    with pytest.raises(UserError, match=r"linear.budgets has no epsilon 1; there is 10"):
+        run_benchmark(options(files, epsilons=("1",), baselines=("linear",), only_baselines=True))
 
 
 def test_mistakes_are_named_before_anything_is_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,8 @@ class Shared:
         labelled = labelled_by(samples, run / "statistics.ckpt", warm_up["classifier"])
         assert samples.labels is not None and labelled.labels is not None
         agreement = (samples.labels == labelled.labels).float().mean().item()
+        often = labelled.labels.bincount(minlength=self.config.classes) > 1  # one image cannot be split for training
+        labelled = labelled.subset(often[labelled.labels])
         return {"accuracies": self.score(labelled), "agreement": agreement}
 
     @property
