@@ -101,7 +101,7 @@ def test_a_classifier_is_trained_with_dp_and_charged(monkeypatch: pytest.MonkeyP
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A benchmark file with everything that it names, on 24 images of 8x8."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(private_run, "EpsilonMeter", lambda plan, history=(): lambda steps: 0.0)
+    monkeypatch.setattr(private_run, "EpsilonMeter", lambda plan, history=(), others=(): lambda steps: 0.0)
     digits = {
         "target": "ldm.data.mnist.MNISTTrain",
         "params": {"root": str(tiny.write_digits(tmp_path / "digits")), "size": tiny.SIDE, "channels": 1},

@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     save_feature_map(FeatureMap.fit(public, 12), folder / "features.safetensors", "random images")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setattr(private_run, "EpsilonMeter", lambda plan, history=(): lambda steps: 0.0)
+        patch.setattr(private_run, "EpsilonMeter", lambda plan, history=(), others=(): lambda steps: 0.0)
         yield folder
 
 

@@ -53,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the running epsilon of the progress bar."""
-    monkeypatch.setattr(private_run, "EpsilonMeter", lambda plan, history=(): lambda steps: 0.0)
+    monkeypatch.setattr(private_run, "EpsilonMeter", lambda plan, history=(), others=(): lambda steps: 0.0)
 
 
 def config_of(place: Path, warm_up: Mapping[str, Any] | None = None, **dp: Any) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def run_folder(place: Path, name: str) -> Path:
 @pytest.fixture(scope="module")
 def finished(place: Path) -> RunDirectory:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(private_run, "EpsilonMeter", lambda plan, history=(): lambda steps: 0.0)
+        patch.setattr(private_run, "EpsilonMeter", lambda plan, history=(), others=(): lambda steps: 0.0)
         return start(place, "finished")
 
 
