@@ -54,6 +54,7 @@ from ldm.privacy.engines.layers import DEFAULT_RULES, LayerRule
 from ldm.privacy.engines.naive import NaiveEngine
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, sensitivity
 from ldm.privacy.ownership import Ownership
+from ldm.privacy.sums import FlatSums
 from ldm.privacy.verification import check_rows, check_sums, off_zero
 
 STYLES = ("flat", "automatic", "per_layer")
@@ -139,7 +140,7 @@ class PerRecordClipper:
         self._ownership = Ownership(module, self._parameters)
         self._engine = _build_engine(engine, module, self._parameters, rules)
         self._groups = clipping.groups(self._parameters)
-        self._sums: dict[str, Tensor] = {}
+        self._sums: FlatSums | None = None
         self._paths_checked = False
 
     def accumulate(self, loss: PerExampleLoss, rows: Rows, multiplicity: int = 1) -> None:
@@ -159,17 +160,15 @@ class PerRecordClipper:
         self._ownership.check()
         result = self._engine.clipped_sums(loss, rows, records, multiplicity, self._groups, self.clipping.factors)
         self._check_paths(result.sums)
-        for name, microbatch in result.sums.items():
-            self._sums[name] = self._sums[name].add_(microbatch) if name in self._sums else microbatch
+        if self._sums is None:  # after the backward pass, when most activations are freed
+            self._sums = FlatSums(self._parameters)
+        self._sums.add_(result.sums)
         self.skipped += result.skipped
 
-    def pop_sums(self) -> dict[str, Tensor]:
+    def pop_sums(self) -> FlatSums:
         """The fp32 sums per parameter name of this logical step, zeros without gradients; starts the next step."""
-        sums, self._sums = self._sums, {}
-        return {
-            name: sums[name] if name in sums else torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
-            for name, parameter in self._parameters.items()
-        }
+        sums, self._sums = self._sums, None
+        return FlatSums(self._parameters) if sums is None else sums
 
     def untouched(self) -> list[str]:
         """Private parameters whose sum in this logical step so far is below 1e-6 of the norm of all sums.
@@ -177,7 +176,7 @@ class PerRecordClipper:
         They would receive noise only, e.g. the queries and keys of an attention on a single token, or layers behind a
         layer that starts at zero. Use this on public data, before private training; it resets nothing.
         """
-        norms = {name: float(total.norm()) for name, total in self._sums.items()}
+        norms = {name: float(total.norm()) for name, total in (self._sums or {}).items()}
         limit = 1e-6 * math.hypot(*norms.values())
         return [name for name in self._parameters if norms.get(name, 0.0) <= limit]
 

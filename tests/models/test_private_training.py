@@ -17,6 +17,7 @@ from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.ranks import Ranks
+from ldm.privacy.sums import FlatSums
 from tests import tiny
 
 RECORDS = 4
@@ -281,7 +282,7 @@ def test_an_empty_batch_moves_the_parameters_by_noise_alone(cached: bool) -> Non
     assert all(not torch.equal(before[name], value) for name, value in training.selection.parameters.items())
     # the same noise, written down by hand
     other = training_of(model, plan())
-    sums = {name: torch.zeros_like(value) for name, value in before.items()}
+    sums = FlatSums(before)
     other.noise.add_(sums)
     for name, parameter in training.selection.parameters.items():
         assert torch.equal(parameter.grad, sums[name] / 4)

@@ -20,6 +20,7 @@ from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.randomness import LossDraws
 from ldm.privacy.ranks import Ranks
+from ldm.privacy.sums import FlatSums
 
 logger = logging.getLogger(__name__)
 
@@ -119,17 +120,23 @@ class PrivateTraining:
         model.average_weights()
 
     def noised_gradients(self, model: PrivateModel, batch: Mapping[str, Any]) -> None:
-        """Set ``.grad`` of every trained parameter to (clipped sum + noise) / expected batch size."""
+        """Set ``.grad`` of every trained parameter to (clipped sum + noise) / expected batch size.
+
+        The gradients are views of the one flat tensor of the sums.
+        """
+        for parameter in self.selection.parameters.values():
+            parameter.grad = None  # its memory is free during the forward and backward passes
         with self.draws.step(model.device, self.ranks.rank):
             sums = self.clipped_sums(model, batch)
         self.ranks.check()
         if self.ranks.first:  # all processes share one noise draw, see ldm.privacy.distributed
             self.noise.add_(sums)
         reduce_sums(sums)
+        sums.flat.div_(self.plan.expected_batch_size)
         for name, parameter in self.selection.parameters.items():
-            parameter.grad = (sums[name] / self.plan.expected_batch_size).to(parameter.dtype)
+            parameter.grad = sums[name].to(parameter.dtype)
 
-    def clipped_sums(self, model: PrivateModel, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def clipped_sums(self, model: PrivateModel, batch: Mapping[str, Any]) -> FlatSums:
         """Sum of the clipped per-record gradients of the batch, float32."""
         multiplicity = self.plan.noise_multiplicity
         examples = model.expand_batch(batch, multiplicity, self.max_batch_size)
