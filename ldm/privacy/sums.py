@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-#: Views start at multiples of this many numbers (16 bytes), so that vector instructions and GPU kernels load them whole.
+#: Views start at multiples of this many numbers (16 bytes), as vector instructions and GPU kernels want it.
 _ALIGNMENT = 4
 
 

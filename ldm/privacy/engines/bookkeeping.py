@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ldm.privacy.engines.base import ClippedSums, Factors, Groups, PerExampleLoss, Rows, per_example_losses
-from ldm.privacy.engines.capture import Capture, Layer
+from ldm.privacy.engines.capture import Bundle, Capture, Layer, Use
 from ldm.privacy.engines.layers import Contribution, Materialized, SquaredNorms
 from ldm.privacy.engines.precision import FullPrecision
-
-Bundle = tuple[str, ...]
+from ldm.privacy.engines.stacks import Stack, arrange
 
 _FEW_NUMBERS = 4096  # per record; gradients up to this size are handled together
 
@@ -37,7 +36,7 @@ class BookkeepingEngine:
     ) -> ClippedSums:
         device = next(iter(rows.values())).device
         book = _Book(self, records, groups)
-        with Capture(self._layers, records * multiplicity, book.enter, device) as capture:
+        with Capture(self._layers, records * multiplicity, book, device) as capture:
             with torch.enable_grad():
                 total = per_example_losses(loss, rows, records * multiplicity).sum() / multiplicity
             book.expect(capture.uses, self._layers, FullPrecision(device.type))
@@ -46,6 +45,14 @@ class BookkeepingEngine:
                 capture.backward(total)
         with torch.no_grad(), torch.autocast(device.type, enabled=False), FullPrecision(device.type):
             return book.finalize(factors)
+
+    def arrange(
+        self, uses: Sequence[Use], records: int, expected: Counter[Bundle], groups: Groups
+    ) -> tuple[list[Use], list[Stack]]:
+        """The uses that are handled one by one, and the stacks of those that are handled together."""
+        if groups.count > 1:  # every layer has a norm of its own
+            return list(uses), []
+        return arrange(uses, records, expected)
 
     def form(self, contribution: Contribution) -> Contribution:
         """The form in which a contribution is measured and kept."""
@@ -85,11 +92,12 @@ class _Book:
             for names in layer.bundles.values():
                 self._expected[names] += uses[layer.path]
 
-    def enter(self, layer: Layer, inputs: Tensor, grad: Tensor) -> None:
+    def enter(self, use: Use) -> None:
         """Add the contributions of one use of a layer, and measure a bundle as soon as all its uses are added."""
+        layer = use.layer
         with self._exact:
             for own, names in layer.bundles.items():
-                part = layer.rule.contribution(layer.module, inputs, grad, self._records, own)
+                part = layer.rule.contribution(layer.module, use.inputs, use.grad, self._records, own)
                 if self._expected[names] == 1:
                     self._measure(names, part)
                     continue
@@ -97,6 +105,28 @@ class _Book:
                 parts.append(part)
                 if len(parts) == self._expected[names]:
                     self._measure_joined(names)
+
+    def enter_small(self, uses: Sequence[Use]) -> None:
+        """Add the contributions of many uses; those of one shape together, when they are clipped together."""
+        alone, stacks = self._engine.arrange(uses, self._records, self._expected, self._groups)
+        for use in alone:
+            self.enter(replace(use, grad=use.layer.rule.gradient_layout(use.grad)))
+        with self._exact:
+            for stack in stacks:
+                self._enter_stack(stack)
+
+    def _enter_stack(self, stack: Stack) -> None:
+        first = stack.uses[0].layer
+        (own,) = first.bundles
+        parts = first.rule.together(
+            [(use.layer.module, use.inputs, use.grad) for use in stack.uses], self._records, own, stack.sharing
+        )
+        bundles = [names for use in stack.uses for names in use.layer.bundles.values()]
+        if len(parts) == 1:
+            self._enter(sum(bundles, ()), parts[0])
+            return
+        for names, part in zip(bundles, parts, strict=True):
+            self._measure(names, part)
 
     def finalize(self, factors: Factors) -> ClippedSums:
         """Clip and sum everything that was entered."""
