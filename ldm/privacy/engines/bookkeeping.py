@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ldm.privacy.engines.base import ClippedSums, Factors, Groups, PerExampleLoss, Rows, per_example_losses
+from ldm.privacy.engines.base import ClippedSums, Factors, Groups, PerExampleLoss, Request, Rows, per_example_losses
 from ldm.privacy.engines.capture import Bundle, Capture, Layer, Use
 from ldm.privacy.engines.layers import Contribution, Materialized, SquaredNorms
 from ldm.privacy.engines.precision import FullPrecision
@@ -32,13 +32,13 @@ class BookkeepingEngine:
         self._layers = layers
 
     def clipped_sums(
-        self, loss: PerExampleLoss, rows: Rows, records: int, multiplicity: int, groups: Groups, factors: Factors
+        self, loss: PerExampleLoss, rows: Rows, request: Request, groups: Groups, factors: Factors
     ) -> ClippedSums:
         device = next(iter(rows.values())).device
-        book = _Book(self, records, groups)
-        with Capture(self._layers, records * multiplicity, book, device) as capture:
+        book = _Book(self, request, groups)
+        with Capture(self._layers, request.rows, book, device) as capture:
             with torch.enable_grad():
-                total = per_example_losses(loss, rows, records * multiplicity).sum() / multiplicity
+                total = per_example_losses(loss, rows, request.rows).sum() / request.multiplicity
             book.expect(capture.uses, self._layers, FullPrecision(device.type))
             # An autocast around this call is meant for the forward pass only.
             with torch.autocast(device.type, enabled=False):
@@ -71,9 +71,10 @@ class _Entry:
 class _Book:
     """The entries of one pass."""
 
-    def __init__(self, engine: BookkeepingEngine, records: int, groups: Groups) -> None:
+    def __init__(self, engine: BookkeepingEngine, request: Request, groups: Groups) -> None:
         self._engine = engine
-        self._records = records
+        self._request = request
+        self._records = request.records
         self._groups = groups
         self._norms = [SquaredNorms() for _ in range(groups.count)]
         self._exact: AbstractContextManager[None] = nullcontext()
@@ -136,13 +137,18 @@ class _Book:
         if not self._entries:
             return ClippedSums({}, 0)
         squares = self._group_squares()
+        counted = self._request.counted
         weights = factors(squares)
+        if counted < self._records:
+            weights = weights * (torch.arange(self._records, device=weights.device) < counted)
         finite = squares.isfinite().all(0)
+        if not self._request.checked:
+            return ClippedSums(self._sums(weights, None), finite[:counted].logical_not().sum())
         if bool(finite.all()):
             return ClippedSums(self._sums(weights, None), 0)
         # Records with non-finite gradients are left out, since a factor of zero times NaN is NaN.
         index = finite.nonzero().squeeze(1)
-        return ClippedSums(self._sums(weights[:, index], index), self._records - len(index))
+        return ClippedSums(self._sums(weights[:, index], index), counted - int(finite[:counted].sum()))
 
     def _measure_joined(self, names: Bundle) -> None:
         first, *others = self._pending.pop(names)

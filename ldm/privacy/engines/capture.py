@@ -16,8 +16,8 @@ from ldm.errors import UserError
 from ldm.privacy.engines.layers import LayerRule, rule_for
 
 # A use is small up to this many numbers in its input and output (4 MB in fp32 on a CPU, 64 MB on a GPU). A tap costs
-# about 0.2 ms during the backward pass (cold Python caches); for small uses, asking autograd for the gradient afterwards
-# is cheaper, and uses of one shape can then be handled together.
+# about 0.2 ms during the backward pass (cold Python caches); for small uses, asking autograd for the gradient
+# afterwards is cheaper, and uses of one shape can then be handled together.
 _FEW_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 
@@ -112,9 +112,9 @@ class Capture:
 
     For a small use, the input is kept and autograd returns the output gradient; after the backward pass, all of them go
     to ``receiver.enter_small``. A larger use gets a tap, an identity in the autograd graph that calls
-    ``receiver.enter`` as soon as the backward pass reaches it, so that its memory is freed early. A tap saves the input as autograd saves
-    tensors, so activation checkpointing recomputes it. The backward pass asks only for the gradients of the small uses'
-    outputs and of ``anchor``, so it computes no weight gradients.
+    ``receiver.enter`` as soon as the backward pass reaches it, so that its memory is freed early. A tap saves the input
+    as autograd saves tensors, so activation checkpointing recomputes it. The backward pass asks only for the gradients
+    of the small uses' outputs and of ``anchor``, so it computes no weight gradients.
 
     ``uses`` counts the uses per layer path, including those that do not reach the loss. Closing the context removes all
     hooks.

@@ -22,7 +22,7 @@ from ldm.privacy.engines.layers.squares import FEW_POSITIONS, SquaredNorms, fact
 # This is the measured exchange rate between the two on x86 CPUs; current GPUs are within a factor of two of it.
 OPERATIONS_PER_NUMBER = 32
 
-#: Numbers of temporaries at once: 8 MB stay in a CPU's cache and out of the peak memory; a GPU wants few, large kernels.
+#: Temporary numbers at once: 8 MB stay in a CPU's cache and out of the peak memory; a GPU wants few, large kernels.
 _BLOCK_NUMBERS = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 

@@ -66,7 +66,7 @@ class ConvRule(LayerRule):
 
 
 def _pixels(tensor: Tensor, records: int, copied: bool = True) -> Tensor:
-    """(R, channels, ...) -> (B, multiplicity * pixels, channels), ``copied`` into that order if there are few pixels."""
+    """(R, channels, ...) -> (B, multiplicity * pixels, channels), ``copied`` into that order if pixels are few."""
     pixels = tensor.flatten(2).transpose(1, 2)
     return fold_copies(pixels.contiguous() if copied and pixels.shape[1] <= FEW_POSITIONS else pixels, records)
 

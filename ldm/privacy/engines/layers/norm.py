@@ -93,7 +93,7 @@ def _alike(inputs: Tensor, grad: Tensor, options: Hashable) -> tuple[Hashable, i
 
 
 def _as_one(uses: Sequence[tuple[nn.Module, Tensor, Tensor]]) -> tuple[nn.Module, Tensor, Tensor]:
-    """The uses of several layers as one use of the first, on n times as many rows; scale and shift have no part in it."""
+    """The uses of n layers as one use of the first, on n times as many rows; scale and shift have no part in it."""
     return uses[0][0], torch.cat([inputs for _, inputs, _ in uses]), torch.cat([grad for *_, grad in uses])
 
 

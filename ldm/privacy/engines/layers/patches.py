@@ -139,8 +139,8 @@ class ConvGradient(Contribution):
 class ConvStack(Contribution):
     """Kernel gradients of n convolutions of one shape that are measured together.
 
-    ``inputs`` are those of each, ``grad_outputs`` (n * B * K, p, h, w) of all, one convolution after the other. ``first``
-    is the first of them. The order of the parameters is weight, bias of the first, of the second, ...
+    ``inputs`` are those of each, ``grad_outputs`` (n * B * K, p, h, w) of all, one convolution after the other.
+    ``first`` is the first of them. The order of the parameters is weight, bias of the first, of the second, ...
     """
 
     first: ConvGradient

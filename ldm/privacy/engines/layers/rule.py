@@ -39,7 +39,6 @@ class LayerRule(ABC):
         records * multiplicity, record-major. ``wanted`` names parameters of ``names``, "weight" before "bias".
         """
 
-
     def alike(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> tuple[Hashable, int] | None:

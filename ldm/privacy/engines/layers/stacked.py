@@ -87,7 +87,9 @@ class StackedOuterProducts(Contribution):
         """The gradients of each map by themselves, (B, *weight) and (B, p)."""
         maps, sharing, records = self.left.shape[:3]
         right = self.right.unsqueeze(1).expand(-1, sharing, -1, -1, -1).flatten(0, 2)
-        weights = torch.bmm(self.left.flatten(0, 2).transpose(1, 2), right).view(maps * sharing, records, *self._shape())
+        weights = torch.bmm(self.left.flatten(0, 2).transpose(1, 2), right).view(
+            maps * sharing, records, *self._shape()
+        )
         gradients = [weights.unbind(0)]
         if self.bias:
             gradients.append(self.left.sum(3).flatten(0, 1).unbind(0))
