@@ -14,10 +14,37 @@ from ldm.privacy.clipping import Clipping, PerRecordClipper
 
 #: Views and allocations, which launch nothing.
 FREE = frozenset(
-    ("detach", "view", "_unsafe_view", "reshape", "_reshape_alias", "t", "transpose", "permute", "unsqueeze", "squeeze")
-    + ("expand", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "as_strided", "alias", "diagonal")
-    + ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "is_same_size")
-    + ("unfold", "unflatten")
+    {
+        "detach",
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "_reshape_alias",
+        "t",
+        "transpose",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "slice",
+        "select",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
+        "as_strided",
+        "alias",
+        "diagonal",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+        "lift_fresh",
+        "is_same_size",
+        "unfold",
+        "unflatten",
+    }
 )
 
 
