@@ -42,10 +42,6 @@ def why_not_cacheable(dataset: Dataset) -> str | None:
     return None
 
 
-class Collated(dict[str, Any]):
-    """A batch that is put together already; `ldm.data.module.collate` passes it on."""
-
-
 class LatentCache(Dataset):
     """A data set whose images have been replaced by their posterior moments.
 
@@ -118,10 +114,10 @@ class LatentCache(Dataset):
             item.update({name: annotations[name] for name in self._again})
         return item
 
-    def __getitems__(self, indices: Sequence[int]) -> Collated:
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
         """The records of a whole batch at once, as `default_collate` would put their items together.
 
-        Torch's loaders call this when it exists; one indexing a field is faster than one a record and field.
+        One indexing a field is faster than one a record and field; `ldm.data.module` reads batches so.
         """
         rows = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
@@ -130,7 +126,7 @@ class LatentCache(Dataset):
             )
         rows = rows % len(self)
         arrays = self._open()
-        batch = Collated(moments=torch.from_numpy(arrays["moments"][rows].astype(np.float32)))
+        batch: dict[str, Any] = {"moments": torch.from_numpy(arrays["moments"][rows].astype(np.float32))}
         for name in self._fields:
             values = arrays[name][rows]
             if values.ndim == 1:  # Python numbers, which become int64, float64 or bool

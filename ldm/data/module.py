@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ldm.config import instantiate_from_config
-from ldm.data.latent_cache import Collated
 from ldm.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -42,6 +41,26 @@ class WrappedDataset(Dataset):
     def deterministic(self) -> bool:
         """Whether the wrapped data set is deterministic."""
         return getattr(self.data, "deterministic", False)
+
+
+class Collated(dict):
+    """A batch that is put together already; `collate` passes it on."""
+
+
+class InBatches(Dataset):
+    """A data set whose loaders read whole batches by its method ``batch(indices)``."""
+
+    def __init__(self, dataset: Dataset):
+        self.data = dataset
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int):
+        return self.data[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> Collated:
+        return Collated(self.data.batch(indices))
 
 
 class EmptyAwareCollate:
@@ -197,7 +216,8 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def _dataset(self, name: str) -> Dataset:
         if name not in self.datasets:
             raise UserError(f"data.params has no {name!r} set; add {name}: {{target: ..., params: ...}}")
-        return self.datasets[name]
+        dataset = self.datasets[name]
+        return InBatches(dataset) if callable(getattr(dataset, "batch", None)) else dataset
 
     def _loader(self, name: str, shuffle: bool) -> DataLoader:
         dataset = self._dataset(name)

@@ -60,7 +60,8 @@ def test_the_script_for_gpus_names_its_parts_and_refuses_others() -> None:
         command = ["bash", "benchmarks/gpu.sh", *words]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **variables})
 
-    assert answer(LIST="1").stdout.split() == ["step", "opacus", "sizes", "precision", "compile", "sampling", "benchmark"]
+    parts = ["step", "opacus", "sizes", "precision", "compile", "sampling", "benchmark"]
+    assert answer(LIST="1").stdout.split() == parts
     wrong = answer("magic", DEVICE="cpu", PYTHON="python3")
     assert wrong.returncode == 2 and "part magic is unknown; parts: step" in wrong.stderr
     assert "type make venv" in answer(PYTHON="/nowhere/python").stderr

@@ -124,7 +124,7 @@ def test_the_measurement_catches_copies_that_are_clipped_as_records(monkeypatch:
     training = training_of(model, plan(noise_multiplicity=4))
     rows = model.expand_batch(tiny.batch(RECORDS), 4, None)
     accumulate = training.clipper.accumulate
-    monkeypatch.setattr(training.clipper, "accumulate", lambda loss, piece, multiplicity: accumulate(loss, piece, 1))
+    monkeypatch.setattr(training.clipper, "accumulate", lambda loss, piece, *_: accumulate(loss, piece, 1))
     assert change_without(0, training, model, rows, 4, monkeypatch) > 1.5
 
 

@@ -100,8 +100,8 @@ def test_frozen_shadows_follow_the_frozen_weights(model):
 
 
 def test_frozen_weights_are_copied_again_only_when_they_have_changed(model, monkeypatch):
-    model[0].requires_grad_(False)
     ema = LitEma(model)
+    model[0].requires_grad_(False)
     ema(model)
     version = ema.get_buffer("0weight")._version
     ema(model)
