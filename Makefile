@@ -71,8 +71,8 @@ test-all: lint ## every test; those that need a GPU run only where there is one
 planted: venv ## plant each known privacy bug into a copy, one at a time, and see its test fail
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.planted.run
 
-bench: venv ## speed and memory of a private step
-	@$(BIN)/python benchmarks/private_step.py
+bench: venv ## speed, memory and start-up of training, written to results/performance.md after every case
+	@$(BIN)/python benchmarks/performance.py
 
 clean: ## remove the environment and all caches, keep runs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

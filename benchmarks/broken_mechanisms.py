@@ -53,7 +53,7 @@ class CopiesAsRecords:
     def accumulate(self, loss: PerExampleLoss, rows: Mapping[str, Tensor], multiplicity: int = 1, /) -> None:
         self._clipper.accumulate(loss, rows, 1)
 
-    def pop_sums(self) -> dict[str, Tensor]:
+    def pop_sums(self) -> Mapping[str, Tensor]:
         return self._clipper.pop_sums()
 
 

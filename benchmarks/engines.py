@@ -65,7 +65,7 @@ class Bookkeeping(Engine):
 
     def sums(self, rows: Rows) -> dict[str, Tensor]:
         self.clipper.accumulate(self.model.per_example_losses, rows, self.copies)
-        return self.clipper.pop_sums()
+        return dict(self.clipper.pop_sums())
 
 
 class Instantiate(Bookkeeping):

@@ -60,6 +60,7 @@ SIZES = {
 
 SELECTIONS: dict[str, dict[str, Any]] = {
     "attention": {"train_condition_only": True},
+    "all": {"cond_stage_trainable": True},
     "lora": {
         "train_condition_only": True,  # the class embedder
         "use_model_lora": True,
@@ -73,6 +74,7 @@ def build(size: Size, device: torch.device, selection: str = "attention") -> Lat
     """The model with the parameters chosen that private fine-tuning trains, and the class embedder with them.
 
     ``attention``: the spatial transformers. ``lora``: adapters of rank 4 on all projections of their attention layers.
+    ``all``: the whole network.
     Its weights are moved away from the zeros that residual branches start with: behind those all gradients vanish.
     """
     torch.manual_seed(0)

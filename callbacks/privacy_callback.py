@@ -21,6 +21,7 @@ class PrivacyCallback(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.training.spent:
             self.training.verify(pl_module)
+            self.training.choose_microbatch(pl_module)
         self.training.begin()  # before the data loaders exist, because they draw the seeds of their workers
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -8,14 +8,14 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from ldm.data.base import cache_home, digest
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 STORED = {torch.float32: np.float32, torch.float16: np.float16}
+_WIDEST = {"i": np.int64, "u": np.int64, "f": np.float64}
 INDEX = "index.json"
 MAX_INDEX = 2**20  # bytes
 
@@ -112,6 +113,30 @@ class LatentCache(Dataset):
             annotations = getattr(self.dataset, "annotations", self.dataset.__getitem__)(index)
             item.update({name: annotations[name] for name in self._again})
         return item
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        """The records of a whole batch at once, as `default_collate` would put their items together.
+
+        One indexing a field is faster than one a record and field; `ldm.data.module` reads batches so.
+        """
+        rows = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(rows) and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise IndexError(
+                f"the latent cache has {len(self)} records, asked for numbers {rows.min()} to {rows.max()}"
+            )
+        rows = rows % len(self)
+        arrays = self._open()
+        batch: dict[str, Any] = {"moments": torch.from_numpy(arrays["moments"][rows].astype(np.float32))}
+        for name in self._fields:
+            values = arrays[name][rows]
+            if values.ndim == 1:  # Python numbers, which become int64, float64 or bool
+                values = values.astype(_WIDEST.get(values.dtype.kind, values.dtype))
+            batch[name] = torch.from_numpy(np.ascontiguousarray(values))
+        if self._again:
+            annotations = getattr(self.dataset, "annotations", self.dataset.__getitem__)
+            items = [annotations(int(row)) for row in rows]
+            batch.update({name: default_collate([i[name] for i in items]) if items else [] for name in self._again})
+        return batch
 
     @property
     def moments(self) -> np.ndarray:

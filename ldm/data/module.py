@@ -43,20 +43,44 @@ class WrappedDataset(Dataset):
         return getattr(self.data, "deterministic", False)
 
 
+class Collated(dict):
+    """A batch that is put together already; `collate` passes it on."""
+
+
+class InBatches(Dataset):
+    """A data set whose loaders read whole batches by its method ``batch(indices)``."""
+
+    def __init__(self, dataset: Dataset):
+        self.data = dataset
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int):
+        return self.data[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> Collated:
+        return Collated(self.data.batch(indices))
+
+
 class EmptyAwareCollate:
     """Collates a list of items; an empty list gives tensors of length 0 with the template item's dtypes and shapes."""
 
     def __init__(self, template: Mapping):
         self.empty = {key: _emptied(value) for key, value in default_collate([template]).items()}
 
-    def __call__(self, items: Sequence[Mapping]) -> dict:
+    def __call__(self, items: Sequence[Mapping] | Collated) -> dict:
+        if isinstance(items, Collated):
+            return collate(items)
         if len(items) == 0:
             return {key: value.clone() if torch.is_tensor(value) else list(value) for key, value in self.empty.items()}
         return collate(list(items))
 
 
-def collate(items: list) -> Any:
+def collate(items: list | Collated) -> Any:
     """Stack items into a batch. Raises UserError, in one line, for images of different sizes."""
+    if isinstance(items, Collated):
+        return dict(items)
     try:
         return default_collate(items)
     except RuntimeError as error:
@@ -92,6 +116,8 @@ class DataModuleFromConfig(pl.LightningDataModule):
         shuffle_test_loader, shuffle_val_dataloader: read those data sets in random order.
         use_worker_init_fn: seed numpy in every worker process.
         latent_cache: whether the training command may replace the train set by its cached latents.
+        encoding_batch: images that are encoded at a time for that cache.
+        encoding_precision: 32, or bf16, which rounds the autoencoder's products and is faster; a cache of its own.
 
     Attributes:
         train_batch_sampler: an iterable of index lists (empty ones allowed) that replaces the shuffled batches of
@@ -114,6 +140,8 @@ class DataModuleFromConfig(pl.LightningDataModule):
         use_worker_init_fn: bool = False,
         shuffle_val_dataloader: bool = False,
         latent_cache: bool = True,
+        encoding_batch: int = 64,
+        encoding_precision: str = "32",
     ):
         super().__init__()
         if int(batch_size) < 1:
@@ -124,6 +152,12 @@ class DataModuleFromConfig(pl.LightningDataModule):
         self.num_workers = default_workers() if num_workers is None else int(num_workers)
         self.wrap = wrap
         self.latent_cache = latent_cache
+        if int(encoding_batch) < 1:
+            raise UserError(f"data: encoding_batch={encoding_batch}; give 1 or more")
+        if str(encoding_precision) not in ("32", "bf16"):
+            raise UserError(f"data: encoding_precision={encoding_precision}; give 32 or bf16")
+        self.encoding_batch = int(encoding_batch)
+        self.encoding_precision = str(encoding_precision)
         self.use_worker_init_fn = use_worker_init_fn
         self.shuffle_test_loader = shuffle_test_loader
         self.shuffle_val_dataloader = shuffle_val_dataloader
@@ -182,7 +216,8 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def _dataset(self, name: str) -> Dataset:
         if name not in self.datasets:
             raise UserError(f"data.params has no {name!r} set; add {name}: {{target: ..., params: ...}}")
-        return self.datasets[name]
+        dataset = self.datasets[name]
+        return InBatches(dataset) if callable(getattr(dataset, "batch", None)) else dataset
 
     def _loader(self, name: str, shuffle: bool) -> DataLoader:
         dataset = self._dataset(name)
@@ -191,7 +226,12 @@ class DataModuleFromConfig(pl.LightningDataModule):
 
     def _worker_options(self) -> dict:
         seed = seed_worker if self.use_worker_init_fn and self.num_workers > 0 else None
-        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "worker_init_fn": seed}
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": seed,
+            "pin_memory": torch.cuda.is_available(),  # copies to a GPU then run beside its computations
+        }
 
     def _warn_of_overlap(self) -> None:
         """Warn when evaluation records are also training records (by source file and row)."""

@@ -17,6 +17,7 @@ from ldm.checkpoint import UNPROTECTED_DATA, inherited_privacy, load_weights, re
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError, nearest
 from ldm.modules.diffusionmodules.model import Decoder, Encoder
+from ldm.modules.fused import fused_option
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +260,10 @@ class FirstStage(pl.LightningModule):
         groups = [(self._optimised(), self.lr_g_factor * rate)]
         if self.has_discriminator:
             groups.append((list(self.loss.discriminator.parameters()), rate))
-        optimizers = [torch.optim.Adam(parameters, lr=lr, betas=self.betas) for parameters, lr in groups]
+        optimizers = [
+            torch.optim.Adam(parameters, lr=lr, betas=self.betas, **fused_option(parameters, self._trainer))
+            for parameters, lr in groups
+        ]
         if self.scheduler_config is None:
             return optimizers
         schedule = instantiate_from_config(self.scheduler_config).schedule

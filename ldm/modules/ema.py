@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from ldm.errors import UserError
 
 RESERVED = ("decay", "num_updates")
+
+_State = tuple[int, int]  # where a tensor's numbers are, and how often they were changed in place
 
 
 class LitEma(nn.Module):
@@ -39,6 +42,8 @@ class LitEma(nn.Module):
         self.register_buffer("num_updates", torch.tensor(0 if use_num_upates else -1, dtype=torch.int32))
         self.m_name2s_name: dict[str, str] = {}
         self._collected: list[Tensor] = []
+        self._copied: dict[str, tuple[_State, _State]] = {}  # frozen parameters and shadows at their last copy
+        self._count: tuple[Tensor | None, int, int, float] = (None, 0, 0, decay)
         self._add_shadows(model)
 
     def _add_shadows(self, model: nn.Module) -> None:
@@ -51,46 +56,61 @@ class LitEma(nn.Module):
             self.m_name2s_name[name] = shadow
             self.register_buffer(shadow, parameter.detach().clone())
 
-    def _pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+    def _pairs(self, parameters: Mapping[str, nn.Parameter]) -> list[tuple[nn.Parameter, Tensor]]:
         """(parameter, shadow) for every shadow. Raises UserError when the model is not the one that was averaged."""
-        parameters = dict(model.named_parameters())
         gone = [name for name in self.m_name2s_name if name not in parameters]
         if gone:
             raise UserError(
                 f"the EMA holds {len(gone)} parameters that the model lacks, first {gone[0]!r}; "
                 "give the model that the EMA was made for"
             )
-        return [(parameters[name], self.get_buffer(shadow)) for name, shadow in self.m_name2s_name.items()]
+        shadows = self._buffers
+        return [(parameters[name], cast(Tensor, shadows[shadow])) for name, shadow in self.m_name2s_name.items()]
 
     @torch.no_grad()
     def forward(self, model: nn.Module) -> None:
         """Count one update and move every shadow towards its parameter.
 
         A frozen parameter has not changed during training, so its shadow becomes the parameter itself: the averaged
-        network then has the same frozen part as the network that was trained. Raises UserError when a trained
-        parameter has no shadow (it was frozen when the EMA was made; call :meth:`reset`).
+        network then has the same frozen part as the network that was trained. It is copied when it has changed since
+        the last update. Raises UserError when a trained parameter has no shadow (it was frozen when the EMA was made;
+        call :meth:`reset`).
         """
-        for name, parameter in model.named_parameters():
+        parameters = dict(model.named_parameters())
+        for name, parameter in parameters.items():
             if parameter.requires_grad and name not in self.m_name2s_name:
                 raise UserError(
                     f"parameter {name!r} is trained but has no EMA shadow; choose what is trained before the EMA is "
                     "made, or call its reset(model)"
                 )
-        counting = self.num_updates >= 0
-        self.num_updates.add_(counting)
-        step = self._step(counting)
-        for parameter, shadow in self._pairs(model):
+        trained: list[tuple[Tensor, Tensor]] = []
+        for name, (parameter, shadow) in zip(self.m_name2s_name, self._pairs(parameters), strict=True):
             if parameter.requires_grad:
-                shadow.lerp_(parameter.to(shadow.dtype), step.to(shadow.dtype))
-            else:
+                trained.append((shadow, parameter.to(shadow.dtype)))
+            elif (_state(parameter), _state(shadow)) != self._copied.get(name):
                 shadow.copy_(parameter)
+                self._copied[name] = _state(parameter), _state(shadow)
+        weight = self._next_weight()
+        if trained:
+            shadows, values = zip(*trained, strict=True)
+            torch._foreach_lerp_(shadows, values, weight)
 
-    def _step(self, counting: Tensor) -> Tensor:
-        """Weight of the parameters in this update of the shadows, in [0, 1]."""
+    def _next_weight(self) -> float:
+        """Count an update; the weight of the parameters in it, in [0, 1].
+
+        The count is kept as a number too, since reading a tensor makes the host wait for a GPU.
+        """
+        buffer, version, count, decay = self._count
+        if buffer is not self.num_updates or version != buffer._version:  # loaded, moved or reset
+            count, decay = int(self.num_updates), float(self.decay)
+        counting = count >= 0
+        if counting:
+            count += 1
+            self.num_updates.add_(1)
+        self._count = self.num_updates, self.num_updates._version, count, decay
         if self.power is not None:
-            return 1 - (1 - 1 / self.num_updates.clamp(min=1)) ** (self.power + 1)
-        warm_up = (1 + self.num_updates) / (10 + self.num_updates)
-        return 1 - torch.where(counting, torch.minimum(self.decay, warm_up), self.decay)
+            return 1 - (1 - 1 / max(count, 1)) ** (self.power + 1)
+        return 1 - (min(decay, (1 + count) / (10 + count)) if counting else decay)
 
     @torch.no_grad()
     def reset(self, model: nn.Module, restart_count: bool = True) -> None:
@@ -100,7 +120,7 @@ class LitEma(nn.Module):
         the decay again.
         """
         self._add_shadows(model)
-        for parameter, shadow in self._pairs(model):
+        for parameter, shadow in self._pairs(dict(model.named_parameters())):
             shadow.copy_(parameter)
         if restart_count:
             self.num_updates.clamp_(max=0)
@@ -108,7 +128,7 @@ class LitEma(nn.Module):
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Overwrite the model's parameters with their shadows; parameters without one stay as they are."""
-        for parameter, shadow in self._pairs(model):
+        for parameter, shadow in self._pairs(dict(model.named_parameters())):
             parameter.copy_(shadow)
 
     def store(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -125,7 +145,7 @@ class LitEma(nn.Module):
     @contextmanager
     def swapped(self, model: nn.Module) -> Iterator[None]:
         """Context manager under which the model has the averaged weights; restores its own exactly."""
-        pairs = self._pairs(model)
+        pairs = self._pairs(dict(model.named_parameters()))
         own = [parameter.detach().clone() for parameter, _ in pairs]
         self.copy_to(model)
         try:
@@ -134,3 +154,7 @@ class LitEma(nn.Module):
             with torch.no_grad():
                 for (parameter, _), value in zip(pairs, own, strict=True):
                     parameter.copy_(value)
+
+
+def _state(tensor: Tensor) -> _State:
+    return tensor.data_ptr(), tensor._version

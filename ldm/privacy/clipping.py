@@ -16,6 +16,7 @@ a gradient that is not finite                  the record contributes exactly ze
 a gradient of zero                             contributes zero; no division by zero, also with gamma = 0
 a gradient shorter than C                      ``flat``: added as it is; ``automatic``: scaled up to below C
 a record with K noise draws                    one gradient, of the mean loss, clipped once
+a record that only fills a microbatch          contributes exactly zero (``weighted``)
 a parameter that is frozen                     must be left out; freezing one later is refused
 a trainable parameter that is left out         refused: it would be trained without noise
 a parameter that the loss does not reach       refused in the first microbatch; in later ones its sum is zero
@@ -40,13 +41,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError, nearest
-from ldm.privacy.engines.base import Engine, Groups, PerExampleLoss, Rows
+from ldm.privacy.engines.base import Engine, Groups, PerExampleLoss, Request, Rows
 from ldm.privacy.engines.bookkeeping import BookkeepingEngine
 from ldm.privacy.engines.capture import find_layers
 from ldm.privacy.engines.instantiate import InstantiateEngine
@@ -54,6 +55,7 @@ from ldm.privacy.engines.layers import DEFAULT_RULES, LayerRule
 from ldm.privacy.engines.naive import NaiveEngine
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, sensitivity
 from ldm.privacy.ownership import Ownership
+from ldm.privacy.sums import FlatSums
 from ldm.privacy.verification import check_rows, check_sums, off_zero
 
 STYLES = ("flat", "automatic", "per_layer")
@@ -113,6 +115,18 @@ class Clipping:
         return torch.where(norms <= bound, 1.0, bound / norms)
 
 
+@dataclass(frozen=True)
+class _Microbatch:
+    """A microbatch of this step, kept until it is known that all its gradients are finite."""
+
+    loss: PerExampleLoss
+    rows: Rows
+    request: Request
+
+    def with_check(self) -> _Microbatch:
+        return replace(self, request=replace(self.request, checked=True))
+
+
 class PerRecordClipper:
     """Sums clipped per-record gradients of ``parameters`` over the microbatches of one logical step.
 
@@ -139,37 +153,66 @@ class PerRecordClipper:
         self._ownership = Ownership(module, self._parameters)
         self._engine = _build_engine(engine, module, self._parameters, rules)
         self._groups = clipping.groups(self._parameters)
-        self._sums: dict[str, Tensor] = {}
+        self._sums: FlatSums | None = None
         self._paths_checked = False
+        #: Kinds of devices on which non-finite gradients are looked for once a step; the naive engine sees each record.
+        self._check_later: tuple[str, ...] = () if engine == "naive" else ("cuda",)
+        self._unchecked: list[tuple[_Microbatch, Tensor]] = []
 
-    def accumulate(self, loss: PerExampleLoss, rows: Rows, multiplicity: int = 1) -> None:
+    def accumulate(self, loss: PerExampleLoss, rows: Rows, multiplicity: int = 1, weighted: int | None = None) -> None:
         """Add the clipped gradients of one microbatch to the sums of this logical step.
 
         ``rows``: tensors of leading size B * ``multiplicity``, record-major (record b owns rows b * multiplicity up to
         (b + 1) * multiplicity). ``loss(rows)`` returns one loss a row, (B * multiplicity,); the loss of a record is the
         mean over its noise draws, and its gradient is clipped once. No records: nothing happens. A record with a
         non-finite gradient contributes exactly zero and is counted in ``skipped`` (a private number: do not log it).
+        Records from number ``weighted`` on contribute exactly zero too; they keep the shapes constant.
+
+        On a GPU, such records are looked for once a step, in :meth:`pop_sums`, so that the host need not wait.
 
         Raises UserError for shapes that do not fit, for a layer that does not see rows on its first axis, and, in the
         first microbatch with records, for a parameter that the loss does not reach through its layer's forward.
         """
         records = _count_records(rows, multiplicity)
-        if records == 0:
+        if weighted is not None and not 0 <= weighted <= records:
+            raise UserError(f"weighted is {weighted}; give a number of records from 0 to {records}")
+        if records == 0 or weighted == 0:
             return
         self._ownership.check()
-        result = self._engine.clipped_sums(loss, rows, records, multiplicity, self._groups, self.clipping.factors)
-        self._check_paths(result.sums)
-        for name, microbatch in result.sums.items():
-            self._sums[name] = self._sums[name].add_(microbatch) if name in self._sums else microbatch
-        self.skipped += result.skipped
+        later = next(iter(rows.values())).device.type in self._check_later
+        self._add(_Microbatch(loss, rows, Request(records, multiplicity, weighted, checked=not later)))
 
-    def pop_sums(self) -> dict[str, Tensor]:
-        """The fp32 sums per parameter name of this logical step, zeros without gradients; starts the next step."""
-        sums, self._sums = self._sums, {}
-        return {
-            name: sums[name] if name in sums else torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
-            for name, parameter in self._parameters.items()
-        }
+    def _add(self, microbatch: _Microbatch) -> None:
+        request = microbatch.request
+        result = self._engine.clipped_sums(
+            microbatch.loss, microbatch.rows, request, self._groups, self.clipping.factors
+        )
+        self._check_paths(result.sums)
+        if self._sums is None:  # after the backward pass, when most activations are freed
+            self._sums = FlatSums(self._parameters)
+        self._sums.add_(result.sums)
+        if isinstance(result.skipped, Tensor):
+            self._unchecked.append((microbatch, result.skipped))
+        else:
+            self.skipped += result.skipped
+
+    def pop_sums(self) -> FlatSums:
+        """The fp32 sums per parameter name of this logical step, zeros without gradients; starts the next step.
+
+        Microbatches that were not checked for non-finite gradients yet are checked now; if one has any, all of them are
+        computed again, with these records left out.
+        """
+        unchecked, self._unchecked = self._unchecked, []
+        if unchecked and bool(torch.stack([skipped for _, skipped in unchecked]).any()):
+            self._sums = None
+            for microbatch, _ in unchecked:
+                self._add(microbatch.with_check())
+        sums, self._sums = self._sums, None
+        return FlatSums(self._parameters) if sums is None else sums
+
+    def drop_sums(self) -> None:
+        """Forget this logical step, for example when a microbatch did not fit into the memory."""
+        self._sums, self._unchecked = None, []
 
     def untouched(self) -> list[str]:
         """Private parameters whose sum in this logical step so far is below 1e-6 of the norm of all sums.
@@ -177,7 +220,7 @@ class PerRecordClipper:
         They would receive noise only, e.g. the queries and keys of an attention on a single token, or layers behind a
         layer that starts at zero. Use this on public data, before private training; it resets nothing.
         """
-        norms = {name: float(total.norm()) for name, total in self._sums.items()}
+        norms = {name: float(total.norm()) for name, total in (self._sums or {}).items()}
         limit = 1e-6 * math.hypot(*norms.values())
         return [name for name in self._parameters if norms.get(name, 0.0) <= limit]
 

@@ -17,6 +17,9 @@ from ldm.privacy.validate import number, whole
 
 logger = logging.getLogger(__name__)
 
+#: The value of ``max_batch_size`` that lets the run measure how many records fit into the memory.
+AUTO = "auto"
+
 #: A stated ``dataset_size`` more than this many times the number of records is worth a warning.
 FAR_ABOVE = 2.0
 
@@ -42,8 +45,8 @@ class DPConfig:
     max_grad_norm: float | None = None
     #: Poisson batches (the default), or batches of a fixed size drawn without replacement.
     poisson_sampling: bool = True
-    #: Records whose gradients are computed at once, >= 1: memory only. None: the whole batch.
-    max_batch_size: int | None = None
+    #: Records whose gradients are computed at once, >= 1, or auto, which measures: memory only. None: the whole batch.
+    max_batch_size: int | str | None = None
     #: K >= 1 timesteps and noises a record; its loss is their mean.
     noise_multiplicity: int = 1
     #: The clipping rule: flat, automatic or per_layer.
@@ -78,8 +81,13 @@ class DPConfig:
         for name in ("delta", "sample_rate"):
             if getattr(self, name) is not None:
                 number(f"dp_config.{name}", getattr(self, name), above=0, at_most=1)
-        if self.max_batch_size is not None and self.max_batch_size < 1:
-            raise UserError(f"dp_config.max_batch_size: {self.max_batch_size} is no positive number of records")
+        size = self.max_batch_size
+        if isinstance(size, str) and size.isdigit():
+            object.__setattr__(self, "max_batch_size", size := int(size))
+        if isinstance(size, str) and size != AUTO:
+            raise UserError(f"dp_config.max_batch_size: {size!r} is no number of records; give one, or auto")
+        if isinstance(size, bool) or (isinstance(size, int) and size < 1):
+            raise UserError(f"dp_config.max_batch_size: {size} is no positive number of records; give one, or auto")
         whole("dp_config.noise_multiplicity", self.noise_multiplicity)
         for name, least in (("dataset_size", 1), ("insecure_seed", 0)):
             if getattr(self, name) is not None:

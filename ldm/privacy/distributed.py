@@ -16,25 +16,30 @@ from torch import Tensor, distributed, nn
 
 from ldm.errors import UserError
 from ldm.privacy.ranks import group_ranks
+from ldm.privacy.sums import whole_tensors
 
 
 def reduce_sums(sums: Mapping[str, Tensor]) -> None:
     """Replace every float32 tensor, in place, by its sum over the processes; all of them get the same bits.
 
-    One collective call on one flat bucket, in the order of the names, which must be the same in every process. With one
-    process nothing happens. Raises UserError for another dtype, since half precision would round the noise away.
+    One collective call, on the flat tensor of `FlatSums` itself or on one flat copy, in the order of the names, which
+    must be the same in every process. With one process nothing happens. Raises UserError for another dtype, since half
+    precision would round the noise away.
     """
     if group_ranks().size == 1:
         return
-    names = sorted(sums)
-    for name in names:
-        if sums[name].dtype != torch.float32:
-            raise UserError(f"the noised sum of {name} is {sums[name].dtype}: keep sums in float32")
-    bucket = torch.cat([sums[name].reshape(-1) for name in names])
+    for name, tensor in sums.items():
+        if tensor.dtype != torch.float32:
+            raise UserError(f"the noised sum of {name} is {tensor.dtype}: keep sums in float32")
+    tensors = whole_tensors(sums)
+    if len(tensors) == 1 and tensors[0].is_contiguous():
+        distributed.all_reduce(tensors[0])
+        return
+    bucket = torch.cat([tensor.reshape(-1) for tensor in tensors])
     distributed.all_reduce(bucket)
-    parts = bucket.split([sums[name].numel() for name in names])
-    for name, part in zip(names, parts, strict=True):
-        sums[name].copy_(part.view_as(sums[name]))
+    parts = bucket.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def broadcast_state(module: nn.Module) -> None:

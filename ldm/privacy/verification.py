@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.errors import UserError
-from ldm.privacy.engines.base import Engine, Groups, PerExampleLoss, Rows, per_example_losses
+from ldm.privacy.engines.base import Engine, Groups, PerExampleLoss, Request, Rows, per_example_losses
 
 _LARGEST_START = 0.1
 
@@ -52,7 +52,7 @@ def check_sums(
     """
     devices = _devices(rows)
     with torch.random.fork_rng(devices):
-        found = engine.clipped_sums(loss, rows, records, multiplicity, groups, torch.ones_like).sums
+        found = engine.clipped_sums(loss, rows, Request(records, multiplicity), groups, torch.ones_like).sums
     with torch.random.fork_rng(devices), torch.enable_grad():
         total = per_example_losses(loss, rows, records * multiplicity).sum() / multiplicity
         expected = torch.autograd.grad(total, list(parameters.values()), materialize_grads=True)
@@ -81,7 +81,7 @@ def check_rows(
     found = []
     for others in (rows, alike):
         with torch.random.fork_rng(_devices(rows)):
-            sums = engine.clipped_sums(loss, others, records, multiplicity, groups, _first_only).sums
+            sums = engine.clipped_sums(loss, others, Request(records, multiplicity), groups, _first_only).sums
         found.append(torch.cat([sums[name].flatten() for name in sorted(sums)]))
     if not float((found[0] - found[1]).norm()) <= tolerance * float(found[0].norm()):
         raise UserError(

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from ldm.config import to_plain
+from ldm.models.diffusion.microbatch import fitting_size, free_memory
+from ldm.privacy.config import AUTO
 from ldm.privacy.plan import PrivacyPlan
 from ldm.training.estimate import Needs, count_needs, measured_rate
 from ldm.training.private_checks import requested_length
 from ldm.training.request import RunRequest
 from ldm.training.trainer_flags import device_count, own_device
+
+#: Share of the free memory that a microbatch is expected to fill.
+ROOM = 0.8
 
 
 def plan_lines(request: RunRequest, data: Any, plan: PrivacyPlan | None, taken: int, rate: float) -> list[str]:
@@ -24,15 +31,38 @@ def plan_lines(request: RunRequest, data: Any, plan: PrivacyPlan | None, taken: 
     lines += privacy_lines(plan, taken, records) if plan is not None else public_lines(request, data, records)
     lines.append(f"learning rate   {rate:.3g}")
     multiplicity = plan.noise_multiplicity if plan is not None else 1
-    chunk = request.dp_config.get("max_batch_size") if plan is not None else None
-    microbatch = chunk if isinstance(chunk, int) else data.batch_size
+    needs = count_needs(to_plain(request.config.model))
+    device = own_device(request.settings)
+    microbatch = data.batch_size
     if plan is not None:
-        lines.append(f"microbatch      {chunk or f'the whole batch ({data.batch_size} records)'}")
+        microbatch, said = microbatch_of(request.dp_config.get("max_batch_size"), plan, needs, device)
+        lines.append(f"microbatch      {said}")
     steps = plan.steps - taken if plan is not None else planned_public_steps(request, data, records)
     rows = None if steps is None else steps * data.batch_size * multiplicity
-    return lines + need_lines(
-        count_needs(to_plain(request.config.model)), own_device(request.settings), microbatch * multiplicity, rows
-    )
+    return lines + need_lines(needs, device, microbatch * multiplicity, rows)
+
+
+def microbatch_of(chosen: Any, plan: PrivacyPlan, needs: Needs | None, device: str) -> tuple[int, str]:
+    """Records of a private step that are computed on at once, and a description; ``chosen`` as in dp_config."""
+    expected = plan.expected_batch_size
+    if chosen is None:
+        return round(expected), f"the whole batch ({expected:g} records)"
+    if chosen != AUTO:
+        return int(chosen), f"{chosen} records"
+    size = fitting_size(expected, 0)
+    if needs is None:
+        return size, f"auto, at most {size} records"
+    free = memory_of(device) / 2**30
+    halvings = 0
+    while size > 1 and needs.memory(size * plan.noise_multiplicity) > ROOM * free:
+        halvings += 1
+        size = fitting_size(expected, halvings)
+    return size, f"auto, about {size} records in {free:.1f} GiB (measured when the run starts)"
+
+
+def memory_of(device: str) -> int:
+    """Free bytes of a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_memory()
 
 
 def privacy_lines(plan: PrivacyPlan, taken: int, records: int) -> list[str]:

@@ -7,6 +7,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ldm.data.latent_cache import LatentCache, why_not_cacheable
 from ldm.training.trainer_flags import own_device
 
@@ -20,13 +23,21 @@ def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:
     device = own_device(settings)
     key = state_digest(model.first_stage_model)
     model.to(device)
+    half = data.encoding_precision == "bf16"
+    if half:
+        key += "-bf16"
+
+    def encode(images: Tensor) -> Tensor:
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=half):
+            moments: Tensor = model.encode_moments(images.to(device, non_blocking=True))
+        return moments.float()
 
     def cached(name: str, dataset: Any) -> Any:
         reason = why_not_cacheable(dataset)
         if reason is not None:
             logger.info("no latent cache for the %s set: %s", name, reason)
             return dataset
-        return LatentCache(dataset, lambda images: model.encode_moments(images.to(device)), key=key)
+        return LatentCache(dataset, encode, key=key, batch_size=data.encoding_batch)
 
     # the cache holds posterior mean and variance, so latents are still drawn at random in training
     data.replace_datasets(cached)

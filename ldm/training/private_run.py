@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from callbacks.privacy_callback import PrivacyCallback
 from callbacks.progress import ProgressLog
@@ -16,6 +18,7 @@ from callbacks.step_clock import StepClock
 from ldm.checkpoint import joined_accounts, read_checkpoint
 from ldm.checkpoint.metadata import separate_accounts
 from ldm.errors import UserError
+from ldm.files import write_atomic
 from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.account import Account as PrivacyAccount
@@ -42,6 +45,7 @@ from ldm.training.private_checks import (
 from ldm.training.private_ddp import private_strategy, process_count
 from ldm.training.run_directory import RunDirectory
 from ldm.training.statistics import StatisticsPlan, load_releases, prepare_model
+from ldm.training.trainer_flags import own_device
 from ldm.training.unprotected_run import source_of
 
 logger = logging.getLogger(__name__)
@@ -219,6 +223,7 @@ def build_session(
         max_batch_size=config.max_batch_size,
         engine=config.engine,
     )
+    remember_microbatch(training, run_dir, settings)
     describe_session(account.plan, selection)
     data.train_batch_sampler = sampler_from_plan(account.plan, records, start=training.taken)
     ancestors, exceptions = private_ancestors(model, account.plan)
@@ -234,6 +239,33 @@ def build_session(
     session = PrivateSession(model, data, run_dir, training, meter, config.public_data, not_covered)
     session.statistics, session.releases, session.others = statistics, releases, others
     return session
+
+
+def remember_microbatch(training: PrivateTraining, run_dir: RunDirectory, settings: Mapping[str, Any]) -> None:
+    """With ``max_batch_size: auto``, start from the size in the run directory and keep later ones there."""
+    if not training.adapts:
+        return
+    device = device_name(own_device(settings))
+    file = run_dir.microbatch
+    try:
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError:
+        known = {}
+    records = known.get("records") if isinstance(known, dict) and known.get("device") == device else None
+    if isinstance(records, int) and records > 0:
+        training.max_batch_size = records
+
+    def keep(size: int) -> None:
+        if training.ranks.first and run_dir.path.is_dir():
+            text = json.dumps({"records": size, "device": device}) + "\n"
+            write_atomic(file, lambda path: path.write_text(text, encoding="utf-8"))
+
+    training.on_microbatch = keep
+
+
+def device_name(device: str) -> str:
+    """The name of a GPU, which decides how much memory there is; the device itself otherwise."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def count_training_records(data: Any) -> int:

@@ -46,6 +46,11 @@ class RunDirectory:
         return self.path / "progress.log"
 
     @property
+    def microbatch(self) -> Path:
+        """File of the microbatch size that ``max_batch_size: auto`` found, and the device it fits."""
+        return self.path / "microbatch.json"
+
+    @property
     def statistics(self) -> Path:
         """File of the statistics that a private run releases before the first step, with its account."""
         return self.path / "statistics.ckpt"

@@ -10,6 +10,7 @@ import torch
 
 from ldm.data.base import ArrayDataset
 from ldm.data.latent_cache import LatentCache, why_not_cacheable
+from ldm.data.module import EmptyAwareCollate, InBatches
 from ldm.errors import UserError
 
 
@@ -78,6 +79,28 @@ def test_items_are_the_encoders_moments(tmp_path):
 def test_it_collates(tmp_path):
     batch = next(iter(torch.utils.data.DataLoader(build(tmp_path), batch_size=7)))
     assert batch["moments"].shape == (7, 4, 2, 2) and batch["class_label"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("indices", [[3, 0, -1, 3], [6], []])
+def test_a_whole_batch_is_what_its_items_collate_to(tmp_path, indices):
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    cache = build(tmp_path, data=Captioned(images, np.arange(7) % 3))
+    found, collate = cache.batch(indices), EmptyAwareCollate(cache[0])
+    expected = collate([cache[i] for i in indices])
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
+        else:
+            assert list(found[name]) == list(value), name
+    loader = torch.utils.data.DataLoader(InBatches(cache), batch_sampler=[indices], collate_fn=collate)
+    (batch,) = loader
+    assert torch.equal(batch["moments"], expected["moments"])
+
+
+def test_a_record_that_is_not_there_is_refused_in_a_batch_too(tmp_path):
+    with pytest.raises(IndexError, match="has 7 records"):
+        build(tmp_path).batch([0, 7])
 
 
 def test_the_next_run_encodes_nothing(tmp_path):

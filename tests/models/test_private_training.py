@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ldm.checkpoint import state_digest
 from ldm.errors import UserError
+from ldm.models.diffusion.microbatch import fitting_size
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.ranks import Ranks
+from ldm.privacy.sums import FlatSums
 from tests import tiny
 
 RECORDS = 4
@@ -122,7 +124,7 @@ def test_the_measurement_catches_copies_that_are_clipped_as_records(monkeypatch:
     training = training_of(model, plan(noise_multiplicity=4))
     rows = model.expand_batch(tiny.batch(RECORDS), 4, None)
     accumulate = training.clipper.accumulate
-    monkeypatch.setattr(training.clipper, "accumulate", lambda loss, piece, multiplicity: accumulate(loss, piece, 1))
+    monkeypatch.setattr(training.clipper, "accumulate", lambda loss, piece, *_: accumulate(loss, piece, 1))
     assert change_without(0, training, model, rows, 4, monkeypatch) > 1.5
 
 
@@ -203,6 +205,92 @@ def test_a_step_does_not_depend_on_the_size_of_its_chunks() -> None:
             assert torch.allclose(value.float(), state[name].float(), rtol=1e-4, atol=2e-4), name
 
 
+@pytest.mark.parametrize("microbatch", [1, 3, 4, 9])
+def test_records_that_fill_the_last_chunk_change_nothing(microbatch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(train_condition_only=True)
+    rows = model.expand_batch(tiny.batch(RECORDS), 2, None)
+    sums, sizes = [], []
+    honest = model.per_example_losses
+    monkeypatch.setattr(model, "per_example_losses", lambda part: (sizes.append(len(part["t"])), honest(part))[1])
+    for fills in (False, True):
+        training = training_of(model, plan(noise_multiplicity=2), microbatch)
+        training.fills = fills
+        sizes.clear()
+        sums.append(sums_of(training, model, rows, monkeypatch))
+    assert set(sizes) == {2 * microbatch}, "all chunks have one shape"
+    assert float((sums[0] - sums[1]).norm()) <= 1e-6 * float(sums[0].norm())
+
+
+def test_one_record_moves_a_filled_sum_by_at_most_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(train_condition_only=True)
+    training = training_of(model, plan(), microbatch=3)
+    training.fills = True
+    rows = model.expand_batch(tiny.batch(RECORDS), 1, None)
+    for left_out in range(RECORDS):
+        assert 0.9 < change_without(left_out, training, model, rows, 1, monkeypatch) <= SLACK
+
+
+# ---------------------------------------------------------------------- max_batch_size: auto
+
+
+def test_a_size_is_found_on_made_up_records_and_remembered() -> None:
+    model = model_of(train_condition_only=True)
+    training = PrivateTraining(model, model.select_trainable(), plan(), Ledger(), max_batch_size="auto")
+    assert training.adapts and training.max_batch_size is None
+    kept: list[int] = []
+    training.on_microbatch = kept.append
+    state = torch.get_rng_state()
+    training.choose_microbatch(model)
+    assert kept == [training.max_batch_size] == [fitting_size(4, 0)] == [12], "small records: all at once"
+    assert torch.equal(torch.get_rng_state(), state) and training.noise.steps == training.ledger.steps == 0
+    assert not flat(training.clipper.pop_sums()).any()
+    training.choose_microbatch(model)
+    assert kept == [12], "a known size is kept"
+
+
+def test_a_step_that_does_not_fit_is_taken_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(train_condition_only=True)
+    rows = model.expand_batch(tiny.batch(RECORDS), 1, None)
+    expected = sums_of(training_of(model, plan(), microbatch=1), model, rows, monkeypatch)
+    honest = model.per_example_losses
+
+    def small_memory(part: Mapping[str, Tensor]) -> Tensor:
+        if len(part["t"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(part)
+
+    monkeypatch.setattr(model, "per_example_losses", small_memory)
+    training = PrivateTraining(model, model.select_trainable(), plan(), Ledger(), max_batch_size="auto")
+    training.max_batch_size, kept = 12, []
+    training.on_microbatch = kept.append
+    found = sums_of(training, model, rows, monkeypatch)
+    assert kept == [6, 3, 2]
+    assert float((found - expected).norm()) <= 1e-6 * float(expected.norm())
+    with pytest.raises(torch.OutOfMemoryError):
+        sums_of(training_of(model, plan(), microbatch=4), model, rows, monkeypatch)
+
+
+def test_a_second_attempt_keeps_nothing_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(train_condition_only=True)
+    rows = model.expand_batch(tiny.batch(RECORDS), 1, None)
+    expected = sums_of(training_of(model, plan(), microbatch=1), model, rows, monkeypatch)
+    honest, calls = model.per_example_losses, 0
+
+    def full_once(part: Mapping[str, Tensor]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(part)
+
+    monkeypatch.setattr(model, "per_example_losses", full_once)
+    training = PrivateTraining(model, model.select_trainable(), plan(), Ledger(), max_batch_size="auto")
+    training.max_batch_size = 2
+    found = sums_of(training, model, rows, monkeypatch)
+    assert training.max_batch_size == 1 and calls == 2 + RECORDS
+    assert float((found - expected).norm()) <= 1e-6 * float(expected.norm())
+
+
 def test_noise_is_added_once_a_step_with_the_plans_standard_deviation() -> None:
     model = model_of(train_condition_only=True)
     the_plan = plan(noise_multiplier=2.0)
@@ -281,7 +369,7 @@ def test_an_empty_batch_moves_the_parameters_by_noise_alone(cached: bool) -> Non
     assert all(not torch.equal(before[name], value) for name, value in training.selection.parameters.items())
     # the same noise, written down by hand
     other = training_of(model, plan())
-    sums = {name: torch.zeros_like(value) for name, value in before.items()}
+    sums = FlatSums(before)
     other.noise.add_(sums)
     for name, parameter in training.selection.parameters.items():
         assert torch.equal(parameter.grad, sums[name] / 4)

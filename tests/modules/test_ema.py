@@ -99,6 +99,33 @@ def test_frozen_shadows_follow_the_frozen_weights(model):
     assert "0weight" in ema.state_dict(), "keys do not depend on what is frozen later"
 
 
+def test_frozen_weights_are_copied_again_only_when_they_have_changed(model, monkeypatch):
+    ema = LitEma(model)
+    model[0].requires_grad_(False)
+    ema(model)
+    version = ema.get_buffer("0weight")._version
+    ema(model)
+    assert ema.get_buffer("0weight")._version == version
+    shift(model)
+    ema(model)
+    assert torch.equal(ema.get_buffer("0weight"), model[0].weight)
+    ema.get_buffer("0bias").add_(1.0)
+    ema(model)
+    assert torch.equal(ema.get_buffer("0bias"), model[0].bias)
+
+
+def test_a_count_that_is_loaded_counts(model):
+    ema, twin = LitEma(model), LitEma(model)
+    for _ in range(30):
+        ema(model)
+    twin(model)
+    twin.load_state_dict(ema.state_dict())
+    shift(model)
+    ema(model)
+    twin(model)
+    assert twin.num_updates.item() == 31 and torch.equal(ema.get_buffer("0weight"), twin.get_buffer("0weight"))
+
+
 def test_parameters_trained_only_later_are_an_error_until_reset(model):
     model[0].requires_grad_(False)
     ema = LitEma(model)

@@ -52,7 +52,7 @@ def clipped_sum(
 ) -> dict[str, Tensor]:
     clipper = PerRecordClipper(module, trainable(module), clipping, engine)
     clipper.accumulate(loss_of(module), rows, multiplicity)
-    return clipper.pop_sums()
+    return dict(clipper.pop_sums())
 
 
 def flat(sums: Mapping[str, Tensor]) -> Tensor:

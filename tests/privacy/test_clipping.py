@@ -498,3 +498,57 @@ def test_user_mistakes_are_answered_in_one_line() -> None:
         clipper.accumulate(lambda batch: batch["x"].flatten(1).sum(1), rows)
     net.requires_grad_(False)
     fails("is frozen")
+
+
+# ---------------------------------------------------------------------- records without weight, checks put off
+
+
+@pytest.mark.parametrize("multiplicity", [1, 2])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_records_without_weight_change_nothing(engine: str, multiplicity: int) -> None:
+    net, rows = MixedNet(), mixed_rows(5 * multiplicity)
+    own = {key: value[: 3 * multiplicity] for key, value in rows.items()}
+    expected = clipped_sum(net, own, Clipping(0.5), engine, multiplicity)
+    clipper = PerRecordClipper(net, trainable(net), Clipping(0.5), engine)
+    clipper.accumulate(loss_of(net), rows, multiplicity, weighted=3)
+    assert relative_difference(clipper.pop_sums(), expected) < 1e-6
+    clipper.accumulate(loss_of(net), rows, multiplicity, weighted=0)
+    assert not flat(clipper.pop_sums()).any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_broken_records_without_weight_are_neither_summed_nor_counted(engine: str) -> None:
+    net, rows = MixedNet(), mixed_rows(5)
+    expected = clipped_sum(net, {key: value[1:3] for key, value in rows.items()}, Clipping(0.5), engine)
+    rows["target"][0], rows["target"][3:] = torch.nan, torch.inf
+    clipper = PerRecordClipper(net, trainable(net), Clipping(0.5), engine)
+    clipper.accumulate(loss_of(net), rows, weighted=3)
+    assert relative_difference(clipper.pop_sums(), expected) < 1e-6 and clipper.skipped == 1
+
+
+@pytest.mark.parametrize("broken", [None, 1])
+@pytest.mark.parametrize("engine", ["bookkeeping", "instantiate"])
+def test_checks_that_are_put_off_to_the_end_of_the_step_change_nothing(engine: str, broken: int | None) -> None:
+    """As on a GPU, where the host would wait for every answer."""
+    net, rows = MixedNet(), mixed_rows(6)
+    if broken is not None:
+        rows["target"][broken] = torch.nan
+    sums, skipped, calls = [], [], 0
+
+    def loss(batch: dict[str, Tensor]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return loss_of(net)(batch)
+
+    for later in ((), ("cpu",)):
+        clipper = PerRecordClipper(net, trainable(net), Clipping(0.5), engine)
+        clipper._check_later = later
+        calls = 0
+        for start in (0, 3):
+            clipper.accumulate(loss, {key: value[start : start + 3] for key, value in rows.items()})
+        sums.append(clipper.pop_sums())
+        skipped.append(clipper.skipped)
+        assert calls == (4 if later and broken is not None else 2)
+        assert not flat(clipper.pop_sums()).any()
+    assert torch.equal(flat(sums[0]), flat(sums[1])) and bool(flat(sums[0]).isfinite().all())
+    assert skipped == [int(broken is not None)] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from ldm.errors import UserError
 from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.randomness import NormalStream, secret_generator, seeded_generator
+from ldm.privacy.sums import FlatSums
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -43,31 +45,37 @@ def test_the_numbers_are_normal_throughout():
     assert abs((noise.abs() > 4).sum() - count * 6.334e-5) < 5 * math.sqrt(count * 6.334e-5)
 
 
-def test_numbers_that_are_made_in_pairs_are_independent():
-    pairs = NormalStream(seeded_generator(3, 2, 0), 1.0)
-    pairs.add_to(torch.zeros(2 * ((1 << 14) - (1 << 6))))  # from here on made 2^14 pairs at a time
-    first, second = torch.zeros(40, 1 << 14), torch.zeros(40, 1 << 14)
-    for one, other in zip(first, second, strict=True):
-        pairs.add_to(one)
-        pairs.add_to(other)
-    one, other = first.double().flatten(), second.double().flatten()
-    limit = 5 / math.sqrt(one.numel())
-    for power in (1, 2, 3):
-        for other_power in (1, 2, 3):
+def test_neighbouring_numbers_are_independent():
+    numbers = torch.zeros(1_300_000)
+    NormalStream(seeded_generator(3, 2, 0, np.random.SFC64), 1.0).add_to(numbers)
+    numbers = numbers.double()
+    limit = 5 / math.sqrt(numbers.numel())
+    for lag in (1, 2, 7, 1 << 15):
+        one, other = numbers[lag:], numbers[:-lag]
+        for power, other_power in itertools.product((1, 2, 3), repeat=2):
             both = torch.stack([one**power, other**other_power])
-            assert abs(torch.corrcoef(both)[0, 1]) < limit, (power, other_power)
-    for lag in (1, 2, 7):
-        assert abs(torch.corrcoef(torch.stack([one[lag:], one[:-lag]]))[0, 1]) < limit
+            assert abs(torch.corrcoef(both)[0, 1]) < limit, (lag, power, other_power)
 
 
-def test_the_stream_is_the_textbook_formula_in_float64():
-    twin, wanted = seeded_generator(4, 2, 0), []
-    for pairs in (64, 128, 256):
-        radius, angle = np.sqrt(2 * twin.standard_exponential(pairs)), 2 * np.pi * twin.random(pairs)
-        wanted += [1e-4 * radius * np.cos(angle), 1e-4 * radius * np.sin(angle)]
-    numbers = torch.zeros(2 * (64 + 128 + 256))
+def test_the_stream_is_drawn_in_float64_and_rounded_once():
+    wanted = 1e-4 * seeded_generator(4, 2, 0).standard_normal(70_000)
+    numbers = torch.zeros(70_000)
     NormalStream(seeded_generator(4, 2, 0), 1e-4).add_to(numbers)
-    np.testing.assert_allclose(numbers.numpy(), np.concatenate(wanted), rtol=1e-7, atol=1e-19)
+    assert torch.equal(numbers, torch.from_numpy(wanted).float())
+    exact = torch.full((70_000,), 3.0, dtype=torch.float64)
+    NormalStream(seeded_generator(4, 2, 0), 1e-4).add_to(exact)
+    np.testing.assert_allclose(exact.numpy(), 3.0 + wanted, rtol=0, atol=1e-15)
+
+
+def test_numbers_are_as_fine_as_float32_around_zero_and_far_out():
+    """Where few random bits make a number, many of them fall together."""
+    found = GaussianNoise(1.0, insecure_seed=8).sample((400_000,))
+    for low, high in ((0.0, 0.01), (3.0, 6.0)):
+        inside = found[(found.abs() >= low) & (found.abs() < high)]
+        bits = inside.view(torch.int32) & 0xFF  # the last 8 of 23 bits of the fraction: each as often as the others
+        counts = torch.bincount(bits, minlength=256).double()
+        expected = len(inside) / 256
+        assert abs(((counts - expected) ** 2 / expected).sum() - 255) < 5 * math.sqrt(2 * 255), (low, high)
 
 
 def test_no_number_is_given_out_twice_wherever_tensors_end():
@@ -104,7 +112,31 @@ def test_sums_of_any_layout_get_the_same_noise():
     plain, turned, double = torch.zeros(50, 30), torch.zeros(30, 50).t(), torch.zeros(50, 30, dtype=torch.float64)
     for tensor in (plain, turned, double):
         GaussianNoise(1.0, insecure_seed=6).add_({"x": tensor})
-    assert torch.equal(plain, turned) and torch.equal(plain.double(), double)
+    assert torch.equal(plain, turned) and torch.equal(plain, double.float())
+
+
+def test_flat_sums_are_noised_at_once_in_every_coordinate():
+    shapes = {"b": torch.empty(7), "a": torch.empty(3, 11), "c": torch.empty(())}
+    sums = FlatSums(shapes)
+    noise = GaussianNoise(2.0, insecure_seed=6)
+    noise.add_(sums)
+    expected = GaussianNoise(2.0, insecure_seed=6).sample(sums.flat.shape)
+    assert noise.steps == 1 and torch.equal(sums.flat, expected)
+    assert torch.equal(sums["a"].flatten(), expected[:33]), "in the order of the names"
+    assert all(bool((value != 0).all()) for value in sums.values())
+
+
+def test_threads_have_generators_of_their_own(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    noise, count = GaussianNoise(0.5), 3 << 17
+    parts = noise.sample((count,)).view(3, -1)
+    assert abs(float(parts.std()) - 0.5) < 5 * 0.5 / math.sqrt(2 * count)
+    assert bool((parts != 0).float().mean() > 0.999)
+    others = torch.corrcoef(parts) - torch.eye(3)
+    assert float(others.abs().max()) < 5 / math.sqrt(count / 3)
+    whole = GaussianNoise(0.5, insecure_seed=1).sample((count,))
+    monkeypatch.undo()
+    assert torch.equal(whole, GaussianNoise(0.5, insecure_seed=1).sample((count,))), "insecure noise is one stream"
 
 
 def test_a_logical_step_is_counted_once_however_many_tensors_it_has():

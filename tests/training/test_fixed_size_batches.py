@@ -134,9 +134,9 @@ def test_a_run_takes_batches_of_that_size_in_chunks(
     chunks: list[int] = []
     accumulate = PerRecordClipper.accumulate
 
-    def counting(self: PerRecordClipper, loss: Any, rows: Any, copies: int = 1) -> None:
+    def counting(self: PerRecordClipper, loss: Any, rows: Any, copies: int = 1, weighted: int | None = None) -> None:
         chunks.append(len(rows["t"]) // copies)
-        accumulate(self, loss, rows, copies)
+        accumulate(self, loss, rows, copies, weighted)
 
     monkeypatch.setattr(PerRecordClipper, "accumulate", counting)
     with caplog.at_level("INFO"):

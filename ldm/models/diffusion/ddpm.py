@@ -341,7 +341,7 @@ class LatentDiffusion(LineageSampling, LatentScale, DDPM):
         options = dict(self.optimizer_options())
         name = options.pop("name", "adamw")
         if name == "adamw":
-            return torch.optim.AdamW(parameters, lr=self.learning_rate, **options)
+            return self.adamw(parameters, options)
         if name != "adam_bc":
             raise UserError(f"optimizer_config.name: {name!r} is unknown{nearest(str(name), ('adamw', 'adam_bc'))}")
         variance = 0.0 if self.private is None else self.private.plan.step_noise_variance

@@ -30,6 +30,7 @@ from ldm.models.diffusion.conditioning import DiffusionWrapper
 from ldm.models.diffusion.forward_process import ForwardProcess
 from ldm.models.diffusion.schedule import BUFFERS
 from ldm.modules.ema import LitEma
+from ldm.modules.fused import fused_option
 
 logger = logging.getLogger(__name__)
 
@@ -339,7 +340,13 @@ class DDPM(ForwardProcess, pl.LightningModule):
 
     def build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer (AdamW) of the given parameters."""
-        return torch.optim.AdamW(parameters, lr=self.learning_rate, **self.optimizer_options())
+        return self.adamw(parameters, self.optimizer_options())
+
+    def adamw(self, parameters: list[nn.Parameter], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        """AdamW with these options, fused unless they say otherwise."""
+        return torch.optim.AdamW(
+            parameters, lr=self.learning_rate, **{**fused_option(parameters, self._trainer), **options}
+        )
 
     def optimizer_options(self) -> dict[str, Any]:
         """Keyword arguments of the optimizer besides parameters and learning rate."""

@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from ldm.checkpoint import state_digest
 from ldm.errors import UserError
 from ldm.models.diffusion.finetuning import Selection
+from ldm.models.diffusion.microbatch import filled, fitting_size, largest_that_runs, out_of_memory, size_by_estimate
 from ldm.models.diffusion.protocols import PrivateModel
 from ldm.privacy.clipping import Clipping, PerRecordClipper
+from ldm.privacy.config import AUTO
 from ldm.privacy.distributed import check_agreement, reduce_sums
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.randomness import LossDraws
 from ldm.privacy.ranks import Ranks
+from ldm.privacy.sums import FlatSums
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,9 @@ class PrivateTraining:
     """Binds a plan, a ledger, a clipper and a noise source to a model, and takes logical steps (Abadi et al. 2016).
 
     A logical batch is one draw of the plan's sampler and is never merged with another. The step splits it into
-    microbatches of at most ``max_batch_size`` records. The ledger records the step before the parameters change.
+    microbatches of at most ``max_batch_size`` records: a number, all (None), or as many as the memory holds (``auto``).
+    The sums do not depend on it. On a GPU the last microbatch is filled with records without weight, so that all have
+    one shape. The ledger records the step before the parameters change.
 
     ``module`` contains the layers of the parameters in ``selection``. Several processes may share the steps
     (``ranks``). Each process gets its part of every draw and keeps its own copy of the same ledger; the first process
@@ -46,13 +51,18 @@ class PrivateTraining:
         plan: PrivacyPlan,
         ledger: Ledger,
         *,
-        max_batch_size: int | None = None,
+        max_batch_size: int | str | None = None,
         engine: str = "bookkeeping",
     ):
         self.plan = plan
         self.ledger = ledger
         self.selection = selection
-        self.max_batch_size = max_batch_size
+        self.adapts = max_batch_size == AUTO
+        self.max_batch_size = None if isinstance(max_batch_size, str) else max_batch_size
+        #: Whether the last microbatch is filled up; None: on a GPU, where one shape is worth more than its rows cost.
+        self.fills: bool | None = None
+        #: Called with a new microbatch size, which a resumed run may start from.
+        self.on_microbatch: Callable[[int], None] | None = None
         self.ranks = Ranks()
         clipping = Clipping(plan.max_grad_norm, style=plan.clipping)
         self.clipper = PerRecordClipper(module, selection.parameters, clipping, engine=engine)
@@ -143,28 +153,86 @@ class PrivateTraining:
         model.average_weights()
 
     def noised_gradients(self, model: PrivateModel, batch: Mapping[str, Any]) -> None:
-        """Set ``.grad`` of every trained parameter to (clipped sum + noise) / expected batch size."""
+        """Set ``.grad`` of every trained parameter to (clipped sum + noise) / expected batch size.
+
+        The gradients are views of the one flat tensor of the sums.
+        """
+        for parameter in self.selection.parameters.values():
+            parameter.grad = None  # its memory is free during the forward and backward passes
         with self.draws.step(model.device, self.ranks.rank):
             sums = self.clipped_sums(model, batch)
         self.ranks.check()
         if self.ranks.first:  # all processes share one noise draw, see ldm.privacy.distributed
             self.noise.add_(sums)
         reduce_sums(sums)
+        sums.flat.div_(self.plan.expected_batch_size)
         for name, parameter in self.selection.parameters.items():
-            parameter.grad = (sums[name] / self.plan.expected_batch_size).to(parameter.dtype)
+            parameter.grad = sums[name].to(parameter.dtype)
 
-    def clipped_sums(self, model: PrivateModel, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def clipped_sums(self, model: PrivateModel, batch: Mapping[str, Any]) -> FlatSums:
         """Sum of the clipped per-record gradients of the batch, float32."""
+        examples = model.expand_batch(batch, self.plan.noise_multiplicity, self.max_batch_size)
+        while True:
+            try:
+                self._accumulate(model, examples)
+                return self.clipper.pop_sums()
+            except (RuntimeError, MemoryError) as error:
+                if not (self.adapts and out_of_memory(error) and self.max_batch_size != 1):
+                    raise
+            # the same examples once more in smaller parts: nothing of the first attempt is kept
+            self.clipper.drop_sums()
+            torch.cuda.empty_cache()
+            # a function of public numbers, not of the records that were drawn
+            size = self.max_batch_size or fitting_size(self.plan.expected_batch_size, 0)
+            self._set_microbatch(-(-size // 2))
+
+    def _accumulate(self, model: PrivateModel, examples: Mapping[str, Tensor]) -> None:
         multiplicity = self.plan.noise_multiplicity
-        examples = model.expand_batch(batch, multiplicity, self.max_batch_size)
         records = len(examples["t"]) // multiplicity
         microbatch = self.max_batch_size or max(records, 1)
+        fills = model.device.type == "cuda" if self.fills is None else self.fills
         for start in range(0, records, microbatch):
             part = slice(start * multiplicity, min(start + microbatch, records) * multiplicity)
-            self.clipper.accumulate(
-                model.per_example_losses, {key: value[part] for key, value in examples.items()}, multiplicity
-            )
-        return self.clipper.pop_sums()
+            weighted = min(microbatch, records - start)
+            rows = {key: value[part] for key, value in examples.items()}
+            if fills and weighted < microbatch:
+                rows = filled(rows, microbatch * multiplicity)
+            self.clipper.accumulate(model.per_example_losses, rows, multiplicity, weighted)
+
+    def choose_microbatch(self, model: PrivateModel) -> None:
+        """With ``max_batch_size: auto``, find the microbatch size, on made-up records: nothing private is looked at.
+
+        A GPU tries sizes until one fits; on a CPU the size follows from what autograd saves for one record. A size that
+        is known (from the run directory) is kept.
+        """
+        if not self.adapts or self.max_batch_size is not None:
+            return
+        expected, multiplicity = self.plan.expected_batch_size / self.ranks.size, self.plan.noise_multiplicity
+        batch = model.example_batch(1)
+        if batch is None:  # nothing to try it on; it is halved when it does not fit
+            self._set_microbatch(fitting_size(expected, 0))
+            return
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            rows = model.expand_batch(batch, multiplicity, None)
+            if model.device.type != "cuda":
+                self._set_microbatch(size_by_estimate(expected, model.per_example_losses, rows))
+                return
+
+            def attempt(size: int) -> None:
+                later = torch.empty(3 * self.selection.count, device=model.device)  # the optimizer's state, and sums
+                try:
+                    self.clipper.accumulate(model.per_example_losses, filled(rows, size * multiplicity), multiplicity)
+                finally:
+                    self.clipper.drop_sums()
+                    del later
+
+            self._set_microbatch(largest_that_runs(expected, attempt))
+
+    def _set_microbatch(self, size: int) -> None:
+        self.max_batch_size = size
+        logger.info("max_batch_size auto: gradients of %d records at once", size)
+        if self.on_microbatch is not None:
+            self.on_microbatch(size)
 
     def state_dict(self) -> dict[str, Any]:
         """The plan and the ledger as plain containers, for a checkpoint."""

@@ -27,7 +27,7 @@ class Clipper(Protocol):
     def accumulate(self, loss: PerExampleLoss, rows: Mapping[str, Tensor], multiplicity: int = 1, /) -> None:
         """Add the clipped gradients of ``rows`` to the sums; a record owns ``multiplicity`` consecutive rows."""
 
-    def pop_sums(self) -> dict[str, Tensor]:
+    def pop_sums(self) -> Mapping[str, Tensor]:
         """The sums of this step per parameter name; starts the next step."""
 
 

@@ -25,19 +25,47 @@ class Groups:
 
 @dataclass(frozen=True)
 class ClippedSums:
-    """``sums``: fp32 clipped sum per parameter name that the loss reached; ``skipped``: records left out."""
+    """``sums``: fp32 clipped sum per parameter name that the loss reached; ``skipped``: records left out.
+
+    When ``skipped`` is a tensor (unchecked sums) and it is not zero, the sums are worth nothing.
+    """
 
     sums: dict[str, Tensor]
-    skipped: int
+    skipped: int | Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """How the records of a microbatch are summed.
+
+    ``records``: how many there are, with ``multiplicity`` rows each. Those from number ``weighted`` on (None: all have
+    weight) only keep the shapes constant: they contribute exactly zero and are not counted as skipped. ``checked``:
+    leave out records without finite gradients, for which the host waits for the device; otherwise only count them.
+    """
+
+    records: int
+    multiplicity: int = 1
+    weighted: int | None = None
+    checked: bool = True
+
+    @property
+    def counted(self) -> int:
+        """The number of records that contribute."""
+        return self.records if self.weighted is None else self.weighted
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self.records * self.multiplicity
 
 
 class Engine(Protocol):
     """Computes clipped sums of one microbatch. It leaves no hook, no ``.grad`` and no buffer behind."""
 
     def clipped_sums(
-        self, loss: PerExampleLoss, rows: Rows, records: int, multiplicity: int, groups: Groups, factors: Factors
+        self, loss: PerExampleLoss, rows: Rows, request: Request, groups: Groups, factors: Factors
     ) -> ClippedSums:
-        """Sum over ``records`` of factor times gradient of the mean loss of the record's ``multiplicity`` rows.
+        """Sum over records of factor times gradient of the mean loss of the record's rows.
 
         ``factors`` maps squared norms (groups, records) to clip factors of the same shape. A record with a non-finite
         norm in any group contributes exactly zero and is counted.

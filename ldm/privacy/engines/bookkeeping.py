@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ldm.privacy.engines.base import ClippedSums, Factors, Groups, PerExampleLoss, Rows, per_example_losses
-from ldm.privacy.engines.capture import Capture, Layer
+from ldm.privacy.engines.base import ClippedSums, Factors, Groups, PerExampleLoss, Request, Rows, per_example_losses
+from ldm.privacy.engines.capture import Bundle, Capture, Layer, Use
 from ldm.privacy.engines.layers import Contribution, Materialized, SquaredNorms
 from ldm.privacy.engines.precision import FullPrecision
-
-Bundle = tuple[str, ...]
+from ldm.privacy.engines.stacks import Stack, arrange
 
 _FEW_NUMBERS = 4096  # per record; gradients up to this size are handled together
 
@@ -33,19 +32,27 @@ class BookkeepingEngine:
         self._layers = layers
 
     def clipped_sums(
-        self, loss: PerExampleLoss, rows: Rows, records: int, multiplicity: int, groups: Groups, factors: Factors
+        self, loss: PerExampleLoss, rows: Rows, request: Request, groups: Groups, factors: Factors
     ) -> ClippedSums:
         device = next(iter(rows.values())).device
-        book = _Book(self, records, groups)
-        with Capture(self._layers, records * multiplicity, book.enter, device) as capture:
+        book = _Book(self, request, groups)
+        with Capture(self._layers, request.rows, book, device) as capture:
             with torch.enable_grad():
-                total = per_example_losses(loss, rows, records * multiplicity).sum() / multiplicity
+                total = per_example_losses(loss, rows, request.rows).sum() / request.multiplicity
             book.expect(capture.uses, self._layers, FullPrecision(device.type))
             # An autocast around this call is meant for the forward pass only.
             with torch.autocast(device.type, enabled=False):
                 capture.backward(total)
         with torch.no_grad(), torch.autocast(device.type, enabled=False), FullPrecision(device.type):
             return book.finalize(factors)
+
+    def arrange(
+        self, uses: Sequence[Use], records: int, expected: Counter[Bundle], groups: Groups
+    ) -> tuple[list[Use], list[Stack]]:
+        """The uses that are handled one by one, and the stacks of those that are handled together."""
+        if groups.count > 1:  # every layer has a norm of its own
+            return list(uses), []
+        return arrange(uses, records, expected)
 
     def form(self, contribution: Contribution) -> Contribution:
         """The form in which a contribution is measured and kept."""
@@ -64,9 +71,10 @@ class _Entry:
 class _Book:
     """The entries of one pass."""
 
-    def __init__(self, engine: BookkeepingEngine, records: int, groups: Groups) -> None:
+    def __init__(self, engine: BookkeepingEngine, request: Request, groups: Groups) -> None:
         self._engine = engine
-        self._records = records
+        self._request = request
+        self._records = request.records
         self._groups = groups
         self._norms = [SquaredNorms() for _ in range(groups.count)]
         self._exact: AbstractContextManager[None] = nullcontext()
@@ -85,11 +93,12 @@ class _Book:
             for names in layer.bundles.values():
                 self._expected[names] += uses[layer.path]
 
-    def enter(self, layer: Layer, inputs: Tensor, grad: Tensor) -> None:
+    def enter(self, use: Use) -> None:
         """Add the contributions of one use of a layer, and measure a bundle as soon as all its uses are added."""
+        layer = use.layer
         with self._exact:
             for own, names in layer.bundles.items():
-                part = layer.rule.contribution(layer.module, inputs, grad, self._records, own)
+                part = layer.rule.contribution(layer.module, use.inputs, use.grad, self._records, own)
                 if self._expected[names] == 1:
                     self._measure(names, part)
                     continue
@@ -97,6 +106,28 @@ class _Book:
                 parts.append(part)
                 if len(parts) == self._expected[names]:
                     self._measure_joined(names)
+
+    def enter_small(self, uses: Sequence[Use]) -> None:
+        """Add the contributions of many uses; those of one shape together, when they are clipped together."""
+        alone, stacks = self._engine.arrange(uses, self._records, self._expected, self._groups)
+        for use in alone:
+            self.enter(replace(use, grad=use.layer.rule.gradient_layout(use.grad)))
+        with self._exact:
+            for stack in stacks:
+                self._enter_stack(stack)
+
+    def _enter_stack(self, stack: Stack) -> None:
+        first = stack.uses[0].layer
+        (own,) = first.bundles
+        parts = first.rule.together(
+            [(use.layer.module, use.inputs, use.grad) for use in stack.uses], self._records, own, stack.sharing
+        )
+        bundles = [names for use in stack.uses for names in use.layer.bundles.values()]
+        if len(parts) == 1:
+            self._enter(sum(bundles, ()), parts[0])
+            return
+        for names, part in zip(bundles, parts, strict=True):
+            self._measure(names, part)
 
     def finalize(self, factors: Factors) -> ClippedSums:
         """Clip and sum everything that was entered."""
@@ -106,13 +137,18 @@ class _Book:
         if not self._entries:
             return ClippedSums({}, 0)
         squares = self._group_squares()
+        counted = self._request.counted
         weights = factors(squares)
+        if counted < self._records:
+            weights = weights * (torch.arange(self._records, device=weights.device) < counted)
         finite = squares.isfinite().all(0)
+        if not self._request.checked:
+            return ClippedSums(self._sums(weights, None), finite[:counted].logical_not().sum())
         if bool(finite.all()):
             return ClippedSums(self._sums(weights, None), 0)
         # Records with non-finite gradients are left out, since a factor of zero times NaN is NaN.
         index = finite.nonzero().squeeze(1)
-        return ClippedSums(self._sums(weights[:, index], index), self._records - len(index))
+        return ClippedSums(self._sums(weights[:, index], index), counted - int(finite[:counted].sum()))
 
     def _measure_joined(self, names: Bundle) -> None:
         first, *others = self._pending.pop(names)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,13 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ldm.errors import UserError
 from ldm.privacy.engines.layers import LayerRule, rule_for
 
-# A use is small up to this many numbers in its input and output (4 MB in fp32). A tap costs about 0.2 ms during the
-# backward pass (cold Python caches); for small uses, asking autograd for the gradient afterwards is cheaper.
-_FEW_NUMBERS = 1 << 20
+# A use is small up to this many numbers in its input and output (4 MB in fp32 on a CPU, 64 MB on a GPU). A tap costs
+# about 0.2 ms during the backward pass (cold Python caches); for small uses, asking autograd for the gradient
+# afterwards is cheaper, and uses of one shape can then be handled together.
+_FEW_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 24}
 
-Receiver = Callable[["Layer", Tensor, Tensor], None]
+
+Bundle = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Layer:
     path: str
     module: nn.Module
     rule: LayerRule
-    bundles: Mapping[tuple[str, ...], tuple[str, ...]]
+    bundles: Mapping[tuple[str, ...], Bundle]
 
 
 def find_layers(
@@ -86,25 +88,45 @@ def _rule_of(
     return rule
 
 
+@dataclass(frozen=True)
+class Use:
+    """One use of a layer: its input, and the gradient of its output in any memory layout."""
+
+    layer: Layer
+    inputs: Tensor
+    grad: Tensor
+
+
+class Receiver(Protocol):
+    """Takes the uses of layers in the backward pass."""
+
+    def enter(self, use: Use) -> None:
+        """One use, its gradient in the layout of its rule."""
+
+    def enter_small(self, uses: Sequence[Use]) -> None:
+        """All small uses, after the backward pass."""
+
+
 class Capture:
     """Context manager: while it is open, every use of ``layers`` in a forward pass is captured.
 
-    For a small use, the input is kept and autograd returns the output gradient; after the backward pass, both go to
-    ``receive(layer, inputs, grad)``. A larger use gets a tap, an identity in the autograd graph that calls ``receive``
-    as soon as the backward pass reaches it, so that its memory is freed early. A tap saves the input as autograd saves
-    tensors, so activation checkpointing recomputes it. The backward pass asks only for the gradients of the small uses'
-    outputs and of ``anchor``, so it computes no weight gradients.
+    For a small use, the input is kept and autograd returns the output gradient; after the backward pass, all of them go
+    to ``receiver.enter_small``. A larger use gets a tap, an identity in the autograd graph that calls
+    ``receiver.enter`` as soon as the backward pass reaches it, so that its memory is freed early. A tap saves the input
+    as autograd saves tensors, so activation checkpointing recomputes it. The backward pass asks only for the gradients
+    of the small uses' outputs and of ``anchor``, so it computes no weight gradients.
 
     ``uses`` counts the uses per layer path, including those that do not reach the loss. Closing the context removes all
     hooks.
     """
 
-    def __init__(self, layers: Sequence[Layer], rows: int, receive: Receiver, device: torch.device) -> None:
+    def __init__(self, layers: Sequence[Layer], rows: int, receiver: Receiver, device: torch.device) -> None:
         self.uses: Counter[str] = Counter()
         self.anchor = torch.zeros((), device=device, requires_grad=True)
         self._layers = layers
         self._rows = rows
-        self._receive = receive
+        self._receiver = receiver
+        self._few = _FEW_NUMBERS.get(device.type, _FEW_NUMBERS["cpu"])
         self._small: list[_SmallUse] = []
         self._forward = True  # False in the backward pass, where activation checkpointing runs forward passes again
         self._hooks = ExitStack()
@@ -124,17 +146,19 @@ class Capture:
         uses = self._small[::-1]
         edges = [get_gradient_edge(self.anchor), *(use.edge for use in uses)]
         _, *grads = torch.autograd.grad(total, edges, allow_unused=True)
-        with torch.no_grad():
-            for use, grad in zip(uses, grads, strict=True):
-                if grad is not None:
-                    self._receive(use.layer, use.checked_inputs(), use.gradient(grad))
         self._small.clear()
+        reached = [(use, grad) for use, grad in zip(uses, grads, strict=True) if grad is not None]
+        del uses, grads
+        with torch.no_grad():
+            self._receiver.enter_small(
+                [Use(use.layer, use.checked_inputs(), grad.reshape(use.shape)) for use, grad in reached]
+            )
 
     def _hook(self, layer: Layer) -> Callable[..., Tensor | None]:
         def receive(inputs: Tensor, grad: Tensor) -> Tensor:
             # The layer's own backward pass gets the same copy and need not make another.
             grad = layer.rule.gradient_layout(grad)
-            self._receive(layer, inputs, grad)
+            self._receiver.enter(Use(layer, inputs, grad))
             return grad
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
@@ -147,7 +171,7 @@ class Capture:
                     f"be the {self._rows} rows of the batch; keep rows first (expand shared inputs) or freeze the layer"
                 )
             self.uses[layer.path] += self._forward
-            edge = _edge(output) if inputs.numel() + output.numel() <= _FEW_NUMBERS else None
+            edge = _edge(output) if inputs.numel() + output.numel() <= self._few else None
             if edge is not None:
                 if self._forward:
                     self._small.append(_SmallUse(layer, inputs.detach(), inputs._version, edge, output.shape))
@@ -179,10 +203,6 @@ class _SmallUse:
                 "is lost; change a copy instead"
             )
         return self.inputs
-
-    def gradient(self, grad: Tensor) -> Tensor:
-        """The output gradient, from the gradient ``grad`` that autograd returned."""
-        return self.layer.rule.gradient_layout(grad.reshape(self.shape))
 
 
 def _edge(output: Tensor) -> GradientEdge | None:

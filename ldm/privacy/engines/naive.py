@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ldm.privacy.engines.base import ClippedSums, Factors, Groups, PerExampleLoss, Rows, per_example_losses
+from ldm.privacy.engines.base import ClippedSums, Factors, Groups, PerExampleLoss, Request, Rows, per_example_losses
 
 
 class NaiveEngine:
@@ -17,11 +17,11 @@ class NaiveEngine:
         self._parameters = parameters
 
     def clipped_sums(
-        self, loss: PerExampleLoss, rows: Rows, records: int, multiplicity: int, groups: Groups, factors: Factors
+        self, loss: PerExampleLoss, rows: Rows, request: Request, groups: Groups, factors: Factors
     ) -> ClippedSums:
         sums: dict[str, Tensor] = {}
-        skipped = 0
-        for record in range(records):
+        skipped, multiplicity = 0, request.multiplicity
+        for record in range(request.counted):
             own = {key: value[record * multiplicity : (record + 1) * multiplicity] for key, value in rows.items()}
             gradients = self._gradients(loss, own, multiplicity)
             device = next(iter(rows.values())).device

@@ -76,9 +76,9 @@ LEAKS = (
         name="skipped records on the console",
         rule=5,
         file="ldm/models/diffusion/private_training.py",
-        old="        return self.clipper.pop_sums()\n",
-        new='        logger.warning("%d records were skipped", self.clipper.skipped)\n'
-        "        return self.clipper.pop_sums()\n",
+        old="                return self.clipper.pop_sums()\n",
+        new='                logger.warning("%d records were skipped", self.clipper.skipped)\n'
+        "                return self.clipper.pop_sums()\n",
         why="how many records have no finite gradient is a private number",
         test=f"{STEP}::test_a_step_says_and_keeps_nothing",
     ),

@@ -15,24 +15,43 @@ SECRETS = (
         name="one noise vector in every step",
         rule=6,
         file="ldm/privacy/noise.py",
-        old="        self._begin_step()\n        for name",
+        old="        self._begin_step()\n        for tensor",
         new="        self._begin_step()\n"
         "        if self.secure:\n"
         '            self._first = getattr(self, "_first", None) or self._cpu.bit_generator.state\n'
         "            self._cpu.bit_generator.state = self._first\n"
-        "            self._normal = NormalStream(self._cpu, self.std)\n"
-        "        for name",
+        "        for tensor",
         why="the difference of two steps is free of noise",
         test=f"{NOISE}::test_secret_noise_is_fresh_in_every_step",
     ),
     PlantedBug(
-        name="every tensor starts the noise anew",
+        name="every block gets the same noise",
         rule=6,
         file="ldm/privacy/randomness.py",
-        old="            flat, self._made = flat[count:], self._made[count:]\n",
-        new="            flat = flat[count:]\n",
+        old="            self._generator.standard_normal(out=made.numpy())\n",
+        new="            if part.data_ptr() == target.data_ptr():\n"
+        "                self._generator.standard_normal(out=made.numpy())\n",
         why="two parameters get the same noise: their difference is free of it",
         test=f"{NOISE}::test_no_number_is_given_out_twice_wherever_tensors_end",
+    ),
+    PlantedBug(
+        name="one generator copied to all threads",
+        rule=6,
+        file="ldm/privacy/noise.py",
+        old="            self._streams += [NormalStream(self._generator(start), self.std) for _ in range(more)]\n",
+        new="            import copy\n\n"
+        "            self._streams += [copy.deepcopy(self._streams[0]) for _ in range(more)]\n",
+        why="parts of the parameters get the same noise: their difference is free of it",
+        test=f"{NOISE}::test_threads_have_generators_of_their_own",
+    ),
+    PlantedBug(
+        name="a public key for the noise generators",
+        rule=6,
+        file="ldm/privacy/noise.py",
+        old="            return secret_generator(np.random.SFC64)\n",
+        new="            return seeded_generator(0, self._purpose, step, np.random.SFC64)\n",
+        why="anyone can subtract the noise",
+        test=f"{NOISE}::test_secret_runs_differ_and_insecure_ones_agree",
     ),
     PlantedBug(
         name="the same draws in every epoch",
@@ -70,8 +89,8 @@ SECRETS = (
         name="draws of the training seed",
         rule=6,
         file="ldm/privacy/randomness.py",
-        old="    return np.random.Generator(np.random.PCG64DXSM(secrets.randbits(256)))",
-        new="    return np.random.Generator(np.random.PCG64DXSM(np.random.randint(2**31)))",
+        old="    return np.random.Generator(bits(secrets.randbits(256)))",
+        new="    return np.random.Generator(bits(np.random.randint(2**31)))",
         why="numpy's global generator follows the public training seed",
         test=f"{NOISE}::test_the_global_seeds_do_not_matter",
     ),
@@ -79,8 +98,8 @@ SECRETS = (
         name="a key that can be tried out",
         rule=6,
         file="ldm/privacy/randomness.py",
-        old="np.random.PCG64DXSM(secrets.randbits(256))",
-        new="np.random.PCG64DXSM(secrets.randbits(32))",
+        old="bits(secrets.randbits(256))",
+        new="bits(secrets.randbits(32))",
         why="all keys of 32 bits can be tried, and the noise be subtracted",
         test=f"{RANDOMNESS}::test_keys_have_the_bits_that_they_should",
     ),
@@ -88,9 +107,8 @@ SECRETS = (
         name="one key for noise and draws",
         rule=6,
         file="ldm/privacy/randomness.py",
-        old="    return np.random.Generator(np.random.PCG64DXSM(secrets.randbits(256)))",
-        new='    key = globals().setdefault("_KEY", secrets.randbits(256))\n'
-        "    return np.random.Generator(np.random.PCG64DXSM(key))",
+        old="    return np.random.Generator(bits(secrets.randbits(256)))",
+        new='    key = globals().setdefault("_KEY", secrets.randbits(256))\n    return np.random.Generator(bits(key))',
         why="two secret generators give the same numbers",
         test=f"{NOISE}::test_secret_generators_have_more_entropy_than_torchs_cpu_generator",
     ),

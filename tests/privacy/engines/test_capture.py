@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ldm.errors import UserError
 from ldm.privacy.clipping import Clipping, PerRecordClipper
 from ldm.privacy.engines import capture
-from ldm.privacy.engines.capture import Capture, Layer, find_layers
+from ldm.privacy.engines.capture import Capture, Use, find_layers
 from ldm.privacy.engines.layers import DEFAULT_RULES
 from ldm.privacy.engines.layers.linear import LinearRule
 from tests.privacy.per_record import clipped_sum, loss_of, relative_difference, trainable
@@ -31,11 +31,16 @@ def caught(
     """What the layers of ``net`` hand over in one pass, in that order, and the capture."""
     received: list[tuple[str, Tensor, Tensor]] = []
 
-    def receive(layer: Layer, layer_inputs: Tensor, grad: Tensor) -> None:
-        received.append((layer.path, layer_inputs, grad))
+    class Receiver:
+        def enter(self, use: Use) -> None:
+            received.append((use.layer.path, use.inputs, use.grad))
+
+        def enter_small(self, uses: Sequence[Use]) -> None:
+            for use in uses:
+                self.enter(use)
 
     layers = find_layers(net, trainable(net), DEFAULT_RULES)
-    with Capture(layers, ROWS, receive, inputs.device) as capturing:
+    with Capture(layers, ROWS, Receiver(), inputs.device) as capturing:
         output = (forward or net)(inputs)
         capturing.backward(output.square().sum())
     return received, capturing
@@ -52,7 +57,7 @@ def chain() -> nn.Sequential:
 def test_inputs_and_output_gradients_are_those_of_autograd(
     limit: int, order: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "_FEW_NUMBERS", limit)
+    monkeypatch.setattr(capture, "_FEW_NUMBERS", {"cpu": limit})
     net, inputs = chain(), torch.randn(ROWS, 3)
     received, capturing = caught(net, inputs)
     assert [path for path, _, _ in received] == order  # large ones as backward passes them, then the small ones
@@ -139,7 +144,7 @@ def test_a_reshaped_output_is_fine(in_place: bool) -> None:
 
 
 def test_one_layer_may_have_a_small_and_a_large_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "_FEW_NUMBERS", 60)
+    monkeypatch.setattr(capture, "_FEW_NUMBERS", {"cpu": 60})
     layer = nn.Linear(3, 3)
 
     class Twice(nn.Module):

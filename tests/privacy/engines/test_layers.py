@@ -316,7 +316,7 @@ def _shaken(module: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize(("positions", "wide"), [(4, 6), (9, 6), (9, 64)])
 def test_sums_over_positions_of_any_layout(positions: int, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contributions, "_BLOCK_NUMBERS", 2 * wide * wide)  # two records at a time
+    monkeypatch.setattr(contributions, "_BLOCK_NUMBERS", {"cpu": 2 * wide * wide})  # two records at a time
     torch.manual_seed(0)
     left, right = torch.randn(5, wide, positions).transpose(1, 2), torch.randn(5, wide, positions).transpose(1, 2)
     expected = torch.einsum("btp,btd->pd", left.double(), right.double())

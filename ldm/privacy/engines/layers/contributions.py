@@ -22,7 +22,8 @@ from ldm.privacy.engines.layers.squares import FEW_POSITIONS, SquaredNorms, fact
 # This is the measured exchange rate between the two on x86 CPUs; current GPUs are within a factor of two of it.
 OPERATIONS_PER_NUMBER = 32
 
-_BLOCK_NUMBERS = 1 << 21  # temporaries of about 8 MB stay in the cache and out of the peak memory
+#: Temporary numbers at once: 8 MB stay in a CPU's cache and out of the peak memory; a GPU wants few, large kernels.
+_BLOCK_NUMBERS = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
 class Contribution(ABC):
@@ -110,7 +111,7 @@ class OuterProducts(Contribution):
         positions = self.left.shape[1]
         if self.weight is None:
             norms.add(row_squares(self._bias()))
-        elif (size := block_records(positions**2)) >= self.records:
+        elif (size := block_records(positions**2, self.left.device)) >= self.records:
             norms.add_products(norms.input_gram(self.right), gram(self.left.float()), self.bias)
         else:
             blocks = zip(self.left.split(size), self.right.split(size), strict=True)
@@ -141,10 +142,14 @@ class OuterProducts(Contribution):
         return OuterProducts(self.left[index], self.right[index], self.weight, self.bias)
 
     def choose_form(self) -> Contribution:
+        return self if self.is_factored() else Materialized(self.per_record())
+
+    def is_factored(self) -> bool:
+        """Whether factors are less work than materialized gradients."""
         positions, (out_width, in_width) = self.left.shape[1], (self.left.shape[2], self.right.shape[2])
         factored = positions**2 * (in_width + out_width)
         fits = positions == 1 or factored <= OPERATIONS_PER_NUMBER * in_width * out_width
-        return self if fits and self.weight is not None else Materialized(self.per_record())
+        return fits and self.weight is not None
 
     def join(self, other: Contribution) -> Contribution:
         if not isinstance(other, OuterProducts):
@@ -218,7 +223,7 @@ def position_product(left: Tensor, right: Tensor) -> Tensor:
         total = left.new_zeros(out_width, in_width)
         if out_width * in_width > 2 * positions * (out_width + in_width):
             return total.addbmm_(left.transpose(1, 2), right)
-        size = block_records(out_width * in_width)
+        size = block_records(out_width * in_width, left.device)
         for some_left, some_right in zip(left.split(size), right.split(size), strict=True):
             total += torch.bmm(some_left.transpose(1, 2), some_right).sum(0)
         return total
@@ -227,9 +232,14 @@ def position_product(left: Tensor, right: Tensor) -> Tensor:
     return left.t() @ right if out_width <= in_width else (right.t() @ left).t().contiguous()
 
 
-def block_records(numbers: int) -> int:
+def block_numbers(device: torch.device) -> int:
+    """How many temporary fp32 numbers to have at once."""
+    return _BLOCK_NUMBERS.get(device.type, _BLOCK_NUMBERS["cpu"])
+
+
+def block_records(numbers: int, device: torch.device) -> int:
     """How many records to process at once when each needs ``numbers`` temporary fp32 numbers."""
-    return max(1, _BLOCK_NUMBERS // max(1, numbers))
+    return max(1, block_numbers(device) // max(1, numbers))
 
 
 def fold_copies(tensor: Tensor, records: int) -> Tensor:

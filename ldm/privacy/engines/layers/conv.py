@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import cast
 
 import torch
@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.privacy.engines.layers.contributions import Contribution, fold_copies
-from ldm.privacy.engines.layers.linear import outer_products
-from ldm.privacy.engines.layers.patches import ConvGradient, Kernel
+from ldm.privacy.engines.layers.linear import alike_outer_products, outer_products
+from ldm.privacy.engines.layers.patches import ConvGradient, ConvStack, Kernel
 from ldm.privacy.engines.layers.rule import LayerRule
 from ldm.privacy.engines.layers.squares import FEW_POSITIONS
+from ldm.privacy.engines.layers.stacked import stack_outer_products, stack_size
 
 
 class ConvRule(LayerRule):
@@ -32,11 +33,42 @@ class ConvRule(LayerRule):
         grad_outputs = grad.unsqueeze(2) if grad.dim() == 3 else grad
         return ConvGradient(inputs, grad_outputs, len(inputs) // records, kernel, module.weight.shape, "bias" in wanted)
 
+    def alike(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
+    ) -> tuple[Hashable, int] | None:
+        layer = cast(nn.Conv1d | nn.Conv2d, module)
+        if _is_pointwise(layer):
+            return alike_outer_products(inputs, grad, inputs[0, 0].numel() * len(inputs) // records, records, wanted)
+        if "weight" not in wanted:
+            return None
+        copies = len(inputs) // records
+        steps = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode)
+        key = (inputs.shape, grad.shape, inputs.dtype, grad.dtype, tuple(wanted), steps)
+        positions = copies * max(inputs[0, 0].numel(), grad[0, 0].numel())
+        return key, stack_size(inputs.numel() + grad.numel(), positions, records * layer.groups, grad.device)
 
-def _pixels(tensor: Tensor, records: int) -> Tensor:
-    """(R, channels, ...) -> (B, multiplicity * pixels, channels), copied into that order if there are few pixels."""
+    def together(
+        self, uses: Sequence[tuple[nn.Module, Tensor, Tensor]], records: int, wanted: Sequence[str], sharing: int
+    ) -> Sequence[Contribution]:
+        if _is_pointwise(cast(nn.Conv1d | nn.Conv2d, uses[0][0])):
+            parts = [
+                outer_products(
+                    cast(nn.Conv1d | nn.Conv2d, module).weight,
+                    _pixels(inputs, records, copied=False),
+                    _pixels(grad, records, copied=False),
+                    wanted,
+                )
+                for module, inputs, grad in uses
+            ]
+            return stack_outer_products(parts, sharing)
+        kernels = [cast(ConvGradient, self.contribution(*use, records, wanted)) for use in uses]
+        return [ConvStack.of(kernels)] if kernels[0].is_factored() else kernels
+
+
+def _pixels(tensor: Tensor, records: int, copied: bool = True) -> Tensor:
+    """(R, channels, ...) -> (B, multiplicity * pixels, channels), ``copied`` into that order if pixels are few."""
     pixels = tensor.flatten(2).transpose(1, 2)
-    return fold_copies(pixels.contiguous() if pixels.shape[1] <= FEW_POSITIONS else pixels, records)
+    return fold_copies(pixels.contiguous() if copied and pixels.shape[1] <= FEW_POSITIONS else pixels, records)
 
 
 def _is_pointwise(module: nn.Conv1d | nn.Conv2d) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.privacy.engines.layers.contributions import Contribution, Materialized
 from ldm.privacy.engines.layers.rule import LayerRule
+from ldm.privacy.engines.layers.stacked import stack_size
 
 
 class GroupNormRule(LayerRule):
@@ -20,6 +22,21 @@ class GroupNormRule(LayerRule):
     def contribution(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> Contribution:
+        return _sum_copies(self._rows(module, inputs, grad, wanted), records)
+
+    def alike(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
+    ) -> tuple[Hashable, int] | None:
+        module = cast(nn.GroupNorm, module)
+        return _alike(inputs, grad, (module.num_groups, module.eps, tuple(wanted)))
+
+    def together(
+        self, uses: Sequence[tuple[nn.Module, Tensor, Tensor]], records: int, wanted: Sequence[str], sharing: int
+    ) -> Sequence[Contribution]:
+        return _apart(self._rows(*_as_one(uses), wanted), len(uses), records)
+
+    def _rows(self, module: nn.Module, inputs: Tensor, grad: Tensor, wanted: Sequence[str]) -> list[Tensor]:
+        """The gradients (R, C) of every row."""
         module = cast(nn.GroupNorm, module)
         per_channel = (grad.shape[0], grad.shape[1], -1)
         grad_outputs = grad.float().reshape(per_channel)
@@ -29,7 +46,7 @@ class GroupNormRule(LayerRule):
             rows.append(_total_last(normal.mul_(grad_outputs)))
         if "bias" in wanted:
             rows.append(_total_last(grad_outputs))
-        return _sum_copies(rows, records)
+        return rows
 
 
 class LayerNormRule(LayerRule):
@@ -43,6 +60,21 @@ class LayerNormRule(LayerRule):
     def contribution(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> Contribution:
+        return _sum_copies(self._rows(module, inputs, grad, wanted), records)
+
+    def alike(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
+    ) -> tuple[Hashable, int] | None:
+        module = cast(nn.LayerNorm, module)
+        return _alike(inputs, grad, (module.normalized_shape, module.eps, tuple(wanted)))
+
+    def together(
+        self, uses: Sequence[tuple[nn.Module, Tensor, Tensor]], records: int, wanted: Sequence[str], sharing: int
+    ) -> Sequence[Contribution]:
+        return _apart(self._rows(*_as_one(uses), wanted), len(uses), records)
+
+    def _rows(self, module: nn.Module, inputs: Tensor, grad: Tensor, wanted: Sequence[str]) -> list[Tensor]:
+        """The gradients (R, *normalized_shape) of every row."""
         module = cast(nn.LayerNorm, module)
         per_position = (grad.shape[0], -1, *module.normalized_shape)
         grad_outputs = grad.float().reshape(per_position)
@@ -52,7 +84,24 @@ class LayerNormRule(LayerRule):
             rows.append(normal.mul_(grad_outputs).sum(1))
         if "bias" in wanted:
             rows.append(grad_outputs.sum(1))
-        return _sum_copies(rows, records)
+        return rows
+
+
+def _alike(inputs: Tensor, grad: Tensor, options: Hashable) -> tuple[Hashable, int]:
+    key = (inputs.shape, grad.shape, inputs.dtype, grad.dtype, options)
+    return key, stack_size(inputs.numel() + grad.numel(), 1, len(inputs), grad.device)
+
+
+def _as_one(uses: Sequence[tuple[nn.Module, Tensor, Tensor]]) -> tuple[nn.Module, Tensor, Tensor]:
+    """The uses of n layers as one use of the first, on n times as many rows; scale and shift have no part in it."""
+    return uses[0][0], torch.cat([inputs for _, inputs, _ in uses]), torch.cat([grad for *_, grad in uses])
+
+
+def _apart(rows: Sequence[Tensor], layers: int, records: int) -> list[Contribution]:
+    """The rows of ``layers`` layers, one layer after the other -> the contribution of each."""
+    whole = _sum_copies(rows, layers * records)
+    parts = [gradient.unflatten(0, (layers, records)).unbind(0) for gradient in whole.gradients]
+    return [Materialized(own) for own in zip(*parts, strict=True)]
 
 
 def _total_last(values: Tensor) -> Tensor:

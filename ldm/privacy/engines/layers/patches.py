@@ -7,6 +7,7 @@ kernel, and the weighted sum is one ordinary convolution weight gradient.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,10 +50,14 @@ class ConvGradient(Contribution):
         return self.inputs.shape[0] // self.multiplicity
 
     def measure(self, norms: SquaredNorms) -> None:
+        norms.add(self.factored_squares())
+
+    def factored_squares(self) -> Tensor:
+        """(B,) squared norms, from Gram matrices."""
         numbers = self.kernel.groups * (self.multiplicity * self.inputs.shape[2] * self.inputs.shape[3]) ** 2
-        size = self.multiplicity * block_records(numbers)
+        size = self.multiplicity * block_records(numbers, self.inputs.device)
         blocks = zip(self.inputs.split(size), self.grad_outputs.split(size), strict=True)
-        norms.add(torch.cat([self._squares(inputs.float(), grad_outputs.float()) for inputs, grad_outputs in blocks]))
+        return torch.cat([self._squares(inputs.float(), grad_outputs.float()) for inputs, grad_outputs in blocks])
 
     def weighted_sums(self, weights: Tensor) -> list[Tensor]:
         grad_outputs = self.grad_outputs.float() * weights.repeat_interleave(self.multiplicity).view(-1, 1, 1, 1)
@@ -71,22 +76,22 @@ class ConvGradient(Contribution):
         return gradients
 
     def select(self, index: Tensor) -> ConvGradient:
-        rows = (index[:, None] * self.multiplicity + torch.arange(self.multiplicity, device=index.device)).flatten()
+        rows = _rows_of(index, self.multiplicity)
         return ConvGradient(
             self.inputs[rows], self.grad_outputs[rows], self.multiplicity, self.kernel, self.weight, self.bias
         )
 
     def choose_form(self) -> Contribution:
-        pixels, positions = (
-            self.multiplicity * self.inputs[0, 0].numel(),
-            self.multiplicity * self.grad_outputs[0, 0].numel(),
-        )
+        return self if self.is_factored() else Materialized(self.per_record())
+
+    def is_factored(self) -> bool:
+        """Whether factors are less work than materialized gradients."""
+        pixels = self.multiplicity * self.inputs[0, 0].numel()
+        positions = self.multiplicity * self.grad_outputs[0, 0].numel()
         factored = pixels**2 * self.inputs.shape[1] + positions**2 * self.grad_outputs.shape[1]
-        if factored <= OPERATIONS_PER_NUMBER * (
+        return factored <= OPERATIONS_PER_NUMBER * (
             self.kernel.shape.numel() + self._unfolded_numbers() * self.multiplicity
-        ):
-            return self
-        return Materialized(self.per_record())
+        )
 
     def _unfolded_numbers(self) -> int:
         """Numbers in the unfolded input of one row."""
@@ -130,6 +135,57 @@ class ConvGradient(Contribution):
         return total
 
 
+@dataclass(frozen=True)
+class ConvStack(Contribution):
+    """Kernel gradients of n convolutions of one shape that are measured together.
+
+    ``inputs`` are those of each, ``grad_outputs`` (n * B * K, p, h, w) of all, one convolution after the other.
+    ``first`` is the first of them. The order of the parameters is weight, bias of the first, of the second, ...
+    """
+
+    first: ConvGradient
+    inputs: Sequence[Tensor]
+    grad_outputs: Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[ConvGradient]) -> ConvStack:
+        """The stack of parts of one shape."""
+        return cls(parts[0], [part.inputs for part in parts], torch.cat([part.grad_outputs for part in parts]).float())
+
+    @property
+    def records(self) -> int:
+        return self.first.records
+
+    def measure(self, norms: SquaredNorms) -> None:
+        whole = replace(self.first, inputs=torch.cat(list(self.inputs)), grad_outputs=self.grad_outputs)
+        for squares in whole.factored_squares().unflatten(0, (len(self.inputs), -1)).unbind(0):
+            norms.add(squares)
+
+    def weighted_sums(self, weights: Tensor) -> list[Tensor]:
+        first, layers = self.first, len(self.inputs)
+        column = weights.repeat_interleave(first.multiplicity).view(-1, 1, 1, 1)
+        grads = self.grad_outputs.unflatten(0, (layers, -1)) * column
+        biases = grads.sum((1, 3, 4)) if first.bias else None
+        found = []
+        for layer, inputs in enumerate(self.inputs):
+            found.append(_kernel_gradient(inputs.float(), grads[layer], first.kernel).reshape(first.weight))
+            if biases is not None:
+                found.append(biases[layer])
+        return found
+
+    def per_record(self) -> list[Tensor]:
+        pairs = zip(self.inputs, self.grad_outputs.chunk(len(self.inputs)), strict=True)
+        parts = [replace(self.first, inputs=inputs, grad_outputs=grads) for inputs, grads in pairs]
+        return [gradient for part in parts for gradient in part.per_record()]
+
+    def select(self, index: Tensor) -> ConvStack:
+        rows = _rows_of(index, self.first.multiplicity)
+        grads = self.grad_outputs.unflatten(0, (len(self.inputs), -1))[:, rows].flatten(0, 1)
+        inputs = [inputs[rows] for inputs in self.inputs]
+        first = replace(self.first, inputs=inputs[0], grad_outputs=grads[: len(rows)])
+        return ConvStack(first, inputs, grads)
+
+
 def by_groups(inputs: Tensor, grad_outputs: Tensor, multiplicity: int, kernel: Kernel) -> Tensor:
     """Kernel gradients (B, *kernel.shape) by one convolution: records are its groups, noise draws its batch."""
     records = inputs.shape[0] // multiplicity
@@ -145,9 +201,8 @@ def by_groups(inputs: Tensor, grad_outputs: Tensor, multiplicity: int, kernel: K
 def by_unfolding(inputs: Tensor, grad_outputs: Tensor, multiplicity: int, kernel: Kernel) -> Tensor:
     """The same as :func:`by_groups` by one matrix product a record, which GPUs do faster; the input is unfolded."""
     width, height, breadth = kernel.shape[1:]
-    size = multiplicity * block_records(
-        width * kernel.groups * height * breadth * grad_outputs[0, 0].numel() * multiplicity
-    )
+    numbers = width * kernel.groups * height * breadth * grad_outputs[0, 0].numel() * multiplicity
+    size = multiplicity * block_records(numbers, inputs.device)
     written = []
     for some_inputs, some_slopes in zip(inputs.split(size), grad_outputs.split(size), strict=True):
         patches = F.unfold(some_inputs.float(), (height, breadth), kernel.dilation, kernel.padding, kernel.stride)
@@ -167,6 +222,11 @@ def _kernel_gradient(inputs: Tensor, grad_outputs: Tensor, kernel: Kernel) -> Te
         kernel.dilation,
         kernel.groups,
     )
+
+
+def _rows_of(records: Tensor, multiplicity: int) -> Tensor:
+    """The rows of the records at these places."""
+    return (records[:, None] * multiplicity + torch.arange(multiplicity, device=records.device)).flatten()
 
 
 def _positions_last(tensor: Tensor, multiplicity: int, groups: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -38,6 +38,34 @@ class LayerRule(ABC):
         ``inputs`` and ``grad`` (gradient of the summed record losses with respect to the output) have leading size
         records * multiplicity, record-major. ``wanted`` names parameters of ``names``, "weight" before "bias".
         """
+
+    def alike(
+        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
+    ) -> tuple[Hashable, int] | None:
+        """A key that uses which can be handled together have in common, and how many of them to handle at once.
+
+        None: each on its own.
+        """
+        return None
+
+    def together(
+        self, uses: Sequence[tuple[nn.Module, Tensor, Tensor]], records: int, wanted: Sequence[str], sharing: int
+    ) -> Sequence[Contribution]:
+        """The contributions of several uses (module, inputs, grad) of equal keys: one for all of them, or one each.
+
+        Each run of ``sharing`` uses has the same ``inputs``. ``grad`` may have any layout.
+        """
+        layout = self.gradient_layout
+        return [self.contribution(module, inputs, layout(grad), records, wanted) for module, inputs, grad in uses]
+
+    @classmethod
+    def stacks(cls) -> bool:
+        """Whether :meth:`together` belongs to this class's own :meth:`contribution`, and was not merely inherited."""
+        together, contribution = (
+            next(place for place, base in enumerate(cls.__mro__) if name in vars(base))
+            for name in ("together", "contribution")
+        )
+        return together <= contribution
 
 
 def rule_for(module: nn.Module, rules: Mapping[type[nn.Module], LayerRule]) -> LayerRule | None:

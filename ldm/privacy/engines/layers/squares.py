@@ -24,7 +24,7 @@ FEW_POSITIONS = 16
 # A long fp32 sum of positive numbers drifts: adding one number n times is off by up to n * 2^-25. So fp32 sums of
 # squares end after this many numbers, and those of layers after this many layers; longer ones continue in float64.
 _LONGEST_SUM = 256
-_MOST_LAYERS = 16
+MOST_LAYERS = 16
 
 
 class SquaredNorms:
@@ -53,6 +53,7 @@ class SquaredNorms:
         if positions > FEW_POSITIONS:
             self.add(factored_squares(inputs, grad_outputs, bias))
             return
+        self._make_room(positions, 1)
         if positions not in self._products:
             self._products[positions] = _products(inputs, grad_outputs, bias)
         else:
@@ -60,7 +61,23 @@ class SquaredNorms:
             if bias:
                 total.add_(grad_outputs)
         self._layers[positions] += 1
-        if self._layers[positions] == _MOST_LAYERS:
+
+    def add_stack(self, inputs: Tensor, grad_outputs: Tensor, bias: bool, layers: int) -> None:
+        """The same for a stack of at most `MOST_LAYERS` ``layers``, of Gram matrices (m, B, T, T) fp32."""
+        positions = grad_outputs.shape[2]
+        if positions > FEW_POSITIONS:
+            squares = factored_squares(inputs.flatten(0, 1), grad_outputs.flatten(0, 1), bias)
+            self._squares += squares.unflatten(0, inputs.shape[:2]).unbind(0)
+            return
+        self._make_room(positions, layers)
+        products = _products(inputs, grad_outputs, bias).sum(0)
+        known = self._products.get(positions)
+        self._products[positions] = products if known is None else known.add_(products)
+        self._layers[positions] += layers
+
+    def _make_room(self, positions: int, layers: int) -> None:
+        """End the sum of products over layers before it gets longer than `MOST_LAYERS`."""
+        if self._layers[positions] + layers > MOST_LAYERS and positions in self._products:
             self.add(_raised_total(self._products.pop(positions)))
             del self._layers[positions]
 
