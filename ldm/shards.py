@@ -64,6 +64,10 @@ class Shard:
         return [output.with_name(name) for name in names]
 
 
+#: The whole job, in one process.
+WHOLE = Shard()
+
+
 def merge_when_complete(output: Path, parts: Sequence[Path], merge: Callable[[Sequence[Path]], None]) -> bool:
     """If all ``parts`` are there, let one process merge them into ``output`` and delete them; whether this one did.
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from ldm.cli import ArgumentParser
 from ldm.errors import UserError
-from ldm.inference import SamplingRequest
+from ldm.inference import SamplingRequest, check_output
+from ldm.inference.request import require_file
 from ldm.reports.flags import add_drawing_flags, add_sampling_flags, sampling_options
 from ldm.shards import Shard
 
@@ -46,16 +47,20 @@ def draw(
     """
     kinds = len(classes or prompts or ())
     columns = 10 if not kinds else kinds if by_caption else max(1, round(args.num_samples / kinds))
-    fields: dict[str, Any] = {"output": Path(args.output), "count": args.num_samples, "columns": columns}
-    fields |= {"classes": classes, "prompts": prompts, "options": sampling_options(args)}
+    more.setdefault("output", args.output)
     return SamplingRequest(
         config=config,
         checkpoint=weights,
+        count=args.num_samples,
+        options=sampling_options(args),
+        classes=classes,
+        prompts=prompts,
+        columns=columns,
         device=args.device,
         ema=args.ema,
         guide=args.guide_with,
         shard=Shard.here(args.shard),
-        **{**fields, **more},
+        **{**more, "output": Path(more["output"])},
     ).run()
 
 
@@ -78,11 +83,16 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and sample."""
     args = build_parser().parse_args(argv)
+    if args.model is not None and (args.yaml or args.ckpt):
+        raise UserError(f"{args.model} and --yaml or --ckpt were given; give one model")
+    check_output(args.output)
+    sampling_options(args)  # a mistake is refused before torch is imported
+    for path, kind in ((args.yaml, "config file"), (args.ckpt, "checkpoint")):
+        if path is not None:
+            require_file(path, kind, shipped=path is args.yaml)
 
     from ldm.reports.model_files import ModelFiles
 
-    if args.model is not None and (args.yaml or args.ckpt):
-        raise UserError(f"{args.model} and --yaml or --ckpt were given; give one model")
     if args.model is not None:
         files = ModelFiles.find(args.model)
     elif args.yaml and args.ckpt:

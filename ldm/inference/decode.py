@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 class Decoder:
     """Decodes latents (B, z, h, w) to images (B, C, H, W), float32 in [-1, 1] on the CPU.
 
-    The first stage gets the memory layout of images (channels last), which its convolutions are faster in; values differ
-    by rounding. ``part``: images decoded at a time, None for all. ``precision``: see `SamplingOptions`.
+    The first stage gets the memory layout of images (channels last), in which its convolutions are faster; values
+    differ by rounding. ``part``: images decoded at a time, None for all. ``precision``: see `SamplingOptions`.
     """
 
     def __init__(self, model: Any, part: int | None = None, precision: str = "fp32") -> None:

@@ -31,7 +31,7 @@ from ldm.samples import (
     unfinished_meta,
 )
 from ldm.samples.writer import PLACES
-from ldm.shards import Shard, merge_when_complete
+from ldm.shards import WHOLE, Shard, merge_when_complete
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def write_samples(
     device: torch.device,
     ema: bool = True,
     guide: str | Path | None = None,
-    shard: Shard | None = None,
+    shard: Shard = WHOLE,
 ) -> bool:
     """Write the sample set of `sample_set` to a `.pt` file, with one batch in memory at a time.
 
@@ -99,7 +99,7 @@ def write_samples(
     Raises UserError, also for an unfinished ``output`` of other arguments.
     """
     check_count(count)
-    output, shard = Path(output), Shard() if shard is None else shard
+    output = Path(output)
     parts = [output] if shard.whole else needed_parts(shard, output, count, options)
     if not shard.whole and options.seed is None:
         raise UserError("several processes need one seed; give --seed, such as --seed 0")

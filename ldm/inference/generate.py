@@ -128,8 +128,8 @@ def batch_count(count: int, options: SamplingOptions) -> int:
 def batch_seed(seed: int, number: int) -> int:
     """Seed of a batch, in [0, 2^32): that of the run for batch 0, and no two batches of a run have the same.
 
-    The factor is odd, so that the products are distinct modulo 2^32; it is 2^32 divided by the golden ratio, so that the
-    batches of seeds next to each other are distinct as well.
+    The factor is odd, so that the products are distinct modulo 2^32; it is 2^32 divided by the golden ratio, so that
+    the batches of seeds next to each other are distinct as well.
     """
     return (seed + 0x9E3779B9 * number) % 2**32
 

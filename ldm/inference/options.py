@@ -31,9 +31,9 @@ class SamplingOptions:
     """Options of sampling. ``steps`` in [1, T] and ``eta`` in [0, 1]; None takes the sampler's default.
 
     ``guidance`` is the guidance scale (1 = none). ``uncond_class`` is the class that stands for "no condition" in
-    guidance; None selects the model's null class, or the empty caption for text. ``sampler`` is one of `SAMPLERS`; only
-    ddim can have an ``eta`` above 0, and has 1 by default. ``height`` and ``width`` are in pixels, None for those of the
-    model. ``precision``: networks in float32, or the decoder, or both networks in bfloat16; the sampler's own
+    guidance; None selects the model's null class, or the empty caption for text. ``sampler`` is one of `SAMPLERS`;
+    only ddim can have an ``eta`` above 0, and has 1 by default. ``height`` and ``width`` are in pixels, None for those
+    of the model. ``precision``: networks in float32, or the decoder, or both networks in bfloat16; the sampler's own
     arithmetic is always float32. ``compile``: compile the denoising network first.
 
     Raises UserError for values outside these ranges.

@@ -1,4 +1,4 @@
-"""`SamplingRequest`: a sampling command after its arguments were read, checked without torch before anything is loaded."""
+"""`SamplingRequest`: a sampling command whose arguments are read, checked without torch before anything is loaded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class SamplingRequest:
     """Images of one model in one file.
 
     ``output``: a ``.pt`` file, or a ``.png`` with a grid of the images. ``config`` and ``checkpoint``: the model.
-    ``count``: images in all, of ``classes`` class by class, or of ``prompts`` in turn, or of neither. ``picture``: image
-    file with a grid of the first hundred of a ``.pt``. ``device``: see `ldm.cli.pick_device`. ``ema``: averaged weights,
-    if there are any. ``guide``: checkpoint of a weaker model, such as the public one, see `Autoguided`.
+    ``count``: images in all, of ``classes`` class by class, or of ``prompts`` in turn, or of neither. ``picture``:
+    image file with a grid of the first hundred of a ``.pt``. ``device``: see `ldm.cli.pick_device`. ``ema``: averaged
+    weights, if there are any. ``guide``: checkpoint of a weaker model, such as the public one, see `Autoguided`.
     ``columns``: images in a line of a ``.png``.
     """
 

@@ -64,9 +64,8 @@ def add_sampling_flags(parser: ArgumentParser, *, batch_size: int = 500, guidanc
     )
     steps = ", ".join(f"{DEFAULT_STEPS[name]} for {name}" for name in SAMPLERS)
     add("--steps", "--ddim_steps", "--ddim_step", "-step", type=int, metavar="N", help=f"without it {steps}")
-    add(
-        "--eta", "-eta", "--ddim_eta", type=float, help="noise of ddim: 0 deterministic, 1 ancestral; without it 1, else 0"
-    )  # fmt: skip
+    eta_help = "noise of ddim: 0 deterministic, 1 ancestral; without it 1 for ddim, 0 for the others"
+    add("--eta", "-eta", "--ddim_eta", type=float, metavar="ETA", help=eta_help)
     add("--guidance", "--scale", "-scale", "--uc_scale", type=float, default=guidance, help="guidance scale; 1 is none")
     add("--uc", type=int, default=None, help="class that stands for no condition in guidance; default: the null class")
     add("--lineage", action="store_true", help=f"as the published commands sample: ddim with {LINEAGE_STEPS} steps")
@@ -83,7 +82,14 @@ def add_drawing_flags(parser: ArgumentParser, *, seed_default: int | None = 0) -
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     add("--guide_with", metavar="CKPT", help="guidance away from this weaker model, such as the public one")
-    add("--shard", metavar="I/N", help="draw part I of N, as a task of a SLURM array does; torchrun needs no flag")
+    add_shard_flag(parser)
+
+
+def add_shard_flag(parser: ArgumentParser) -> None:
+    """--shard; `ldm.shards.Shard.here` reads it."""
+    parser.add_argument(
+        "--shard", metavar="I/N", help="do part I of N, as a task of a SLURM array does; torchrun needs no flag"
+    )
 
 
 def sampling_options(args: argparse.Namespace, *, lineage_eta: float = 1.0, **more: Any) -> SamplingOptions:

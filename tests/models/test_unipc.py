@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -71,7 +72,7 @@ def solved(steps: int, corrected: bool) -> torch.Tensor:
     # an exact earlier estimate, so that the first step is of full order as well
     before = first - (nodes[1] - nodes[0])
     estimates = [estimate(x * deviation(before) / deviation(first), before)]
-    for here, there in zip(nodes, nodes[1:], strict=False):
+    for here, there in itertools.pairwise(nodes):
         newest = estimate(x, here)
         moved = unipc_step(x, level(here), level(there), newest[1], estimates[:1])
         if corrected:
@@ -84,7 +85,7 @@ def solved(steps: int, corrected: bool) -> torch.Tensor:
 @pytest.mark.parametrize(("corrected", "order"), [(False, 2), (True, 3)])
 def test_order_of_convergence(corrected: bool, order: int) -> None:
     errors = [abs(float(solved(steps, corrected))) for steps in (20, 40, 80)]
-    orders = [math.log2(one / two) for one, two in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(one / two) for one, two in itertools.pairwise(errors)]
     assert all(abs(found - order) < 0.3 for found in orders), orders
 
 

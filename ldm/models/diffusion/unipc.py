@@ -1,7 +1,7 @@
 """UniPC sampling (Zhao et al. 2023, arXiv 2302.04867): a predictor and a corrector that share one formula.
 
-The corrector uses the network's output at the predicted state, which the next step needs anyway. So a step costs one run
-of the network, and its order is one higher than that of the predictor alone.
+The corrector uses the network's output at the predicted state, which the next step needs anyway. So a step costs one
+run of the network, and its order is one higher than that of the predictor alone.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def unipc_step(x: Tensor, alpha: float, alpha_to: float, x0: Tensor, others: Seq
     """The state at level ``alpha_to`` from ``x`` (B, C, H, W) at level ``alpha``; both levels in (0, 1).
 
     ``x0`` is the estimate at ``x``. ``others`` are estimates at other levels: earlier ones, and for the corrector the
-    one at ``alpha_to`` itself. Without them the step is that of DDIM. Source: Zhao et al. 2023, equations 3 and 9 in the
-    form of data prediction; the levels are the squares of the paper's alpha, and 1 minus them those of its sigma.
+    one at ``alpha_to`` itself. Without them the step is that of DDIM. Source: Zhao et al. 2023, equations 3 and 9 in
+    the form of data prediction; the levels are the squares of the paper's alpha, and 1 minus them those of its sigma.
     """
     here = half_log_snr(alpha)
     length = half_log_snr(alpha_to) - here
