@@ -26,9 +26,8 @@ from ldm.inference import SamplingOptions
 CONFIG = "configs/quickstart/finetune-dp-eps10.yaml"
 PUBLIC = "checkpoints/glyphs32-ldm.safetensors"
 
-#: guidance, sampler, steps, eta; the first is that of the published commands.
+#: guidance, sampler, steps, eta; the last is that of the published commands, and the dearest.
 ROWS = (
-    (1.0, "ddim", 200, 1.0),
     (1.0, "ddim", 20, 1.0),
     (1.0, "ddim", 10, 1.0),
     (1.0, "unipc", 10, 0.0),
@@ -36,6 +35,7 @@ ROWS = (
     (2.0, "ddim", 10, 1.0),
     (2.0, "dpm-solver++", 10, 0.0),
     (2.0, "unipc", 8, 0.0),
+    (1.0, "ddim", 200, 1.0),
 )
 
 
@@ -111,12 +111,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, write after every row, and print the table."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--private", required=True, metavar="CKPT", help="checkpoint of a private fine-tuning of the public model")
+    add("--private", metavar="CKPT", help="checkpoint of a private fine-tuning of the public model")
     add("--output", default="results/sampling.json", help="all rows; those that are there are not made again")
     add("--num_samples", type=int, default=600, help="images a row and seed")
-    add("--seeds", type=int, default=3)
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of sampling and classifier; one process may do each")
+    add("--models", nargs="+", choices=("private", "public"), default=["private", "public"])
+    add("--table", nargs="+", metavar="JSON", help="measure nothing; print the table of these files")
     add("--epochs", type=int, default=8, help="of every classifier")
     args = parser.parse_args(argv)
+    if args.table:
+        print(table([Row(**row) for file in args.table for row in json.loads(Path(file).read_text())["rows"]]))
+        return
+    if not args.private:
+        parser.error("the following arguments are required: --private")
 
     import torch
 
@@ -142,8 +149,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     other = copy.copy(private)  # the same features
     other.held_out, other.reference = held_out, private.statistics(public, "public")
     models = {"private": (args.private, private), "public": (PUBLIC, other)}
-    for name, (checkpoint, scorer) in models.items():
-        for seed in range(args.seeds):
+    for name in args.models:
+        checkpoint, scorer = models[name]
+        for seed in args.seeds:
             cases = [
                 SamplingOptions(steps=steps, eta=eta, guidance=guidance, sampler=sampler, seed=seed, batch_size=300)
                 for guidance, sampler, steps, eta in ROWS

@@ -45,15 +45,19 @@ def add_extractor_flags(parser: ArgumentParser, *, default: str | None = "incept
     )
 
 
-def add_sampling_flags(parser: ArgumentParser, *, batch_size: int = 500, guidance: float = 1.0) -> None:
+def add_sampling_flags(
+    parser: ArgumentParser, *, batch_size: int = 500, guidance: float = 1.0, sampler: str = DEFAULT_SAMPLER
+) -> None:
     """How images are sampled, the same in every command; `sampling_options` reads them.
 
-    The other spellings of a flag are those of the published commands.
+    The other spellings of a flag are those of the published commands. ``sampler``: the one without --sampler.
     """
     add = parser.add_argument
     kind = parser.add_mutually_exclusive_group()
     names = ", ".join(SAMPLERS)
-    kind.add_argument("--sampler", choices=[*SAMPLERS, *OLD_SAMPLERS], metavar="NAME", help=f"{names}; ddim without it")
+    kind.add_argument(
+        "--sampler", choices=[*SAMPLERS, *OLD_SAMPLERS], metavar="NAME", help=f"{names}; {sampler} without it"
+    )
     kind.add_argument("--plms", dest="sampler", action="store_const", const="plms", help="same as --sampler plms")
     kind.add_argument(
         "--dpm_solver",
@@ -62,6 +66,7 @@ def add_sampling_flags(parser: ArgumentParser, *, batch_size: int = 500, guidanc
         const="dpm-solver++",
         help="same as --sampler dpm-solver++",
     )
+    parser.set_defaults(default_sampler=sampler)
     steps = ", ".join(f"{DEFAULT_STEPS[name]} for {name}" for name in SAMPLERS)
     add("--steps", "--ddim_steps", "--ddim_step", "-step", type=int, metavar="N", help=f"without it {steps}")
     eta_help = "noise of ddim: 0 deterministic, 1 ancestral; without it 1 for ddim, 0 for the others"
@@ -110,7 +115,7 @@ def sampling_options(args: argparse.Namespace, *, lineage_eta: float = 1.0, **mo
         batch_size=args.batch_size,
         decoder_batch_size=args.decoder_batch_size,
         seed=getattr(args, "seed", None),
-        sampler=DEFAULT_SAMPLER if sampler is None else sampler,
+        sampler=args.default_sampler if sampler is None else sampler,
         precision=args.precision,
         compile=args.compile,
         **more,
