@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,69 +100,95 @@ def write_samples(
     """
     check_count(count)
     output = Path(output)
-    parts = [output] if shard.whole else needed_parts(shard, output, count, options)
     if not shard.whole and options.seed is None:
         raise UserError("several processes need one seed; give --seed, such as --seed 0")
     model, weaker = load_model(config, checkpoint, device, ema), load_guide(config, guide, device, ema)
     condition = checked_condition(model, count, options, classes, prompts)
     options = settled(options, device, unfinished_meta(output).get("seed"))
-    labels = condition if isinstance(condition, Tensor) else None
     meta = provenance(config, checkpoint, options, device, ema, guide)
     if prompts is not None:
         meta["captions"] = condition
-    batches = shard.part(batch_count(count, options))
-    rows = range(batches.start * options.batch_size, min(count, batches.stop * options.batch_size))
-    own = output if shard.whole else shard.files(output)[shard.index]
-    part_labels = None if labels is None else labels[rows.start : rows.stop]
-    part_meta = meta if shard.whole else {**meta, "part": f"{shard.index + 1}/{shard.count}"}
-    if len(rows) and (shard.whole or not _is_finished(own, len(rows), part_meta)):
-        with SampleWriter(own, len(rows), part_labels, part_meta) as writer:
+    frame = Frame(count, condition if isinstance(condition, Tensor) else None, meta)
+
+    def draw(path: Path, part: Frame, batches: range) -> None:
+        with SampleWriter(path, part.count, part.labels, part.meta) as writer:
             if writer.done:
-                logger.info("%s: %d of %d images are there from a run that was stopped", own, writer.done, len(rows))
+                logger.info("%s: %d of %d images are there from a run that was stopped", path, writer.done, part.count)
             left = range(batches.start + batch_count(writer.done, options), batches.stop)
             for images in sample_batches(model, count, options, condition, left, shard.first, weaker):
                 writer.write(images)
             writer.finish()
-    if shard.whole:
-        return True
 
-    def merge(files: Sequence[Path]) -> None:
-        with SampleWriter(output, count, labels, meta) as writer:
-            if writer.done:  # a merge that was stopped; reading is cheap, so it starts again
-                writer.discard()
-                merge(files)
-                return
-            for file in files:
-                # not by a reader that guesses the range of pixel values: a part may hold only bright images
-                for images in torch.load(file, weights_only=True, mmap=True)[IMAGE_KEY].split(options.batch_size):
-                    writer.write(images)
-            writer.finish()
-
-    return merge_when_complete(output, parts, merge)
-
-
-def needed_parts(shard: Shard, output: Path, count: int, options: SamplingOptions) -> list[Path]:
-    """The files of the parts that have images: with fewer batches than processes, some have none."""
     total = batch_count(count, options)
-    if total < shard.count:
-        logger.warning(
-            "%d images in batches of %d are %d batches for %d processes; a smaller --batch_size gives all of them work",
-            count, options.batch_size, total, shard.count,
-        )  # fmt: skip
-    sizes = [len(Shard(index, shard.count).part(total)) for index in range(shard.count)]
-    return [file for file, size in zip(shard.files(output), sizes, strict=True) if size]
+    if shard.whole:
+        draw(output, frame, range(total))
+        return True
+    if output.exists() and not frame.differences(output):
+        return True  # a process that starts again after the merge
+    parts = frame.parts(shard.count, output, options)
+    own = shard.files(output)[shard.index]
+    if own in parts and not is_finished(own, parts[own]):
+        draw(own, parts[own], shard.part(total))
+    return merge_when_complete(output, list(parts), lambda _: merge_parts(output, frame, parts, options.batch_size))
 
 
-def _is_finished(path: Path, count: int, meta: dict[str, Any]) -> bool:
+@dataclass(frozen=True)
+class Frame:
+    """What a sample file holds besides its images: their number, labels (count,) or None, and its metadata."""
+
+    count: int
+    labels: Tensor | None
+    meta: Mapping[str, Any]
+
+    def parts(self, processes: int, output: Path, options: SamplingOptions) -> dict[Path, Frame]:
+        """The frames of the parts that have images, by file: with fewer batches than processes, some have none."""
+        total, found = batch_count(self.count, options), {}
+        if total < processes:
+            logger.warning("%d processes share %d batches; a smaller --batch_size gives all work", processes, total)
+        for index, file in enumerate(Shard(0, processes).files(output)):
+            batches = Shard(index, processes).part(total)
+            start, stop = batches.start * options.batch_size, min(self.count, batches.stop * options.batch_size)
+            if stop > start:
+                labels = None if self.labels is None else self.labels[start:stop]
+                found[file] = Frame(stop - start, labels, {**self.meta, "part": f"{index + 1}/{processes}"})
+        return found
+
+    def differences(self, path: Path) -> list[str]:
+        """The settings in which a sample file differs; the places of its inputs do not count."""
+        file = SampleFile.open(path)
+        there = dict(file.meta or {})
+        changed = [key for key in {*there, *self.meta} - {*PLACES} if there.get(key) != self.meta.get(key)]
+        changed += ["number of images"] if file.count != self.count else []
+        same = file.labels is self.labels or (
+            file.labels is not None and self.labels is not None and torch.equal(file.labels, self.labels)
+        )
+        return sorted([*changed, *([] if same else ["classes"])])
+
+
+def is_finished(path: Path, part: Frame) -> bool:
     """Whether an earlier process wrote this part. Raises UserError for a part of other settings."""
     if not path.exists() or unfinished_folder(path).exists():
         return False
-    file = SampleFile.open(path)
-    there = dict(file.meta or {})
-    changed = sorted(key for key in {*there, *meta} - {*PLACES} if there.get(key) != meta.get(key))
-    if changed or file.count != count:
-        raise UserError(f"{path}: is of a run with other settings ({', '.join(changed) or 'other count'}); remove it")
+    changed = part.differences(path)
+    if changed:
+        raise UserError(f"{path}: is of a run with other settings ({', '.join(changed)}); remove it")
     return True
+
+
+def merge_parts(output: Path, frame: Frame, parts: Mapping[Path, Frame], batch_size: int) -> None:
+    """Write the images of all parts into one file. Raises UserError for a part of other settings."""
+    for path, part in parts.items():
+        is_finished(path, part)
+    with SampleWriter(output, frame.count, frame.labels, frame.meta) as writer:
+        if not writer.done:
+            for path in parts:
+                # not by a reader that guesses the range of pixel values: a part may hold only bright images
+                for images in torch.load(path, weights_only=True, mmap=True)[IMAGE_KEY].split(batch_size):
+                    writer.write(images)
+            writer.finish()
+            return
+        writer.discard()  # of a merge that was stopped; reading is cheap, so it starts again
+    merge_parts(output, frame, parts, batch_size)
 
 
 def load_guide(config: str | Path, guide: str | Path | None, device: torch.device, ema: bool) -> Any:
