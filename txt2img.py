@@ -5,13 +5,15 @@ python txt2img.py --yaml config.yaml --ckpt last.ckpt --prompt "A smiling woman 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, pick_device, run, seed
+from ldm.cli import ArgumentParser, run
+from ldm.errors import UserError
+from ldm.inference import SamplingRequest, check_output, cycled, read_prompts
+from ldm.reports.flags import add_drawing_flags, add_sampling_flags, sampling_options
+from ldm.shards import Shard
 
 PUBLISHED_PROMPTS = "celeba_inputcaption.txt"  # what the published command reads when no captions are given
-SHOWN = 100
 
 
 def main() -> None:
@@ -30,48 +32,37 @@ def main() -> None:
     )
     add("--n_samples", type=int, default=5000, help="images a round; captions are used over and over in order")
     add("--n_iter", type=int, default=1, help="rounds")
-    add("--ddim_steps", type=int, default=200)
-    add("--ddim_eta", type=float, default=0.0, help="0 deterministic, 1 ancestral noise")
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--plms", action="store_true", help="sample with PLMS instead of DDIM; needs --ddim_eta 0")
-    kind.add_argument("--dpm_solver", action="store_true", help="sample with DPM-Solver++; 20 steps do")
-    add("--scale", type=float, default=5.0, help="guidance scale against the empty caption; 1 is none")
+    # the published command is deterministic: DDIM without noise, which DPM-Solver++ follows in a tenth of the steps
+    add_sampling_flags(parser, batch_size=300, guidance=5.0, sampler="dpm-solver++")
     add("--H", type=int, default=None, help="height in pixels; default: that of the model (256 for the published one)")
     add("--W", type=int, default=None, help="width in pixels; default: that of the model")
-    add("--bs", type=int, default=300, help="images sampled at a time")
-    add("--decoder_batch_size", type=int, default=None, help="images decoded at a time")
-    add("--seed", type=seed, default=0)
-    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
+    add_drawing_flags(parser)
     args = parser.parse_args()
     if args.prompt and args.prompts:
         parser.error("--prompt and --prompts were both given; give one of them")
 
-    from ldm.errors import UserError
-    from ldm.inference import SamplingOptions, check_output, cycled, read_prompts, write_samples
-    from ldm.samples import first_images, save_grid
-
-    output = check_output(Path(args.outdir) / args.outname, (".pt",))
     for flag in ("n_samples", "n_iter"):
         if getattr(args, flag) < 1:
             raise UserError(f"--{flag} {getattr(args, flag)}: give 1 or more")
+    output = check_output(Path(args.outdir) / args.outname, (".pt",))
     prompts = args.prompt or read_prompts(args.prompts or PUBLISHED_PROMPTS)
-    options = SamplingOptions(
-        steps=args.ddim_steps,
-        eta=args.ddim_eta,
-        scale=args.scale,
-        batch_size=args.bs,
-        decoder_batch_size=args.decoder_batch_size,
-        seed=args.seed,
-        sampler="plms" if args.plms else "dpm" if args.dpm_solver else "ddim",
-        height=args.H,
-        width=args.W,
-    )
     captions = cycled(prompts, args.n_samples) * args.n_iter  # every round begins with the first caption
-    device = pick_device(args.device)
-    count = len(captions)
-    write_samples(output, args.yaml, args.ckpt, count, options, prompts=captions, device=device, ema=args.ema)
-    save_grid(first_images(output, SHOWN), output.with_suffix(".png"), columns=10)
+    if args.sampler == "ddim" and args.eta is None:
+        args.eta = 0.0  # as in the published command
+    options = sampling_options(args, lineage_eta=0.0, height=args.H, width=args.W)
+    SamplingRequest(
+        output=output,
+        config=args.yaml,
+        checkpoint=args.ckpt,
+        count=len(captions),
+        options=options,
+        prompts=captions,
+        picture=output.with_suffix(".png"),
+        device=args.device,
+        ema=args.ema,
+        guide=args.guide_with,
+        shard=Shard.here(args.shard),
+    ).run()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, run
-from ldm.reports.flags import add_device_flag, add_extractor_flags
+from ldm.reports.flags import add_device_flag, add_extractor_flags, add_shard_flag
+from ldm.shards import Shard
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,20 +20,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--batch_size", type=int, default=500, help="images a batch")
     add_extractor_flags(parser)
     add("--quantize", action="store_true", help="round pixels to 8 bits first, as image files do")
+    add_shard_flag(parser)
     add_device_flag(parser)
     args = parser.parse_args(argv)
 
     from ldm.evaluation.features import make_extractor
     from ldm.evaluation.inputs.image_source import open_images
-    from ldm.evaluation.metrics.statistics import compute_statistics
+    from ldm.evaluation.metrics.statistics_files import write_statistics
     from ldm.files import require_writable
 
     require_writable(args.output)
     samples = open_images(args.samples)
     extractor = make_extractor(args.extractor, weights=args.weights, device=pick_device(args.device))
-    images = (images for images, _ in samples.batches(args.batch_size))
-    statistics = compute_statistics(images, extractor, quantize=args.quantize, source=samples.name)
-    statistics.save(args.output)
+    options = {"batch_size": args.batch_size, "quantize": args.quantize, "shard": Shard.here(args.shard)}
+    statistics = write_statistics(samples, extractor, args.output, **options)
+    if statistics is None:
+        print(f"{args.output}: this part is written; the process that finishes last merges all of them")
+        return
     print(f"{args.output}: {statistics.count} images, {len(statistics.mu)} {extractor.name} features")
 
 

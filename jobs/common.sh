@@ -53,6 +53,14 @@ run() {
     fi
 }
 
+# array_part [ARGUMENT...]: in a task of a SLURM array, the flag that does its part of the job, and the arguments;
+# nothing elsewhere. The task that finishes last merges the parts.
+array_part() {
+    if [ -n "${SLURM_ARRAY_TASK_COUNT:-}" ]; then
+        echo "--shard $((SLURM_ARRAY_TASK_ID - ${SLURM_ARRAY_TASK_MIN:-0} + 1))/$SLURM_ARRAY_TASK_COUNT $*"
+    fi
+}
+
 # newest_run FOLDER NAME VARIABLE: last.ckpt of the newest run of configuration NAME below FOLDER. Where there is none, a
 # dry run prints the path that it would have, and others stop with a message that names VARIABLE.
 newest_run() {

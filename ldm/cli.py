@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -121,7 +122,10 @@ def pick_device(name: str | None = None) -> torch.device:
     import torch  # imported here to keep --help fast
 
     if name is None or name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    local = os.environ.get("LOCAL_RANK", "")
+    if name == "cuda" and local.isdecimal() and torch.cuda.device_count() > 1:  # torchrun: each process its own GPU
+        name = f"cuda:{int(local) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
     except RuntimeError:

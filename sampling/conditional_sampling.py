@@ -6,7 +6,8 @@ import argparse
 import ast
 
 from ldm.cli import ArgumentParser, run
-from ldm.commands.sample import add_sampling_flags, draw
+from ldm.commands.sample import add_output_flags, draw
+from ldm.reports.flags import add_drawing_flags, add_sampling_flags
 
 
 def class_list(text: str) -> list[int]:
@@ -29,7 +30,9 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--classes", "-c", nargs="+", type=class_list, default=[[0]], help="classes to sample")
     what.add_argument("--prompt", nargs="+", metavar="TEXT", help="captions, for a model of text")
+    add_output_flags(parser)
     add_sampling_flags(parser)
+    add_drawing_flags(parser)
     args = parser.parse_args()
     classes = None if args.prompt else [label for item in args.classes for label in item]
     draw(args, args.yaml, args.ckpt, classes, args.prompt)

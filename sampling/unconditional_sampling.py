@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, pick_device, run, seed
+from ldm.cli import ArgumentParser, run
+from ldm.commands.sample import draw
+from ldm.reports.flags import add_drawing_flags, add_sampling_flags
 
 
 def main() -> None:
@@ -21,32 +22,10 @@ def main() -> None:
         help="default: <config name>_samples.pt here; the same command goes on with it if it was stopped",
     )
     add("--num_samples", "-n", type=int, default=5000)
-    add("--batch_size", "-bs", type=int, default=500)
-    add("--decoder_batch_size", type=int, default=None, help="images decoded at a time")
-    add("--ddim_steps", type=int, default=200)
-    add("--ddim_eta", type=float, default=1.0, help="0 deterministic, 1 ancestral noise")
-    add("--seed", type=seed, default=None)
-    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
+    add_sampling_flags(parser)
+    add_drawing_flags(parser, seed_default=None)
     args = parser.parse_args()
-
-    from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
-    from ldm.samples import save_grid
-
-    output = check_output(args.output or f"{Path(args.yaml).stem}_samples.pt")
-    options = SamplingOptions(
-        steps=args.ddim_steps,
-        eta=args.ddim_eta,
-        batch_size=args.batch_size,
-        decoder_batch_size=args.decoder_batch_size,
-        seed=args.seed,
-    )
-    device = pick_device(args.device)
-    files, count = (args.yaml, args.ckpt), args.num_samples
-    if output.suffix == ".png":
-        save_grid(sample_set(*files, count, options, device=device, ema=args.ema).images[:100], output, columns=10)
-    else:
-        write_samples(output, *files, count, options, device=device, ema=args.ema)
+    draw(args, args.yaml, args.ckpt, output=Path(args.output or f"{Path(args.yaml).stem}_samples.pt"))
 
 
 if __name__ == "__main__":

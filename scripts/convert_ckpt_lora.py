@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.checkpoint.adapters import convert_checkpoint, export_adapter
-from ldm.checkpoint.lora_names import STYLES
 from ldm.cli import ArgumentParser, run
+
+STYLES = ("plain", "peft", "loralib")  # those of ldm.checkpoint.lora_names, which imports torch
 
 
 def main() -> None:
@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("--ema", action=argparse.BooleanOptionalAction, default=True, help="averages, for --to adapter")
     parser.add_argument("--alpha", type=float, help="alpha of the adapters, for a file that does not say it")
     args = parser.parse_args()
+
+    from ldm.checkpoint.adapters import convert_checkpoint, export_adapter
+
     if args.files:
         if len(args.files) != 2 or args.ckpt or args.output:
             parser.error("give the checkpoint and the file to write either as IN OUT or as --ckpt IN --output OUT")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.checkpoint import export_checkpoint
 from ldm.cli import ArgumentParser, run
 
 
@@ -19,6 +18,9 @@ def main() -> None:
         "--decoder", metavar="FILE", help="autoencoder whose decoder replaces the diffusion model's own"
     )
     args = parser.parse_args()
+
+    from ldm.checkpoint import export_checkpoint
+
     count = export_checkpoint(args.ckpt, args.output, args.ema, args.note, args.decoder)
     print(f"{args.output}: {count:,} values")
 

@@ -21,9 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm.cli import ArgumentParser, run
-from ldm.data.base import DATA_ROOT_VARIABLE, data_root
-from ldm.data.fashion_mnist import FashionMNISTTrain
-from ldm.data.mnist import MNISTTrain
 from ldm.errors import UserError, nearest
 
 TIMEOUT_S = 1800
@@ -150,6 +147,9 @@ def is_there(source: Source, root: Path) -> bool:
 
 def found_elsewhere(name: str, root: Path) -> bool:
     """Return whether the data set class already finds its training and test files without this script."""
+    from ldm.data.fashion_mnist import FashionMNISTTrain
+    from ldm.data.mnist import MNISTTrain
+
     classes = {"mnist": MNISTTrain, "fashion-mnist": FashionMNISTTrain}
     if name not in classes:
         return False
@@ -243,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "sets", nargs="*", metavar="SET", help=f"any of {', '.join(SETS)}, fonts; all when none is named"
     )
-    parser.add_argument("--root", help=f"folder for the data; else ${DATA_ROOT_VARIABLE}, else the user's cache folder")
+    parser.add_argument("--root", help="folder for the data; else $LDM_DATA_ROOT, else the user's cache folder")
     parser.add_argument("--list", action="store_true", help="show packages and licences, fetch nothing")
     args = parser.parse_args(argv)
     known = [*SETS, "fonts"]
@@ -256,6 +256,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for source in SETS.get(name, ()):
                 print(f"{name}\t{source.package}\t{source.files}\t{source.target}\t{source.licence}")
         return
+    from ldm.data.base import data_root
+
     root = data_root(args.root)
     root.mkdir(parents=True, exist_ok=True)
     for name in names:

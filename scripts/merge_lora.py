@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.checkpoint.adapters import merge_checkpoint
 from ldm.cli import ArgumentParser, run
 
 
@@ -21,6 +20,9 @@ def main() -> None:
     parser.add_argument("--ema", action=argparse.BooleanOptionalAction, default=True, help="take the averaged adapters")
     parser.add_argument("--alpha", type=float, help="alpha of the adapters, for a file that does not say it")
     args = parser.parse_args()
+
+    from ldm.checkpoint.adapters import merge_checkpoint
+
     count = merge_checkpoint(args.ckpt, args.output, args.base, args.ema, args.alpha)
     print(f"{args.output}: {count:,} values, no adapters")
 

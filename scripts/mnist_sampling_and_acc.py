@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ldm.cli import ArgumentParser, pick_device, run, seed
-from ldm.reports.flags import add_device_flag, add_model_flags, add_sampling_flags
+from ldm.reports.flags import add_device_flag, add_model_flags, add_sampling_flags, sampling_options
 
 REAL = "ldm.data.mnist.MNISTVal"
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ldm.evaluation.classifiers.networks import classifier_name
     from ldm.evaluation.classifiers.protocols import HELD_OUT, protocol_named
     from ldm.evaluation.inputs.sources import load_labelled
-    from ldm.inference import SamplingOptions, check_output, draw_samples, image_side, load_model
+    from ldm.inference import check_output, draw_samples, image_side, load_model
 
     # check everything that may fail before hours of sampling
     if args.output:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise UserError(f"--{flag} {getattr(args, flag)}: give a number of 1 or more")
     protocol = protocol_named(args.protocol).changed(epochs=args.epochs)
-    options = SamplingOptions(args.ddim_step, args.eta, args.scale, args.uc, args.batch_size)
+    options = sampling_options(args)
     device = pick_device(args.device)
     model = load_model(args.yaml, args.ckpt, device, args.ema)
     settings = args.test_args if args.test_args is not None else ["split:test"] if args.test == REAL else []

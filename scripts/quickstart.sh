@@ -41,7 +41,7 @@ do_it main.py --base configs/quickstart/finetune-dp-eps10.yaml configs/quickstar
   -l "$runs/no-privacy" "model.params.ckpt_path=$public"
 do_it sampling/conditional_sampling.py --yaml configs/quickstart/finetune-dp-eps10.yaml \
   --ckpt "$(latest "$runs/private")checkpoints/last.ckpt" --output "$runs/digits.png" \
-  --num_samples 100 --classes 0 1 2 3 4 5 6 7 8 9 --ddim_steps 20 --uc_scale 2
+  --num_samples 100 --classes 0 1 2 3 4 5 6 7 8 9 --steps 20 --guidance 2
 do_it scripts/quickstart_report.py --yaml configs/quickstart/finetune-dp-eps10.yaml --public "$public" \
   --private "$(latest "$runs/private")" --plain "$(latest "$runs/no-privacy")" --output "$runs/report"
 

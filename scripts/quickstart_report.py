@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ldm.cli import ArgumentParser, pick_device, run
+from ldm.reports.flags import add_sampling_flags, sampling_options
 
 
 def main() -> None:
@@ -17,22 +18,20 @@ def main() -> None:
     add("--num_samples", type=int, default=1000, help="samples a seed")
     add("--epochs", type=int, default=15, help="epochs of every classifier")
     add("--seeds", type=int, default=3, help="how often every row is measured")
-    add("--ddim_steps", type=int, default=20)
-    add("--scale", type=float, default=2.0, help="guidance scale")
+    add_sampling_flags(parser, batch_size=250, guidance=2.0)
     add("--public_count", type=int, default=6000, help="public images")
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     args = parser.parse_args()
 
     from ldm.data.glyphs import GlyphsTrain
     from ldm.data.mnist import MNIST5kTrain, MNIST5kVal
-    from ldm.inference import SamplingOptions
     from ldm.reports.quickstart import ReportOptions, report
 
     options = ReportOptions(
         samples=args.num_samples,
         epochs=args.epochs,
         seeds=tuple(range(args.seeds)),
-        sampling=SamplingOptions(steps=args.ddim_steps, eta=1.0, scale=args.scale, batch_size=250),
+        sampling=sampling_options(args),
     )
     print(
         report(

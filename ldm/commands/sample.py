@@ -9,13 +9,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ldm.cli import ArgumentParser, pick_device, seed
+from ldm.cli import ArgumentParser
 from ldm.errors import UserError
+from ldm.inference import SamplingRequest, check_output
+from ldm.inference.request import require_file
+from ldm.reports.flags import add_drawing_flags, add_sampling_flags, sampling_options
+from ldm.shards import Shard
 
 
-def add_sampling_flags(parser: ArgumentParser) -> None:
-    """The flags of sampling by class or by caption; `draw` reads them."""
+def add_output_flags(parser: ArgumentParser, count: int = 20) -> None:
+    """--output and --num_samples."""
     add = parser.add_argument
     add(
         "--output",
@@ -23,52 +28,40 @@ def add_sampling_flags(parser: ArgumentParser) -> None:
         required=True,
         help="samples.pt, which the same command goes on with if it was stopped, or samples.png for a grid",
     )
-    add("--num_samples", "-n", type=int, default=20, help="images in all, class by class")
-    add("--batch_size", "-bs", type=int, default=500)
-    add("--decoder_batch_size", type=int, default=None, help="images decoded at a time")
-    add("--ddim_steps", type=int, default=200)
-    add("--eta", type=float, default=1.0, help="0 deterministic, 1 ancestral noise")
-    add("--uc", type=int, default=None, help="class that stands for no condition in guidance; default: the null class")
-    add("--uc_scale", type=float, default=1.0, help="guidance scale; 1 is none")
-    add("--seed", type=seed, default=0)
-    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
+    add("--num_samples", "-n", type=int, default=count, help="images in all, class by class")
 
 
 def draw(
     args: argparse.Namespace,
     config: str | Path,
     weights: str | Path,
-    classes: Sequence[int] | None,
-    prompts: Sequence[str] | None,
-) -> Path:
-    """Sample with the flags of `add_sampling_flags`; returns the file that was written. Raises UserError."""
-    from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
-    from ldm.samples import save_grid
+    classes: Sequence[int] | None = None,
+    prompts: Sequence[str] | None = None,
+    *,
+    by_caption: bool = False,
+    **more: Any,
+) -> bool:
+    """Draw the images that the flags of sampling ask for; whether the output is complete. Raises UserError.
 
-    output = check_output(args.output)
-    options = SamplingOptions(
-        steps=args.ddim_steps,
-        eta=args.eta,
-        scale=args.uc_scale,
-        uncond_class=args.uc,
-        batch_size=args.batch_size,
-        decoder_batch_size=args.decoder_batch_size,
-        seed=args.seed,
-    )
-    device = pick_device(args.device)
-    count = args.num_samples
-    if output.suffix == ".png":
-        samples = sample_set(
-            config, weights, count, options, classes=classes, prompts=prompts, device=device, ema=args.ema
-        )
-        kinds = classes or prompts
-        save_grid(samples.images, output, columns=max(1, round(count / len(kinds))) if kinds else 10)
-    else:
-        write_samples(
-            output, config, weights, count, options, classes=classes, prompts=prompts, device=device, ema=args.ema
-        )
-    return output
+    ``by_caption``: a column of a grid is a caption, else a line is a class. ``more``: other fields of the request.
+    """
+    kinds = len(classes or prompts or ())
+    columns = 10 if not kinds else kinds if by_caption else max(1, round(args.num_samples / kinds))
+    more.setdefault("output", args.output)
+    return SamplingRequest(
+        config=config,
+        checkpoint=weights,
+        count=args.num_samples,
+        options=sampling_options(args),
+        classes=classes,
+        prompts=prompts,
+        columns=columns,
+        device=args.device,
+        ema=args.ema,
+        guide=args.guide_with,
+        shard=Shard.here(args.shard),
+        **{**more, "output": Path(more["output"])},
+    ).run()
 
 
 def build_parser() -> ArgumentParser:
@@ -81,18 +74,25 @@ def build_parser() -> ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--classes", "-c", nargs="+", metavar="CLASS", help="numbers or names; all without it")
     what.add_argument("--prompt", nargs="+", metavar="TEXT", help="captions, for a model of text")
+    add_output_flags(parser)
     add_sampling_flags(parser)
+    add_drawing_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and sample."""
     args = build_parser().parse_args(argv)
+    if args.model is not None and (args.yaml or args.ckpt):
+        raise UserError(f"{args.model} and --yaml or --ckpt were given; give one model")
+    check_output(args.output)
+    sampling_options(args)  # a mistake is refused before torch is imported
+    for path, kind in ((args.yaml, "config file"), (args.ckpt, "checkpoint")):
+        if path is not None:
+            require_file(path, kind, shipped=path is args.yaml)
 
     from ldm.reports.model_files import ModelFiles
 
-    if args.model is not None and (args.yaml or args.ckpt):
-        raise UserError(f"{args.model} and --yaml or --ckpt were given; give one model")
     if args.model is not None:
         files = ModelFiles.find(args.model)
     elif args.yaml and args.ckpt:
@@ -102,7 +102,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes = None
     if args.prompt is None:
         classes = files.labels(args.classes) if args.classes else files.default_classes()
-    output = draw(args, files.config, files.weights, classes, args.prompt)
+    if not draw(args, files.config, files.weights, classes, args.prompt):
+        print("this part is written; the process that finishes last merges all of them")
+        return
+    output = Path(args.output)
     print(f"written to {output}: {args.num_samples} images")
     if output.suffix == ".png":
         print(f"next: look at {output}; --output samples.pt writes a file for dp-ldm evaluate and dp-ldm export")

@@ -1,13 +1,10 @@
-"""Driver of the sampling commands: from YAML and a checkpoint to images."""
+"""Images from a loaded model: conditions, the sampling loop over batches, and the decoder."""
 
 from __future__ import annotations
 
-import logging
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,53 +12,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.errors import UserError
-from ldm.files import check_writable, file_digest
-from ldm.inference.load import load_model
+from ldm.inference.decode import Decoder, lower_precision
+from ldm.inference.options import SamplingOptions
 from ldm.inference.prompts import check_prompts, cycled, takes_text
+from ldm.inference.request import check_count
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
+from ldm.models.diffusion.guidance import Autoguided
 from ldm.models.diffusion.plms import PLMSSampler
-from ldm.samples import SampleSet, SampleWriter, unfinished_meta
-
-logger = logging.getLogger(__name__)
+from ldm.models.diffusion.unipc import UniPCSampler
+from ldm.samples import SampleSet
 
 #: One bar for all batches, which moves within a batch; counts are whole images.
 BAR = "{desc} {percentage:3.0f}% {bar} {n:.0f} of {total_fmt} images [{elapsed}<{remaining}]"
 
-SAMPLERS: dict[str, Callable[[Any], Any]] = {"ddim": DDIMSampler, "plms": PLMSSampler, "dpm": DPMSolverSampler}
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """Options of sampling. ``steps`` in [1, T], ``eta`` in [0, 1], ``scale`` is the guidance scale (1 = none).
-
-    ``uncond_class`` is the class that stands for "no condition" in guidance; None selects the model's null class, or
-    the empty caption for text. ``sampler`` is ddim, plms or dpm; the last two need ``eta`` 0. ``height`` and ``width``
-    are in pixels, None for those of the model. Raises UserError for numbers outside these ranges.
-    """
-
-    steps: int = 200
-    eta: float = 1.0
-    scale: float = 1.0
-    uncond_class: int | None = None
-    batch_size: int = 500
-    decoder_batch_size: int | None = None
-    seed: int | None = None
-    sampler: str = "ddim"
-    height: int | None = None
-    width: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise UserError(f"sampler: {self.sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
-        if not 0.0 <= self.eta <= 1.0:
-            raise UserError(f"eta: {self.eta} is outside [0, 1]; 0 is deterministic, 1 adds ancestral noise")
-        if self.sampler != "ddim" and self.eta != 0.0:
-            raise UserError(f"eta: {self.eta} adds noise, which only DDIM can use; set eta to 0, or sample with DDIM")
-        for name in ("steps", "batch_size", "decoder_batch_size", "height", "width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}: {value} is below 1")
+SAMPLERS: dict[str, Callable[[Any], Any]] = {
+    "ddim": DDIMSampler,
+    "plms": PLMSSampler,
+    "dpm-solver++": DPMSolverSampler,
+    "unipc": UniPCSampler,
+}
 
 
 def labels_for(classes: Sequence[int] | None, count: int) -> Tensor | None:
@@ -100,9 +70,10 @@ def sample_images(
     options: SamplingOptions,
     labels: Tensor | Sequence[str] | None = None,
     progress: bool = True,
+    guide: Any = None,
 ) -> Tensor:
     """Draw ``count`` images (count, C, H, W) float32 in [-1, 1] on the CPU; see `sample_batches`."""
-    made = list(sample_batches(model, count, options, labels, progress=progress))
+    made = list(sample_batches(model, count, options, labels, progress=progress, guide=guide))
     return torch.cat(made) if made else torch.empty(0, *latent_shape(model, options))
 
 
@@ -112,35 +83,45 @@ def sample_batches(
     count: int,
     options: SamplingOptions,
     labels: Tensor | Sequence[str] | None = None,
-    first: int = 0,
+    batches: range | None = None,
     progress: bool = True,
+    guide: Any = None,
 ) -> Iterator[Tensor]:
     """Draw ``count`` images, ``options.batch_size`` at a time: (B, C, H, W) float32 in [-1, 1] on the CPU.
 
-    ``labels`` (count,) or ``count`` captions are the condition. Results depend on the seed, the batch size and the
-    device. With ``first`` > 0, that many images were drawn before; the random numbers then continue from the state that
-    the caller has set (see `random_state`), and the seed is not used.
+    ``labels`` (count,) or ``count`` captions are the condition. Only the ``batches`` of these numbers are drawn, by
+    default all of them. The random numbers of a batch follow from the seed and its number alone (`batch_seed`), so that
+    a process may draw any of the batches; results depend on the batch size and the device, too. ``guide`` is a weaker
+    model of the same latents, away from which ``options.guidance`` leads (see `Autoguided`).
     """
-    if options.seed is not None and first == 0:
-        torch.manual_seed(options.seed)
-    sampler = SAMPLERS[options.sampler](model)
+    device = model.betas.device
+    decode = Decoder(model, options.decoder_batch_size, options.precision)
+    if options.compile:
+        model.model.compile()
+    sampler = SAMPLERS[options.sampler](model if guide is None else Autoguided(model, guide, options.guidance))
     shape = latent_shape(model, options)
-    with tqdm(total=count, initial=first, desc="sampling", bar_format=BAR, disable=not progress) as bar:
-        for start in range(first, count, options.batch_size):
+    chosen = range(batch_count(count, options)) if batches is None else batches
+    with tqdm(total=count, desc="sampling", bar_format=BAR, disable=not progress) as bar:
+        bar.update(chosen.start * options.batch_size)
+        for number in chosen:
+            start = number * options.batch_size
             size = min(options.batch_size, count - start)
-            condition, without = conditions(model, None if labels is None else labels[start : start + size], options)
-            latents, _ = sampler.sample(
-                options.steps,
-                size,
-                shape,
-                condition,
-                eta=options.eta,
-                unconditional_guidance_scale=options.scale,
-                unconditional_conditioning=without,
-                callback=partial(_advance, bar, start, size, options.steps),
-            )
-            parts = latents.split(options.decoder_batch_size or size)
-            yield torch.cat([model.decode_first_stage(part) for part in parts]).float().clamp(-1, 1).cpu()
+            if options.seed is not None:
+                torch.manual_seed(batch_seed(options.seed, number))
+            rows = None if labels is None else labels[start : start + size]
+            with lower_precision(device, options.precision == "bf16"):
+                condition, without = all_conditions(model, guide, rows, options)
+                latents, _ = sampler.sample(
+                    options.steps,
+                    size,
+                    shape,
+                    condition,
+                    eta=options.eta,
+                    unconditional_guidance_scale=options.guidance,
+                    unconditional_conditioning=without,
+                    callback=partial(_advance, bar, start, size, options.steps),
+                )
+            yield decode(latents)
             bar.update(start + size - bar.n)
 
 
@@ -150,23 +131,29 @@ def _advance(bar: Any, start: int, size: int, steps: int, step: int) -> None:
     bar.update(start + size * share - bar.n)
 
 
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of torch's random numbers on the CPU and on ``device``."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
+def batch_count(count: int, options: SamplingOptions) -> int:
+    """Number of batches of ``count`` images."""
+    return -(-count // options.batch_size)
 
 
-def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Restore a state of `random_state` from a device of the same kind."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state["mps"])
+def batch_seed(seed: int, number: int) -> int:
+    """Seed of a batch, in [0, 2^32): that of the run for batch 0, and no two batches of a run have the same.
+
+    The factor is odd, so that the products are distinct modulo 2^32; it is 2^32 divided by the golden ratio, so that
+    the batches of seeds next to each other are distinct as well.
+    """
+    return (seed + 0x9E3779B9 * number) % 2**32
+
+
+def all_conditions(model: Any, guide: Any, rows: Tensor | Sequence[str] | None, options: SamplingOptions) -> Any:
+    """The encoded condition of a batch and the unconditional one; with a ``guide`` the pair of both models' conditions.
+
+    Each model encodes the condition itself, because the encoder may have been trained with it.
+    """
+    if guide is None:
+        return conditions(model, rows, options)
+    plain = replace(options, guidance=1.0)
+    return (conditions(model, rows, plain)[0], conditions(guide, rows, plain)[0]), None
 
 
 def conditions(model: Any, labels: Tensor | Sequence[str] | None, options: SamplingOptions) -> tuple[Any, Any]:
@@ -175,98 +162,22 @@ def conditions(model: Any, labels: Tensor | Sequence[str] | None, options: Sampl
         return None, None
     if not isinstance(labels, Tensor):
         condition = model.get_learned_conditioning(list(labels))
-        if options.scale == 1.0:
+        if options.guidance == 1.0:
             return condition, None
         return condition, model.get_learned_conditioning([""]).expand_as(condition)
     labels = labels.to(model.betas.device)
     condition = model.get_learned_conditioning({"class_label": labels})
-    if options.scale == 1.0:
+    if options.guidance == 1.0:
         return condition, None
     null = options.uncond_class
     if null is None and getattr(model.cond_stage_model, "ucg_rate", 0.0) > 0:
         null = model.cond_stage_model.null_class
     if null is None:
-        raise UserError("guidance needs a class that stands for no condition; name it with --uc, or set the scale to 1")
+        raise UserError(
+            "guidance needs a class that stands for no condition; name it with --uc, or set the guidance to 1"
+        )
     check_classes(model, [null])
     return condition, model.get_learned_conditioning({"class_label": torch.full_like(labels, null)})
-
-
-def sample_set(
-    config: str | Path,
-    checkpoint: str | Path,
-    count: int,
-    options: SamplingOptions,
-    *,
-    classes: Sequence[int] | None = None,
-    prompts: Sequence[str] | None = None,
-    device: torch.device,
-    ema: bool = True,
-) -> SampleSet:
-    """Load a model and draw a sample set, with labels or ``meta["captions"]``, and with its provenance in ``meta``.
-
-    Captions and labels are those of `draw_samples`. Raises UserError.
-    """
-    check_count(count)
-    options = seeded(options)
-    samples = draw_samples(load_model(config, checkpoint, device, ema), count, options, classes, prompts)
-    meta = provenance(config, checkpoint, options, device, ema)
-    return SampleSet(samples.images, samples.labels, {**meta, **samples.meta})
-
-
-def write_samples(
-    output: str | Path,
-    config: str | Path,
-    checkpoint: str | Path,
-    count: int,
-    options: SamplingOptions,
-    *,
-    classes: Sequence[int] | None = None,
-    prompts: Sequence[str] | None = None,
-    device: torch.device,
-    ema: bool = True,
-) -> None:
-    """Write the sample set of `sample_set` to a `.pt` file, with one batch in memory at a time.
-
-    A stopped run resumes when it is called again with the same arguments, and gives the same file as an uninterrupted
-    run. Raises UserError, also for an unfinished ``output`` of other arguments.
-    """
-    check_count(count)
-    model = load_model(config, checkpoint, device, ema)
-    condition = checked_condition(model, count, options, classes, prompts)
-    options = seeded(options, unfinished_meta(output).get("seed"))
-    meta = provenance(config, checkpoint, options, device, ema)
-    labels = condition if isinstance(condition, Tensor) else None
-    if prompts is not None:
-        meta["captions"] = condition
-    with SampleWriter(output, count, labels, meta) as writer:
-        if writer.done:
-            logger.info("%s: %d of %d images are there from a run that was stopped", output, writer.done, count)
-            set_random_state(writer.state, device)
-        for images in sample_batches(model, count, options, condition, first=writer.done):
-            writer.write(images, random_state(device))
-        writer.finish()
-
-
-def seeded(options: SamplingOptions, seed: int | None = None) -> SamplingOptions:
-    """Options with a seed: their own, else ``seed``, else a new one."""
-    if options.seed is not None:
-        return options
-    return replace(options, seed=secrets.randbits(32) if seed is None else seed)
-
-
-def provenance(
-    config: str | Path, checkpoint: str | Path, options: SamplingOptions, device: torch.device, ema: bool
-) -> dict[str, Any]:
-    """Provenance of a sample file: input files with digests, weights, options and the kind of device."""
-    return {
-        "config": str(config),
-        "config_sha256": file_digest(config),
-        "checkpoint": str(checkpoint),
-        "checkpoint_sha256": file_digest(checkpoint),
-        "ema": ema,
-        "device": device.type,
-        **asdict(options),
-    }
 
 
 def draw_samples(
@@ -275,13 +186,14 @@ def draw_samples(
     options: SamplingOptions,
     classes: Sequence[int] | None = None,
     prompts: Sequence[str] | None = None,
+    guide: Any = None,
 ) -> SampleSet:
     """``count`` images of a loaded model: class by class with labels, or of ``prompts`` in order, repeated as needed.
 
     The caption of every image is in ``meta["captions"]``. Raises UserError before the first image.
     """
     condition = checked_condition(model, count, options, classes, prompts)
-    images = sample_images(model, count, options, condition)
+    images = sample_images(model, count, options, condition, guide=guide)
     if prompts is not None:
         return SampleSet(images, None, {"captions": condition})
     return SampleSet(images, condition)
@@ -307,12 +219,6 @@ def checked_condition(
     return cycled(prompts, count)
 
 
-def check_count(count: int) -> None:
-    """Raise UserError for a number of images below 1."""
-    if count < 1:
-        raise UserError(f"{count} samples asked for; give the number of images, 1 or more")
-
-
 @torch.no_grad()
 def image_side(model: Any) -> int:
     """Height and width in pixels of a model's generated images."""
@@ -332,14 +238,3 @@ def latent_shape(model: Any, options: SamplingOptions) -> tuple[int, int, int]:
         if value % multiple:
             raise UserError(f"{name}: {value} pixels; this model makes multiples of {multiple}, best {side}")
     return model.channels, pixels[0] // factor, pixels[1] // factor
-
-
-def check_output(path: str | Path, suffixes: Sequence[str] = (".pt", ".png")) -> Path:
-    """Check before sampling that the result can be written. Raises UserError."""
-    path = Path(path)
-    if path.suffix not in suffixes:
-        raise UserError(f"{path}: cannot tell what to write; end the name in {' or '.join(suffixes)}")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file in it, such as {path / 'samples.pt'}")
-    check_writable(path.parent, f"{path}: folder")
-    return path

@@ -9,7 +9,17 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from ldm.cli import ArgumentParser, pick_device
+from ldm.cli import ArgumentParser, pick_device, seed
+from ldm.errors import UserError
+from ldm.inference.options import (
+    DEFAULT_SAMPLER,
+    DEFAULT_STEPS,
+    LINEAGE_STEPS,
+    OLD_SAMPLERS,
+    PRECISIONS,
+    SAMPLERS,
+    SamplingOptions,
+)
 
 EXTRACTORS = "inception (FID), efficientnet-lite0, digits-cnn, pixels, or a dotted class"
 
@@ -35,14 +45,81 @@ def add_extractor_flags(parser: ArgumentParser, *, default: str | None = "incept
     )
 
 
-def add_sampling_flags(parser: ArgumentParser, *, batch_size: int = 500) -> None:
-    """Sampling settings of a class-conditional model, in the spellings of the published commands."""
+def add_sampling_flags(
+    parser: ArgumentParser, *, batch_size: int = 500, guidance: float = 1.0, sampler: str = DEFAULT_SAMPLER
+) -> None:
+    """How images are sampled, the same in every command; `sampling_options` reads them.
+
+    The other spellings of a flag are those of the published commands. ``sampler``: the one without --sampler.
+    """
     add = parser.add_argument
-    add("--ddim_step", "-step", "--ddim_steps", type=int, default=200)
-    add("--eta", "-eta", type=float, default=1.0, help="0 deterministic, 1 ancestral noise")
-    add("--scale", "-scale", type=float, default=1.0, help="guidance scale; 1 is none")
+    kind = parser.add_mutually_exclusive_group()
+    names = ", ".join(SAMPLERS)
+    kind.add_argument(
+        "--sampler", choices=[*SAMPLERS, *OLD_SAMPLERS], metavar="NAME", help=f"{names}; {sampler} without it"
+    )
+    kind.add_argument("--plms", dest="sampler", action="store_const", const="plms", help="same as --sampler plms")
+    kind.add_argument(
+        "--dpm_solver",
+        dest="sampler",
+        action="store_const",
+        const="dpm-solver++",
+        help="same as --sampler dpm-solver++",
+    )
+    parser.set_defaults(default_sampler=sampler)
+    steps = ", ".join(f"{DEFAULT_STEPS[name]} for {name}" for name in SAMPLERS)
+    add("--steps", "--ddim_steps", "--ddim_step", "-step", type=int, metavar="N", help=f"without it {steps}")
+    eta_help = "noise of ddim: 0 deterministic, 1 ancestral; without it 1 for ddim, 0 for the others"
+    add("--eta", "-eta", "--ddim_eta", type=float, metavar="ETA", help=eta_help)
+    add("--guidance", "--scale", "-scale", "--uc_scale", type=float, default=guidance, help="guidance scale; 1 is none")
     add("--uc", type=int, default=None, help="class that stands for no condition in guidance; default: the null class")
-    add("--batch_size", "-bs", type=int, default=batch_size, help="images sampled at a time")
+    add("--lineage", action="store_true", help=f"as the published commands sample: ddim with {LINEAGE_STEPS} steps")
+    add("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of the networks; fp32 where there is no bf16")
+    add("--compile", action="store_true", help="compile the network first, for very many images")
+    add("--batch_size", "-bs", "--bs", type=int, default=batch_size, help="images sampled at a time")
+    add("--decoder_batch_size", type=int, default=None, help="images decoded at a time")
+
+
+def add_drawing_flags(parser: ArgumentParser, *, seed_default: int | None = 0) -> None:
+    """Where and by whom images are sampled: --seed, --device, --ema, --guide_with and --shard."""
+    add = parser.add_argument
+    add("--seed", type=seed, default=seed_default, help="of the images; a new one without it")
+    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
+    add("--guide_with", metavar="CKPT", help="guidance away from this weaker model, such as the public one")
+    add_shard_flag(parser)
+
+
+def add_shard_flag(parser: ArgumentParser) -> None:
+    """--shard; `ldm.shards.Shard.here` reads it."""
+    parser.add_argument(
+        "--shard", metavar="I/N", help="do part I of N, as a task of a SLURM array does; torchrun needs no flag"
+    )
+
+
+def sampling_options(args: argparse.Namespace, *, lineage_eta: float = 1.0, **more: Any) -> SamplingOptions:
+    """The options that the flags of `add_sampling_flags` ask for, with ``more`` of them. Raises UserError.
+
+    ``lineage_eta``: the noise that the published form of this command has.
+    """
+    steps, eta, sampler = args.steps, args.eta, args.sampler
+    if args.lineage:
+        if sampler is not None or steps is not None or eta is not None:
+            raise UserError("--lineage sets sampler, steps and eta itself; leave them or --lineage out")
+        sampler, steps, eta = "ddim", LINEAGE_STEPS, lineage_eta
+    return SamplingOptions(
+        steps=steps,
+        eta=eta,
+        guidance=args.guidance,
+        uncond_class=args.uc,
+        batch_size=args.batch_size,
+        decoder_batch_size=args.decoder_batch_size,
+        seed=getattr(args, "seed", None),
+        sampler=args.default_sampler if sampler is None else sampler,
+        precision=args.precision,
+        compile=args.compile,
+        **more,
+    )
 
 
 def add_model_flags(parser: ArgumentParser, *ckpt_spellings: str) -> None:

@@ -39,7 +39,7 @@ class ReportOptions:
     batch_size: int = 50  # with 1,000 images, larger batches leave the classifier half trained
     lr: float = 1e-3
     seeds: tuple[int, ...] = (0, 1, 2)
-    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(steps=20, scale=2.0, batch_size=250))
+    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(steps=20, guidance=2.0, batch_size=250))
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ class SampleWriter:
     ):
         self.path = Path(path)
         self.count = count
-        self.labels = None if labels is None else checked_labels(labels.detach().cpu(), count)
+        # a copy, because a view would be stored with everything that it is a part of
+        self.labels = None if labels is None else checked_labels(labels.detach().cpu(), count).clone()
         self.meta = dict(meta or {})
         check_plain(self.meta, META_KEY)
         self.folder = unfinished_folder(self.path)

@@ -21,11 +21,12 @@ from ldm.inference import (
     image_side,
     labels_for,
     load_model,
+    sample_batches,
     sample_images,
     sample_set,
     write_samples,
 )
-from ldm.inference.generate import conditions, random_state, set_random_state
+from ldm.inference.generate import batch_seed, conditions
 from ldm.samples import SampleSet, SampleWriter, unfinished_folder
 from tests import tiny
 from tests.tiny_runs import small_checkpoint, small_ldm, write_yaml
@@ -97,12 +98,12 @@ def test_conditions_of_guidance(model: Any) -> None:
     labels = torch.tensor([1, 2])
     condition, without = conditions(model, labels, QUICK)
     assert condition.shape == (2, 1, 5) and without is None
-    _, without = conditions(model, labels, SamplingOptions(scale=2.0, uncond_class=4))
+    _, without = conditions(model, labels, SamplingOptions(guidance=2.0, uncond_class=4))
     assert torch.equal(without, model.get_learned_conditioning({"class_label": torch.tensor([4, 4])}))
     with pytest.raises(UserError, match="guidance needs a class that stands for no condition; name it with --uc"):
-        conditions(model, labels, SamplingOptions(scale=2.0))
+        conditions(model, labels, SamplingOptions(guidance=2.0))
     with pytest.raises(UserError, match="class 10 is out of range"):
-        conditions(model, labels, SamplingOptions(scale=2.0, uncond_class=10))
+        conditions(model, labels, SamplingOptions(guidance=2.0, uncond_class=10))
 
 
 def test_classes_are_checked(model: Any) -> None:
@@ -154,8 +155,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
     output, options = tmp_path / "a.pt", replace(QUICK, seed=seed)
     write, drawn = SampleWriter.write, []
 
-    def write_and_stop(writer: SampleWriter, images: torch.Tensor, state: dict) -> None:
-        write(writer, images, state)
+    def write_and_stop(writer: SampleWriter, images: torch.Tensor) -> None:
+        write(writer, images)
         drawn.append(len(images))
         if len(drawn) == stopped_after:
             raise KeyboardInterrupt
@@ -193,18 +194,18 @@ def test_an_unfinished_file_of_other_settings_is_left_alone(files: tuple[str, Pa
     assert (unfinished_folder(tmp_path / "b.pt") / "b.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_random_numbers_go_on_from_their_state(device: str) -> None:
-    if not getattr(torch, device).is_available():
-        pytest.skip("no GPU here; the same test runs on the CPU")
-    place = torch.device(device)
-    torch.manual_seed(3)
-    torch.randn(5, device=place)
-    state = random_state(place)
-    drawn = [torch.randn(5, device=where) for where in ("cpu", place)]
-    torch.manual_seed(4)
-    set_random_state(state, place)
-    assert all(torch.equal(torch.randn(5, device=where), one) for where, one in zip(("cpu", place), drawn, strict=True))
+def test_no_two_batches_have_the_same_random_numbers() -> None:
+    seeds = {batch_seed(seed, number) for seed in (0, 1, 2**32 - 1) for number in range(20_000)}
+    assert len(seeds) == 60_000 and min(seeds) >= 0 and max(seeds) < 2**32
+    assert [batch_seed(seed, 0) for seed in (0, 7)] == [0, 7]
+
+
+def test_a_batch_does_not_depend_on_the_batches_before_it(model: Any) -> None:
+    labels = labels_for([0, 1], 10)
+    whole = sample_images(model, 10, QUICK, labels, progress=False)
+    (last,) = sample_batches(model, 10, QUICK, labels, range(2, 3), progress=False)
+    assert torch.equal(last, whole[8:])
+    assert not torch.allclose(whole[:4], whole[4:8]), "batches differ"
 
 
 def test_a_seed_is_chosen_and_said_when_none_is_given(files: tuple[str, Path]) -> None:

@@ -9,10 +9,11 @@ from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.plms import PLMSSampler
 from ldm.models.diffusion.sampler import Sampler
+from ldm.models.diffusion.unipc import UniPCSampler
 from tests.models.gaussian import Gaussian
 
 SHAPE = (1, 2, 2)
-every_sampler = pytest.mark.parametrize("kind", [DDIMSampler, PLMSSampler, DPMSolverSampler])
+every_sampler = pytest.mark.parametrize("kind", [DDIMSampler, PLMSSampler, DPMSolverSampler, UniPCSampler])
 
 
 @every_sampler

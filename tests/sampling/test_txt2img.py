@@ -88,7 +88,7 @@ def test_published_command_reads_its_prompt_file(commands: Commands, typed: tupl
     samples = SampleSet.load("outputs/txt2img-samples/X.pt")
     assert samples.images.shape == (5, 1, tiny.SIDE, tiny.SIDE) and samples.labels is None
     assert samples.meta["captions"] == ["a smiling woman", "a man with blond hair"] * 2 + ["a smiling woman"]
-    assert (samples.meta["sampler"], samples.meta["scale"], samples.meta["eta"]) == ("ddim", 5.0, 0.0)
+    assert (samples.meta["sampler"], samples.meta["guidance"], samples.meta["eta"]) == ("dpm-solver++", 5.0, 0.0)
     with Image.open("outputs/txt2img-samples/X.png") as image:
         assert image.width > 5 * tiny.SIDE
 
@@ -154,7 +154,7 @@ def test_guidance_is_against_the_empty_caption(model: Any) -> None:
     shown: list[tuple[torch.Tensor, ...]] = []
     inner = model.apply_model
     model.apply_model = lambda x, t, cond: shown.append(cond.chunk(2)) or inner(x, t, cond)
-    draw_samples(model, 2, SamplingOptions(steps=1, scale=2.0, seed=0), prompts=["a man", "a woman"])
+    draw_samples(model, 2, SamplingOptions(steps=1, guidance=2.0, seed=0), prompts=["a man", "a woman"])
     ((without, condition),) = shown
     torch.testing.assert_close(without, model.get_learned_conditioning(["", ""]))
     torch.testing.assert_close(condition, model.get_learned_conditioning(["a man", "a woman"]))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fid import compute_samples_stats
 from ldm.evaluation.metrics.statistics import FeatureStatistics
-from ldm.inference import generate as inference
+from ldm.inference import files as inference
 from ldm.samples import SampleSet
 from sampling import cond_sampling_test, conditional_sampling, unconditional_sampling
 from scripts import export_checkpoint
@@ -240,7 +240,15 @@ def test_samples_go_on_to_the_metrics(conditional: Any, capsys: pytest.CaptureFi
         ("--ckpt {files}/guided.ckpt", "guided.ckpt does not fit LatentDiffusion"),
         ("--yaml {files}/plain.yaml", "class.ckpt: "),
         ("--device tpu9", "'tpu9' is no device; type --device cpu"),
-        ("--ddim_step 2", "unknown flag '--ddim_step'; did you mean '--ddim_steps'?"),
+        ("--ddim_stepp 2", "unknown flag '--ddim_stepp'; did you mean '--ddim_step"),
+        ("--sampler dpmm", "argument --sampler: invalid choice: 'dpmm'"),
+        ("--plms --dpm_solver", "not allowed with argument --plms"),
+        ("--lineage --steps 3", "--lineage sets sampler, steps and eta itself"),
+        ("--guide_with {files}/class.ckpt", "--guide_with needs --guidance above 1"),
+        ("--guide_with none.ckpt --guidance 2", "checkpoint 'none.ckpt' does not exist"),
+        ("--shard 3", "--shard 3: is no part of a job; type 1/4"),
+        ("--shard 3/2", "part 3 of 2 does not exist"),
+        ("--shard 1/2 --output a.png", "a grid is drawn by one process"),
     ],
 )
 def test_mistakes(commands: Commands, files: Path, words: str, line: str) -> None:

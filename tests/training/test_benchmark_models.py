@@ -55,7 +55,7 @@ def test_diffusion_models_live_in_the_autoencoders_latents(name):
 @pytest.mark.parametrize("name", ["digits", "clothes"])
 def test_diffusion_models_sample_what_is_asked_for(name):
     model = load_model(CONFIGS / f"public-{name}.yaml", SHIPPED / f"{name}32-ldm.safetensors", torch.device("cpu"))
-    options = SamplingOptions(steps=6, eta=0.0, scale=1.5, sampler="dpm", seed=0)
+    options = SamplingOptions(steps=6, eta=0.0, guidance=1.5, sampler="dpm", seed=0)
     labels = torch.tensor([1] * 8 + [8] * 8)
     images = sample_images(model, 16, options, labels, progress=False)
     assert images.shape == (16, 1, 32, 32) and images.abs().max() <= 1.0

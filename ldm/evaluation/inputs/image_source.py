@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,21 +29,29 @@ from ldm.samples.framing import to_size
 from ldm.samples.image_files import all_problems, read_image
 from ldm.samples.image_folder import ImageFolderListing, list_images, read_headers, require_one_size
 from ldm.samples.pixel_range import BYTES
+from ldm.shards import WHOLE, Shard
 
 Batches = Iterator[tuple[Tensor, Tensor | None]]
+
+
+class BatchReader(Protocol):
+    """Reads images batch by batch: all of them, or the batches of one part of a job."""
+
+    def __call__(self, batch_size: int, shard: Shard = WHOLE) -> Batches: ...
 
 
 @dataclass(frozen=True)
 class ImageSource:
     """Images that can be read more than once, batch by batch, so that memory never holds all of them.
 
-    batches(batch_size) yields images (B, 1 or 3, H, W) float32 in [-1, 1] and labels (B,) int64 or None.
+    batches(batch_size) yields images (B, 1 or 3, H, W) float32 in [-1, 1] and labels (B,) int64 or None;
+    batches(batch_size, shard) yields only the batches of that part.
     meta: metadata of a sample file. class_names: names of the labels 0, 1, ... where the source has them.
     from_training_files: True for images of a data set's training files, because a score on them is no test score.
     """
 
     name: str
-    batches: Callable[[int], Batches]
+    batches: BatchReader
     meta: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     from_training_files: bool = False
@@ -74,7 +83,9 @@ def open_images(
     dataset = open_dataset(name, params)
     return ImageSource(
         " ".join([name, *settings]),
-        lambda batch_size: dataset_batches(dataset, batch_size=batch_size, num_workers=num_workers),
+        lambda batch_size, shard=WHOLE: dataset_batches(
+            dataset, batch_size=batch_size, num_workers=num_workers, shard=shard
+        ),
         class_names=tuple(getattr(dataset, "class_names", None) or ()),
         from_training_files=from_training_files(dataset),
     )
@@ -94,9 +105,10 @@ def is_statistics_file(path: str | Path) -> bool:
 def _sample_file(path: Path) -> ImageSource:
     file = SampleFile.open(path)
 
-    def batches(batch_size: int) -> Batches:
-        total = -(-file.count // _checked(batch_size))
-        yield from tqdm(iter_batches(path, batch_size), total=total, unit="batch", disable=None)
+    def batches(batch_size: int, shard: Shard = WHOLE) -> Batches:
+        part = shard.part(-(-file.count // _checked(batch_size)))
+        chosen = islice(iter_batches(path, batch_size), part.start, part.stop)
+        yield from tqdm(chosen, total=len(part), unit="batch", disable=None)
 
     meta = file.meta or {}
     return ImageSource(str(path), batches, meta, tuple(map(str, meta.get("class_names") or ())))
@@ -126,8 +138,9 @@ def folder_images(folder: Path, size: int | None = None) -> ImageSource:
     grey = all(header.is_grey for header in headers)
     labels = None if listing.labels is None else torch.from_numpy(listing.labels)
 
-    def batches(batch_size: int) -> Batches:
-        for start in tqdm(range(0, len(listing.paths), _checked(batch_size)), unit="batch", disable=None):
+    def batches(batch_size: int, shard: Shard = WHOLE) -> Batches:
+        chosen = shard.part(-(-len(listing.paths) // _checked(batch_size)))
+        for start in tqdm([number * batch_size for number in chosen], unit="batch", disable=None):
             part = listing.paths[start : start + batch_size]
             images = torch.stack([_to_tensor(to_size(_read(path, listing), size), grey) for path in part])
             yield images, None if labels is None else labels[start : start + batch_size]

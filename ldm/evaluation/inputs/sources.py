@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ldm.config import accepted_parameters, allow_target, get_obj_from_str, instantiate_from_config
 from ldm.errors import UserError
 from ldm.samples import SampleSet
 from ldm.samples.sample_set import IMAGE_KEY, LABEL_KEY
+from ldm.shards import WHOLE, Shard
 
 logger = logging.getLogger(__name__)
 
@@ -95,18 +96,22 @@ def _respell_size(factory: Any, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def dataset_batches(
-    dataset: Any, *, batch_size: int = 500, num_workers: int = 0, progress: bool = True
+    dataset: Any, *, batch_size: int = 500, num_workers: int = 0, progress: bool = True, shard: Shard = WHOLE
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """One ordered pass through a dataset of `{image: (H, W, C) in [-1, 1], class_label: int}` items.
 
-    Yields images (B, C, H, W) float32 and labels (B,) int64, or None where items have none. Raises UserError when
+    Yields images (B, C, H, W) float32 and labels (B,) int64, or None where items have none; with a ``shard`` only the
+    batches of that part. Raises UserError when
     items are of another form or scale.
     """
     if batch_size < 1 or num_workers < 0:
         raise UserError(f"batch size {batch_size} must be at least 1 and workers {num_workers} at least 0")
     if not len(dataset):
         raise UserError("the dataset is empty")
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_stack)
+    part = shard.part(-(-len(dataset) // batch_size))
+    rows = range(part.start * batch_size, min(part.stop * batch_size, len(dataset)))
+    chosen = dataset if len(rows) == len(dataset) else Subset(dataset, rows)
+    loader = DataLoader(chosen, batch_size=batch_size, num_workers=num_workers, collate_fn=_stack)
     shape, darkest = None, float("inf")
     for images, labels in tqdm(loader, unit="batch", disable=None if progress else True):
         shape = images.shape[1:] if shape is None else shape

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +154,14 @@ class RunningStatistics:
             return
         mean = rows.mean(axis=0)
         centred = rows - mean
+        self.merge(len(rows), mean, centred.T @ centred)
+
+    def merge(self, count: int, mean: NDArray[np.float64], scatter: NDArray[np.float64]) -> None:
+        """Add ``count`` rows of which only the ``mean`` (D,) and the ``scatter`` (D, D) around it are known."""
         shift = mean - self.mean
-        total = self.count + len(rows)
-        self._scatter += centred.T @ centred + np.outer(shift, shift) * (self.count * len(rows) / total)
-        self.mean = self.mean + shift * (len(rows) / total)
+        total = self.count + count
+        self._scatter += scatter + np.outer(shift, shift) * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
         self.count = total
 
     @property
@@ -230,6 +234,19 @@ def compute_statistics(
     for images in batches:
         stream.update(images)
     return stream.result()
+
+
+def merged(parts: Sequence[FeatureStatistics]) -> FeatureStatistics:
+    """The statistics of all images of ``parts``, of one set and made alike; equal to one pass but for rounding.
+
+    Source: Chan, Golub and LeVeque (1983), equation 1.5, as in `RunningStatistics`.
+    """
+    first = parts[0]
+    running = RunningStatistics(len(first.mu))
+    for part in parts:
+        running.merge(part.count, part.mu, part.sigma * (part.count - 1))
+    size = first.size if all(part.size == first.size for part in parts) else "mixed"
+    return replace(first, mu=running.mean, sigma=running.covariance, count=running.count, size=size)
 
 
 def compare(first: FeatureStatistics, second: FeatureStatistics, *, force: bool = False) -> float:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
-from ldm.evaluation.features import make_extractor
-from ldm.evaluation.inputs.image_source import is_statistics_file, open_images
-from ldm.evaluation.metrics.statistics import FeatureStatistics, compute_statistics
+from ldm.errors import UserError
+from ldm.evaluation.features import FeatureExtractor, make_extractor
+from ldm.evaluation.inputs.image_source import ImageSource, is_statistics_file, open_images
+from ldm.evaluation.metrics.statistics import FeatureStatistics, compute_statistics, merged
+from ldm.shards import WHOLE, Shard, merge_when_complete
 
 
 def statistics_of(
@@ -35,3 +37,40 @@ def statistics_of(
     network = make_extractor(extractor, weights=weights, device=device)
     images = (images for images, _ in source.batches(batch_size))
     return compute_statistics(images, network, quantize=quantize, source=source.name)
+
+
+def write_statistics(
+    source: ImageSource,
+    extractor: FeatureExtractor,
+    output: str | Path,
+    *,
+    batch_size: int = 500,
+    quantize: bool = False,
+    shard: Shard = WHOLE,
+) -> FeatureStatistics | None:
+    """Write the statistics of ``source`` to ``output`` and return them.
+
+    With a ``shard`` only its batches are read, into a file beside ``output``; the process that finishes last merges the
+    parts and returns the result, the others return None. A part that is there already is not computed again.
+    Raises UserError, also for a part that was made with other settings.
+    """
+    output = Path(output)
+    own = output if shard.whole else shard.files(output)[shard.index]
+    there = FeatureStatistics.load(own) if own.exists() and not shard.whole else None
+    if there is None:
+        images = (images for images, _ in source.batches(batch_size, shard))
+        compute_statistics(images, extractor, quantize=quantize, source=source.name).save(own)
+    elif (there.extractor, there.weights, there.quantize, there.source) != (
+        extractor.name,
+        extractor.weights,
+        quantize,
+        source.name,
+    ):
+        raise UserError(f"{own}: is of other images or was made with other settings; remove it")
+
+    def merge(parts: Sequence[Path]) -> None:
+        merged([FeatureStatistics.load(part) for part in parts]).save(output)
+
+    if shard.whole or merge_when_complete(output, shard.files(output), merge):
+        return FeatureStatistics.load(output)
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +18,12 @@ def ddim_step(
     cumulative products in (0, 1]), ``sigma`` is sigma_t >= 0, ``noise`` is epsilon_t, ``x0`` is the predicted x_0 and
     ``x_prev`` is x_{t-1}. Without ``noise`` the random term is left out.
     """
-    # float32 arithmetic on the tables, as in the lineage
-    a, a_prev, s = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in (alpha, alpha_prev, sigma))
-    x0 = (x - (1.0 - a).sqrt() * eps) / a.sqrt()
-    x_prev = a_prev.sqrt() * x0 + (1.0 - a_prev - s**2).clamp(min=0.0).sqrt() * eps
-    return (x_prev if noise is None else x_prev + s * noise), x0
+    # float32 arithmetic on the tables, as in the lineage, in Python numbers: nothing is copied to the device
+    a, a_prev, s = np.float32(alpha), np.float32(alpha_prev), np.float32(sigma)
+    one, least = np.float32(1.0), np.float32(0.0)
+    x0 = (x - float(np.sqrt(one - a)) * eps) / float(np.sqrt(a))
+    x_prev = float(np.sqrt(a_prev)) * x0 + float(np.sqrt(max(one - a_prev - s * s, least))) * eps
+    return (x_prev if noise is None else x_prev + float(s) * noise), x0
 
 
 class DDIMSampler(Sampler):

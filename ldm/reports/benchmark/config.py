@@ -93,7 +93,7 @@ class BenchmarkConfig:
             test=raw["test"],
             classes=int(raw.get("classes", 10)),
             samples=int(raw.get("samples", 60_000)),
-            sampling=SamplingOptions(**(raw.get("sampling") or {})),
+            sampling=SamplingOptions.read(raw.get("sampling") or {}),
             classifier=name,
             protocol=protocol.changed(**scoring),
             budgets={str(key): value or {} for key, value in raw["budgets"].items()},
