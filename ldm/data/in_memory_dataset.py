@@ -17,8 +17,8 @@ from tqdm import tqdm
 from ldm.config import instantiate_from_config
 from ldm.data.base import RecordDataset, RecordOptions, content_digests, digest, to_item, to_path, to_size
 from ldm.errors import UserError
-from ldm.files import write_atomic
-from ldm.samples.array_files import NpzArchive, load_torch, require_stored
+from ldm.files import verify_zip, write_atomic
+from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, require_stored
 from ldm.samples.pixel_range import BYTES, PixelRange, find_range
 
 IMAGE_KEY, LABEL_KEY, METADATA_KEY = "image", "class_label", "metadata"
@@ -148,6 +148,8 @@ class InMemoryDataset(RecordDataset):
 def read_pt(path: Path) -> dict[str, Any]:
     """Return the memory-mapped content of a ``.pt`` file, which must contain ``image``. Raises UserError."""
     content = _read(path, load_torch)
+    if is_mapped(path):
+        verify_zip(path, "copy it again, or write it again")
     if not isinstance(content, dict) or not isinstance(content.get(IMAGE_KEY), Tensor):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path}: no tensor {IMAGE_KEY!r} in this file (it holds {found})")

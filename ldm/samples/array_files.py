@@ -7,7 +7,6 @@ value. The declared size is compared with the stored size before memory is alloc
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.files import require_regular_file
+from ldm.files import ZIP_DAMAGE, require_regular_file
 
 MAX_EXPANSION = 100  # photographs and digits compress by a factor of 2 to 10
 SMALL = 2**26  # bytes; smaller arrays are accepted at any compression ratio
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+_DAMAGE = (*ZIP_DAMAGE, OSError)
 
 
 def require_plausible(declared: int, stored: int, what: str) -> None:

@@ -71,7 +71,7 @@ def write_parquet(samples: SampleSet, path: Path, class_names: Sequence[str] = (
     table = pyarrow.table(columns).replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})}
     )
-    write_atomic(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+    write_atomic(path, lambda temporary: pyarrow.parquet.write_table(table, temporary, write_page_checksum=True))
 
 
 def _image(pixels: np.ndarray) -> Image.Image:

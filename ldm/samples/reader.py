@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -13,8 +14,11 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
+from ldm.files import verify_zip
 from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, read_exactly, require_stored
 from ldm.samples.pixel_range import BYTES, SIGNED, find_range
+
+logger = logging.getLogger(__name__)
 
 IMAGE_KEY, LABEL_KEY, META_KEY = "image", "class_label", "meta"
 
@@ -59,17 +63,27 @@ class SampleFile:
         return found
 
     def converter(self, *, checked: bool = True) -> Callable[[Tensor], Tensor]:
-        """A function that converts stored images to float32 in [-1, 1]; takes one pass over the file to find the range.
+        """A function that converts stored images to float32 in [-1, 1]; reads the whole file, see `verify`.
 
         `ldm.samples.pixel_range` defines the range. Without ``checked``, a file with metadata is assumed to be in
         [-1, 1] and is not read. Raises UserError for NaN, infinite values, and ranges other than [-1, 1] and [0, 1].
         """
+        if checked:
+            self.verify()
         if self.dtype == torch.uint8:
             return BYTES.to_signed
         if not checked and self.meta is not None:
             return SIGNED.to_signed
         blocks = self.blocks(max(1, SCAN_BYTES // (4 * prod(self.shape))))
         return find_range(blocks, str(self.path), is_signed=self.meta is not None).to_signed
+
+    def verify(self) -> None:
+        """Compare the file's content with its checksums. Raises UserError for a damaged file.
+
+        Files from older versions, and files from torch before 1.6, have none; one log line says so.
+        """
+        if not is_mapped(self.path) or not verify_zip(self.path, "copy it again, or write it again"):
+            logger.warning("%s: was written without checksums, so damage to it would not be noticed", self.path)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Images (B, C, H, W) float32 in [-1, 1] with their labels (B,) or None, in the file's order.

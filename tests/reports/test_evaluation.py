@@ -359,7 +359,7 @@ def test_what_is_no_evaluation_is_one_line(full: Path, tmp_path: Path) -> None:
     newer = re.sub(r'"version": 1', '"version": 9', (full / "evaluation.json").read_text(), count=1)
     (tmp_path / "newer.json").write_text(newer)
     for name, words in (
-        ("text.json", "not a readable JSON"),
+        ("text.json", "not readable JSON"),
         ("other.json", "not an evaluation"),
         ("newer.json", "version 9"),
         ("none.json", "no such file"),

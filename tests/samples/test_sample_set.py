@@ -157,7 +157,7 @@ def test_a_damaged_archive(tmp_path: Path, save) -> None:
     content = bytearray((tmp_path / "a.npz").read_bytes())
     content[len(content) // 2] ^= 255
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(UserError, match="a.npz: is damaged"):
+    with pytest.raises(UserError, match="a.npz' is damaged"):
         iter_batches(tmp_path / "a.npz", 2)
 
 
