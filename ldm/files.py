@@ -18,6 +18,9 @@ from typing import Any, NoReturn
 
 from ldm.errors import UserError
 
+#: Environment variable; 1 lets this process and its workers fetch missing files. The flag --download sets it.
+DOWNLOAD_VARIABLE = "LDM_ALLOW_DOWNLOAD"
+
 #: Exceptions that zipfile raises for damaged archives.
 ZIP_DAMAGE = (
     zipfile.BadZipFile,
@@ -63,6 +66,11 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def downloads_allowed() -> bool:
+    """Whether missing public files may be fetched."""
+    return os.environ.get(DOWNLOAD_VARIABLE) == "1"
 
 
 def require_regular_file(path: str | Path) -> int:

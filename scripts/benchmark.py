@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, run
+from ldm.reports.flags import add_download_flag
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--statistics_only", action="store_true", help="spend the whole budget on statistics, no gradients")
     add("--draws_only", action="store_true", help="the same without the model that is trained on draws")
     add("--baselines", nargs="*", default=None, help="which rows are measured beside the private one; default all")
+    add_download_flag(parser)
     args = parser.parse_args(argv)
 
     from ldm.reports.benchmark import BenchmarkOptions, run_benchmark

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ldm.cli import ArgumentParser, pick_device, seed
 from ldm.errors import UserError
@@ -41,8 +42,12 @@ def draw(
     weights: str | Path,
     classes: Sequence[int] | None,
     prompts: Sequence[str] | None,
+    class_names: Sequence[str] | None = None,
 ) -> Path:
-    """Sample with the flags of `add_sampling_flags`; returns the file that was written. Raises UserError."""
+    """Sample with the flags of `add_sampling_flags`; returns the file that was written. Raises UserError.
+
+    ``class_names`` are those that the configuration declares when None.
+    """
     from ldm.inference import SamplingOptions, check_output, sample_set, write_samples
     from ldm.samples import save_grid
 
@@ -58,16 +63,13 @@ def draw(
     )
     device = pick_device(args.device)
     count = args.num_samples
+    condition: dict[str, Any] = {"classes": classes, "prompts": prompts, "class_names": class_names}
     if output.suffix == ".png":
-        samples = sample_set(
-            config, weights, count, options, classes=classes, prompts=prompts, device=device, ema=args.ema
-        )
+        samples = sample_set(config, weights, count, options, **condition, device=device, ema=args.ema)
         kinds = classes or prompts
         save_grid(samples.images, output, columns=max(1, round(count / len(kinds))) if kinds else 10)
     else:
-        write_samples(
-            output, config, weights, count, options, classes=classes, prompts=prompts, device=device, ema=args.ema
-        )
+        write_samples(output, config, weights, count, options, **condition, device=device, ema=args.ema)
     return output
 
 
@@ -102,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes = None
     if args.prompt is None:
         classes = files.labels(args.classes) if args.classes else files.default_classes()
-    output = draw(args, files.config, files.weights, classes, args.prompt)
+    output = draw(args, files.config, files.weights, classes, args.prompt, files.class_names or None)
     print(f"written to {output}: {args.num_samples} images")
     if output.suffix == ".png":
         print(f"next: look at {output}; --output samples.pt writes a file for dp-ldm evaluate and dp-ldm export")

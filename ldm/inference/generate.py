@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ldm.errors import UserError
 from ldm.files import check_writable, file_digest
+from ldm.inference.class_names import declared_class_names, named_labels
 from ldm.inference.load import load_model
 from ldm.inference.prompts import check_prompts, cycled, takes_text
 from ldm.models.diffusion.ddim import DDIMSampler
@@ -188,17 +189,20 @@ def sample_set(
     *,
     classes: Sequence[int] | None = None,
     prompts: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     device: torch.device,
     ema: bool = True,
 ) -> SampleSet:
     """Load a model and draw a sample set, with labels or ``meta["captions"]``, and with its provenance in ``meta``.
 
-    Captions and labels are those of `draw_samples`. Raises UserError.
+    Captions and labels are those of `draw_samples`. ``class_names`` (those that the configuration declares when None)
+    are stored with the labels. Raises UserError.
     """
     check_count(count)
     options = seeded(options)
+    names = declared_class_names(config) if class_names is None else class_names
     samples = draw_samples(load_model(config, checkpoint, device, ema), count, options, classes, prompts)
-    meta = provenance(config, checkpoint, options, device, ema)
+    meta = {**provenance(config, checkpoint, options, device, ema), **named_labels(samples.labels, names)}
     return SampleSet(samples.images, samples.labels, {**meta, **samples.meta})
 
 
@@ -211,6 +215,7 @@ def write_samples(
     *,
     classes: Sequence[int] | None = None,
     prompts: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     device: torch.device,
     ema: bool = True,
 ) -> None:
@@ -223,8 +228,9 @@ def write_samples(
     model = load_model(config, checkpoint, device, ema)
     condition = checked_condition(model, count, options, classes, prompts)
     options = seeded(options, unfinished_meta(output).get("seed"))
-    meta = provenance(config, checkpoint, options, device, ema)
     labels = condition if isinstance(condition, Tensor) else None
+    names = declared_class_names(config) if class_names is None else class_names
+    meta = {**provenance(config, checkpoint, options, device, ema), **named_labels(labels, names)}
     if prompts is not None:
         meta["captions"] = condition
     with SampleWriter(output, count, labels, meta) as writer:

@@ -91,6 +91,21 @@ class NpzArchive:
             yield member
 
 
+#: Names of the arrays of images and labels in `.npz` files: DPImageBench's, and guided-diffusion's.
+NPZ_NAMES = (("x", "y"), ("arr_0", "arr_1"))
+
+
+def npz_names(archive: NpzArchive) -> tuple[str, str | None]:
+    """Names of the images and of the labels (None without) in an `.npz` file. Raises UserError without images."""
+    for images, labels in NPZ_NAMES:
+        if images in archive.headers:
+            return images, labels if labels in archive.headers else None
+    raise UserError(
+        f"no 'x' in this file (it holds {sorted(archive.headers)}); expected 'x' (N, H, W, C) and 'y', "
+        "or 'arr_0' and 'arr_1'"
+    )
+
+
 def read_npy_header(member: IO[bytes]) -> ArrayHeader:
     """Read the `.npy` header at the start of a stream. Raises UserError for object arrays and impossible shapes."""
     version = np.lib.format.read_magic(member)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.files import verify_zip
-from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, read_exactly, require_stored
+from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, npz_names, read_exactly, require_stored
 from ldm.samples.pixel_range import BYTES, SIGNED, find_range
 
 logger = logging.getLogger(__name__)
 
 IMAGE_KEY, LABEL_KEY, META_KEY = "image", "class_label", "meta"
+CLASS_NAMES_KEY = "class_names"
 
 SCAN_BYTES = 2**24
 # The pages of a mapped file count as memory of the process until it is unmapped, so the file is remapped after this
@@ -104,6 +105,14 @@ class SampleFile:
         return go()
 
 
+def class_names_in(meta: Mapping[str, Any], where: object) -> tuple[str, ...]:
+    """The names of the classes 0, 1, ... in a sample file's metadata, () without. Raises UserError for other values."""
+    names = meta.get(CLASS_NAMES_KEY)
+    if names is not None and not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{where}: {CLASS_NAMES_KEY!r} is no list of names")
+    return tuple(names or ())
+
+
 def checked_labels(labels: Tensor, count: int) -> Tensor:
     """Labels as int64 (count,). Raises UserError for invalid class numbers or another number of labels."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -178,18 +187,17 @@ def _open_npz(path: Path) -> SampleFile:
         archive = NpzArchive(path)
     except FileNotFoundError:
         raise UserError("no such file") from None
-    if "x" not in archive.headers:
-        raise UserError(f"no 'x' in this file (it holds {sorted(archive.headers)}); expected 'x' (N, H, W, C) and 'y'")
-    labels = archive.array("y") if "y" in archive.headers else None
-    header = archive.headers["x"]
+    name, label_name = npz_names(archive)
+    labels = None if label_name is None else archive.array(label_name)
+    header = archive.headers[name]
     count, stored = _layout(header.shape)
-    whole = torch.from_numpy(archive.array("x")).reshape(count, *stored) if header.by_columns else None
+    whole = torch.from_numpy(archive.array(name)).reshape(count, *stored) if header.by_columns else None
 
     def blocks(size: int) -> Iterator[Tensor]:
         if whole is not None:
             yield from map(_to_nchw, whole.split(size))
             return
-        with archive.values("x") as member:
+        with archive.values(name) as member:
             for start in range(0, count, size):
                 shape = (min(size, count - start), *stored)
                 array = np.frombuffer(
@@ -198,7 +206,7 @@ def _open_npz(path: Path) -> SampleFile:
                 yield _to_nchw(torch.from_numpy(array.astype(header.dtype.newbyteorder("="))))
             read_exactly(member, 0, path)
 
-    dtype = _tensor(np.empty(0, header.dtype.newbyteorder("=")), "x").dtype
+    dtype = _tensor(np.empty(0, header.dtype.newbyteorder("=")), name).dtype
     return _made(path, count, stored, dtype, labels, None, blocks)
 
 

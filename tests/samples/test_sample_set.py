@@ -161,6 +161,18 @@ def test_a_damaged_archive(tmp_path: Path, save) -> None:
         iter_batches(tmp_path / "a.npz", 2)
 
 
+def test_guided_diffusions_form(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", pixels, np.arange(6))
+    np.savez(tmp_path / "b.npz", pixels)
+    found = SampleSet.load(tmp_path / "a.npz", need_labels=True)
+    assert torch.allclose(found.images, torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1)
+    assert found.labels.tolist() == list(range(6)) and SampleSet.load(tmp_path / "b.npz").labels is None
+    np.savez(tmp_path / "c.npz", images=pixels)
+    with pytest.raises(UserError, match="expected 'x' .* or 'arr_0' and 'arr_1'"):
+        SampleSet.load(tmp_path / "c.npz")
+
+
 def test_labels_can_be_demanded(tmp_path: Path) -> None:
     SampleSet(random_images()).save(tmp_path / "a.pt")
     with pytest.raises(UserError, match="no labels"):
