@@ -35,6 +35,7 @@ ZIP_DAMAGE = (
     EOFError,
 )
 _CHUNK = 2**20
+LARGEST_TEXT = 2**28  # bytes of a list of images or captions
 _END = struct.Struct("<4s6xH8xH")  # the end record of a zip archive: signature, number of members, length of comment
 
 
@@ -93,6 +94,20 @@ def require_regular_file(path: str | Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"cannot read '{path}': it is a pipe or a device, not a file; copy its content to a file")
     return status.st_size
+
+
+def read_text(path: str | Path, largest: int = LARGEST_TEXT) -> str:
+    """The content of a UTF-8 text file of at most ``largest`` bytes.
+
+    Raises:
+        UserError: when it is no regular file, is larger, or is not text. A missing file raises FileNotFoundError.
+    """
+    if require_regular_file(path) > largest:
+        raise UserError(f"cannot read '{path}': it is larger than {largest} bytes; name a text file")
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read '{path}' as text: {getattr(error, 'strerror', None) or error}") from None
 
 
 def file_digest(path: str | Path) -> str:

@@ -20,7 +20,7 @@ from ldm.errors import UserError
 from ldm.files import verify_zip, write_atomic
 from ldm.samples import CLASS_NAMES_KEY, class_names_in
 from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, npz_names, require_stored
-from ldm.samples.pixel_range import BYTES, PixelRange, find_range
+from ldm.samples.pixel_range import BYTES, PixelRange, find_range, require_levels
 
 IMAGE_KEY, LABEL_KEY, METADATA_KEY = "image", "class_label", "metadata"
 RANGE_KEY = "value_range"
@@ -91,11 +91,13 @@ class InMemoryDataset(RecordDataset):
 
     def _found_range(self, is_signed: bool) -> PixelRange:
         """The range of the file's pixels, found in one pass over the file. Raises UserError."""
-        if self._image.dtype == torch.uint8:
-            return BYTES
         each = max(1, self._image[0].numel()) if self._image.ndim > 1 else 1
         whole = self._image if self._image.ndim > 1 else self._image[:, None]
-        return find_range(whole.split(max(1, SCAN_VALUES // each)), str(self.path), is_signed=is_signed)
+        blocks = whole.split(max(1, SCAN_VALUES // each))
+        if self._image.dtype == torch.uint8:
+            require_levels(blocks, str(self.path))
+            return BYTES
+        return find_range(blocks, str(self.path), is_signed=is_signed)
 
     def _stored(self, index: int) -> Tensor:
         """The stored image ``index``: uint8 or floats, (H, W) or (H, W, C)."""

@@ -16,13 +16,14 @@ from torch import Tensor
 from ldm.errors import UserError
 from ldm.files import verify_zip
 from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, npz_names, read_exactly, require_stored
-from ldm.samples.pixel_range import BYTES, SIGNED, find_range
+from ldm.samples.pixel_range import BYTES, SIGNED, find_range, require_levels
 
 logger = logging.getLogger(__name__)
 
 IMAGE_KEY, LABEL_KEY, META_KEY = "image", "class_label", "meta"
 CLASS_NAMES_KEY = "class_names"
 
+MAX_CLASSES = 2**20  # larger values are no classes
 SCAN_BYTES = 2**24
 # The pages of a mapped file count as memory of the process until it is unmapped, so the file is remapped after this
 # number of bytes.
@@ -72,6 +73,8 @@ class SampleFile:
         if checked:
             self.verify()
         if self.dtype == torch.uint8:
+            if checked:
+                require_levels(self.blocks(max(1, SCAN_BYTES // prod(self.shape))), str(self.path))
             return BYTES.to_signed
         if not checked and self.meta is not None:
             return SIGNED.to_signed
@@ -121,6 +124,8 @@ def checked_labels(labels: Tensor, count: int) -> Tensor:
         raise UserError(f"{labels.numel()} labels for {count} images; expected one label an image")
     if count and int(labels.min()) < 0:
         raise UserError(f"labels go down to {int(labels.min())}; expected class numbers from 0")
+    if count and int(labels.max()) >= MAX_CLASSES:
+        raise UserError(f"labels go up to {int(labels.max())}; expected class numbers below {MAX_CLASSES}")
     return labels.to(torch.int64).contiguous()
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.data.in_memory_dataset import InMemoryDataset
 from ldm.errors import UserError
 from ldm.samples import SampleSet, first_images, grid, iter_batches, save_grid
 
@@ -171,6 +172,27 @@ def test_guided_diffusions_form(tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", images=pixels)
     with pytest.raises(UserError, match="expected 'x' .* or 'arr_0' and 'arr_1'"):
         SampleSet.load(tmp_path / "c.npz")
+
+
+def test_masks_of_zero_and_one_are_not_read_as_black(tmp_path: Path) -> None:
+    masks = (random_images(40) > 0).permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    np.savez(tmp_path / "a.npz", x=masks)
+    torch.save({"image": torch.from_numpy(masks)}, tmp_path / "a.pt")
+    for name in ("a.npz", "a.pt"):
+        with pytest.raises(UserError, match="uint8 images of 0 and 1 only"):
+            SampleSet.load(tmp_path / name)
+        with pytest.raises(UserError, match="uint8 images of 0 and 1 only"):
+            InMemoryDataset(tmp_path / name)
+    np.savez(tmp_path / "b.npz", x=masks * 255)
+    assert set(SampleSet.load(tmp_path / "b.npz").images.unique().tolist()) == {-1.0, 1.0}
+    np.savez(tmp_path / "c.npz", x=masks * 0)
+    assert SampleSet.load(tmp_path / "c.npz").images.max() == -1
+
+
+def test_labels_that_no_model_has(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 4, 4, 3), np.uint8), y=np.array([0, 2**62]))
+    with pytest.raises(UserError, match="labels go up to"):
+        SampleSet.load(tmp_path / "a.npz")
 
 
 def test_labels_can_be_demanded(tmp_path: Path) -> None:
