@@ -23,13 +23,13 @@ def check_parts(params: Mapping[str, Any]) -> None:
         return
     first = params.get("first_stage_config")
     width = _params(first).get("embed_dim")
-    if isinstance(width, int) and ".Autoencoder" in str(first.get("target")) and width != channels:
+    encodes = isinstance(first, Mapping) and ".Autoencoder" in str(first.get("target"))
+    if encodes and isinstance(width, int) and width != channels:
         raise UserError(
             f"model.params.channels: {channels}, and the first stage makes latents of {width} channels (embed_dim); "
             f"set model.params.channels={width}"
         )
-    alone = params.get("cond_stage_config") == "__is_unconditional__" or params.get("conditioning_key") in LATENT_ALONE
-    if alone and params.get("conditioning_key", "crossattn") in LATENT_ALONE:
+    if conditioning(params) in LATENT_ALONE:
         for key in ("in_channels", "out_channels"):
             if isinstance(network.get(key), int) and network[key] != channels:
                 raise UserError(
@@ -44,6 +44,13 @@ def check_parts(params: Mapping[str, Any]) -> None:
             f"model.params.unet_config.params.context_dim: {wanted}, and the class embedding has {given} values "
             "(cond_stage_config.params.embed_dim); set both alike"
         )
+
+
+def conditioning(params: Mapping[str, Any]) -> Any:
+    """How the condition reaches the network; None without a condition. Without a key, as `LatentDiffusion` decides."""
+    if params.get("cond_stage_config") in (None, "__is_unconditional__"):
+        return None
+    return params.get("conditioning_key") or ("concat" if params.get("concat_mode", True) else "crossattn")
 
 
 def _params(section: Any) -> Mapping[str, Any]:

@@ -103,6 +103,9 @@ def test_parts_of_a_model_that_do_not_fit(place: str, value: int, line: str) -> 
     params = tiny.ldm()["params"]
     check_parts(params)
     check_parts(tiny.ldm("attention")["params"])
+    concatenated = tiny.ldm(conditioning_key=None)["params"]
+    concatenated["unet_config"]["params"]["in_channels"] = 7
+    check_parts(concatenated)  # the network takes the condition beside the latent
     section = params
     *outer, last = place.split(".")
     for key in outer:
