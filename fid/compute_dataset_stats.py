@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, run
-from ldm.reports.flags import add_device_flag, add_extractor_flags, add_shard_flag
+from ldm.reports.flags import add_device_flag, add_download_flag, add_extractor_flags, add_shard_flag
 from ldm.shards import Shard
 
 
@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_extractor_flags(parser)
     add("--quantize", action="store_true", help="round pixels to 8 bits first, as image files do")
     add_shard_flag(parser)
+    add_download_flag(parser)
     add_device_flag(parser)
     args = parser.parse_args(argv)
 

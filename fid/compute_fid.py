@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, run
-from ldm.reports.flags import add_device_flag, add_extractor_flags
+from ldm.reports.flags import add_device_flag, add_download_flag, add_extractor_flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_extractor_flags(parser)
     add("--quantize", action="store_true", help="round pixels to 8 bits first, as image files do")
     add("--batch_size", type=int, default=500, help="images a batch")
+    add_download_flag(parser)
     add_device_flag(parser)
     add("--force", action="store_true", help="compare although the features were made differently")
     args = parser.parse_args(argv)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, run, seed
+from ldm.reports.flags import add_download_flag
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--lr", type=float, default=1e-3, help="learning rate of Adam")
     add("--seed", type=seed, default=0, help="initial weights, order and augmentation")
     add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
+    add_download_flag(parser)
     args = parser.parse_args(argv)
 
     from ldm.evaluation.features.digits import DigitFeatures

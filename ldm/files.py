@@ -1,4 +1,4 @@
-"""Atomic writes, digests of files, and checks that a folder is writable."""
+"""Atomic writes, digests of files, checksums of zip archives, and checks that a folder is writable."""
 
 from __future__ import annotations
 
@@ -8,12 +8,35 @@ import json
 import os
 import secrets
 import stat
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ldm.errors import UserError
+
+#: Environment variable; 1 lets this process and its workers fetch missing files. The flag --download sets it.
+DOWNLOAD_VARIABLE = "LDM_ALLOW_DOWNLOAD"
+
+#: Exceptions that zipfile raises for damaged archives.
+ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    KeyError,
+    EOFError,
+)
+_CHUNK = 2**20
+LARGEST_TEXT = 2**28  # bytes of a list of images or captions
+_END = struct.Struct("<4s6xH8xH")  # the end record of a zip archive: signature, number of members, length of comment
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -46,6 +69,11 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     _sync(path.parent)
 
 
+def downloads_allowed() -> bool:
+    """Whether missing public files may be fetched."""
+    return os.environ.get(DOWNLOAD_VARIABLE) == "1"
+
+
 def require_regular_file(path: str | Path) -> int:
     """The size in bytes of a regular file, checked before the file is opened.
 
@@ -68,6 +96,20 @@ def require_regular_file(path: str | Path) -> int:
     return status.st_size
 
 
+def read_text(path: str | Path, largest: int = LARGEST_TEXT) -> str:
+    """The content of a UTF-8 text file of at most ``largest`` bytes.
+
+    Raises:
+        UserError: when it is no regular file, is larger, or is not text. A missing file raises FileNotFoundError.
+    """
+    if require_regular_file(path) > largest:
+        raise UserError(f"cannot read '{path}': it is larger than {largest} bytes; name a text file")
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read '{path}' as text: {getattr(error, 'strerror', None) or error}") from None
+
+
 def file_digest(path: str | Path) -> str:
     """The sha256 of a file as 64 hexadecimal digits.
 
@@ -81,6 +123,43 @@ def file_digest(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
+
+
+def verify_zip(path: str | Path, advice: str = "copy or download it again") -> bool:
+    """Read a zip archive and compare each member with its checksum; whether every member has one.
+
+    A checksum of 0 means that the writer computed none; a member of random content has it once in 2^32.
+
+    Raises:
+        UserError: when a member's bytes have another checksum; the message ends with ``advice``.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _require_all_entries(path, len(archive.infolist()))
+            members = [member for member in archive.infolist() if member.file_size]
+            for member in members:
+                if member.CRC:
+                    with archive.open(member) as file:
+                        while file.read(_CHUNK):
+                            pass
+    except ZIP_DAMAGE as error:
+        raise UserError(
+            f"'{path}' is damaged ({str(error)[:80] or type(error).__name__}): its bytes are not those that were "
+            f"written; {advice}"
+        ) from None
+    return all(member.CRC for member in members)
+
+
+def _require_all_entries(path: str | Path, found: int) -> None:
+    """Raise BadZipFile unless a zip archive's end record counts the members found in its directory.
+
+    zipfile does not compare them; a damaged length in the directory hides the entries after it.
+    """
+    with open(path, "rb") as file:
+        file.seek(-_END.size, os.SEEK_END)
+        signature, count, comment = _END.unpack(file.read(_END.size))
+    if signature == b"PK\x05\x06" and not comment and count not in (found, 0xFFFF):
+        raise zipfile.BadZipFile(f"its directory lists {found} of {count} members")
 
 
 def require_regular(path: str | Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, run
+from ldm.reports.flags import add_download_flag
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add(
         "--only_baselines", action="store_true", help="measure the baselines that need no private run, and no other row"
     )
+    add_download_flag(parser)
     args = parser.parse_args(argv)
 
     from ldm.reports.benchmark import BenchmarkOptions, run_benchmark

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, run
+from ldm.reports.flags import add_download_flag
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--num_workers", type=int, default=0, help="loader processes; 0 reads in this one")
     add("--output", "-o", required=True, metavar="FILE.pt", help="file to write: the stacked fields of the items")
     add("--uint8", action="store_true", help="store images as 8-bit levels: a quarter of the room, the same items")
+    add_download_flag(parser)
     args = parser.parse_args(argv)
 
     from ldm.data.in_memory_dataset import cache_dataset

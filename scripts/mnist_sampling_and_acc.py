@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ldm.cli import ArgumentParser, pick_device, run, seed
-from ldm.reports.flags import add_device_flag, add_model_flags, add_sampling_flags, sampling_options
+from ldm.reports.flags import (
+    add_device_flag,
+    add_download_flag,
+    add_model_flags,
+    add_sampling_flags,
+    sampling_options,
+)
 
 REAL = "ldm.data.mnist.MNISTVal"
 
@@ -31,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--epochs", type=int, help="passes through the training samples, instead of the protocol's")
     add("--seeds", type=int, default=1, help="how many times to repeat the classifiers, with seeds 0, 1, ...")
     add("--output", metavar="FILE.json", help="write all numbers, with the curve of every run")
+    add_download_flag(parser)
     add_device_flag(parser)
     args = parser.parse_args(argv)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ldm.cli import ArgumentParser, pick_device, run, seed
-from ldm.reports.flags import add_device_flag
+from ldm.reports.flags import add_device_flag, add_download_flag
 
 
 def _parser() -> ArgumentParser:
@@ -38,6 +38,7 @@ def _parser() -> ArgumentParser:
     add("--output", metavar="FILE.pt", help="write losses and accuracies of all epochs")
     add("--seed", type=seed, default=21, help="initial weights, order and augmentation")
     add("--amp", action="store_true", help="compute in bfloat16 where that is safe")
+    add_download_flag(parser)
     add_device_flag(parser)
     return parser
 

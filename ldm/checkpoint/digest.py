@@ -1,14 +1,10 @@
-"""Checksums of checkpoints: those of zip archives, and the digest in the metadata of .safetensors files."""
+"""The digest of weights, and its place in the metadata of .safetensors files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,21 +16,6 @@ DIGEST_KEY = "content_sha256"
 
 PROMISE = {"digest": DIGEST_KEY}
 """A second metadata entry that announces the digest, so that damage to the key of one of them is still detected."""
-
-_CHUNK = 2**20
-#: Exceptions that zipfile raises for damaged archives.
-DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-    IndexError,
-    KeyError,
-    EOFError,
-)
 
 
 def state_digest(state: Mapping[str, object], metadata: Mapping[str, str] | None = None) -> str:
@@ -77,24 +58,3 @@ def with_digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dic
 def without_digest(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata without the entries that `with_digest` adds."""
     return {key: value for key, value in metadata.items() if key not in (DIGEST_KEY, *PROMISE)}
-
-
-def check_zip(path: Path) -> None:
-    """Verify the checksum of every record of a zip archive. Raises UserError for a wrong one.
-
-    An archive in which every checksum is 0 has none to verify.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            if not any(record.CRC for record in records):
-                return
-            for record in records:
-                with archive.open(record) as file:
-                    while file.read(_CHUNK):
-                        pass
-    except DAMAGE as error:
-        raise UserError(
-            f"checkpoint '{path}' is damaged ({str(error)[:80] or type(error).__name__}): its bytes are not those that "
-            "were written; copy or download it again"
-        ) from None

@@ -21,8 +21,8 @@ import torch
 from numpy._core.multiarray import _reconstruct as _numpy_reconstruct  # type: ignore[attr-defined]
 from numpy._core.multiarray import scalar as _numpy_scalar  # type: ignore[attr-defined]
 
-from ldm.checkpoint.digest import DAMAGE, check_zip
 from ldm.errors import UserError
+from ldm.files import ZIP_DAMAGE, verify_zip
 
 MAX_ENTRIES = 2_000_000
 """A file with more records is refused as damaged or malicious (the largest models have thousands)."""
@@ -188,7 +188,7 @@ def _check_container(path: Path) -> None:
         raise UserError(f"checkpoint '{path}' is empty; copy or download it again")
     try:
         zipped = zipfile.is_zipfile(path)
-    except DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise UserError(f"checkpoint '{path}' is damaged: {error}; copy or download it again") from None
     if not zipped:
         with path.open("rb") as file:
@@ -201,7 +201,7 @@ def _check_container(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (*DAMAGE, OSError) as error:
+    except (*ZIP_DAMAGE, OSError) as error:
         raise UserError(f"checkpoint '{path}' is damaged: {error}; copy or download it again") from None
     if len(entries) > MAX_ENTRIES:
         raise UserError(f"checkpoint '{path}' holds {len(entries)} records, which no model needs; it is refused")
@@ -209,7 +209,7 @@ def _check_container(path: Path) -> None:
     if declared > MAX_EXPANSION * size + 2**20:
         raise UserError(f"checkpoint '{path}' of {size} bytes would unpack to {declared} bytes; it is refused")
     names = {entry.filename.partition("/")[2] for entry in entries}
-    check_zip(path)
+    verify_zip(path)
     if "data.pkl" not in names:
         raise UserError(f"'{path}' is a zip archive but not a torch checkpoint; name a .ckpt, .pt or .safetensors file")
     if "constants.pkl" in names:

@@ -28,7 +28,13 @@ def build_parser() -> ArgumentParser:
     add("source", type=Path, metavar="WHAT", help="sample file, release folder, run directory or checkpoint")
     add("out", type=Path, metavar="OUT", help="new file or folder")
     add("--to", choices=FORMS, help="the form; told from WHAT and OUT without it")
-    add("--class-names", nargs="*", default=[], metavar="NAME", help="names of the classes of samples, by label")
+    add(
+        "--class-names",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="names of the classes; the file's without it",
+    )
     add("--base-model", default="", metavar="NAME", help="hub: name of the public model there")
     add("--datasets", nargs="*", default=[], metavar="NAME", help="hub: names of public data sets there")
     add("--alpha", type=float, help="peft: LoRA's alpha, for a file that does not state its scaling")
@@ -62,19 +68,20 @@ def likely_form(source: Path, out: Path) -> str:
 
 
 def _export_samples(args: argparse.Namespace, form: str) -> str:
-    from ldm.samples import SampleSet
+    from ldm.samples import SampleSet, class_names_in
     from ldm.samples.export import write_folder, write_npz, write_parquet
 
     if form != "images" and args.out.suffix != f".{form}":
         raise UserError(f"{args.out}: end the name in .{form}")
     samples = SampleSet.load(args.source)
+    names = args.class_names or class_names_in(samples.meta, args.source)
     if form == "npz":
         write_npz(samples, args.out)
         return "give its folder to DPImageBench's eval.py"
     if form == "parquet":
-        write_parquet(samples, args.out, args.class_names)
+        write_parquet(samples, args.out, names)
         return "upload it as a data set, or read it with any Parquet reader"
-    write_folder(samples, args.out, args.class_names)
+    write_folder(samples, args.out, args.class_names or [name.replace("/", "-").replace("\\", "-") for name in names])
     return f"dp-ldm evaluate --samples {args.out} --real FOLDER (images of the same size)"
 
 

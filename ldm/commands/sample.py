@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes = None
     if args.prompt is None:
         classes = files.labels(args.classes) if args.classes else files.default_classes()
-    if not draw(args, files.config, files.weights, classes, args.prompt):
+    names = files.class_names or None
+    if not draw(args, files.config, files.weights, classes, args.prompt, class_names=names):
         print("this part is written; the process that finishes last merges all of them")
         return
     output = Path(args.output)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli import ArgumentParser, split_settings, str2bool
+from ldm.reports.flags import add_download_flag
 from ldm.training import RunOptions, train
 from ldm.training.trainer_flags import add_trainer_flags
 
@@ -37,6 +38,7 @@ def build_parser(prog: str, description: str) -> ArgumentParser:
     add(
         "--allow-target", action="append", default=[], metavar="PREFIX", help="let YAML files name objects of a package"
     )
+    add_download_flag(parser)
     add_trainer_flags(parser)
     return parser
 

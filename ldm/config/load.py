@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm.config.paths import find_base, find_config, with_found_paths
 from ldm.config.plain import brief, one_line
+from ldm.config.spelling import setting_with_spelling, with_spelling
 from ldm.errors import UserError, nearest
 from ldm.files import require_regular_file
 
@@ -37,11 +38,11 @@ def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> Dic
     for path in paths:
         merged = _merge(merged, OmegaConf.create(_with_bases(find_config(path))), f"the values of {path}")
     for entry in dotlist:
-        key, separator, _ = entry.partition("=")
+        key, separator, value = entry.partition("=")
         if not separator or not key:
             raise UserError(f"'{entry}' is not a setting; type key.path=value, such as model.params.image_size=32")
         try:
-            setting = OmegaConf.from_dotlist([entry])
+            setting = OmegaConf.from_dotlist([f"{key}={setting_with_spelling(key, value)}"])
         except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
             raise UserError(f"cannot read the setting '{entry}': {one_line(error)}") from None
         merged = _merge(merged, setting, f"'{entry}'")
@@ -87,6 +88,7 @@ def _load_yaml(path: Path) -> DictConfig:
             raise UserError(f"config file '{path}' is larger than {MAX_YAML_BYTES:,} bytes; it is refused")
         text = path.read_text(encoding="utf-8")
         _check_extent(text, path)
+        text = with_spelling(text, f"config file '{path}'")
         loaded = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
     except FileNotFoundError:
         raise UserError(f"config file '{path}' does not exist{_neighbour(path)}") from None

@@ -73,6 +73,8 @@ def _number(where: str, value: int | float, kinds: set[str]) -> Any:
             raise UserError(f"{where} is {value}, expected a whole number")
         return int(value)
     if kinds & _TEXT:
+        if isinstance(value, float):  # its spelling is lost: 1.10, 1e3
+            raise UserError(f"{where} is the number {value}, expected text; put it in quotes")
         return str(value)  # a folder called 2024
     if "bool" in kinds and value not in (0, 1):
         raise UserError(f"{where} is {value}, expected true or false")

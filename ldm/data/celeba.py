@@ -13,6 +13,7 @@ from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, check_choice, data_
 from ldm.data.celeba_attributes import AttributedFiles, AttributeTable, check_targets
 from ldm.data.splits import HOW_TO_DOWNLOAD
 from ldm.errors import UserError
+from ldm.files import downloads_allowed, read_text
 
 PARTS = {"train": 0, "validation": 1, "valid": 1, "test": 2, "all": None}
 ORIGINALS = ("CelebA_Train/celeba", "CelebA_Val/celeba", "CelebA_Validation/celeba")  # the original code's folders
@@ -98,7 +99,7 @@ def find(name: str, root: str | os.PathLike | None, download: bool) -> tuple[Pat
     """Return the folder with the lists and the folder with the images."""
     base = data_root(root)
     found = located(base)
-    if None in found and download:
+    if None in found and (download or downloads_allowed()):
         fetch(name, base)
         found = located(base)
     lists, images = found
@@ -148,7 +149,7 @@ def partition(lists: Path, part: int | None) -> list[str]:
     """Return the image names of part 0 (train), 1 (validation) or 2 (test), None for all, in the list's order."""
     path = first(lists, PARTITION)
     files = []
-    for line in path.read_text().splitlines():
+    for line in read_text(path).splitlines():
         words = line.replace(",", " ").split()
         if not words or words[0] == "image_id":
             continue

@@ -11,6 +11,7 @@ import numpy as np
 from ldm.data.base import RecordOptions, check_choice, content_digests, digest
 from ldm.data.folder import FileDataset
 from ldm.errors import UserError, nearest
+from ldm.files import read_text
 
 TARGET_TYPES = ("attr", "class", "caption")
 SIGNS = {"1": 1, "-1": 0, "0": 0}
@@ -42,8 +43,8 @@ class AttributeTable:
             UserError: when a line has invalid values, or their number differs from the number of names.
         """
         try:
-            lines = path.read_text().replace(",", " ").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(path).replace(",", " ").splitlines()
+        except (OSError, UserError) as error:
             raise UserError(f"{path} cannot be read ({error}); fetch the attribute list again") from None
         if lines and lines[0].strip().isdigit():
             lines = lines[1:]

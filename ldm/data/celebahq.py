@@ -19,6 +19,7 @@ from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, check_choice, data_
 from ldm.data.celeba_attributes import AttributedFiles, AttributeTable, check_targets
 from ldm.data.formats.plain_pickle import read_pickle
 from ldm.errors import UserError
+from ldm.files import read_text
 
 SPLITS = ("train", "test", "all")
 FOLDERS = ("", "CelebAHQ", "celebahq", "CelebA-HQ")
@@ -138,7 +139,7 @@ def original_names(folder: Path) -> dict[int, str] | None:
     if path is None:
         return None
     names, own = {}, True
-    for line in path.read_text().splitlines():
+    for line in read_text(path).splitlines():
         words = line.split()
         if not words or not words[0].isdigit():
             continue

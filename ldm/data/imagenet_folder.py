@@ -14,6 +14,7 @@ from PIL import Image
 from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, data_root, to_item
 from ldm.data.folder import FileDataset
 from ldm.errors import UserError, nearest
+from ldm.files import read_text
 from ldm.samples.framing import INTERPOLATIONS
 from ldm.samples.image_folder import images_in
 
@@ -185,7 +186,7 @@ def human_names(folder: Path) -> dict[str, str]:
     for place in (folder, *folder.parents[:3]):
         for name in HUMAN_NAMES:
             if (place / name).is_file():
-                lines = (place / name).read_text(encoding="utf-8").splitlines()
+                lines = read_text(place / name).splitlines()
                 pairs = [line.strip().partition(" ") for line in lines]
                 return {synset: text for synset, _, text in pairs if SYNSET.fullmatch(synset)}
     return {}

@@ -17,12 +17,13 @@ from tqdm import tqdm
 from ldm.config import instantiate_from_config
 from ldm.data.base import RecordDataset, RecordOptions, content_digests, digest, to_item, to_path, to_size
 from ldm.errors import UserError
-from ldm.files import write_atomic
-from ldm.samples.array_files import NpzArchive, load_torch, require_stored
-from ldm.samples.pixel_range import BYTES, PixelRange, find_range
+from ldm.files import verify_zip, write_atomic
+from ldm.samples import CLASS_NAMES_KEY, class_names_in
+from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, npz_names, require_stored
+from ldm.samples.pixel_range import BYTES, PixelRange, find_range, require_levels
 
 IMAGE_KEY, LABEL_KEY, METADATA_KEY = "image", "class_label", "metadata"
-RANGE_KEY, CLASS_NAMES_KEY = "value_range", "class_names"
+RANGE_KEY = "value_range"
 SCAN_VALUES = 2**22  # values examined at a time when the range is determined
 
 
@@ -33,7 +34,7 @@ class InMemoryDataset(RecordDataset):
     ``class_label`` (N,), ``class_names`` (a list), and any other tensors (N, ...), which become fields of the items.
     Images of different sizes are concatenated in a flat ``image``, and row i of ``metadata``, (N, 2 + d), is the
     offset, the number of values and the shape of image i. Sample files (N, C, H, W) are read as well. ``.npz``: ``x``
-    (N, H, W, C) and optional ``y``. No code in a file is executed.
+    (N, H, W, C) and optional ``y``, or ``arr_0`` and ``arr_1``. No code in a file is executed.
 
     Args:
         path: the file; a ``.pt`` file is memory-mapped, so that loader processes share it.
@@ -90,11 +91,13 @@ class InMemoryDataset(RecordDataset):
 
     def _found_range(self, is_signed: bool) -> PixelRange:
         """The range of the file's pixels, found in one pass over the file. Raises UserError."""
-        if self._image.dtype == torch.uint8:
-            return BYTES
         each = max(1, self._image[0].numel()) if self._image.ndim > 1 else 1
         whole = self._image if self._image.ndim > 1 else self._image[:, None]
-        return find_range(whole.split(max(1, SCAN_VALUES // each)), str(self.path), is_signed=is_signed)
+        blocks = whole.split(max(1, SCAN_VALUES // each))
+        if self._image.dtype == torch.uint8:
+            require_levels(blocks, str(self.path))
+            return BYTES
+        return find_range(blocks, str(self.path), is_signed=is_signed)
 
     def _stored(self, index: int) -> Tensor:
         """The stored image ``index``: uint8 or floats, (H, W) or (H, W, C)."""
@@ -148,6 +151,8 @@ class InMemoryDataset(RecordDataset):
 def read_pt(path: Path) -> dict[str, Any]:
     """Return the memory-mapped content of a ``.pt`` file, which must contain ``image``. Raises UserError."""
     content = _read(path, load_torch)
+    if is_mapped(path):
+        verify_zip(path, "copy it again, or write it again")
     if not isinstance(content, dict) or not isinstance(content.get(IMAGE_KEY), Tensor):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path}: no tensor {IMAGE_KEY!r} in this file (it holds {found})")
@@ -155,13 +160,13 @@ def read_pt(path: Path) -> dict[str, Any]:
 
 
 def read_npz(path: Path) -> dict[str, Any]:
-    """Return ``x`` and ``y`` of a ``.npz`` file as ``image`` and ``class_label``. Raises UserError."""
+    """Return the images and labels of a ``.npz`` file as ``image`` and ``class_label``. Raises UserError."""
     archive = _read(path, NpzArchive)
-    if "x" not in archive.headers:
-        raise UserError(f"{path}: no 'x' in this file; expected 'x' (N, H, W, C) and 'y'")
     try:
-        names = {"x": IMAGE_KEY, "y": LABEL_KEY}
-        return checked({names[n]: torch.from_numpy(archive.array(n)) for n in names if n in archive.headers}, path)
+        names = zip((IMAGE_KEY, LABEL_KEY), npz_names(archive), strict=True)
+        return checked({key: torch.from_numpy(archive.array(name)) for key, name in names if name is not None}, path)
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except TypeError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -178,10 +183,8 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
 def named_classes(content: dict[str, Any], path: Path) -> list[str]:
     """Remove the class names from a file's content and return them, [] without. Raises UserError for other values."""
     meta = content.get("meta")
-    names = content.pop(CLASS_NAMES_KEY, None) or (meta.get(CLASS_NAMES_KEY) if isinstance(meta, Mapping) else None)
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise UserError(f"{path}: {CLASS_NAMES_KEY!r} is no list of names")
-    return list(names or ())
+    own = {CLASS_NAMES_KEY: content.pop(CLASS_NAMES_KEY, None)}
+    return list(class_names_in(own, path) or class_names_in(meta if isinstance(meta, Mapping) else {}, path))
 
 
 def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions
 from ldm.data.base import data_root as data_folder
 from ldm.data.folder import FileDataset
 from ldm.errors import UserError
+from ldm.files import read_text
 
 
 class LSUNBase(FileDataset):
@@ -68,8 +69,8 @@ class LSUNBase(FileDataset):
             f"then set data_root and txt_file (or {DATA_ROOT_VARIABLE})"
         )
         try:
-            lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError):
+            lines = [line.strip() for line in read_text(listed).splitlines()]
+        except (OSError, UserError):
             raise UserError(f"{name}: no list of images {listed}; {how}") from None
         files = [line for line in lines if line]
         if not files:

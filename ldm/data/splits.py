@@ -20,10 +20,10 @@ from ldm.data.base import (
     whole_number,
 )
 from ldm.errors import UserError
+from ldm.files import downloads_allowed
 
 HOW_TO_DOWNLOAD = (
-    "To download: download: true under the set's params in YAML, "
-    "data.params.train.params.download=true behind main.py, download:true behind --args and the like"
+    "To download: --download behind main.py and the evaluation commands, download: true under the set's params in YAML"
 )
 SPLITS = ("train", "validation", "test")
 
@@ -137,7 +137,7 @@ class SplitDataset(ArrayDataset):
         """Return all images and raw labels of the train or test files."""
         name, folders = type(self).__name__, self.folders(root)
         found = self.load(folders, test)
-        if found is None and download:
+        if found is None and (download or downloads_allowed()):
             import torchvision.datasets
 
             try:
@@ -150,6 +150,6 @@ class SplitDataset(ArrayDataset):
             raise UserError(
                 f"{name}: no {self.wanted(test)} in {data_root(root)} or its {self.folder_names[0]} folder; "
                 f"{self.how_to_fetch}, then set root (or {DATA_ROOT_VARIABLE}) to it"
-                + ("" if download else f". {HOW_TO_DOWNLOAD}")
+                + ("" if download or downloads_allowed() else f". {HOW_TO_DOWNLOAD}")
             )
         return found

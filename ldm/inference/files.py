@@ -15,6 +15,7 @@ from torch import Tensor
 from ldm.cli import pick_device
 from ldm.errors import UserError
 from ldm.files import file_digest
+from ldm.inference.class_names import declared_class_names, named_labels
 from ldm.inference.decode import supported_precision
 from ldm.inference.generate import batch_count, checked_condition, draw_samples, sample_batches
 from ldm.inference.load import load_model
@@ -43,7 +44,7 @@ def run_request(request: SamplingRequest) -> bool:
     device = pick_device(request.device)
     model = (request.config, request.checkpoint, request.count, request.options)
     given: dict[str, Any] = {"classes": request.classes, "prompts": request.prompts, "device": device}
-    given |= {"ema": request.ema, "guide": request.guide}
+    given |= {"ema": request.ema, "guide": request.guide, "class_names": request.class_names}
     if request.output.suffix == ".png":
         save_grid(sample_set(*model, **given).images, request.output, columns=request.columns)
         return True
@@ -61,19 +62,22 @@ def sample_set(
     *,
     classes: Sequence[int] | None = None,
     prompts: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     device: torch.device,
     ema: bool = True,
     guide: str | Path | None = None,
 ) -> SampleSet:
     """Load a model and draw a sample set, with labels or ``meta["captions"]``, and with its provenance in ``meta``.
 
-    Captions and labels are those of `draw_samples`. Raises UserError.
+    Captions and labels are those of `draw_samples`. ``class_names`` (those that the configuration declares when None)
+    are stored with the labels. Raises UserError.
     """
     check_count(count)
+    names = declared_class_names(config) if class_names is None else class_names
     options = settled(options, device)
     model, weaker = load_model(config, checkpoint, device, ema), load_guide(config, guide, device, ema)
     samples = draw_samples(model, count, options, classes, prompts, weaker)
-    meta = provenance(config, checkpoint, options, device, ema, guide)
+    meta = provenance(config, checkpoint, options, device, ema, guide) | named_labels(samples.labels, names)
     return SampleSet(samples.images, samples.labels, {**meta, **samples.meta})
 
 
@@ -86,6 +90,7 @@ def write_samples(
     *,
     classes: Sequence[int] | None = None,
     prompts: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     device: torch.device,
     ema: bool = True,
     guide: str | Path | None = None,
@@ -105,10 +110,12 @@ def write_samples(
     model, weaker = load_model(config, checkpoint, device, ema), load_guide(config, guide, device, ema)
     condition = checked_condition(model, count, options, classes, prompts)
     options = settled(options, device, unfinished_meta(output).get("seed"))
-    meta = provenance(config, checkpoint, options, device, ema, guide)
+    labels = condition if isinstance(condition, Tensor) else None
+    names = declared_class_names(config) if class_names is None else class_names
+    meta = provenance(config, checkpoint, options, device, ema, guide) | named_labels(labels, names)
     if prompts is not None:
         meta["captions"] = condition
-    frame = Frame(count, condition if isinstance(condition, Tensor) else None, meta)
+    frame = Frame(count, labels, meta)
 
     def draw(path: Path, part: Frame, batches: range) -> None:
         with SampleWriter(path, part.count, part.labels, part.meta) as writer:

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
+from ldm.files import read_text
 
 
 def read_prompts(path: str | Path) -> list[str]:
     """The captions of a text file, one per line without blank lines. Raises UserError when there are none."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; give captions as --prompt TEXT, or as --prompts FILE with one a line"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a file of captions, one a line ({type(error).__name__})") from error
+    except UserError as error:
+        raise UserError(f"{path}: cannot be read as a file of captions, one a line ({error})") from None
     found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise UserError(f"{path}: holds no captions; write one a line")

@@ -21,7 +21,8 @@ class SamplingRequest:
     ``count``: images in all, of ``classes`` class by class, or of ``prompts`` in turn, or of neither. ``picture``:
     image file with a grid of the first hundred of a ``.pt``. ``device``: see `ldm.cli.pick_device`. ``ema``: averaged
     weights, if there are any. ``guide``: checkpoint of a weaker model, such as the public one, see `Autoguided`.
-    ``columns``: images in a line of a ``.png``.
+    ``columns``: images in a line of a ``.png``. ``class_names``: stored with the labels; those that the configuration
+    declares when None.
     """
 
     output: Path
@@ -36,6 +37,7 @@ class SamplingRequest:
     ema: bool = True
     guide: str | Path | None = None
     columns: int = 10
+    class_names: Sequence[str] | None = None
     shard: Shard = field(default_factory=Shard.here)
 
     def check(self) -> None:

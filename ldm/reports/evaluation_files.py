@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from ldm import files
 from ldm.errors import UserError
 from ldm.evaluation.page.evaluation import ImageRows, accuracy_verdict, evaluation_page
 from ldm.evaluation.page.images import sheet
@@ -17,6 +19,9 @@ from ldm.evaluation.result import EvaluationResult
 from ldm.files import check_writable, write_atomic
 
 JSON_NAME, PAGE_NAME, SHEET_NAME = "evaluation.json", "report.html", "samples.png"
+#: Key of evaluation.json for the SHA-256 of its other keys.
+SEAL = "sha256"
+LARGEST = 2**26  # bytes of a JSON file
 #: Columns of the sheet, and its greatest number of samples.
 COLUMNS, ON_SHEET = 10, 200
 
@@ -25,7 +30,8 @@ def write_evaluation(result: EvaluationResult, images: ImageRows, folder: str | 
     """Write evaluation.json, report.html and a sheet of samples into `folder`, each file atomically."""
     folder = Path(folder)
     document = evaluation_page(result, images)
-    write_json(folder / JSON_NAME, result.to_dict())
+    content = result.to_dict()
+    write_json(folder / JSON_NAME, {**content, SEAL: _seal(content)})
     write_text(folder / PAGE_NAME, document)
     rows = list(images.samples.values())
     full = [row[:COLUMNS] for row in rows if len(row) >= COLUMNS]
@@ -57,12 +63,9 @@ def check_output_folder(folder: str | Path) -> None:
 
 def read_json(path: str | Path, writer: str) -> Any:
     """The content of a JSON file. Raises UserError that names the file, and the command that writes such files."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {writer}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a readable JSON file") from error
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file; {writer}")
+    return files.read_json(path, LARGEST)
 
 
 def read_result(path: str | Path) -> EvaluationResult:
@@ -75,7 +78,18 @@ def read_result(path: str | Path) -> EvaluationResult:
             raise UserError(f"{path}: no {JSON_NAME} here ({several})")
         path = found[0]
     content = read_json(path, "write it with scripts/evaluate.py")
-    return EvaluationResult.from_dict(content if isinstance(content, dict) else {}, str(path))
+    content = dict(content) if isinstance(content, dict) else {}
+    seal = content.pop(SEAL, None)
+    result = EvaluationResult.from_dict(content, str(path))
+    if seal is not None and seal != _seal(content):
+        raise UserError(f"{path}: was changed after it was written (its {SEAL} is of other content); evaluate again")
+    return result
+
+
+def _seal(content: Any) -> str:
+    """SHA-256 of plain values, independent of the layout of their file."""
+    plain = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def read_sheet(path: str | Path) -> Image.Image | None:

@@ -6,11 +6,13 @@ The module imports no heavy packages, so that `--help` is fast.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from ldm.cli import ArgumentParser, pick_device, seed
 from ldm.errors import UserError
+from ldm.files import DOWNLOAD_VARIABLE
 from ldm.inference.options import (
     DEFAULT_SAMPLER,
     DEFAULT_STEPS,
@@ -29,12 +31,27 @@ def add_device_flag(parser: ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
 
 
+class _AllowDownloads(argparse.Action):
+    """A flag without a value of its own: it sets the variable that data sets read, also in worker processes."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        os.environ[DOWNLOAD_VARIABLE] = "1"
+
+
+def add_download_flag(parser: ArgumentParser) -> None:
+    """--download; `ldm.files.downloads_allowed` tells whether it was given."""
+    words = "fetch the files of a public data set that are missing; download: true in YAML does it for one set"
+    parser.add_argument("--download", nargs=0, action=_AllowDownloads, default=argparse.SUPPRESS, help=words)
+
+
 def add_dataset_flags(parser: ArgumentParser, flag: str, help: str, **options: Any) -> None:
     """--FLAG and --FLAG_args: a data set by its dotted class name with its settings, or a file."""
     parser.add_argument(f"--{flag}", help=help, **options)
     parser.add_argument(
         f"--{flag}_args", nargs="*", default=[], metavar="KEY:VALUE", help=f"arguments of --{flag}, such as size:32"
     )
+    if "--download" not in parser.flags:
+        add_download_flag(parser)
 
 
 def add_extractor_flags(parser: ArgumentParser, *, default: str | None = "inception") -> None:

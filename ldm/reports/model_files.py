@@ -9,6 +9,7 @@ from typing import Any
 
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError, nearest
+from ldm.inference.class_names import declared_class_names
 from ldm.reports.release import release_files
 from ldm.reports.release_facts import CONFIG, FACTS, ReleaseFacts
 
@@ -63,12 +64,6 @@ class ModelFiles:
             return int(word)
         known = f"; its classes are {', '.join(self.class_names)}" if self.class_names else "; give numbers: 0 1 2"
         raise UserError(f"--classes {word}: no such class{nearest(word, self.class_names) or known}")
-
-
-def declared_class_names(config: Path) -> tuple[str, ...]:
-    """The names in ``data.params.train.params.class_names`` of a configuration; none when it declares none."""
-    names = _at(to_plain(load_config([config]).get("data", {})), "params", "train", "params", "class_names")
-    return tuple(str(name) for name in names) if isinstance(names, Sequence) and not isinstance(names, str) else ()
 
 
 def run_class_names(run: Path) -> tuple[str, ...]:

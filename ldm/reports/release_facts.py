@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError, nearest
+from ldm.files import read_json
 
 FORMAT = "dp-ldm release"
 VERSION = 1
+LARGEST = 2**20  # bytes
 
 #: The files of a release, in reading order.
 CARD_PAGE, CARD_TEXT, PRIVACY, FACTS, CONFIG, WEIGHTS, SUMS = (
@@ -68,6 +69,6 @@ class ReleaseFacts:
     def read(cls, path: Path) -> ReleaseFacts:
         """Read ``release.json``. Raises UserError naming the file."""
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError, UserError) as error:
+            return cls.from_dict(read_json(path, LARGEST))
+        except UserError as error:
             raise UserError(f"{path}: {error}") from None

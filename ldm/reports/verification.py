@@ -9,7 +9,7 @@ from pathlib import Path
 from ldm.checkpoint import read_checkpoint
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
-from ldm.files import file_digest
+from ldm.files import file_digest, read_text
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
 from ldm.reports import claim
@@ -82,7 +82,7 @@ def check_files(folder: Path) -> str:
     missing, extra = [name for name in FILES if name not in present], sorted(present - set(FILES))
     if missing or extra:
         raise UserError(f"missing: {', '.join(missing) or 'none'}; not part of a release: {', '.join(extra) or 'none'}")
-    stated = dict(reversed(line.split("  ", 1)) for line in (folder / SUMS).read_text().splitlines())
+    stated = dict(reversed(line.split("  ", 1)) for line in read_text(folder / SUMS).splitlines())
     wrong = [name for name in FILES if name != SUMS and stated.get(name) != file_digest(folder / name)]
     if wrong:
         raise UserError(f"changed since the release: {', '.join(wrong)}")
@@ -160,6 +160,6 @@ def check_documents(folder: Path) -> str:
     """Both forms of the card equal those computed from the facts and the ledger."""
     content = CardContent.make(ReleaseFacts.read(folder / FACTS), ReleaseCard.read(folder / PRIVACY))
     for name, text in ((CARD_TEXT, card_text(content)), (CARD_PAGE, card_page(content))):
-        if (folder / name).read_text(encoding="utf-8") != text:
+        if read_text(folder / name) != text:
             raise UserError(f"{name} is not what {PRIVACY} and {FACTS} give; it was edited, or by another version")
     return "card.html and CARD.md say what privacy.json says"

@@ -7,7 +7,6 @@ value. The declared size is compared with the stored size before memory is alloc
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.files import require_regular_file
+from ldm.files import ZIP_DAMAGE, require_regular_file
 
 MAX_EXPANSION = 100  # photographs and digits compress by a factor of 2 to 10
 SMALL = 2**26  # bytes; smaller arrays are accepted at any compression ratio
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+_DAMAGE = (*ZIP_DAMAGE, OSError)
 
 
 def require_plausible(declared: int, stored: int, what: str) -> None:
@@ -90,6 +89,21 @@ class NpzArchive:
         with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as member:
             read_npy_header(member)
             yield member
+
+
+#: Names of the arrays of images and labels in `.npz` files: DPImageBench's, and guided-diffusion's.
+NPZ_NAMES = (("x", "y"), ("arr_0", "arr_1"))
+
+
+def npz_names(archive: NpzArchive) -> tuple[str, str | None]:
+    """Names of the images and of the labels (None without) in an `.npz` file. Raises UserError without images."""
+    for images, labels in NPZ_NAMES:
+        if images in archive.headers:
+            return images, labels if labels in archive.headers else None
+    raise UserError(
+        f"no 'x' in this file (it holds {sorted(archive.headers)}); expected 'x' (N, H, W, C) and 'y', "
+        "or 'arr_0' and 'arr_1'"
+    )
 
 
 def read_npy_header(member: IO[bytes]) -> ArrayHeader:

@@ -71,7 +71,7 @@ def write_parquet(samples: SampleSet, path: Path, class_names: Sequence[str] = (
     table = pyarrow.table(columns).replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})}
     )
-    write_atomic(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+    write_atomic(path, lambda temporary: pyarrow.parquet.write_table(table, temporary, write_page_checksum=True))
 
 
 def _image(pixels: np.ndarray) -> Image.Image:
@@ -81,6 +81,8 @@ def _image(pixels: np.ndarray) -> Image.Image:
 def _names(samples: SampleSet, class_names: Sequence[str]) -> list[str]:
     """The class names, checked against the labels; empty without names."""
     names = list(class_names)
+    if len(set(names)) < len(names):
+        raise UserError(f"the class names {', '.join(names)} have a name twice; give others with --class-names")
     if names and samples.labels is not None and len(samples) and int(samples.labels.max()) >= len(names):
         raise UserError(f"the samples have class {int(samples.labels.max())}, and {len(names)} class names were given")
     return names

@@ -1,7 +1,7 @@
 """Range of stored pixels; every reader of sample files, caches and training files uses these rules.
 
 =====================================  ==================================================================
-uint8                                  0 is black and 255 is white
+uint8                                  0 is black and 255 is white; images of 0 and 1 only are refused
 floats of any precision                in [-1, 1] when the file says so (our own), or has a negative value
 floats without a negative value        in [0, 1] without such metadata, as in older files, with one log line
 NaN, infinite values, other ranges     refused, with the range that was found
@@ -43,6 +43,21 @@ class PixelRange:
 BYTES = PixelRange(127.5, 1.0)
 UNIT = PixelRange(0.5, 1.0)
 SIGNED = PixelRange(1.0, 0.0)
+
+
+def require_levels(blocks: Iterable[Tensor], where: str) -> None:
+    """Raise UserError for uint8 images that hold 0 and 1 only: masks, which would be read as black.
+
+    Reads until the first pixel above 1, which is in the first block of other images.
+    """
+    ones = False
+    for block in blocks:
+        most = int(block.max())
+        if most > 1:
+            return
+        ones |= most == 1
+    if ones:
+        raise UserError(f"{where}: uint8 images of 0 and 1 only, where white is 255; multiply them by 255")
 
 
 def find_range(blocks: Iterable[Tensor], where: str, *, is_signed: bool) -> PixelRange:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,11 +14,16 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, read_exactly, require_stored
-from ldm.samples.pixel_range import BYTES, SIGNED, find_range
+from ldm.files import verify_zip
+from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, npz_names, read_exactly, require_stored
+from ldm.samples.pixel_range import BYTES, SIGNED, find_range, require_levels
+
+logger = logging.getLogger(__name__)
 
 IMAGE_KEY, LABEL_KEY, META_KEY = "image", "class_label", "meta"
+CLASS_NAMES_KEY = "class_names"
 
+MAX_CLASSES = 2**20  # larger values are no classes
 SCAN_BYTES = 2**24
 # The pages of a mapped file count as memory of the process until it is unmapped, so the file is remapped after this
 # number of bytes.
@@ -59,17 +65,29 @@ class SampleFile:
         return found
 
     def converter(self, *, checked: bool = True) -> Callable[[Tensor], Tensor]:
-        """A function that converts stored images to float32 in [-1, 1]; takes one pass over the file to find the range.
+        """A function that converts stored images to float32 in [-1, 1]; reads the whole file, see `verify`.
 
         `ldm.samples.pixel_range` defines the range. Without ``checked``, a file with metadata is assumed to be in
         [-1, 1] and is not read. Raises UserError for NaN, infinite values, and ranges other than [-1, 1] and [0, 1].
         """
+        if checked:
+            self.verify()
         if self.dtype == torch.uint8:
+            if checked:
+                require_levels(self.blocks(max(1, SCAN_BYTES // prod(self.shape))), str(self.path))
             return BYTES.to_signed
         if not checked and self.meta is not None:
             return SIGNED.to_signed
         blocks = self.blocks(max(1, SCAN_BYTES // (4 * prod(self.shape))))
         return find_range(blocks, str(self.path), is_signed=self.meta is not None).to_signed
+
+    def verify(self) -> None:
+        """Compare the file's content with its checksums. Raises UserError for a damaged file.
+
+        Files from older versions, and files from torch before 1.6, have none; one log line says so.
+        """
+        if not is_mapped(self.path) or not verify_zip(self.path, "copy it again, or write it again"):
+            logger.warning("%s: was written without checksums, so damage to it would not be noticed", self.path)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Images (B, C, H, W) float32 in [-1, 1] with their labels (B,) or None, in the file's order.
@@ -90,6 +108,14 @@ class SampleFile:
         return go()
 
 
+def class_names_in(meta: Mapping[str, Any], where: object) -> tuple[str, ...]:
+    """The names of the classes 0, 1, ... in a sample file's metadata, () without. Raises UserError for other values."""
+    names = meta.get(CLASS_NAMES_KEY)
+    if names is not None and not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{where}: {CLASS_NAMES_KEY!r} is no list of names")
+    return tuple(names or ())
+
+
 def checked_labels(labels: Tensor, count: int) -> Tensor:
     """Labels as int64 (count,). Raises UserError for invalid class numbers or another number of labels."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -98,6 +124,8 @@ def checked_labels(labels: Tensor, count: int) -> Tensor:
         raise UserError(f"{labels.numel()} labels for {count} images; expected one label an image")
     if count and int(labels.min()) < 0:
         raise UserError(f"labels go down to {int(labels.min())}; expected class numbers from 0")
+    if count and int(labels.max()) >= MAX_CLASSES:
+        raise UserError(f"labels go up to {int(labels.max())}; expected class numbers below {MAX_CLASSES}")
     return labels.to(torch.int64).contiguous()
 
 
@@ -164,18 +192,17 @@ def _open_npz(path: Path) -> SampleFile:
         archive = NpzArchive(path)
     except FileNotFoundError:
         raise UserError("no such file") from None
-    if "x" not in archive.headers:
-        raise UserError(f"no 'x' in this file (it holds {sorted(archive.headers)}); expected 'x' (N, H, W, C) and 'y'")
-    labels = archive.array("y") if "y" in archive.headers else None
-    header = archive.headers["x"]
+    name, label_name = npz_names(archive)
+    labels = None if label_name is None else archive.array(label_name)
+    header = archive.headers[name]
     count, stored = _layout(header.shape)
-    whole = torch.from_numpy(archive.array("x")).reshape(count, *stored) if header.by_columns else None
+    whole = torch.from_numpy(archive.array(name)).reshape(count, *stored) if header.by_columns else None
 
     def blocks(size: int) -> Iterator[Tensor]:
         if whole is not None:
             yield from map(_to_nchw, whole.split(size))
             return
-        with archive.values("x") as member:
+        with archive.values(name) as member:
             for start in range(0, count, size):
                 shape = (min(size, count - start), *stored)
                 array = np.frombuffer(
@@ -184,7 +211,7 @@ def _open_npz(path: Path) -> SampleFile:
                 yield _to_nchw(torch.from_numpy(array.astype(header.dtype.newbyteorder("="))))
             read_exactly(member, 0, path)
 
-    dtype = _tensor(np.empty(0, header.dtype.newbyteorder("=")), "x").dtype
+    dtype = _tensor(np.empty(0, header.dtype.newbyteorder("=")), name).dtype
     return _made(path, count, stored, dtype, labels, None, blocks)
 
 

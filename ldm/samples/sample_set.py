@@ -65,7 +65,8 @@ class SampleSet:
 
         `.pt`: dict of `image` and optional `class_label`; images may be (N, B, C, H, W) as saved by one old script,
         (N, H, W, C), (N, H, W), uint8, or floats in [0, 1] (assumed, with a warning, without `meta` and negative
-        values). `.npz`: `x` (N, H, W, C) and optional `y`. No code in the file is executed.
+        values). `.npz`: `x` (N, H, W, C) and optional `y`, or guided-diffusion's `arr_0` and `arr_1`. No code in the
+        file is executed.
         Raises UserError, one line naming the file, for another format, and for missing labels with `need_labels`.
         """
         file = SampleFile.open(path, need_labels=need_labels)

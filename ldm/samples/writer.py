@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import struct
-import zipfile
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -17,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.files import write_atomic
+from ldm.files import verify_zip, write_atomic
 from ldm.samples.reader import IMAGE_KEY, LABEL_KEY, META_KEY, check_plain, checked_labels
+from ldm.samples.zip_members import member_offset, write_checksums
 
 PLACES = ("config", "checkpoint")  # paths in the metadata; their digests are compared instead
 PROGRESS = "progress.pt"
-_LOCAL_HEADER = struct.Struct("<26xHH")  # 30 bytes of a zip member; ends with the lengths of name and extra
 
 
 class SampleWriter:
@@ -98,10 +96,13 @@ class SampleWriter:
         write_atomic(self.folder / PROGRESS, lambda temporary: torch.save(progress, temporary))
 
     def finish(self) -> None:
-        """Rename the complete file to its final path. Raises UserError when images are missing."""
+        """Store the checksums and rename the complete file to its final path. Raises UserError for missing images."""
         if self.done != self.count or self._file is None:
             raise UserError(f"{self.path}: {self.done} of {self.count} images were written")
-        os.replace(self.folder / self.path.name, self.path)
+        whole = self.folder / self.path.name
+        write_checksums(whole)
+        os.fsync(self._file.fileno())
+        os.replace(whole, self.path)
         self.discard()
 
     def discard(self) -> None:
@@ -137,11 +138,11 @@ class SampleWriter:
         self._open(data)
 
     def _open(self, data: Path) -> None:
-        self._offset = _member_offset(data, "data/0", self._bytes_each * self.count)
+        self._offset = member_offset(data, "data/0", self._bytes_each * self.count)
         self._file = data.open("r+b")
         _lock(self._file, self.path)
         if self.labels is not None and self.done == 0:
-            self._put(_member_offset(data, "data/1", 8 * self.count), self.labels)
+            self._put(member_offset(data, "data/1", 8 * self.count), self.labels)
 
     def _put(self, offset: int, values: Tensor) -> None:
         assert self._file is not None
@@ -156,6 +157,7 @@ class SampleWriter:
             if not data.exists():  # killed after the rename
                 shutil.rmtree(self.folder)
                 return
+            verify_zip(self.folder / PROGRESS)
             progress = torch.load(self.folder / PROGRESS, weights_only=True)
             content = torch.load(data, weights_only=True, mmap=True)
             images, labels, meta = content[IMAGE_KEY], content.get(LABEL_KEY), content[META_KEY]
@@ -213,16 +215,6 @@ def _write_frame(path: Path, shape: tuple[int, ...], labels: Tensor | None, meta
             torch.save(content, path)
     finally:
         blank.unlink(missing_ok=True)
-
-
-def _member_offset(path: Path, name: str, size: int) -> int:
-    """Offset of the uncompressed bytes of a tensor in a file of torch.save."""
-    with zipfile.ZipFile(path) as archive:
-        (member,) = [found for found in archive.infolist() if found.filename.partition("/")[2] == name]
-    assert member.file_size == size and member.compress_type == zipfile.ZIP_STORED
-    with path.open("rb") as file:
-        file.seek(member.header_offset)
-        return member.header_offset + 30 + sum(_LOCAL_HEADER.unpack(file.read(30)))
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

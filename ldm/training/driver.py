@@ -29,6 +29,7 @@ from ldm.training.data_check import check_data, check_labels
 from ldm.training.dry_run import plan_lines
 from ldm.training.learning_rate import learning_rate
 from ldm.training.lightning_warnings import filter_lightning_warnings
+from ldm.training.model_check import check_parts
 from ldm.training.preparation import cache_latents
 from ldm.training.request import RunRequest
 from ldm.training.run_directory import RunDirectory, launched
@@ -120,6 +121,7 @@ def plan(request: RunRequest) -> tuple[Any, private_run.Account | None]:
     dp_config = read_dp_config(request.dp_config, params.get("DPDM_k") or 1)
     if request.private:
         private_run.check_settings(dp_config, request.settings)
+    check_parts(params)
     data = instantiate_from_config(request.config.data)
     data.prepare_data()
     data.setup()

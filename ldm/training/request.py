@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.slurm_requeue import noted_run
 from ldm.config import allow_target, load_config, to_plain
 from ldm.errors import UserError, nearest
+from ldm.files import read_text, require_regular
 from ldm.training.learning_rate import RateForBatch, base_learning_rate, rate_of_files
 from ldm.training.newest_checkpoint import newest_checkpoint
 from ldm.training.options import RunOptions
@@ -112,6 +113,8 @@ def check_sections(config: DictConfig, lightning: DictConfig) -> None:
     for key in map(str, config):
         if key not in SECTIONS:
             raise UserError(f"unknown section {key!r} in the configuration{nearest(key, SECTIONS)}")
+    if not isinstance(lightning, DictConfig):
+        raise UserError(f"lightning: {lightning!r} is no section; give trainer and callbacks below it")
     for key in map(str, lightning):
         if key not in LIGHTNING_KEYS:
             raise UserError(f"unknown key 'lightning.{key}'{nearest(key, LIGHTNING_KEYS)}")
@@ -149,15 +152,22 @@ def is_private_card(path: Path) -> bool:
     """Whether a ``privacy.json`` belongs to a private run; true also when it cannot be read."""
     from ldm.training.unprotected_run import is_unprotected_card  # late: it imports torch
 
-    return not is_unprotected_card(path.read_text(encoding="utf-8", errors="replace"))
+    try:
+        return not is_unprotected_card(read_text(path))
+    except (OSError, UserError):
+        return True
 
 
 def check_named_files(request: RunRequest) -> None:
     """Raise UserError for a missing checkpoint that the configuration names."""
     for key, path in (*checkpoint_paths(request.model_params), ("lightning.trainer.ckpt_path", request.resume)):
-        if path is None or Path(str(path)).exists():
+        if path is None:
             continue
         path = Path(str(path))
+        if path.exists():
+            if not path.is_dir():
+                require_regular(path)
+            continue
         folder = path.parent
         hint = nearest(path.name, (p.name for p in folder.iterdir())) if folder.is_dir() else "; no such folder"
         raise UserError(f"{key}: checkpoint '{path}' does not exist{hint}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.files import write_atomic
+from ldm.files import read_text, write_atomic
 from ldm.privacy.card import FORMAT, VERSION
 from ldm.training.run_directory import RunDirectory
 
@@ -55,7 +55,7 @@ def record_unprotected(model: Any, data: Any, run_dir: RunDirectory) -> None:
         "trained_on": list(model.unprotected_data),
     }
     path = run_dir.privacy_card
-    if path.exists() and not is_unprotected_card(path.read_text(encoding="utf-8")):
+    if path.exists() and not is_unprotected_card(read_text(path)):
         raise UserError(f"{path}: is the account of a private run; train without privacy in another run directory")
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(card, indent=2) + "\n"
@@ -70,6 +70,6 @@ def is_unprotected_card(text: str) -> bool:
     """Whether the text of a ``privacy.json`` belongs to a run without privacy."""
     try:
         card = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(card, dict) and card.get("private") is False and card.get("plan", ...) is None

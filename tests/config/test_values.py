@@ -41,7 +41,6 @@ def test_kinds_are_those_of_all_constructors() -> None:
     ("name", "given", "wanted"),
     [
         ("root", 2024, "2024"),
-        ("root", 1.5, "1.5"),
         ("root", Path("x"), Path("x")),
         ("root", None, None),
         ("size", "32", 32),
@@ -69,6 +68,7 @@ def test_what_can_be_read_is_read(name: str, given: Any, wanted: Any) -> None:
         ("rate", "a/b", "Images: rate is 'a/b', expected a number"),
         ("flag", "perhaps", "Images: flag is 'perhaps', expected true or false"),
         ("flag", 3, "Images: flag is 3, expected true or false"),
+        ("root", 1.5, "Images: root is the number 1.5, expected text; put it in quotes"),
         ("root", True, "Images: root is true, expected text; put it in quotes"),
     ],
 )

@@ -177,7 +177,7 @@ def test_data_below_the_working_folder_is_found(tmp_path, monkeypatch):
 
 
 def test_a_missing_set_says_how_to_download_it_everywhere(tmp_path):
-    with pytest.raises(UserError, match="download: true under .* in YAML, .*download=true behind main.py, .*--args"):
+    with pytest.raises(UserError, match="--download behind main.py and the evaluation commands, download: true under"):
         MNISTTrain(root=tmp_path)
 
 

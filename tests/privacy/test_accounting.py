@@ -205,6 +205,20 @@ def test_calibration_never_overspends_and_hardly_underspends(rate, target, steps
     assert 0.995 * target <= spent <= target
 
 
+@pytest.mark.parametrize("target", [0.02, 0.3, 1.0, 4.0, 8.0])
+def test_the_search_for_the_noise_ends_below_the_target_on_any_curve(target):
+    """Costs whose slope grows with the noise: secant steps then land a little above the target, time and again."""
+    for power in (1, 2, 3):
+
+        def spent(sigma, power=power):
+            return 10 / (1 + sigma**power)
+
+        too_little, enough = 0.05, 100.0 ** (3 / power)
+        pairs = (too_little, spent(too_little)), (enough, spent(enough))
+        found = spent(accounting._refine(spent, target, *pairs))
+        assert (1 - accounting.TIGHTNESS) * target <= found <= target
+
+
 def test_calibration_charges_history_first():
     past = [(SamplingEvent(0.05, 1.5), 100)]
     arguments = dict(target_epsilon=5, delta=1e-5, sample_rate=0.05, steps=100)

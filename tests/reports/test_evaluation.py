@@ -119,7 +119,7 @@ def test_everything_is_in_the_file(full: Path) -> None:
 #: The keys of evaluation.json, version 1, that other programs read; a change of any of them needs a new version.
 TOP = (
     "format version title created samples real protocol scores per_class downstream privacy memorisation not_measured "
-    "from_real_images levels"
+    "from_real_images levels sha256"
 )
 KEYS = {
     ".": TOP,
@@ -158,6 +158,7 @@ def test_the_file_has_exactly_the_keys_of_its_version(full: Path) -> None:
 
 def test_a_result_survives_its_file_and_old_names_are_read(full: Path) -> None:
     content = json.loads((full / "evaluation.json").read_text(encoding="utf-8"))
+    assert len(content.pop("sha256")) == 64
     found = EvaluationResult.from_dict(content)
     assert json.loads(json.dumps(found.to_dict())) == content
     assert found.downstream is not None and not found.downstream.results[0].uses_test_for_selection
@@ -352,13 +353,23 @@ def test_runs_are_called_by_their_folders(tmp_path: Path, folders: tuple[str, ..
     assert run_names(files) == names
 
 
+def test_a_changed_score_is_noticed(full: Path, tmp_path: Path) -> None:
+    content = json.loads((full / "evaluation.json").read_text(encoding="utf-8"))
+    (tmp_path / "same.json").write_text(json.dumps(content))
+    read_result(tmp_path / "same.json")  # the layout may change
+    content["scores"]["frechet"]["value"] += 1
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="was changed after it was written"):
+        read_result(tmp_path / "other.json")
+
+
 def test_what_is_no_evaluation_is_one_line(full: Path, tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("{")
     (tmp_path / "other.json").write_text("{}")
     newer = re.sub(r'"version": 1', '"version": 9', (full / "evaluation.json").read_text(), count=1)
     (tmp_path / "newer.json").write_text(newer)
     for name, words in (
-        ("text.json", "not a readable JSON"),
+        ("text.json", "not readable JSON"),
         ("other.json", "not an evaluation"),
         ("newer.json", "version 9"),
         ("none.json", "no such file"),

@@ -13,6 +13,7 @@ from ldm.commands.table import dispatch
 from ldm.data.folder import ImageFolder
 from ldm.data.parquet import ParquetImages
 from ldm.errors import UserError
+from ldm.evaluation.inputs.image_source import open_images
 from ldm.samples import SampleSet
 
 NAMES = ["--class-names", "cat", "dog"]
@@ -54,3 +55,27 @@ def test_parquet(samples: np.ndarray) -> None:
     assert read.labels.tolist() == [1, 0, 1] and list(read.class_names) == ["cat", "dog"]
     with pytest.raises(UserError, match="class 1, and 1 class names were given"):
         dispatch(["export", "samples.pt", "b.parquet", "--class-names", "cat"])
+
+
+def test_names_in_the_file_name_the_folders(samples: np.ndarray) -> None:
+    loaded = SampleSet.load("samples.pt")
+    SampleSet(loaded.images, loaded.labels, {"class_names": ["T-shirt/top", "dog"]}).save("named.pt")
+    dispatch(["export", "named.pt", "out"])
+    assert sorted(path.name for path in Path("out").iterdir()) == ["T-shirt-top", "dog"]
+    dispatch(["export", "named.pt", "other", *NAMES])
+    assert sorted(path.name for path in Path("other").iterdir()) == sorted(NAMES[1:])
+
+
+@pytest.mark.parametrize("names", [5, "cat", [1, 2], {"a": 1}])
+def test_names_that_are_no_list_of_names(samples: np.ndarray, names: object) -> None:
+    loaded = SampleSet.load("samples.pt")
+    SampleSet(loaded.images, loaded.labels, {"class_names": names}).save("named.pt")
+    with pytest.raises(UserError, match="no list of names"):
+        dispatch(["export", "named.pt", "out"])
+    with pytest.raises(UserError, match="no list of names"):
+        open_images("named.pt")
+
+
+def test_a_name_that_stands_twice_is_refused(samples: np.ndarray) -> None:
+    with pytest.raises(UserError, match="a name twice"):
+        dispatch(["export", "samples.pt", "out", "--class-names", "cat", "cat"])

@@ -27,6 +27,8 @@ def write(root: Path, *names: str) -> None:
     [
         ".ipynb_checkpoints/0-checkpoint.png",
         "@eaDir/0.png",
+        "@Recycle/0.png",
+        "found.000/0.png",
         "__MACOSX/0.png",
         ".thumbnails/0.png",
         "Thumbnails/0.png",

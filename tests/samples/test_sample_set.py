@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.data.in_memory_dataset import InMemoryDataset
 from ldm.errors import UserError
 from ldm.samples import SampleSet, first_images, grid, iter_batches, save_grid
 
@@ -157,8 +158,41 @@ def test_a_damaged_archive(tmp_path: Path, save) -> None:
     content = bytearray((tmp_path / "a.npz").read_bytes())
     content[len(content) // 2] ^= 255
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(UserError, match="a.npz: is damaged"):
+    with pytest.raises(UserError, match="a.npz' is damaged"):
         iter_batches(tmp_path / "a.npz", 2)
+
+
+def test_guided_diffusions_form(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", pixels, np.arange(6))
+    np.savez(tmp_path / "b.npz", pixels)
+    found = SampleSet.load(tmp_path / "a.npz", need_labels=True)
+    assert torch.allclose(found.images, torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1)
+    assert found.labels.tolist() == list(range(6)) and SampleSet.load(tmp_path / "b.npz").labels is None
+    np.savez(tmp_path / "c.npz", images=pixels)
+    with pytest.raises(UserError, match="expected 'x' .* or 'arr_0' and 'arr_1'"):
+        SampleSet.load(tmp_path / "c.npz")
+
+
+def test_masks_of_zero_and_one_are_not_read_as_black(tmp_path: Path) -> None:
+    masks = (random_images(40) > 0).permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    np.savez(tmp_path / "a.npz", x=masks)
+    torch.save({"image": torch.from_numpy(masks)}, tmp_path / "a.pt")
+    for name in ("a.npz", "a.pt"):
+        with pytest.raises(UserError, match="uint8 images of 0 and 1 only"):
+            SampleSet.load(tmp_path / name)
+        with pytest.raises(UserError, match="uint8 images of 0 and 1 only"):
+            InMemoryDataset(tmp_path / name)
+    np.savez(tmp_path / "b.npz", x=masks * 255)
+    assert set(SampleSet.load(tmp_path / "b.npz").images.unique().tolist()) == {-1.0, 1.0}
+    np.savez(tmp_path / "c.npz", x=masks * 0)
+    assert SampleSet.load(tmp_path / "c.npz").images.max() == -1
+
+
+def test_labels_that_no_model_has(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 4, 4, 3), np.uint8), y=np.array([0, 2**62]))
+    with pytest.raises(UserError, match="labels go up to"):
+        SampleSet.load(tmp_path / "a.npz")
 
 
 def test_labels_can_be_demanded(tmp_path: Path) -> None:

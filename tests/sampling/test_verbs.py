@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from fid import compute_samples_stats
+from ldm.commands.table import dispatch
+from ldm.config import load_config
 from ldm.evaluation.metrics.statistics import FeatureStatistics
 from ldm.inference import files as inference
 from ldm.samples import SampleSet
@@ -83,6 +86,21 @@ def test_counts_are_exact_when_classes_do_not_divide_them(commands: Commands, fi
         made = raw("x.pt")
         assert len(made["image"]) == 20
         assert made["class_label"].tolist() == [0] * 7 + [1] * 7 + [2] * 6
+
+
+def test_declared_names_go_with_the_labels(commands: Commands, files: Path, tmp_path: Path) -> None:
+    config = load_config([files / "class.yaml"])
+    names = [f"digit {number}" for number in range(10)]
+    OmegaConf.update(config, "data.params.train.params.class_names", names, force_add=True)
+    OmegaConf.save(config, tmp_path / "named.yaml")
+    words = ["-y", tmp_path / "named.yaml", "-ckpt", files / "class.ckpt", "-step", 2, *QUICK]
+    assert commands.type(cond_sampling_test.main, *words, "-n", 10) == 0
+    assert raw("conditional_mnist_samples.pt")["meta"]["class_names"] == names
+    words = ["--yaml", tmp_path / "named.yaml", "--ckpt", files / "class.ckpt", "--ddim_steps", 2, *QUICK]
+    assert commands.type(conditional_sampling.main, *words, "-c", 3, "-n", 2, "--output", "b.pt") == 0
+    assert raw("b.pt")["meta"]["class_names"] == names
+    dispatch(["export", "b.pt", "out"])
+    assert [path.name for path in Path("out").iterdir()] == ["digit 3"]
 
 
 def test_classes_as_numbers_and_as_a_list(conditional: Any) -> None:

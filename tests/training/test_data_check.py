@@ -10,6 +10,7 @@ import pytest
 
 from ldm.errors import UserError
 from ldm.training.data_check import ImageNeeds, check_data, image_needs
+from ldm.training.model_check import check_parts
 from tests import tiny
 
 
@@ -87,3 +88,44 @@ def test_a_batch_is_no_larger_than_the_data() -> None:
     check_data(PARAMS, data(Images(GOOD, GOOD), 2))
     with pytest.raises(UserError, match="batch_size: 3 exceeds the 2 training records; type data.params.batch_size=2"):
         check_data(PARAMS, data(Images(GOOD, GOOD), 3))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "line"),
+    [
+        ("channels", 3, "first stage makes latents of 2 channels .embed_dim.; set model.params.channels=2"),
+        ("unet_config.params.in_channels", 4, "in_channels: 4, and the network works on 2 channels"),
+        ("unet_config.params.out_channels", 1, "out_channels: 1, and the network works on 2 channels"),
+        ("unet_config.params.context_dim", 7, "context_dim: 7, and the class embedding has 5 values"),
+    ],
+)
+def test_parts_of_a_model_that_do_not_fit(place: str, value: int, line: str) -> None:
+    params = tiny.ldm()["params"]
+    check_parts(params)
+    check_parts(tiny.ldm("attention")["params"])
+    concatenated = tiny.ldm(conditioning_key=None)["params"]
+    concatenated["unet_config"]["params"]["in_channels"] = 7
+    check_parts(concatenated)  # the network takes the condition beside the latent
+    section = params
+    *outer, last = place.split(".")
+    for key in outer:
+        section = section[key]
+    section[last] = value
+    with pytest.raises(UserError, match=line):
+        check_parts(params)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scale_factor", 0.0),
+        ("scale_factor", float("nan")),
+        ("scale_factor", -1.0),
+        ("linear_start", -1.0),
+        ("linear_end", 3.0),
+        ("given_betas", [0.1, 1.0]),
+    ],
+)
+def test_numbers_that_no_diffusion_works_with(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match="scale_factor is|linear_start is|the noise schedule has betas"):
+        tiny.build(tiny.ldm(**{name: value}))

@@ -29,7 +29,12 @@ def open_parquet(path: str | os.PathLike) -> Any:
         raise UserError("reading Parquet files needs the pyarrow package; type: pip install pyarrow") from None
     try:
         size = require_regular_file(path)
-        file = ParquetFile(path, thrift_string_size_limit=THRIFT_LIMIT, thrift_container_size_limit=THRIFT_LIMIT)
+        file = ParquetFile(
+            path,
+            thrift_string_size_limit=THRIFT_LIMIT,
+            thrift_container_size_limit=THRIFT_LIMIT,
+            page_checksum_verification=True,  # where the file has page checksums, as our own have
+        )
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         require_plausible(sum(group.total_byte_size for group in groups), size, str(path))
         return file

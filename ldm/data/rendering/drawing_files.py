@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ldm.data.base import cache_home, content_digests, data_root, digest
 from ldm.errors import UserError, nearest
+from ldm.files import ZIP_DAMAGE
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def load_shelf(
     try:
         with np.load(kept) as stored:
             return Shelf(name, stored["images"], tuple(stored["names"].tolist()))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (*ZIP_DAMAGE, OSError):
         pass
     shelf = _rendered(name, folder, re.compile(only or ""))
     cache.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from ldm.data.base import data_root
 from ldm.errors import UserError
+from ldm.files import ZIP_DAMAGE
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def font_fields(path: Path, cache: Path) -> tuple[np.ndarray, np.ndarray] | None
             fields, present = stored["fields"], stored["present"]
         if fields.shape == (len(CHARACTERS), 2, FIELD, FIELD) and present.shape == (len(CHARACTERS),):
             return (fields, present) if present.any() else None
-    except (OSError, ValueError, KeyError, EOFError):
+    except (*ZIP_DAMAGE, OSError):
         pass
     fields = np.ones((len(CHARACTERS), 2, FIELD, FIELD), dtype=np.float16)
     present = np.zeros(len(CHARACTERS), dtype=bool)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ldm.errors import UserError
 from ldm.evaluation.features.base import weights_digest
 from ldm.evaluation.inputs.images import to_rgb
+from ldm.files import require_regular
 
 # FID programs keep the same weights under these names in the torch hub folder.
 _CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
@@ -80,6 +81,8 @@ def _network(weights: Path | None) -> nn.Module:
 
 def _check_weights(weights: Path) -> None:
     """Refuse files that hold more than tensors, because torch-fidelity unpickles without a check and would run code."""
+    if weights.exists():
+        require_regular(weights)
     try:
         content = torch.load(weights, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -24,7 +24,9 @@ from ldm.evaluation.inputs.sources import (
     parse_settings,
     takes_size,
 )
-from ldm.samples import SampleFile, iter_batches
+from ldm.files import ZIP_DAMAGE
+from ldm.samples import SampleFile, class_names_in, iter_batches
+from ldm.samples.array_files import NPZ_NAMES
 from ldm.samples.framing import to_size
 from ldm.samples.image_files import all_problems, read_image
 from ldm.samples.image_folder import ImageFolderListing, list_images, read_headers, require_one_size
@@ -73,7 +75,7 @@ def open_images(
     if path.suffix in SAMPLE_SUFFIXES or os.sep in name or path.exists():
         if settings:
             raise UserError(f"{name} is a file; key:value settings only go with a dataset class")
-        if is_statistics_file(path):
+        if is_statistics_file(path) and not holds_images(path):
             raise UserError(f"{name} holds statistics, not images; name the images themselves")
         return _sample_file(path)
     params = parse_settings(settings)
@@ -93,13 +95,22 @@ def open_images(
 
 def is_statistics_file(path: str | Path) -> bool:
     """Whether `path` is an `.npz` with `mu` and `sigma`."""
+    return {"mu.npy", "sigma.npy"} <= _members(path)
+
+
+def holds_images(path: str | Path) -> bool:
+    """Whether `path` is an `.npz` with images; guided-diffusion's reference files hold statistics as well."""
+    return any(f"{images}.npy" in _members(path) for images, _ in NPZ_NAMES)
+
+
+def _members(path: str | Path) -> set[str]:
     if Path(path).suffix != ".npz" or not Path(path).is_file():
-        return False
+        return set()
     try:
         with zipfile.ZipFile(path) as archive:
-            return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
-    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile):
-        return False
+            return set(archive.namelist())
+    except (*ZIP_DAMAGE, OSError):
+        return set()
 
 
 def _sample_file(path: Path) -> ImageSource:
@@ -111,7 +122,7 @@ def _sample_file(path: Path) -> ImageSource:
         yield from tqdm(chosen, total=len(part), unit="batch", disable=None)
 
     meta = file.meta or {}
-    return ImageSource(str(path), batches, meta, tuple(map(str, meta.get("class_names") or ())))
+    return ImageSource(str(path), batches, meta, class_names_in(meta, path))
 
 
 def _folder_size(settings: Mapping[str, Any], name: str) -> int | None:

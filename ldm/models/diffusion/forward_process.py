@@ -47,6 +47,10 @@ class ForwardProcess(nn.Module):
         cosine_s: float,
         given_betas: Sequence[float] | None,
     ) -> None:
+        if given_betas is None and not (0 < linear_start < 1 and 0 < linear_end < 1):  # true for NaN
+            raise UserError(
+                f"linear_start is {linear_start} and linear_end {linear_end}; each is a beta between 0 and 1"
+            )
         betas = (
             np.asarray(given_betas, dtype=np.float64)
             if given_betas is not None
@@ -54,6 +58,11 @@ class ForwardProcess(nn.Module):
                 beta_schedule, timesteps, linear_start=linear_start, linear_end=linear_end, cosine_s=cosine_s
             )
         )
+        if not len(betas) or not ((betas > 0) & (betas < 1)).all():  # false for NaN
+            raise UserError(
+                f"the noise schedule has betas from {betas.min(initial=1):.3g} to {betas.max(initial=0):.3g}; each is "
+                "a number between 0 and 1"
+            )
         self.num_timesteps = len(betas)
         constants = diffusion_constants(betas, self.v_posterior)
         for name, value in constants.items():

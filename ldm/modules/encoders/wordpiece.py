@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.errors import UserError
+from ldm.files import read_text
 
 INSTALL = "pip install 'dp-ldm[text]'"
 REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -41,8 +42,8 @@ class WordPiece:
 
 def _read_vocabulary(path: str | Path) -> dict[str, int]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, UserError) as error:
         raise UserError(f"{path}: cannot be read as a vocabulary ({type(error).__name__})") from error
     pieces = {line.removesuffix("\r"): index for index, line in enumerate(text.rstrip("\n").split("\n"))}
     missing = [piece for piece in REQUIRED if piece not in pieces]

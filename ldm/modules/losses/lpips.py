@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg
 
 from ldm.errors import UserError
+from ldm.files import require_regular
 
 VGG_FILE = "vgg16-397923af.pth"
 VGG_ENV = "LDM_VGG16_WEIGHTS"
@@ -112,8 +113,8 @@ class LPIPS(nn.Module):
             self._load_files(backbone, heads)
 
     def _load_files(self, backbone: Path, heads: Path) -> None:
-        state = dict(torch.load(heads, map_location="cpu", weights_only=True))
-        state |= _rename_vgg(torch.load(backbone, map_location="cpu", weights_only=True), self.net, backbone)
+        state = _tensors_of(heads)
+        state |= _rename_vgg(_tensors_of(backbone), self.net, backbone)
         state |= {f"scaling_layer.{name}": value for name, value in self.scaling_layer.state_dict().items()}
         self.load_state_dict(state)
 
@@ -150,6 +151,15 @@ def _note_loaded(module: LPIPS, state_dict: Mapping[str, Tensor], prefix: str, *
     """Hook before load_state_dict that marks the network as ready when all its tensors are present."""
     if all(prefix + name in state_dict for name in module.state_dict()):
         module.ready = True
+
+
+def _tensors_of(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file. Raises UserError when it cannot be read."""
+    require_regular(path)
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a damaged file can raise any exception
+        raise UserError(f"'{path}' is no readable file of weights; copy or download it again") from error
 
 
 def _rename_vgg(state: Mapping[str, Tensor], network: VGG16Features, source: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.files import require_regular_file
 
 # Largest distance table (positions times codes), which limits memory for a 64x64 latent with 16384 codes.
 TABLE_SIZE = 2**24
@@ -55,6 +56,7 @@ class VectorQuantizer2(nn.Module):
 
     def _remap_from(self, path: str | os.PathLike, unknown_index: str | int) -> None:
         try:
+            require_regular_file(path)
             used = torch.from_numpy(np.load(path)).long()
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"remap: cannot read {path} ({error}); give a .npy file of code numbers") from None

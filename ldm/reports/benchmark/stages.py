@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.files import write_atomic
+from ldm.files import read_json, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ Result = dict[str, Any]
 
 #: Weight of the estimates against measured stages, in seconds.
 PRIOR = 300.0
+LARGEST_RESULT = 2**26  # bytes of a stage's file
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Stage:
 
     def result(self) -> Result | None:
         """The stored result, or None if the stage is not done."""
-        return json.loads(self.path.read_text()) if self.path.is_file() else None
+        return read_json(self.path, LARGEST_RESULT) if self.path.is_file() else None
 
 
 def run_stages(stages: Sequence[Stage]) -> dict[str, Result]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
+
+from ldm.files import read_json
+from ldm.reports.benchmark.stages import LARGEST_RESULT
 
 HEAD = ("row", "epsilon", "accuracy", "runs", "minutes", "MiB")
 NAMES = {
@@ -38,12 +40,12 @@ def collect_rows(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("eps*/*/*.json")) + sorted(folder.glob("shared/*.json")):
         if path.stem not in NAMES:
             continue
-        content = json.loads(path.read_text())
+        content = read_json(path, LARGEST_RESULT)
         epsilon = path.parts[-3].removeprefix("eps") if path.parent.name != "shared" else "-"
         for stage in BEFORE.get(path.stem, ()):
             other = path.with_name(f"{stage}.json")
             if other.is_file():
-                earlier = json.loads(other.read_text())
+                earlier = read_json(other, LARGEST_RESULT)
                 content["seconds"] += earlier.get("seconds", 0)
                 content["peak_mib"] = max(content["peak_mib"], earlier.get("peak_mib", 0))
                 content.setdefault("epsilon", earlier.get("epsilon"))

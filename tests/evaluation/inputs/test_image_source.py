@@ -9,8 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm.data.in_memory_dataset import InMemoryDataset
 from ldm.errors import UserError
 from ldm.evaluation.inputs.image_source import ImageSource, is_statistics_file, open_images
+from ldm.evaluation.inputs.sources import load_labelled
+from ldm.evaluation.metrics.statistics_files import statistics_of
 from ldm.samples import SampleSet
 
 HERE = __name__
@@ -63,6 +66,20 @@ def test_npz_samples_and_statistics_are_told_apart(tmp_path: Path) -> None:
     assert not is_statistics_file(tmp_path / "none.npz") and not is_statistics_file(tmp_path)
     with pytest.raises(UserError, match="statistics, not images"):
         open_images(str(tmp_path / "s.npz"))
+
+
+def test_guided_diffusions_files(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", pixels, np.arange(5))
+    np.savez(tmp_path / "reference.npz", arr_0=pixels, mu=np.zeros(3), sigma=np.eye(3))
+    images, labels = everything(open_images(str(tmp_path / "a.npz")))
+    assert torch.allclose(images, torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1)
+    assert labels == list(range(5)) == load_labelled(str(tmp_path / "a.npz")).labels.tolist()
+    again, _ = everything(open_images(str(tmp_path / "reference.npz")))
+    assert torch.equal(again, images)
+    assert statistics_of(str(tmp_path / "reference.npz")).mu.shape == (3,)
+    records = InMemoryDataset(tmp_path / "a.npz")
+    assert records[3]["class_label"] == 3 and np.array_equal(records.pixels(3), pixels[3])
 
 
 def test_flat_folder_keeps_bytes_exactly(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ PLANS = (
         old="        if value <= target:\n            high = (sigma, value)\n        else:",
         new="        if value <= 1.02 * target:\n            high = (sigma, value)\n        else:",
         why="the noise meets a larger epsilon than the target",
-        test=f"{COST}::test_calibration_never_overspends_and_hardly_underspends",
+        test=f"{COST}::test_the_search_for_the_noise_ends_below_the_target_on_any_curve",
     ),
     PlantedBug(
         name="one relation for all in the accountant",
