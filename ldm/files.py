@@ -39,7 +39,7 @@ LARGEST_TEXT = 2**28  # bytes of a list of images or captions
 _END = struct.Struct("<4s6xH8xH")  # the end record of a zip archive: signature, number of members, length of comment
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """Write a file atomically: after a failure ``path`` has either its old content or all of the new one.
 
     ``write`` receives a temporary path in the same folder with the same suffix, because some writers choose the format

@@ -44,7 +44,7 @@ class AuditFile:
     def write(self, path: Path) -> None:
         """Write the file, atomically."""
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+        write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @classmethod
     def read(cls, path: Path) -> AuditFile:

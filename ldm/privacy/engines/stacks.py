@@ -40,8 +40,8 @@ def arrange(uses: Sequence[Use], records: int, expected: Mapping[Bundle, int]) -
         alike[key].append(use)
         sizes[key] = found[1]
     stacks = []
-    for key, members in alike.items():
-        for stack in _stacks(members, sizes[key]):
+    for group, members in alike.items():
+        for stack in _stacks(members, sizes[group]):
             if len(stack.uses) > 1:
                 stacks.append(stack)
             else:
