@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+from operator import index
 
 from ldm.cli import ArgumentParser, run
 from ldm.commands.sample import add_output_flags, draw
@@ -14,8 +15,8 @@ def class_list(text: str) -> list[int]:
     """Parse one item of --classes: a number, or a list such as "[0, 1, 2]"."""
     try:
         value = ast.literal_eval(text)
-        return [int(item) for item in value] if isinstance(value, (list, tuple)) else [int(value)]
-    except (ValueError, SyntaxError, TypeError):
+        return [index(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no class or list of classes; type 0 1 2 or '[0, 1, 2]'"
         ) from None

@@ -126,6 +126,11 @@ def _as_tensor(value: Any, key: object, source: object) -> Any:
         if array.dtype.kind not in "fiubc":
             raise UserError(f"'{source}': '{key}' is an array of {array.dtype}, which no network holds")
         return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))).reshape(array.shape))
+    if isinstance(value, Tensor) and value.is_meta:
+        raise UserError(
+            f"'{source}' holds no values under '{key}', only a shape (a tensor on the device meta); save the weights "
+            "after they were loaded"
+        )
     return value.detach() if isinstance(value, Tensor) else value
 
 

@@ -258,10 +258,12 @@ def device_count(settings: Mapping[str, Any]) -> int:
     """How many devices the resolved settings ask for (the learning-rate rule multiplies by it)."""
     devices = settings.get("devices", 1)
     on_gpu = settings.get("accelerator") == "gpu"
-    if isinstance(devices, bool):
+    listed = isinstance(devices, str) and ("," in devices or devices.startswith("["))
+    word = isinstance(devices, str) and not (devices.isdigit() or listed or devices in ("auto", "-1"))
+    if isinstance(devices, bool | float | dict) or word:
         raise UserError(f"lightning.trainer.devices: {devices!r} is no number of devices; type --devices 1")
     if devices in ("auto", -1, "-1"):
         return max(1, gpu_count()) if on_gpu else 1
     if isinstance(devices, str):
-        devices = parse_gpus(devices if "," in devices else int(devices) if devices.isdigit() else 1)
+        devices = parse_gpus(devices if listed else int(devices))
     return max(1, len(devices) if isinstance(devices, (list, tuple)) else int(devices))

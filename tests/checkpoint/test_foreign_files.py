@@ -155,6 +155,20 @@ def test_half_precision_keeps_the_schedule_in_full(tmp_path: Path, dtype: torch.
         tiny.build(tiny.ldm(ckpt_path=str(tmp_path / "half.ckpt"), linear_end=0.0199))
 
 
+def test_eight_bits_are_no_other_schedule_and_damage_is_named(tmp_path: Path) -> None:
+    path = tiny.public_checkpoint(tmp_path / "public.ckpt")
+    state = read_checkpoint(path)["state_dict"]
+    eight = {k: v.to(torch.float8_e4m3fn) if v.is_floating_point() and v.ndim else v for k, v in state.items()}
+    written(eight, tmp_path / "eight.ckpt")
+    tiny.build(tiny.ldm(ckpt_path=str(tmp_path / "eight.ckpt")))
+    written({**state, "betas": state["betas"] * float("nan")}, tmp_path / "nan.ckpt")
+    with pytest.raises(UserError, match="NaN"):
+        tiny.build(tiny.ldm(ckpt_path=str(tmp_path / "nan.ckpt")))
+    written({**state, "betas": state["betas"].to("meta")}, tmp_path / "meta.ckpt")
+    with pytest.raises(UserError, match="holds no values under 'betas'"):
+        read_checkpoint(tmp_path / "meta.ckpt")
+
+
 # --- flipped bytes --------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,12 @@ def test_classes_as_numbers_and_as_a_list(conditional: Any) -> None:
     assert torch.equal(first.images, second.images)
     assert conditional("-n", 2).labels.tolist() == [0, 0], "class 0 is the default of the original"
     assert first.images.shape == (5, 1, 8, 8) and first.images.abs().max() <= 1
+
+
+@pytest.mark.parametrize("word", ["1.5", "True and 1", "[0, 1.0]", "'1'", "{1}"])
+def test_what_is_no_class_is_no_class(word: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="no class or list of classes"):
+        conditional_sampling.class_list(word)
 
 
 def test_labels_condition_the_images(conditional: Any) -> None:

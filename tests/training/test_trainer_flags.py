@@ -242,3 +242,9 @@ def test_unknown_arguments_name_the_nearest(
         parser.parse_args([f"--{name}", "1"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"error: unknown flag '--{name}'; did you mean '--{meant}'?\n"
+
+
+@pytest.mark.parametrize("devices", ["x", "two", "1.5", 1.5, True, {"a": 1}, ""])
+def test_what_is_no_number_of_devices(devices: Any) -> None:
+    with pytest.raises(UserError, match="no number of devices"):
+        device_count({"accelerator": "cpu", "devices": devices})

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoint.tensors import is_rounded
+from ldm.checkpoint.tensors import is_rounded, require_finite
 from ldm.errors import UserError
 from ldm.models.diffusion.schedule import diffusion_constants, elbo_weights
 from ldm.modules.diffusionmodules.util import extract_into_tensor, make_beta_schedule
@@ -73,9 +73,13 @@ class ForwardProcess(nn.Module):
         stored = state.get("betas")
         if stored is None:
             return
-        rtol = 1e-4 if not is_rounded(stored) else torch.finfo(stored.dtype).eps
+        require_finite({"betas": stored}, source)
+        rtol, atol = 1e-4, 1e-8
+        if is_rounded(stored):
+            rounded = torch.finfo(stored.dtype)
+            rtol, atol = rounded.eps, max(1e-7, rounded.smallest_normal * rounded.eps)
         if stored.shape != self.betas.shape or not torch.allclose(
-            stored.float(), self.betas.cpu(), rtol=rtol, atol=1e-8 if rtol == 1e-4 else 1e-7
+            stored.float(), self.betas.cpu(), rtol=rtol, atol=atol
         ):
             raise UserError(
                 f"{source}: was trained with another noise schedule ({len(stored)} steps, beta "
