@@ -218,7 +218,7 @@ def test_records_that_fill_the_last_chunk_change_nothing(microbatch: int, monkey
         sizes.clear()
         sums.append(sums_of(training, model, rows, monkeypatch))
     assert set(sizes) == {2 * microbatch}, "all chunks have one shape"
-    assert float((sums[0] - sums[1]).norm()) <= 1e-6 * float(sums[0].norm())
+    assert float((sums[0] - sums[1]).norm()) <= 1e-5 * float(sums[0].norm())
 
 
 def test_one_record_moves_a_filled_sum_by_at_most_c(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +265,7 @@ def test_a_step_that_does_not_fit_is_taken_in_halves(monkeypatch: pytest.MonkeyP
     training.on_microbatch = kept.append
     found = sums_of(training, model, rows, monkeypatch)
     assert kept == [6, 3, 2]
-    assert float((found - expected).norm()) <= 1e-6 * float(expected.norm())
+    assert float((found - expected).norm()) <= 1e-5 * float(expected.norm())
     with pytest.raises(torch.OutOfMemoryError):
         sums_of(training_of(model, plan(), microbatch=4), model, rows, monkeypatch)
 
@@ -288,7 +288,7 @@ def test_a_second_attempt_keeps_nothing_of_the_first(monkeypatch: pytest.MonkeyP
     training.max_batch_size = 2
     found = sums_of(training, model, rows, monkeypatch)
     assert training.max_batch_size == 1 and calls == 2 + RECORDS
-    assert float((found - expected).norm()) <= 1e-6 * float(expected.norm())
+    assert float((found - expected).norm()) <= 1e-5 * float(expected.norm())
 
 
 def test_noise_is_added_once_a_step_with_the_plans_standard_deviation() -> None:

@@ -208,11 +208,11 @@ class PrivateTraining:
         if not self.adapts or self.max_batch_size is not None:
             return
         expected, multiplicity = self.plan.expected_batch_size / self.ranks.size, self.plan.noise_multiplicity
-        batch = model.example_batch(1)
-        if batch is None:  # nothing to try it on; it is halved when it does not fit
-            self._set_microbatch(fitting_size(expected, 0))
-            return
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            batch = model.example_batch(1)
+            if batch is None:  # nothing to try it on; it is halved when it does not fit
+                self._set_microbatch(fitting_size(expected, 0))
+                return
             rows = model.expand_batch(batch, multiplicity, None)
             if model.device.type != "cuda":
                 self._set_microbatch(size_by_estimate(expected, model.per_example_losses, rows))
