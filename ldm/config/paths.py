@@ -8,7 +8,7 @@ from typing import Any
 from ldm.shipped import find_shipped
 
 #: Keys with paths of files and folders as values.
-PATH_KEYS = frozenset({"ckpt_path", "root", "path", "datadir", "data_root"})
+PATH_KEYS = frozenset({"ckpt_path", "root", "path", "datadir", "data_root", "frame"})
 
 
 def find_config(path: str | Path) -> Path:
