@@ -5,6 +5,7 @@ dp-ldm export samples.pt images/                 PNG files in a folder for each 
 dp-ldm export samples.pt samples.parquet         as data sets lie on the Hugging Face hub
 dp-ldm export samples.pt shards --to webdataset  tar shards of PNG files and labels
 dp-ldm export release/ hub/                      README with the hub's header, and the release
+dp-ldm export release/ papers/ --to disclosure   registry entry, label, NIST SP 800-226 checklist
 dp-ldm export release/ pipeline/ --to diffusers  what DiffusionPipeline.from_pretrained opens
 dp-ldm export vae/ autoencoder/ --to first-stage an autoencoder of diffusers for a YAML file here
 dp-ldm export logs/RUN adapter/ --to peft        adapters as the PEFT library saves them
@@ -20,7 +21,7 @@ from ldm.cli import ArgumentParser
 from ldm.errors import UserError
 
 SAMPLE_FORMS = ("npz", "images", "parquet", "webdataset")
-FORMS = (*SAMPLE_FORMS, "hub", "diffusers", "first-stage", "peft")
+FORMS = (*SAMPLE_FORMS, "hub", "disclosure", "diffusers", "first-stage", "peft")
 
 
 def build_parser() -> ArgumentParser:
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         follow = {
             "hub": _export_hub,
+            "disclosure": _export_disclosure,
             "diffusers": _export_diffusers,
             "first-stage": _import_first_stage,
             "peft": _export_peft,
@@ -95,6 +97,13 @@ def _export_hub(args: argparse.Namespace) -> str:
 
     export_hub(args.source, args.out, args.base_model, tuple(args.datasets))
     return f"dp-ldm verify {args.out / INSIDE}, then upload {args.out} with the hub's own client"
+
+
+def _export_disclosure(args: argparse.Namespace) -> str:
+    from ldm.reports.disclosure import OPEN, export_disclosure
+
+    export_disclosure(args.source, args.out)
+    return f"read the three files, and fill in what they leave open ({OPEN!r})"
 
 
 def _export_diffusers(args: argparse.Namespace) -> str:

@@ -17,8 +17,9 @@ COMMANDS = {
     "evaluate": "measure generated images against real ones",
     "release": "write a finished private run as a folder that can be handed over",
     "budget": "what a privacy budget buys, before training",
-    "export": "samples or a model in the form of another program (npz, Parquet, hub, PEFT)",
+    "export": "samples or a model in the form of another program (npz, Parquet, hub, diffusers, PEFT)",
     "verify": "check a release folder: checksums, epsilon, plan, weights, documents",
+    "completion": "print the script that completes commands and flags in bash and zsh",
 }
 
 

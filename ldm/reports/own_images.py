@@ -62,8 +62,8 @@ PUBLIC_MODELS = (
         clipping_norm=0.13,
         steps=1,
         what="32x32 grey, trained on public drawings and rendered garments",
-        public_data=("rendered garments", "public drawings"),
-        moments=Moments("checkpoints/clothes32-frame48.safetensors", 9.8),
+        public_data=("rendered garments", "public drawings", "rendered collages"),
+        moments=Moments("checkpoints/images32-frame64.safetensors", 10.1),
     ),
     PublicModel(
         name="digits32",
@@ -110,7 +110,7 @@ PUBLIC_MODELS = (
 
 #: How to make the one public model that is not shipped.
 COLOUR_ROAD = """\
-no colour model is shipped. Train one on rendered collages, which needs no download (once; docs/your-data.md has the time):
+no colour model is shipped. Train one on rendered collages, once and without a download:
   dp-ldm train configs/own-images/public-colour-autoencoder.yaml --accelerator cpu --name colour-autoencoder
   dp-ldm train configs/own-images/public-colour-ldm.yaml --accelerator cpu --name colour-ldm \\
       model.params.first_stage_config.params.ckpt_path=logs/TIME_colour-autoencoder/checkpoints/last.ckpt

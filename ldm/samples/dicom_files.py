@@ -1,8 +1,8 @@
 """Decoding of DICOM files, with the pydicom package (the extra ``dicom``). Only pixels leave this module.
 
 Stored values are rescaled (slope and intercept), then brought to uint8 by the window that the file states, or, without
-one, by the range of its stored bits; MONOCHROME1 is inverted. A file's scale thus depends on that file alone, and not on
-its brightest pixel. Source: DICOM PS3.3, sections C.7.6.3, C.11.1 and C.11.2.
+one, by the range of its stored bits; MONOCHROME1 is inverted. A file's scale thus depends on that file alone, and not
+on its brightest pixel. Source: DICOM PS3.3, sections C.7.6.3, C.11.1 and C.11.2.
 """
 
 from __future__ import annotations

@@ -56,9 +56,10 @@ class FolderSurvey:
             lines.append(f"depth       {self.deep:,} with more than 8 bits; read as 8, see ldm/samples/image_files.py")
         persons = Counter(header.person for header in self.headers if header.person)
         if persons and max(persons.values()) > 1:
+            most = max(persons.values())
             lines.append(
-                f"persons     {len(persons):,} PatientIDs for {persons.total():,} images, {max(persons.values())} of one at "
-                "most: keep one image of each person, because epsilon protects one image"
+                f"persons     {len(persons):,} PatientIDs for {persons.total():,} images, {most} of one at most: keep one "
+                "image of each person, because epsilon protects one image"
             )
         reasons = Counter(reason for _, reason in listing.skipped)
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())

@@ -72,7 +72,7 @@ def test_class_moments_stay_within_epsilon(name: str, shapes: Path, capsys: pyte
 
 @pytest.mark.slow
 def test_a_folder_becomes_a_private_model(shapes: Path) -> None:
-    """`dp-ldm train` on the YAML of `dp-ldm new`: a release that verifies; little training, so nothing about quality."""
+    """`dp-ldm train` on the YAML of `dp-ldm new`: a release that verifies; it says nothing about quality."""
     dispatch(["new", str(shapes), "--epsilon", "5", "--dataset-size", "12"])
     few = ["model.params.dp_config.warm_up.training.steps=2", "--accelerator", "cpu", "--enable_progress_bar", "false"]
     dispatch(["train", "shapes.yaml", *few])

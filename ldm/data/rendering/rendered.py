@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class RenderedDataset(RecordDataset):
     """Images drawn from random numbers; item i depends on the seed, the split and i, but not on the count.
 
-    A subclass implements ``render() -> uint8 (count, size, size[, 3])`` and ``source_digest()``, sets ``kind``, and calls
-    `open_images` at the end of its ``__init__``. Classes alternate, so they are balanced.
+    A subclass implements ``render() -> uint8 (count, size, size[, 3])`` and ``source_digest()``, sets ``kind``, and
+    calls `open_images` at the end of its ``__init__``. Classes alternate, so they are balanced.
 
     Args:
         count: number of images.
