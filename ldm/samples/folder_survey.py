@@ -58,8 +58,8 @@ class FolderSurvey:
         if persons and max(persons.values()) > 1:
             most = max(persons.values())
             lines.append(
-                f"persons     {len(persons):,} PatientIDs for {persons.total():,} images, {most} of one at most: keep one "
-                "image of each person, because epsilon protects one image"
+                f"persons     {len(persons):,} PatientIDs for {persons.total():,} images, {most} of one at most: "
+                "keep one image of each person, because epsilon protects one image"
             )
         reasons = Counter(reason for _, reason in listing.skipped)
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
