@@ -31,14 +31,17 @@ def test_every_file_is_in_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("model", PUBLIC_MODELS, ids=lambda model: model.name)
 def test_the_catalogue_says_what_the_configurations_say(model: Any) -> None:
-    assert find_shipped(model.weights)
-    config = load_config([model.config])
+    assert find_shipped(model.weights) or not model.weights
+    config = load_config(list(model.configs))
     params = config.model.params
     assert params.cond_stage_config.params.n_classes == model.classes + 1  # and the null class
-    assert params.dp_config.max_grad_norm == model.clipping_norm
-    assert config.lightning.trainer.max_steps == model.steps
     first = params.first_stage_config.params.ddconfig
     assert (first.in_channels, first.resolution) == (model.channels, model.size)
+    if model.moments is not None:  # `dp-ldm new` writes the rest
+        assert find_shipped(model.moments.frame) or not model.weights
+        return
+    assert params.dp_config.max_grad_norm == model.clipping_norm
+    assert config.lightning.trainer.max_steps == model.steps
     assert config.model.base_learning_rate * config.data.params.batch_size == pytest.approx(
         model.learning_rate, rel=0.01
     )

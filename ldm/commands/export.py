@@ -3,7 +3,11 @@
 dp-ldm export samples.pt gen.npz                 DPImageBench's form: x uint8 (N, H, W, C), y
 dp-ldm export samples.pt images/                 PNG files in a folder for each class
 dp-ldm export samples.pt samples.parquet         as data sets lie on the Hugging Face hub
+dp-ldm export samples.pt shards --to webdataset  tar shards of PNG files and labels
 dp-ldm export release/ hub/                      README with the hub's header, and the release
+dp-ldm export release/ papers/ --to disclosure   registry entry, label, NIST SP 800-226 checklist
+dp-ldm export release/ pipeline/ --to diffusers  what DiffusionPipeline.from_pretrained opens
+dp-ldm export vae/ autoencoder/ --to first-stage an autoencoder of diffusers for a YAML file here
 dp-ldm export logs/RUN adapter/ --to peft        adapters as the PEFT library saves them
 """
 
@@ -16,7 +20,8 @@ from pathlib import Path
 from ldm.cli import ArgumentParser
 from ldm.errors import UserError
 
-FORMS = ("npz", "images", "parquet", "hub", "peft")
+SAMPLE_FORMS = ("npz", "images", "parquet", "webdataset")
+FORMS = (*SAMPLE_FORMS, "hub", "disclosure", "diffusers", "first-stage", "peft")
 
 
 def build_parser() -> ArgumentParser:
@@ -38,7 +43,8 @@ def build_parser() -> ArgumentParser:
     add("--base-model", default="", metavar="NAME", help="hub: name of the public model there")
     add("--datasets", nargs="*", default=[], metavar="NAME", help="hub: names of public data sets there")
     add("--alpha", type=float, help="peft: LoRA's alpha, for a file that does not state its scaling")
-    add("--ema", action=argparse.BooleanOptionalAction, default=True, help="peft: averaged weights if there are any")
+    add("--yaml", type=Path, metavar="FILE", help="diffusers: configuration, for WHAT that is a checkpoint alone")
+    add("--ema", action=argparse.BooleanOptionalAction, default=True, help="models: averaged weights if there are any")
     return parser
 
 
@@ -46,12 +52,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and write."""
     args = build_parser().parse_args(argv)
     form = args.to or likely_form(args.source, args.out)
-    if form in ("npz", "images", "parquet"):
+    if form in SAMPLE_FORMS:
         follow = _export_samples(args, form)
-    elif form == "hub":
-        follow = _export_hub(args)
     else:
-        follow = _export_peft(args)
+        follow = {
+            "hub": _export_hub,
+            "disclosure": _export_disclosure,
+            "diffusers": _export_diffusers,
+            "first-stage": _import_first_stage,
+            "peft": _export_peft,
+        }[form](args)
     print(f"written to {args.out}")
     print(f"next: {follow}")
 
@@ -70,8 +80,9 @@ def likely_form(source: Path, out: Path) -> str:
 def _export_samples(args: argparse.Namespace, form: str) -> str:
     from ldm.samples import SampleSet, class_names_in
     from ldm.samples.export import write_folder, write_npz, write_parquet
+    from ldm.samples.webdataset import write_webdataset
 
-    if form != "images" and args.out.suffix != f".{form}":
+    if form in ("npz", "parquet") and args.out.suffix != f".{form}":
         raise UserError(f"{args.out}: end the name in .{form}")
     samples = SampleSet.load(args.source)
     names = args.class_names or class_names_in(samples.meta, args.source)
@@ -81,6 +92,9 @@ def _export_samples(args: argparse.Namespace, form: str) -> str:
     if form == "parquet":
         write_parquet(samples, args.out, names)
         return "upload it as a data set, or read it with any Parquet reader"
+    if form == "webdataset":
+        shards = write_webdataset(samples, args.out, names)
+        return f"read the {len(shards)} shards with webdataset, or with any program that reads tar"
     write_folder(samples, args.out, args.class_names or [name.replace("/", "-").replace("\\", "-") for name in names])
     return f"dp-ldm evaluate --samples {args.out} --real FOLDER (images of the same size)"
 
@@ -90,6 +104,36 @@ def _export_hub(args: argparse.Namespace) -> str:
 
     export_hub(args.source, args.out, args.base_model, tuple(args.datasets))
     return f"dp-ldm verify {args.out / INSIDE}, then upload {args.out} with the hub's own client"
+
+
+def _export_disclosure(args: argparse.Namespace) -> str:
+    from ldm.reports.disclosure import OPEN, export_disclosure
+
+    export_disclosure(args.source, args.out)
+    return f"read the three files, and fill in what they leave open ({OPEN!r})"
+
+
+def _export_diffusers(args: argparse.Namespace) -> str:
+    from ldm.reports.diffusers.export import export_diffusers
+    from ldm.reports.model_files import ModelFiles
+    from ldm.reports.release import check_releasable, release_documents
+
+    check_releasable(args.source)
+    files = ModelFiles(args.yaml, args.source) if args.yaml else ModelFiles.find(args.source)
+    names, notes = args.class_names or files.class_names, release_documents(args.source)
+    parts = export_diffusers(files.config, files.weights, args.out, names, args.ema, notes)
+    own = sorted(part.name for part in parts.values() if part.module != "diffusers")
+    print("parts       " + ", ".join(f"{name}/ {part.name}" for name, part in parts.items()))
+    if own:
+        print(f"            {', '.join(own)}: small subclasses, whose code lies in the folder")
+    return f"DiffusionPipeline.from_pretrained('{args.out}', trust_remote_code=True)"
+
+
+def _import_first_stage(args: argparse.Namespace) -> str:
+    from ldm.reports.diffusers.first_stage import OUT_YAML, import_autoencoder
+
+    import_autoencoder(args.source, args.out)
+    return f"copy the section of {args.out / OUT_YAML} into first_stage_config of a latent diffusion model"
 
 
 def _export_peft(args: argparse.Namespace) -> str:

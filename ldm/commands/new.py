@@ -22,7 +22,8 @@ def build_parser() -> ArgumentParser:
     add("--out", "-o", type=Path, metavar="YAML", help="file to write; FOLDER's name with .yaml, here, without it")
     add("--dataset-size", type=int, metavar="N", help="number of images to declare; the real one rounded up without it")
     add("--grey", action="store_true", help="train on the luminance of colour images")
-    add("--public-model", metavar="NAME", help="shipped model to start from; the first that fits without it")
+    add("--public-model", metavar="NAME", help="public model to start from; the first that fits without it")
+    add("--weights", type=Path, metavar="FILE", help="checkpoint of a public model that you have trained (colour)")
     add("--force", action="store_true", help="write over an existing file")
     return parser
 
@@ -46,17 +47,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{len(found.unreadable)} files cannot be read (listed above); remove them or fetch them again")
     if listing.labels is None:
         raise UserError(f"{args.folder}: no subfolders; put the images into one for each class, or all into one")
-    model = fitting_model(3 if found.colour and not args.grey else 1, len(listing.class_names), args.public_model)
+    weights = "" if args.weights is None else _as_named_in(out, args.weights)
+    if args.weights is not None and not args.weights.is_file():
+        raise UserError(f"--weights {args.weights}: no such file")
+    channels = 3 if found.colour and not args.grey else 1
+    model = fitting_model(channels, len(listing.class_names), args.public_model, weights)
     size = args.dataset_size or rounded_up(len(listing.files))
     if size < len(listing.files):
         raise UserError(f"--dataset-size {size}: the folder has more images; declare a number that is not below theirs")
-    settings = Settings.for_size(model, args.epsilon, size)
+    settings = Settings.for_size(model, args.epsilon, size, len(listing.class_names))
     print(f"start       public model {model.name}: {model.what}")
     if found.sizes.keys() != {(model.size, model.size)}:
         print(f"            images are brought to {model.size}x{model.size}: shorter side resized, the middle cut out")
     print(f"declared    {size:,} images, delta {settings.delta:g}, epsilon {args.epsilon:g}, and the class names:")
     print("            these are public statements of yours, which epsilon does not protect; read them in the file")
     print("\n".join(settings.outlook()))
+    if model.moments is not None and not model.moments.frame:
+        from ldm.reports.own_frame import write_frame
+
+        settings = write_frame(settings, args.weights, out)
+        print(f"directions  written to {settings.model.moments.frame}, from public collages")
     text = yaml_text(settings, _as_named_in(out, args.folder), listing.class_names)
     write_atomic(out, lambda path: path.write_text(text, encoding="utf-8") and None)
     print(f"written to {out}")

@@ -19,8 +19,9 @@ COMMANDS = {
     "audit": "measure what a run or a plan leaks, with canaries, beside its claim",
     "release": "write a finished private run as a folder that can be handed over",
     "budget": "what a privacy budget buys, before training",
-    "export": "samples or a model in the form of another program (npz, Parquet, hub, PEFT)",
+    "export": "samples or a model in the form of another program (npz, Parquet, hub, diffusers, PEFT)",
     "verify": "check a release folder: checksums, epsilon, plan, weights, documents",
+    "completion": "print the script that completes commands and flags in bash and zsh",
 }
 
 

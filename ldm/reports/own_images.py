@@ -8,22 +8,32 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ldm.errors import UserError
+from ldm.privacy.accounting import calibrate
 from ldm.privacy.budget import budget
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Public constants of the class moments of latents: the file with the directions, the bound on a record in them."""
+
+    frame: str
+    clip_norm: float
+
+
+@dataclass(frozen=True)
 class PublicModel:
-    """A shipped public model, and the shipped configuration that fine-tunes it.
+    """A public model, and the shipped configurations that fine-tune it.
 
     ``learning_rate`` is the peak rate of a step, ``clipping_norm`` the median norm of its per-record gradients on
-    public images, ``steps`` the length of its schedule.
+    public images, ``steps`` the length of its schedule. With ``moments`` the private images enter by class moments,
+    and the one step of DP-SGD is almost idle. ``weights`` is "" for a model that the user trains on public images.
     """
 
     name: str
-    config: str
+    configs: tuple[str, ...]
     weights: str
     size: int
     channels: int
@@ -32,13 +42,46 @@ class PublicModel:
     clipping_norm: float
     steps: int
     what: str
+    public_data: tuple[str, ...]
+    moments: Moments | None = None
 
 
-#: The shipped models that can be fine-tuned privately.
+STATISTICS = "configs/own-images/statistics.yaml"
+IDLE_RATE = 1e-6
+
+#: The models that `dp-ldm new` starts from; the first that fits is taken.
 PUBLIC_MODELS = (
     PublicModel(
+        name="clothes32",
+        configs=("configs/benchmark/public-clothes.yaml", STATISTICS),
+        weights="checkpoints/clothes32-ldm.safetensors",
+        size=32,
+        channels=1,
+        classes=10,
+        learning_rate=IDLE_RATE,
+        clipping_norm=0.13,
+        steps=1,
+        what="32x32 grey, trained on public drawings and rendered garments",
+        public_data=("rendered garments", "public drawings", "rendered collages"),
+        moments=Moments("checkpoints/images32-frame64.safetensors", 10.1),
+    ),
+    PublicModel(
+        name="digits32",
+        configs=("configs/benchmark/public-digits.yaml", STATISTICS),
+        weights="checkpoints/digits32-ldm.safetensors",
+        size=32,
+        channels=1,
+        classes=10,
+        learning_rate=IDLE_RATE,
+        clipping_norm=0.13,
+        steps=1,
+        what="32x32 grey, trained on rendered handwriting and fonts (digits)",
+        public_data=("rendered handwriting and fonts", "public drawings"),
+        moments=Moments("checkpoints/digits32-frame48.safetensors", 9.2),
+    ),
+    PublicModel(
         name="glyphs32",
-        config="configs/quickstart/finetune-dp-eps10.yaml",
+        configs=("configs/quickstart/finetune-dp-eps10.yaml",),
         weights="checkpoints/glyphs32-ldm.safetensors",
         size=32,
         channels=1,
@@ -47,17 +90,45 @@ PUBLIC_MODELS = (
         clipping_norm=0.13,
         steps=50,
         what="32x32 grey, trained on rendered fonts (digits)",
+        public_data=("ldm.data.glyphs (rendered fonts)",),
+    ),
+    PublicModel(
+        name="colour32",
+        configs=("configs/own-images/public-colour-ldm.yaml", STATISTICS),
+        weights="",
+        size=32,
+        channels=3,
+        classes=10,
+        learning_rate=IDLE_RATE,
+        clipping_norm=0.13,
+        steps=1,
+        what="32x32 colour, which you have trained on rendered collages",
+        public_data=("rendered collages (ldm.data.collages)",),
+        moments=Moments("", 0.0),
     ),
 )
+
+#: How to make the one public model that is not shipped.
+COLOUR_ROAD = """\
+no colour model is shipped. Train one on rendered collages, once and without a download:
+  dp-ldm train configs/own-images/public-colour-autoencoder.yaml --accelerator cpu --name colour-autoencoder
+  dp-ldm train configs/own-images/public-colour-ldm.yaml --accelerator cpu --name colour-ldm \\
+      model.params.first_stage_config.params.ckpt_path=logs/TIME_colour-autoencoder/checkpoints/last.ckpt
+then name it: --weights logs/TIME_colour-ldm/checkpoints/last.ckpt. Or type --grey to train on the luminance"""
 
 #: The sampling rate of a record, until batches become too large to compute.
 RATE = 4
 LARGEST_BATCH = 4096
+#: The share of epsilon that class moments may spend.
+MOMENTS_SHARE = 0.95
 
-#: Signals (see `Settings.signal`) of measured runs: the smallest with a result near that of the run without privacy,
-#: and the smallest with a better result than the public model.
+#: Signals (see `Settings.signal`) of measured runs of DP-SGD: the smallest with a result near that of the run without
+#: privacy, and the smallest with a better result than the public model.
 MEASURED_GOOD = 6000
 MEASURED_BETTER = 1200
+#: The same of class moments (see `Settings.class_signal`), from the table in ``docs/your-data.md``.
+MOMENTS_GOOD = 800
+MOMENTS_BETTER = 100
 
 
 def rounded_up(count: int) -> int:
@@ -74,86 +145,116 @@ def rounded_down(value: float) -> float:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a private fine-tuning. All are public, because they depend on declarations and on no record."""
+    """Settings of a private fine-tuning. All are public, because they depend on declarations and on no record.
+
+    ``noise_multiplier`` is that of the class moments for a model with `Moments`, else that of a step.
+    """
 
     model: PublicModel
     epsilon: float
     dataset_size: int
+    classes: int
     delta: float
     batch_size: int
     steps: int
     noise_multiplier: float
 
     @classmethod
-    def for_size(cls, model: PublicModel, epsilon: float, dataset_size: int) -> Settings:
+    def for_size(cls, model: PublicModel, epsilon: float, dataset_size: int, classes: int) -> Settings:
         """The settings for a declared number of records. Raises UserError for an epsilon that cannot be met."""
         delta = rounded_down(0.1 / dataset_size)
         batch = min(-(-dataset_size // RATE), LARGEST_BATCH)
-        row = budget(batch_size=batch, delta=delta, num_records=dataset_size, steps=model.steps, target_epsilon=epsilon)
-        return cls(model, epsilon, dataset_size, delta, batch, model.steps, row.noise_multiplier)
+        if model.moments is None:
+            row = budget(
+                batch_size=batch, delta=delta, num_records=dataset_size, steps=model.steps, target_epsilon=epsilon
+            )
+            noise = row.noise_multiplier
+        else:
+            noise = calibrate(target_epsilon=MOMENTS_SHARE * epsilon, delta=delta, sample_rate=1.0, steps=1)
+            noise = math.ceil(noise * 1000) / 1000
+        return cls(model, epsilon, dataset_size, classes, delta, batch, model.steps, noise)
 
     @property
     def signal(self) -> float:
         """B sqrt(T) / sigma: the signal-to-noise ratio of the average of T steps, in records."""
         return self.batch_size * math.sqrt(self.steps) / self.noise_multiplier
 
+    @property
+    def class_signal(self) -> float:
+        """N / (classes sigma): records of a class over the noise of its moments."""
+        return self.dataset_size / (self.classes * self.noise_multiplier)
+
     def outlook(self) -> list[str]:
-        """The expected result, from `signal` and the measured runs, before any training."""
-        head = (
-            f"outlook     batch {self.batch_size:,}, {self.steps} steps, noise multiplier {self.noise_multiplier:.3g}: "
-            f"signal B*sqrt(T)/sigma = {self.signal:,.0f}"
-        )
-        if self.signal >= MEASURED_GOOD:
-            return [head, f"            enough: runs from {MEASURED_GOOD:,} came near training without privacy"]
-        needed = math.ceil(self.dataset_size * MEASURED_GOOD / self.signal / 100) * 100
-        more = f"about {needed:,} images at epsilon {self.epsilon:g} would reach {MEASURED_GOOD:,}"
-        if self.signal >= MEASURED_BETTER:
+        """The expected result, from the signal and the measured runs, before any training."""
+        if self.model.moments is None:
+            signal, good, better = self.signal, MEASURED_GOOD, MEASURED_BETTER
+            head = (
+                f"batch {self.batch_size:,}, {self.steps} steps, noise multiplier {self.noise_multiplier:.3g}: "
+                f"signal B*sqrt(T)/sigma = {signal:,.0f}"
+            )
+        else:
+            signal, good, better = self.class_signal, MOMENTS_GOOD, MOMENTS_BETTER
+            head = (
+                f"class moments, noise multiplier {self.noise_multiplier:.3g}: signal N/(classes*sigma) = {signal:,.0f}"
+            )
+        return [f"outlook     {head}", *(f"            {line}" for line in self._verdict(signal, good, better))]
+
+    def _verdict(self, signal: float, good: int, better: int) -> list[str]:
+        if signal >= good:
+            return [f"enough: measured runs from {good:,} came near what is possible (docs/your-data.md)"]
+        needed = math.ceil(self.dataset_size * good / signal / 100) * 100
+        more = f"about {needed:,} images at epsilon {self.epsilon:g} would reach {good:,}"
+        if signal >= better:
             return [
-                head,
-                f"            in between: runs from {MEASURED_BETTER:,} were better than the public model, runs from "
-                f"{MEASURED_GOOD:,} came near training without privacy; {more}",
+                f"in between: measured runs from {better:,} showed the classes, runs from {good:,} came near what is "
+                f"possible; {more}"
             ]
         return [
-            head,
-            f"            {self.dataset_size:,} images at epsilon {self.epsilon:g} WILL NOT DO: the noise is larger "
-            f"than in any run that got better than the public model (signal {MEASURED_BETTER:,})",
-            f"            {more}; a larger epsilon helps as well. The samples will look like the public model's",
+            f"{self.dataset_size:,} images at epsilon {self.epsilon:g} WILL NOT DO: the noise is larger than in any "
+            f"measured run that showed the classes well (signal {better:,})",
+            f"{more}; a larger epsilon helps as well, and so do fewer classes",
         ]
 
 
-def fitting_model(channels: int, classes: int, name: str | None = None) -> PublicModel:
-    """The shipped public model for this number of channels and classes. Raises UserError when none fits."""
+def fitting_model(channels: int, classes: int, name: str | None = None, weights: str = "") -> PublicModel:
+    """The public model for this number of channels and classes; ``weights`` is the file of one that is not shipped.
+
+    Raises UserError when none fits.
+    """
     models = [model for model in PUBLIC_MODELS if name in (None, model.name)]
     if not models:
-        raise UserError(f"--public-model {name}: there is none; shipped are {', '.join(m.name for m in PUBLIC_MODELS)}")
+        raise UserError(f"--public-model {name}: there is none; known are {', '.join(m.name for m in PUBLIC_MODELS)}")
     models = [model for model in models if model.channels == channels]
     if not models:
-        raise UserError(
-            "the images are in colour, and every shipped public model is grey; type --grey to train on their "
-            "luminance, or train a public colour model first (docs/your-data.md says how)"
-        )
+        raise UserError(f"--public-model {name} is for {'grey' if channels == 3 else 'colour'} images; leave it out")
     fitting = [model for model in models if classes <= model.classes]
     if not fitting:
         most = max(model.classes for model in models)
-        raise UserError(f"{classes} classes, and the shipped public models have {most} at most; merge some of them")
-    return fitting[0]
+        raise UserError(f"{classes} classes, and the public models have {most} at most; merge some of them")
+    model = fitting[0]
+    if not model.weights and not weights:
+        raise UserError(f"the images are in colour, and {COLOUR_ROAD}")
+    return replace(model, weights=weights or model.weights)
 
 
 def yaml_text(settings: Settings, root: str, class_names: Sequence[str]) -> str:
     """The YAML of a private fine-tuning on the images in ``root``, with a comment on every public declaration."""
     model = settings.model
     names = ", ".join(json.dumps(name, ensure_ascii=False) for name in class_names)
+    peak = f"= {model.learning_rate:g}: change the batch size and this together"
+    if model.moments is not None:
+        peak = f"= {model.learning_rate:g}: almost idle, the class moments carry the run"
+    bases = model.configs[0] if len(model.configs) == 1 else "[" + ", ".join(model.configs) + "]"
     return f"""\
 # Private fine-tuning of the public model {model.name} ({model.what}).
 # One record is one image with its label. If a person has several images, keep one of them.
 #
 # PUBLIC: these lines are declarations of yours. They appear on the card and in the release, and epsilon does not
 # protect them: epsilon, delta, dataset_size, class_names.
-base: {model.config}
+base: {bases}
 
 model:
-  base_learning_rate: {model.learning_rate / settings.batch_size:.4g}  # x batch {settings.batch_size} = \
-{model.learning_rate:g}: change the batch size and this together
+  base_learning_rate: {model.learning_rate / settings.batch_size:.4g}  # x batch {settings.batch_size} {peak}
   params:
     ckpt_path: {model.weights}
     dp_config:
@@ -163,7 +264,8 @@ model:
       dataset_size: {settings.dataset_size}  # PUBLIC; the number of images, rounded up. Declare one you may publish
       max_grad_norm: {model.clipping_norm:g}  # half of the public records have larger gradients
       max_batch_size: 256  # memory only
-
+      public_data: {json.dumps(list(model.public_data))}
+{_moments_text(settings)}
 data:
   params:
     batch_size: {settings.batch_size}  # the expected number of images in a step
@@ -184,4 +286,19 @@ lightning:
       params:
         disabled: false
         batch_frequency: {max(1, settings.steps // 4)}  # samples of the private model; they cost no privacy
+"""
+
+
+def _moments_text(settings: Settings) -> str:
+    """The part of the YAML about class moments; "" without them."""
+    moments = settings.model.moments
+    if moments is None:
+        return ""
+    return f"""\
+      warm_up:  # noisy moments of each class's latents, then training on draws from them
+        frame: {moments.frame}  # public directions
+        clip_norm: {moments.clip_norm:g}  # bound on a record in them; a quantile of public images
+        classes: {settings.classes}
+        rounds: [{{noise_multiplier: {settings.noise_multiplier:g}}}]  # {MOMENTS_SHARE:.0%} of epsilon
+        training: {{steps: 250, batch_size: 64, learning_rate: 1.0e-3}}  # costs no privacy
 """

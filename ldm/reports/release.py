@@ -92,6 +92,17 @@ def with_audit(card: ReleaseCard, run: Path) -> ReleaseCard:
     return replace(card, audit=AuditFile.read(path).for_card(card, path)) if path.is_file() else card
 
 
+def check_releasable(place: Path) -> None:
+    """Raise UserError for a private run directory that `releasable_card` refuses, so that no export goes round it."""
+    if (place / "checkpoints").is_dir() and (place / PRIVACY).is_file():
+        releasable_card(place)
+
+
+def release_documents(place: Path) -> tuple[Path, ...]:
+    """The card files of a release folder, for another folder with its weights; of a run its ``privacy.json``."""
+    return tuple(place / name for name in (PRIVACY, CARD_TEXT, CARD_PAGE) if (place / name).is_file())
+
+
 def model_section(run: Path) -> dict[str, Any]:
     """The ``model`` section of a run's configuration as plain values, without paths of files or of private data.
 

@@ -59,14 +59,12 @@ def write_parquet(samples: SampleSet, path: Path, class_names: Sequence[str] = (
 
     encoded = []
     for index, pixels in enumerate(to_bytes(samples)):
-        buffer = io.BytesIO()
-        _image(pixels).save(buffer, "PNG")
-        encoded.append({"bytes": buffer.getvalue(), "path": f"{index}.png"})
+        encoded.append({"bytes": png_bytes(pixels), "path": f"{index}.png"})
     columns: dict[str, object] = {"image": encoded}
     features: dict[str, object] = {"image": {"_type": "Image"}}
     if samples.labels is not None:
         columns["label"] = samples.labels.tolist()
-        names = _names(samples, class_names)
+        names = checked_names(samples, class_names)
         features["label"] = {"names": names, "_type": "ClassLabel"} if names else {"dtype": "int64", "_type": "Value"}
     table = pyarrow.table(columns).replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})}
@@ -74,11 +72,18 @@ def write_parquet(samples: SampleSet, path: Path, class_names: Sequence[str] = (
     write_atomic(path, lambda temporary: pyarrow.parquet.write_table(table, temporary, write_page_checksum=True))
 
 
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """One image of `to_bytes` (H, W, C) as a PNG file."""
+    buffer = io.BytesIO()
+    _image(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def _names(samples: SampleSet, class_names: Sequence[str]) -> list[str]:
+def checked_names(samples: SampleSet, class_names: Sequence[str]) -> list[str]:
     """The class names, checked against the labels; empty without names."""
     names = list(class_names)
     if len(set(names)) < len(names):
@@ -92,7 +97,7 @@ def _class_folders(samples: SampleSet, class_names: Sequence[str]) -> list[str]:
     """The subfolder of each image; "" without classes. Raises UserError for a class name that cannot name a folder."""
     if samples.labels is None:
         return [""] * len(samples)
-    names = _names(samples, class_names)
+    names = checked_names(samples, class_names)
     for name in names:
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
             raise UserError(f"the class name {name!r} cannot be the name of a folder; give others with --class-names")

@@ -54,6 +54,13 @@ class FolderSurvey:
         lines.append(f"pixels      {len(self.headers) - self.colour:,} grey, {self.colour:,} colour")
         if self.deep:
             lines.append(f"depth       {self.deep:,} with more than 8 bits; read as 8, see ldm/samples/image_files.py")
+        persons = Counter(header.person for header in self.headers if header.person)
+        if persons and max(persons.values()) > 1:
+            most = max(persons.values())
+            lines.append(
+                f"persons     {len(persons):,} PatientIDs for {persons.total():,} images, {most} of one at most: "
+                "keep one image of each person, because epsilon protects one image"
+            )
         reasons = Counter(reason for _, reason in listing.skipped)
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
         lines.append(f"left out    {left_out or 'nothing'}")

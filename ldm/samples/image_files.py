@@ -13,6 +13,7 @@ palette                        its colours
 transparency                   laid on white
 EXIF orientation               turned upright
 several images in one file     refused
+DICOM                          by its window, with the pydicom package; see `ldm.samples.dicom_files`
 =============================  =========================================================================
 """
 
@@ -33,8 +34,10 @@ from PIL import Image, ImageOps
 
 from ldm.errors import UserError
 from ldm.files import require_regular_file
+from ldm.samples.dicom_files import SUFFIX as DICOM
+from ldm.samples.dicom_files import dicom_size, person, read_dicom
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", DICOM})
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
@@ -52,22 +55,26 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBo
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """The header of an image file: displayed height and width, whether it is grey, whether it exceeds 8 bits."""
+    """The header of an image file: displayed height and width, whether it is grey, whether it exceeds 8 bits.
+
+    ``person`` is a digest of the patient's identifier in a DICOM file, "" elsewhere.
+    """
 
     height: int
     width: int
     is_grey: bool
     is_deep: bool = False
+    person: str = ""
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
     """Return an image file as uint8: (H, W) when it is grey, else (H, W, 3). Raises UserError, naming the file."""
-    return _opened(path, decode)
+    return read_dicom(path) if _is_dicom(path) else _opened(path, decode)
 
 
 def read_header(path: str | os.PathLike) -> ImageHeader:
     """Return the header of an image file without decoding its pixels. Raises UserError, naming the file."""
-    return _opened(path, _header)
+    return ImageHeader(*dicom_size(path), person(path)) if _is_dicom(path) else _opened(path, _header)
 
 
 def decode(image: Image.Image) -> np.ndarray:
@@ -126,8 +133,6 @@ def decode_bytes(content: bytes, where: str) -> np.ndarray:
 def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Found]) -> Found:
     try:
         require_regular_file(path)
-        if Path(path).suffix.lower() == ".dcm":
-            raise UserError(f"{path}: {DICOM_HINT}")
         with Image.open(path) as image:
             return use(image)
     except FileNotFoundError:
@@ -137,10 +142,8 @@ def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Found]) -> Fou
         raise UserError(f"{path}: cannot be read as an image ({reason}); remove it or fetch it again") from None
 
 
-DICOM_HINT = (
-    "DICOM files are not read here; write their pixels as 16-bit grey PNG with the pydicom package "
-    "(pip install pydicom), which knows the window and the rescale slope"
-)
+def _is_dicom(path: str | os.PathLike) -> bool:
+    return Path(path).suffix.lower() == DICOM
 
 
 def _header(image: Image.Image) -> ImageHeader:

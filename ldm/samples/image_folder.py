@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from ldm.errors import UserError
-from ldm.samples.image_files import DICOM_HINT, IMAGE_SUFFIXES, ImageHeader, all_problems, read_header
+from ldm.samples.dicom_files import HOW_TO_INSTALL, SUFFIX, can_read
+from ldm.samples.image_files import IMAGE_SUFFIXES, ImageHeader, all_problems, read_header
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def list_images(folder: str | os.PathLike) -> ImageFolderListing:
     """List the records of a folder by the rules of this module; skipped files are logged.
 
     Raises UserError for a folder that is missing, has no images, has images both beside and in subfolders, or has
-    DICOM files.
+    DICOM files that cannot be read for want of pydicom.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -104,7 +105,7 @@ def list_images(folder: str | os.PathLike) -> ImageFolderListing:
             "subfolders, one a class, or none"
         )
     if walk.dicom:
-        raise UserError(f"{folder}: {len(walk.dicom)} DICOM files, such as {walk.dicom[0]}; {DICOM_HINT}")
+        raise UserError(f"{folder}: {len(walk.dicom)} DICOM files, such as {walk.dicom[0]}; {HOW_TO_INSTALL}")
     if not flat and not classes:
         raise UserError(_nothing(folder, walk.skipped))
     if not classes:
@@ -201,7 +202,7 @@ class _Walk:
         if name.startswith("."):
             return "hidden file"
         suffix = os.path.splitext(name)[1].lower()
-        if suffix == ".dcm":
+        if suffix == SUFFIX and not can_read():
             self.dicom.append(name)
             return "DICOM file"
         if not _has_suffix(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,17 @@ import pytest
 from PIL import Image
 
 from ldm.commands.table import dispatch
-from ldm.config import load_config
+from ldm.config import load_config, to_plain
 from ldm.errors import UserError
+from ldm.privacy.accounting import epsilon
 from ldm.reports.own_images import PUBLIC_MODELS, Settings, fitting_model, rounded_down, rounded_up
+from ldm.samples import SampleSet
 from ldm.samples.folder_survey import survey
+from ldm.shipped import find_shipped
+from ldm.training.statistics import StatisticsPlan, load_frame
+
+ROOT = Path(__file__).parents[2]
+BY_NAME = {model.name: model for model in PUBLIC_MODELS}
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_yaml_says_what_the_rules_say(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dispatch(["new", str(shapes), "--epsilon", "5", "--dataset-size", "310"])
+    dispatch(["new", str(shapes), "--epsilon", "5", "--dataset-size", "310", "--public-model", "glyphs32"])
     out = capsys.readouterr().out
     assert "WILL NOT DO" in out and "1 hidden file" in out and "1 .txt file" in out and "20x24 (4)" in out
     assert out.rstrip().endswith("dp-ldm train shapes.yaml")
@@ -39,12 +47,40 @@ def test_the_yaml_says_what_the_rules_say(shapes: Path, capsys: pytest.CaptureFi
     assert (dp.epsilon, dp.dataset_size, dp.enabled) == (5, 310, True)
     assert dp.delta <= 0.1 / 310
     assert config.data.params.batch_size == 78
-    assert config.model.base_learning_rate * 78 == pytest.approx(PUBLIC_MODELS[0].learning_rate, rel=1e-3)
+    assert config.model.base_learning_rate * 78 == pytest.approx(BY_NAME["glyphs32"].learning_rate, rel=1e-3)
     assert list(config.data.params.train.params.class_names) == ["circle", "cross"]
     assert Path(config.model.params.ckpt_path).is_file()
     assert config.model.target == "ldm.models.diffusion.ddpm.LatentDiffusion"
     with pytest.raises(UserError, match="exists; name another file"):
         dispatch(["new", str(shapes), "--epsilon", "5"])
+
+
+@pytest.mark.parametrize("name", ["clothes32", "digits32"])
+def test_class_moments_stay_within_epsilon(name: str, shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--dataset-size", "310", *(["--public-model", name] if name != "clothes32" else [])]
+    dispatch(["new", str(shapes), "--epsilon", "5", *words])
+    assert f"public model {name}" in capsys.readouterr().out
+    config = load_config(["shapes.yaml"])
+    dp = config.model.params.dp_config
+    statistics = StatisticsPlan.read(to_plain(dp.warm_up))
+    spent = epsilon(statistics.events("add_or_remove_one"), dp.delta)
+    assert 0.9 * 5 < spent < 5 and statistics.classes == 2
+    assert load_frame(statistics.frame).dimensions == 256
+    assert config.lightning.trainer.max_steps == 1 and config.model.params.scale_by_std
+    assert list(dp.public_data) and config.data.params.train.target == "ldm.data.folder.ImageFolder"
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_a_private_model(shapes: Path) -> None:
+    """`dp-ldm train` on the YAML of `dp-ldm new`: a release that verifies; it says nothing about quality."""
+    dispatch(["new", str(shapes), "--epsilon", "5", "--dataset-size", "12"])
+    few = ["model.params.dp_config.warm_up.training.steps=2", "--accelerator", "cpu", "--enable_progress_bar", "false"]
+    dispatch(["train", "shapes.yaml", *few])
+    (run,) = Path("logs").iterdir()
+    dispatch(["release", str(run), "release"])
+    dispatch(["verify", "release"])
+    dispatch(["sample", "release", "--output", "s.pt", "-n", "2", "--ddim_steps", "2", "--classes", "cross"])
+    assert SampleSet.load(Path("s.pt")).labels.tolist() == [1, 1]
 
 
 def test_all_unreadable_files_are_listed(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,15 +100,51 @@ def test_a_survey_counts_colour_and_depth(shapes: Path) -> None:
     Image.fromarray(np.zeros((20, 24), np.uint16)).save(shapes / "circle" / "d.png")
     found = survey(shapes)
     assert (found.colour, found.deep, len(found.headers)) == (1, 1, 6)
-    with pytest.raises(UserError, match="colour, and every shipped public model is grey; type --grey"):
+    with pytest.raises(UserError, match="in colour, and no colour model is shipped") as error:
         dispatch(["new", str(shapes), "--epsilon", "5"])
+    commands = re.findall(r"dp-ldm train (\S+)", str(error.value))
+    assert len(commands) == 2 and all(find_shipped(name) for name in commands) and "--grey" in str(error.value)
 
 
-def test_what_no_shipped_model_fits() -> None:
-    with pytest.raises(UserError, match="11 classes, and the shipped public models have 10 at most"):
+@pytest.mark.slow
+def test_a_colour_folder_from_a_model_of_ones_own(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two public trainings that the refusal names, cut to a step each, then the folder; nothing about quality."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shapes.parent / "cache"))
+    monkeypatch.setattr("ldm.reports.own_frame.COUNT", 60)
+    random = np.random.default_rng(0)
+    for number in range(6):
+        pixels = random.integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(shapes / ("cross", "circle")[number % 2] / f"colour{number}.png")
+    few = ["--accelerator", "cpu", "--max_steps", "1", "data.params.train.params.count=60", "data.params.batch_size=8"]
+    few += ["--enable_progress_bar", "false"]
+    dispatch(["train", "configs/own-images/public-colour-autoencoder.yaml", "--name", "one", *few])
+    (one,) = Path("logs").glob("*_one")
+    first = f"model.params.first_stage_config.params.ckpt_path={one}/checkpoints/last.ckpt"
+    dispatch(["train", "configs/own-images/public-colour-ldm.yaml", "--name", "two", *few, first])
+    (two,) = Path("logs").glob("*_two")
+    dispatch(["new", str(shapes), "--epsilon", "5", "--weights", f"{two}/checkpoints/last.ckpt"])
+    assert Path("shapes-frame.safetensors").is_file()
+    training = ["model.params.dp_config.warm_up.training.steps=1", "--accelerator", "cpu"]
+    dispatch(["train", "shapes.yaml", "--name", "three", *training, "--enable_progress_bar", "false"])
+    (run,) = Path("logs").glob("*_three")
+    dispatch(["sample", str(run), "--output", "s.pt", "-n", "2", "--ddim_steps", "2"])
+    assert SampleSet.load(Path("s.pt")).images.shape == (2, 3, 32, 32)
+
+
+def test_what_no_public_model_fits() -> None:
+    with pytest.raises(UserError, match="11 classes, and the public models have 10 at most"):
         fitting_model(1, 11)
-    with pytest.raises(UserError, match="--public-model none"):
+    with pytest.raises(UserError, match="--public-model none: there is none; known are clothes32, digits32"):
         fitting_model(1, 2, "none")
+    with pytest.raises(UserError, match="glyphs32 is for grey images"):
+        fitting_model(3, 2, "glyphs32", "some.ckpt")
+
+
+def test_every_shipped_public_model_is_in_the_catalogue() -> None:
+    shipped = {path.name for path in (ROOT / "checkpoints").glob("*-ldm.safetensors")}
+    assert {Path(model.weights).name for model in PUBLIC_MODELS if model.weights} == shipped
+    named = [file for model in PUBLIC_MODELS for file in (*model.configs, model.weights) if file]
+    assert [file for file in named if find_shipped(file) is None] == []
 
 
 @pytest.mark.parametrize(("count", "declared"), [(1, 2), (9, 10), (300, 310), (3000, 3100), (10_000, 11_000)])
@@ -85,6 +157,8 @@ def test_a_delta_is_never_rounded_up() -> None:
     assert rounded_down(1e-5) == 1e-5
 
 
-def test_the_outlook_follows_the_number_of_images() -> None:
-    words = [" ".join(Settings.for_size(PUBLIC_MODELS[0], 5, size).outlook()) for size in (310, 3100, 11_000)]
+@pytest.mark.parametrize(("name", "epsilon"), [("glyphs32", 5.0), ("clothes32", 1.0)])
+def test_the_outlook_follows_the_number_of_images(name: str, epsilon: float) -> None:
+    sizes = (310, 3100, 33_000)
+    words = [" ".join(Settings.for_size(BY_NAME[name], epsilon, size, 4).outlook()) for size in sizes]
     assert "WILL NOT DO" in words[0] and "in between" in words[1] and "enough" in words[2]

@@ -79,7 +79,7 @@ def test_what_is_not_one_image_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"{name}: .*2 images; write each into a file of its own"):
             read_image(tmp_path / name)
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM")
-    with pytest.raises(UserError, match="pip install pydicom"):
+    with pytest.raises(UserError, match=r"a\.dcm: "):
         read_image(tmp_path / "a.dcm")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")

@@ -105,7 +105,10 @@ def test_several_sizes_need_a_size_whatever_the_batch(tmp_path: Path, order: tup
     assert images.shape[2:] == (6, 6) == ImageFolder(tmp_path, size=6)[0]["image"].shape[:2]
 
 
-def test_dicom_files_are_refused_not_passed_over(tmp_path: Path) -> None:
+def test_dicom_files_without_the_package_are_refused_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm.samples.image_folder.can_read", lambda: False)
     write(tmp_path, "0.png")
     (tmp_path / "1.dcm").write_bytes(b"DICM")
     with pytest.raises(UserError, match="1 DICOM files, such as 1.dcm.*pydicom"):

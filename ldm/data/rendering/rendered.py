@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class RenderedDataset(RecordDataset):
     """Images drawn from random numbers; item i depends on the seed, the split and i, but not on the count.
 
-    A subclass implements ``render() -> uint8 (count, size, size)`` and ``source_digest()``, sets ``kind``, and calls
-    `open_images` at the end of its ``__init__``. Classes alternate, so they are balanced.
+    A subclass implements ``render() -> uint8 (count, size, size[, 3])`` and ``source_digest()``, sets ``kind``, and
+    calls `open_images` at the end of its ``__init__``. Classes alternate, so they are balanced.
 
     Args:
         count: number of images.
@@ -34,6 +34,7 @@ class RenderedDataset(RecordDataset):
 
     kind = "rendered"
     smallest = 16  # smaller images cannot show the drawing
+    stored_channels = 1  # 3 for a subclass that draws in colour
     stream = 0  # number of the split; each has its own random numbers for a seed
 
     def __init__(
@@ -78,7 +79,7 @@ class RenderedDataset(RecordDataset):
         return self._images[index]
 
     def render(self) -> np.ndarray:
-        """Return all images, uint8 (count, size, size)."""
+        """Return all images, uint8 (count, size, size), with an axis of 3 for ``stored_channels`` 3."""
         raise NotImplementedError
 
     def framed(self, images: np.ndarray) -> np.ndarray:
@@ -89,7 +90,7 @@ class RenderedDataset(RecordDataset):
     def open_images(self) -> None:
         """Memory-map the file of drawn images; draw them first when the file is missing or damaged."""
         path = self.cache / f"{self.kind}-{digest(self.source_digest(), self.count)}.npy"
-        shape = (self.count, self.size, self.size)
+        shape = (self.count, self.size, self.size, *([3] if self.stored_channels == 3 else []))
         self._images = kept_images(path, shape)
         if self._images is None:
             self._images = keep_images(path, self.render())
