@@ -256,9 +256,11 @@ def remember_microbatch(training: PrivateTraining, run_dir: RunDirectory, settin
         training.max_batch_size = records
 
     def keep(size: int) -> None:
+        def write(path: Path) -> None:
+            path.write_text(json.dumps({"records": size, "device": device}) + "\n", encoding="utf-8")
+
         if training.ranks.first and run_dir.path.is_dir():
-            text = json.dumps({"records": size, "device": device}) + "\n"
-            write_atomic(file, lambda path: path.write_text(text, encoding="utf-8"))
+            write_atomic(file, write)
 
     training.on_microbatch = keep
 

@@ -107,14 +107,19 @@ class _Book:
                 if len(parts) == self._expected[names]:
                     self._measure_joined(names)
 
-    def enter_small(self, uses: Sequence[Use]) -> None:
-        """Add the contributions of many uses; those of one shape together, when they are clipped together."""
+    def enter_small(self, uses: list[Use]) -> None:
+        """Add the contributions of many uses; those of one shape together, when they are clipped together.
+
+        A stack copies its uses, so each is let go of before the next one is made.
+        """
         alone, stacks = self._engine.arrange(uses, self._records, self._expected, self._groups)
-        for use in alone:
-            self.enter(replace(use, grad=use.layer.rule.gradient_layout(use.grad)))
+        uses.clear()
         with self._exact:
-            for stack in stacks:
-                self._enter_stack(stack)
+            while stacks:
+                self._enter_stack(stacks.pop())
+        while alone:
+            use = alone.pop(0)
+            self.enter(replace(use, grad=use.layer.rule.gradient_layout(use.grad)))
 
     def _enter_stack(self, stack: Stack) -> None:
         first = stack.uses[0].layer

@@ -103,8 +103,8 @@ class Receiver(Protocol):
     def enter(self, use: Use) -> None:
         """One use, its gradient in the layout of its rule."""
 
-    def enter_small(self, uses: Sequence[Use]) -> None:
-        """All small uses, after the backward pass."""
+    def enter_small(self, uses: list[Use]) -> None:
+        """All small uses, after the backward pass; the list may be emptied, to free memory."""
 
 
 class Capture:
@@ -150,9 +150,9 @@ class Capture:
         reached = [(use, grad) for use, grad in zip(uses, grads, strict=True) if grad is not None]
         del uses, grads
         with torch.no_grad():
-            self._receiver.enter_small(
-                [Use(use.layer, use.checked_inputs(), grad.reshape(use.shape)) for use, grad in reached]
-            )
+            small = [Use(use.layer, use.checked_inputs(), grad.reshape(use.shape)) for use, grad in reached]
+            del reached  # so that the receiver alone holds them
+            self._receiver.enter_small(small)
 
     def _hook(self, layer: Layer) -> Callable[..., Tensor | None]:
         def receive(inputs: Tensor, grad: Tensor) -> Tensor:

@@ -36,12 +36,12 @@ def arrange(uses: Sequence[Use], records: int, expected: Mapping[Bundle, int]) -
         if found is None:
             alone.append(use)
             continue
-        key = (type(layer.rule), id(layer.rule), own, found[0])
+        key: Hashable = (type(layer.rule), id(layer.rule), own, found[0])
         alike[key].append(use)
         sizes[key] = found[1]
     stacks = []
-    for group, members in alike.items():
-        for stack in _stacks(members, sizes[group]):
+    for kind, members in alike.items():
+        for stack in _stacks(members, sizes[kind]):
             if len(stack.uses) > 1:
                 stacks.append(stack)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def caught(
         def enter(self, use: Use) -> None:
             received.append((use.layer.path, use.inputs, use.grad))
 
-        def enter_small(self, uses: Sequence[Use]) -> None:
+        def enter_small(self, uses: list[Use]) -> None:
             for use in uses:
                 self.enter(use)
 
