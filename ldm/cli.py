@@ -122,10 +122,9 @@ def pick_device(name: str | None = None) -> torch.device:
     import torch  # imported here to keep --help fast
 
     if name is None or name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    local = os.environ.get("LOCAL_RANK", "")
-    if name == "cuda" and local.isdecimal() and torch.cuda.device_count() > 1:  # torchrun: each process its own GPU
-        name = f"cuda:{int(local) % torch.cuda.device_count()}"
+        return torch.device(_own_gpu() if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and torch.cuda.is_available():
+        name = _own_gpu()
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -139,6 +138,14 @@ def pick_device(name: str | None = None) -> torch.device:
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"device '{name}' was asked for but is not available here; type --device cpu")
     return device
+
+
+def _own_gpu() -> str:
+    """The GPU of this process: under torchrun each has its own, else the current one."""
+    import torch
+
+    local, count = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
+    return f"cuda:{int(local) % count}" if local.isdecimal() and count > 1 else "cuda"
 
 
 def run(main: Callable[[], None]) -> None:

@@ -87,7 +87,17 @@ def test_device_defaults_to_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device() == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert pick_device(None) == torch.device("cuda")
+
+
+def test_each_process_of_torchrun_has_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank, wanted in (("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert pick_device() == pick_device("cuda") == torch.device(wanted)
+    assert pick_device("cpu") == torch.device("cpu")
 
 
 def test_asking_for_a_gpu_that_is_not_there_names_the_way_out(monkeypatch):

@@ -225,7 +225,7 @@ def test_calibration_charges_history_first():
     alone, after = calibrate(**arguments), calibrate(**arguments, history=past)
     assert after > alone
     assert 4.99 < epsilon([*past, (SamplingEvent(0.05, after), 100)], 1e-5) <= 5
-    with pytest.raises(UserError, match="already taken"):
+    with pytest.raises(UserError, match="already costs more than epsilon 1"):
         calibrate(**{**arguments, "target_epsilon": 1}, history=past)
 
 

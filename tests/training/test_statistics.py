@@ -251,6 +251,6 @@ def test_mistakes_in_the_config_are_named(change: dict[str, Any], words: str) ->
 
 
 def test_a_warm_up_that_costs_more_than_the_budget_is_refused_before_a_record_is_read(place: Path) -> None:
-    with pytest.raises(UserError, match="cost more than epsilon"):
+    with pytest.raises(UserError, match="already costs more than epsilon 2"):
         start(place, "dear", warm_up={"rounds": [{"noise_multiplier": 0.5}]})
     assert not (place / "dear" / "logs").exists() or not list((place / "dear" / "logs").iterdir())

@@ -176,7 +176,7 @@ def test_a_folder_that_is_called_like_a_number_is_a_folder(
     (tmp_path / name / "a").mkdir(parents=True)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name / "a" / "0.png")
     assert len(open_dataset("ldm.data.folder.ImageFolder", parse_settings([f"root:{name}"]))) == 1
-    with pytest.raises(UserError, match="there is no folder 100000.0"):
+    with pytest.raises(UserError, match="root is the number 100000.0.*put it in quotes"):
         open_dataset("ldm.data.folder.ImageFolder", parse_settings(["root:1e5"]))
 
 
