@@ -38,14 +38,20 @@ class RescueCallback(Callback):
 
     # ------------------------------------------------------------------ signals
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # noted here, because Lightning replaces the handlers between this hook and the start of training
+        if threading.current_thread() is threading.main_thread() and not self._before:
+            self._before = {number: signal.getsignal(number) for number in self._numbers()}
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # not earlier, because Lightning installs its own handlers just before and restores the old ones at the end
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for name in (*ENDING, *SAVING):
-            number = getattr(signal, name, None)  # not every system has every signal
-            if number is not None:
-                self._before[number] = signal.signal(number, self._ask)
+        # not earlier, because Lightning installs its own handlers just before
+        for number in self._before:
+            signal.signal(number, self._ask)
+
+    @staticmethod
+    def _numbers() -> list[signal.Signals]:
+        """The signals that are handled; not every system has all of them."""
+        return [getattr(signal, name) for name in (*ENDING, *SAVING) if hasattr(signal, name)]
 
     def _ask(self, number: int, frame: Any) -> None:
         again = self.asked == number
@@ -122,7 +128,7 @@ class RescueCallback(Callback):
         self.restore_handlers()
 
     def restore_handlers(self) -> None:
-        """Restore the previous handlers."""
+        """Restore the handlers from before the run; Lightning's own would ignore SIGTERM in what follows the run."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before = {}

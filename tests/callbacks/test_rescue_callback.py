@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.demos.boring_classes import BoringModel
 
 from callbacks import rescue_callback
 from callbacks.rescue_callback import RescueCallback
@@ -31,11 +33,37 @@ def running(tmp_path: Path) -> Any:
     """A callback in the middle of a step, and its Trainer."""
     callback, trainer = RescueCallback(str(tmp_path)), Trainer()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    callback.setup(trainer, None, "fit")
     callback.on_train_start(trainer, None)
     callback.on_train_batch_start(trainer, None, None, 0)
     yield callback, trainer
     callback.teardown(trainer, None, "fit")
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_after_a_run_signals_act_as_before_it(tmp_path: Path) -> None:
+    """What follows a run in the same process, such as sampling, must end at SIGTERM; Lightning's handler ignores it."""
+    seen: list[Any] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    rescue = RescueCallback(str(tmp_path))
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        limit_val_batches=0,
+        enable_model_summary=False,
+        callbacks=[rescue, Look()],
+        default_root_dir=tmp_path,
+        **quiet,
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    trainer.fit(BoringModel())
+    assert seen == [rescue._ask]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
