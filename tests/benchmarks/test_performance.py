@@ -25,6 +25,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "tiny", Size(side=4, classes=10, context=5, unet=unet))
 
 
+@pytest.mark.slow
 def test_every_row_is_on_disk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(performance, "memory_of", lambda load, kind, args: 0.25 if kind == "private" else 0.2)

@@ -91,6 +91,7 @@ def test_memory_of_a_step_is_a_number() -> None:
     assert measure_memory(Case("tiny", BATCH, "bookkeeping"), CPU) >= 0
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_fresh_process_is_its_own() -> None:
     torch.ones(150_000_000)  # 600 MB, given back at once
     code = "from benchmarks.private_step import peak_resident; print(peak_resident())"
