@@ -25,7 +25,12 @@ from tests.shipped import CONFIGS, FINE_TUNING, WRITTEN_OUT, unallocated
 ROOT = CONFIGS.parent
 EVERY = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 OVERLAYS = ("quickstart/no-privacy.yaml", "own-images/statistics.yaml")  # put behind another file
-BENCHMARKS = ("benchmark/fmnist.yaml", "benchmark/mnist-glyphs.yaml", "benchmark/mnist.yaml")  # read by scripts/benchmark.py, no run of their own
+# read by scripts/benchmark.py, no run of their own
+BENCHMARKS = (
+    "benchmark/fmnist.yaml",
+    "benchmark/mnist-glyphs.yaml",
+    "benchmark/mnist.yaml",
+)
 COMPLETE = [name for name in EVERY if name not in OVERLAYS + BENCHMARKS]
 VARIANTS = [f"finetuning/{name}.yaml" for name in FINE_TUNING if name not in WRITTEN_OUT]  # another epsilon
 SLOW_VARIANTS = [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in COMPLETE]
