@@ -201,6 +201,12 @@ class Settings:
 
     def _verdict(self, signal: float, good: int, better: int) -> list[str]:
         if signal >= good:
+            if self.model.moments is not None:  # one whole run had samples that did not train a classifier
+                return [
+                    f"enough for the statistics: measured releases from {good:,} told the classes apart",
+                    "no such run has shown that its images are useful: score samples before you rely on them "
+                    "(docs/your-data.md)",
+                ]
             return [f"enough: measured runs from {good:,} came near what is possible (docs/your-data.md)"]
         needed = math.ceil(self.dataset_size * good / signal / 100) * 100
         more = f"about {needed:,} images at epsilon {self.epsilon:g} would reach {good:,}"
