@@ -29,6 +29,7 @@ PUBLIC = "checkpoints/glyphs32-ldm.safetensors"
 #: guidance, sampler, steps, eta; the last is that of the published commands, and the dearest.
 ROWS = (
     (1.0, "ddim", 20, 1.0),
+    (1.0, "ddim", 15, 1.0),
     (1.0, "ddim", 10, 1.0),
     (1.0, "unipc", 10, 0.0),
     (2.0, "ddim", 20, 1.0),
