@@ -40,6 +40,10 @@ ROWS = (
 )
 
 
+#: Rows of autoguidance by the public model.
+GUIDED = ((1.5, "ddim", 15, 1.0), (2.0, "ddim", 15, 1.0), (1.5, "unipc", 10, 0.0))
+
+
 @dataclass(frozen=True)
 class Row:
     """One sampler at one guidance: its scores by seed, and the CPU time of sampling an image, in seconds."""
@@ -54,26 +58,32 @@ class Row:
     agreement: float
     accuracy: float
     seconds: float
+    guided: bool = False  # by the public model, not by the empty condition
 
     @property
     def key(self) -> str:
-        return f"{self.model} {self.sampler} {self.steps} {self.eta} {self.guidance} {self.seed}"
+        return f"{self.model} {self.sampler} {self.steps} {self.eta} {self.guidance} {self.seed} {self.guided}"
 
 
-def measure(name: str, checkpoint: str, scorer: Any, cases: Sequence[SamplingOptions], done: dict[str, Any]) -> Any:
+def measure(
+    name: str, checkpoint: str, scorer: Any, cases: Sequence[SamplingOptions], done: dict[str, Any], guide: bool
+) -> Any:
     """Rows of one model that are not ``done``, one by one."""
     import torch
 
     from ldm.inference import draw_samples, load_model
 
     model = load_model(CONFIG, checkpoint, scorer.device)
+    weaker = load_model(CONFIG, PUBLIC, scorer.device) if guide else None
     for options in cases:
         assert options.seed is not None
-        row = Row(name, options.sampler, options.steps, options.eta, options.guidance, options.seed, 0.0, 0.0, 0.0, 0.0)
+        row = Row(
+            name, options.sampler, options.steps, options.eta, options.guidance, options.seed, 0.0, 0.0, 0.0, 0.0, guide
+        )
         if row.key in done:
             continue
         start = time.process_time()
-        samples = draw_samples(model, scorer.options.samples, options, range(10))
+        samples = draw_samples(model, scorer.options.samples, options, range(10), guide=weaker)
         seconds = (time.process_time() - start) / len(samples)
         with torch.inference_mode():
             said = scorer.features.logits(scorer.features(samples.images)).argmax(1).cpu()
@@ -90,10 +100,10 @@ def table(rows: Sequence[Row]) -> str:
     """Mean and spread over the seeds, and the cost relative to the first row of a model at guidance 1."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault((row.model, row.guidance, row.sampler, row.steps, row.eta), []).append(row)
+        found.setdefault((row.model, row.guided, row.guidance, row.sampler, row.steps, row.eta), []).append(row)
     lines = ["| model | guidance | sampler | distance | agreement | accuracy | CPU |", "|--|--|--|--|--|--|--|"]
-    base = {key[0]: statistics.median(r.seconds for r in some) for key, some in found.items() if key[3] == 200}
-    for (model, guidance, sampler, steps, eta), some in sorted(found.items(), key=str):
+    base = {key[0]: statistics.median(r.seconds for r in some) for key, some in found.items() if key[4] == 200}
+    for (model, guided, guidance, sampler, steps, eta), some in sorted(found.items(), key=str):
 
         def show(name: str, factor: float, some: Sequence[Row] = some) -> str:
             values = [factor * getattr(row, name) for row in some]
@@ -102,7 +112,7 @@ def table(rows: Sequence[Row]) -> str:
 
         cost = statistics.median(row.seconds for row in some) / base.get(model, 1.0)
         lines.append(
-            f"| {model} | {guidance:g} | {sampler} {steps}{f' eta {eta:g}' if sampler == 'ddim' else ''} | "
+            f"| {model} | {guidance:g}{' by the public model' if guided else ''} | {sampler} {steps}{f' eta {eta:g}' if sampler == 'ddim' else ''} | "
             f"{show('distance', 1)} | {show('agreement', 100)} | {show('accuracy', 100)} | {cost:.3f} |"
         )
     return "\n".join(lines)
@@ -117,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--num_samples", type=int, default=600, help="images a row and seed")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of sampling and classifier; one process may do each")
     add("--models", nargs="+", choices=("private", "public"), default=["private", "public"])
+    add("--guide", action="store_true", help="guidance by the public model, in place of the other rows")
     add("--table", nargs="+", metavar="JSON", help="measure nothing; print the table of these files")
     add("--epochs", type=int, default=8, help="of every classifier")
     args = parser.parse_args(argv)
@@ -155,9 +166,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in args.seeds:
             cases = [
                 SamplingOptions(steps=steps, eta=eta, guidance=guidance, sampler=sampler, seed=seed, batch_size=300)
-                for guidance, sampler, steps, eta in ROWS
+                for guidance, sampler, steps, eta in (GUIDED if args.guide else ROWS)
             ]
-            for row in measure(name, checkpoint, scorer, cases, {row.key: row for row in rows}):
+            for row in measure(name, checkpoint, scorer, cases, {row.key: row for row in rows}, args.guide):
                 rows.append(row)
                 content = {"command": vars(args), "rows": [asdict(row) for row in rows]}
                 write_atomic(output, lambda path, content=content: path.write_text(json.dumps(content, indent=1)))

@@ -19,6 +19,7 @@ def main() -> None:
     add("--epochs", type=int, default=15, help="epochs of every classifier")
     add("--seeds", type=int, default=3, help="how often every row is measured")
     add_sampling_flags(parser, batch_size=250, guidance=2.0)
+    parser.set_defaults(steps=20)  # with which results/quickstart.md was measured
     add("--public_count", type=int, default=6000, help="public images")
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     args = parser.parse_args()

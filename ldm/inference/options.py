@@ -18,7 +18,7 @@ OLD_SAMPLERS = {"dpm": "dpm-solver++"}
 OLD_FIELDS = {"scale": "guidance"}
 
 #: Steps without --steps: the fewest at which no score is worse than with 200 (results/sampling.md).
-DEFAULT_STEPS = {"ddim": 20, "plms": 20, "dpm-solver++": 15, "unipc": 15}
+DEFAULT_STEPS = {"ddim": 15, "plms": 20, "dpm-solver++": 20, "unipc": 20}
 
 #: Steps of the published commands, which `--lineage` takes.
 LINEAGE_STEPS = 200

@@ -88,7 +88,7 @@ def test_published_command_reads_its_prompt_file(commands: Commands, typed: tupl
     samples = SampleSet.load("outputs/txt2img-samples/X.pt")
     assert samples.images.shape == (5, 1, tiny.SIDE, tiny.SIDE) and samples.labels is None
     assert samples.meta["captions"] == ["a smiling woman", "a man with blond hair"] * 2 + ["a smiling woman"]
-    assert (samples.meta["sampler"], samples.meta["guidance"], samples.meta["eta"]) == ("dpm-solver++", 5.0, 0.0)
+    assert (samples.meta["sampler"], samples.meta["guidance"], samples.meta["eta"]) == ("unipc", 5.0, 0.0)
     with Image.open("outputs/txt2img-samples/X.png") as image:
         assert image.width > 5 * tiny.SIDE
 
