@@ -111,10 +111,10 @@ def table(rows: Sequence[Row]) -> str:
             return f"{statistics.fmean(values):.1f}{spread}"
 
         cost = statistics.median(row.seconds for row in some) / base.get(model, 1.0)
-        lines.append(
-            f"| {model} | {guidance:g}{' by the public model' if guided else ''} | {sampler} {steps}{f' eta {eta:g}' if sampler == 'ddim' else ''} | "
-            f"{show('distance', 1)} | {show('agreement', 100)} | {show('accuracy', 100)} | {cost:.3f} |"
-        )
+        by = " by the public model" if guided else ""
+        name = f"{sampler} {steps}{f' eta {eta:g}' if sampler == 'ddim' else ''}"
+        scores = " | ".join([show("distance", 1), show("agreement", 100), show("accuracy", 100)])
+        lines.append(f"| {model} | {guidance:g}{by} | {name} | {scores} | {cost:.3f} |")
     return "\n".join(lines)
 
 
