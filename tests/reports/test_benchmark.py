@@ -18,6 +18,7 @@ from ldm.privacy.statistics import Frame
 from ldm.reports.benchmark import BenchmarkConfig, BenchmarkOptions, pipeline, run_benchmark
 from ldm.reports.benchmark.config import DirectTraining, delta_for
 from ldm.reports.benchmark.direct import direct_accuracy
+from ldm.reports.benchmark.settings import keep_settings
 from ldm.reports.benchmark.stages import Stage, duration, run_stages
 from ldm.reports.benchmark.table import collect_rows, format_table
 from ldm.samples import SampleSet
@@ -58,6 +59,15 @@ def test_a_stage_that_fails_is_not_done(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_stages([Stage("one", "one", tmp_path, 1.0, fail)])
     assert not list(tmp_path.iterdir())
+
+
+def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
+    keep_settings(tmp_path / "run0", {"samples": 40, "protocol": {"epochs": 6, "augment": ()}})
+    keep_settings(tmp_path / "run0", {"samples": 40, "protocol": {"epochs": 6, "augment": ()}})
+    with pytest.raises(UserError, match=r"run0: .* \(protocol.epochs: 6, now 20\); name another --output"):
+        keep_settings(tmp_path / "run0", {"samples": 40, "protocol": {"epochs": 20, "augment": ()}})
+    with pytest.raises(UserError, match="linear: null, now 1"):
+        keep_settings(tmp_path / "run0", {"samples": 40, "protocol": {"epochs": 6, "augment": ()}, "linear": 1})
 
 
 def test_the_table_takes_repeats_together_and_adds_what_a_row_cost(tmp_path: Path) -> None:

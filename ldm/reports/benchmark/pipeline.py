@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ldm.privacy.card import ReleaseCard
 from ldm.reports.benchmark.config import BenchmarkConfig, delta_for, statistics_section
 from ldm.reports.benchmark.direct import direct_accuracy
 from ldm.reports.benchmark.linear import linear_accuracy, linear_section
+from ldm.reports.benchmark.settings import keep_settings
 from ldm.reports.benchmark.stages import Result, Stage, run_stages
 from ldm.reports.benchmark.statistics_only import draws_of, labelled_by, release_statistics, train_on_release
 from ldm.samples import SampleSet
@@ -68,18 +69,21 @@ def run_benchmark(options: BenchmarkOptions) -> Path:
         raise UserError(f"--baselines {unknown[0]}: unknown; choose from {', '.join(BASELINES)}")
     kind = ("-quick" if options.quick else "") + ("-rehearsal" if options.rehearse else "")
     folder = Path(options.output) / f"{config.path.stem}{kind}"
-    stages: list[Stage] = []
     shared = Shared(config, options, folder / "shared")
+    groups: list[Shared | StatisticsRun | PrivateRun] = []
     for epsilon in options.epsilons:
         for number in range(options.repeat):
             place = folder / f"eps{epsilon}"
             if options.statistics_only or options.draws_only:
-                stages += StatisticsRun(config, options, shared, epsilon, place / f"stats{number}").stages()
+                groups.append(StatisticsRun(config, options, shared, epsilon, place / f"stats{number}"))
             else:
-                stages += PrivateRun(config, options, shared, epsilon, place / f"run{number}", number == 0).stages()
-    stages += shared.stages()
+                groups.append(PrivateRun(config, options, shared, epsilon, place / f"run{number}", number == 0))
+    groups.append(shared)
+    stages = [stage for group in groups for stage in group.stages()]
     if options.only_baselines:
         stages = [stage for stage in stages if stage.key in ALONE]
+    for group in groups:
+        keep_settings(group.folder, group.settings)
     run_stages(stages)
     return folder
 
@@ -89,6 +93,18 @@ class Shared:
 
     def __init__(self, config: BenchmarkConfig, options: BenchmarkOptions, folder: Path):
         self.config, self.options, self.folder = config, options, folder
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What every score of this benchmark depends on, as plain values."""
+        return {
+            "samples": self.config.samples,
+            "sampling": asdict(self.config.sampling),
+            "classifier": self.config.classifier,
+            "protocol": self.config.protocol.to_dict(),
+            "train": dict(self.train_node),
+            "test": dict(self.test_node),
+        }
 
     @property
     def train_node(self) -> Mapping[str, Any]:
@@ -196,6 +212,12 @@ class PrivateRun:
         self.config, self.options, self.shared, self.folder = config, options, shared, folder
         self.epsilon, self.first = epsilon, first
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the results of this run depend on, as plain values."""
+        direct, linear = asdict(self.config.direct), dict(self.config.linear)
+        return {**self.shared.settings, "budget": dict(self._budget()), "direct": direct, "linear": linear}
+
     def stages(self) -> list[Stage]:
         """The stages in running order; the private row comes first."""
         run = to_plain(
@@ -296,6 +318,11 @@ class StatisticsRun:
         self.config, self.options, self.shared = config, options, shared
         self.epsilon, self.folder = epsilon, folder
         self.warm_up = statistics_section(config, epsilon)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the results of this run depend on, as plain values."""
+        return {**self.shared.settings, "statistics_only": self.warm_up}
 
     def stages(self) -> list[Stage]:
         """Release and further training; samples of both kinds; a classifier on each."""
