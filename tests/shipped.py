@@ -82,7 +82,7 @@ def shrunk(path: Path, folder: Path, records: Mapping[str, Any] | None = None, *
         params.unet_config.params.context_dim = WIDTH
         condition = params.cond_stage_config.params
         if "embed_dim" in condition:
-            condition.update(embed_dim=WIDTH, n_classes=min(condition.n_classes, 10))
+            condition.update(embed_dim=WIDTH, n_classes=min(condition.n_classes, 11))
         else:
             vocabulary = folder / "vocab.txt"
             vocabulary.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,10 @@ def test_epsilon_is_that_of_another_accountant(model: Path) -> None:
     if card.plan.relation != "add_or_remove_one" or card.plan.sampling != "poisson" or card.others:
         pytest.skip("the PRV accountant knows one run with Poisson batches, one record more or less")
     other = accountants.PRVAccountant()
-    other.history = [(event.noise_multiplier, event.sample_rate, count) for event, count in card.ledger.events]
+    whole = 1 - 1e-9  # a query of all records; at exactly 1 Opacus divides by zero
+    other.history = [
+        (event.noise_multiplier, min(event.sample_rate, whole), count) for event, count in card.ledger.events
+    ]
     claimed, slack = next(iter(card.epsilons().values())), 0.01
     found = other.get_epsilon(card.plan.delta, eps_error=slack, delta_error=card.plan.delta / 1000)
     assert claimed == pytest.approx(found - slack, rel=0.01, abs=slack / 5)

@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from ldm.checkpoint.export import half_weights
 from ldm.checkpoint import checkpoint_metadata, read_checkpoint, save_safetensors
+from ldm.checkpoint.export import half_weights
 from ldm.commands.table import dispatch
 from ldm.errors import UserError
 from ldm.files import file_digest
