@@ -102,8 +102,8 @@ def downstream_accuracy(
 
     Images are sample sets, or (images (N, 1 or 3, H, W) in [-1, 1], labels (N,)). A protocol that chooses the epoch
     on held-out samples takes ``held_out``, or one sixth of ``train``; one that chooses on held-out real images takes
-    those from ``held_out``; the others train on all of ``train``. Every seed
-    draws new initial weights, batch orders and augmentation. amp computes in bfloat16 where that is safe.
+    those from ``held_out``; the others train on all of ``train``. Every seed draws new initial weights, batch orders
+    and augmentation. amp computes in bfloat16 where that is safe.
     Raises UserError for unknown names, missing labels, images of two sizes, or a training that diverges.
     """
     chosen = protocol_named(protocol)
@@ -112,18 +112,7 @@ def downstream_accuracy(
         raise UserError(f"{len(names)} classifiers and {len(seeds)} seeds given; at least one of each is needed")
     train, test = _sample_set(train), _sample_set(test)
     validation = None if held_out is None else _sample_set(held_out)
-    if chosen.selection == REAL_HELD_OUT:
-        if validation is None:
-            raise UserError(NO_REAL.format(chosen.name))
-        logger.warning("protocol %s: %s", chosen.name, chosen.note)
-    elif chosen.selection != HELD_OUT:
-        if validation is not None:
-            logger.warning("protocol %s does not use the held-out samples", chosen.name)
-        validation = None
-    elif validation is None:
-        train, validation = hold_out(train)
-    if chosen.uses_test_for_selection:
-        logger.warning("protocol %s: %s (%s)", chosen.name, chosen.note, chosen.source)
+    train, validation = _choosing_images(chosen, train, validation)
     summaries = []
     for name in names:
         results = []
@@ -151,6 +140,30 @@ def downstream_accuracy(
             results.append(result)
         summaries.append(_summary(results))
     return summaries
+
+
+def _choosing_images(
+    protocol: ClassifierProtocol, train: SampleSet, held_out: SampleSet | None
+) -> tuple[SampleSet, SampleSet | None]:
+    """The images that are trained on, and those that choose the epoch by the protocol's rule; warns of unsafe rules."""
+    if protocol.selection in (REAL_HELD_OUT, BEST_TEST):
+        logger.warning("protocol %s: %s (%s)", protocol.name, protocol.note, protocol.source)
+    if protocol.selection == REAL_HELD_OUT:
+        _require(held_out, protocol)
+        return train, held_out
+    if protocol.selection == HELD_OUT:
+        return hold_out(train) if held_out is None else (train, held_out)
+    if held_out is not None:
+        logger.warning("protocol %s does not use the held-out samples", protocol.name)
+    return train, None
+
+
+def _require(chosen_on: SampleSet | None, protocol: ClassifierProtocol) -> None:
+    """Raise UserError when a protocol chooses the epoch on further images and none are given."""
+    if chosen_on is None and protocol.selection == REAL_HELD_OUT:
+        raise UserError(NO_REAL.format(protocol.name))
+    if chosen_on is None and protocol.selection == HELD_OUT:
+        raise UserError(f"protocol {protocol.name} chooses the epoch on held-out samples, and none were given")
 
 
 def _summary(results: Sequence[DownstreamResult]) -> SeedSummary:
@@ -189,10 +202,7 @@ def train_classifier(
     lowest loss. Raises UserError for missing labels, settings out of range, or a training that diverges.
     """
     chosen = protocol_named(protocol)
-    if chosen.selection == HELD_OUT and validation is None:
-        raise UserError(f"protocol {chosen.name} chooses the epoch on held-out samples, and none were given")
-    if chosen.selection == REAL_HELD_OUT and validation is None:
-        raise UserError(NO_REAL.format(chosen.name))
+    _require(validation, chosen)
     watched = {HELD_OUT: validation, REAL_HELD_OUT: validation, LAST: None, BEST_TEST: test}[chosen.selection]
     trainer = ClassifierTrainer(
         model_name,
