@@ -50,7 +50,8 @@ class Job:
 
     def text(self) -> str:
         """The script's text; the script can be submitted from any folder of the repository or run with bash."""
-        return _templates().get_template(f"{self.template}.sh.jinja").render(job=self, configs=CONFIGS, **self.values)
+        values = {"configs": CONFIGS, "place": "", **self.values}
+        return _templates().get_template(f"{self.template}.sh.jinja").render(job=self, **values)
 
 
 @cache
@@ -70,12 +71,14 @@ def _templates() -> Environment:
 class FineTune:
     """One fine-tuning experiment: YAML file, run folder, initial public model, and samples to draw."""
 
-    config: str  # below CONFIGS, without .yaml
+    config: str  # below ``folder``, without .yaml
     job: str  # below jobs/, without .job
     logs: str  # below $LOGS
     start: str
     hours: int = 4
     aliases: tuple[str, ...] = ()
+    folder: str = CONFIGS
+    place: str = ""  # of the public models' runs, below $LOGS
 
     @property
     def stem(self) -> str:
@@ -83,7 +86,7 @@ class FineTune:
 
     @property
     def yaml(self) -> str:
-        return f"{CONFIGS}/{self.config}.yaml"
+        return f"{self.folder}/{self.config}.yaml"
 
     @property
     def released(self) -> bool:
@@ -117,6 +120,34 @@ LATENT_DIFFUSION = {  # model to autoencoder
     "imagenet32-unconditional": "autoencoder_kl_imagenet32",
     "imagenet64-unconditional": "autoencoder_kl_imagenet64_32x32x3",
 }
+#: DP-LDM's private experiments, by the beginning of their files' names, and the public model of each.
+DP_LDM = {
+    "mnist32-dp": "emnist32-conditional",
+    "mnist32-kmnist-dp": "kmnist32-conditional",
+    "mnist32-svhn-dp": "svhn32-conditional",
+    "fmnist32-dp": "emnist32-conditional",
+    "cifar32-dp": "imagenet32-conditional",
+    "camelyon32-dp": "imagenet32-conditional",
+    "celeba32-dp": "imagenet32-unconditional",
+    "celeba64-dp": "imagenet64-unconditional",
+    "celebahq-dp": CIN256_V2,
+}
+ABLATION = ("cifar32-dp-eps10-from1", "cifar32-dp-eps10-from5", "cifar32-dp-eps10-from13")
+DP_LDM_PUBLIC = {  # model to autoencoder
+    "emnist32-conditional": "autoencoder_kl_emnist32_4x4x3",
+    "kmnist32-conditional": "autoencoder_kl_kmnist32_4x4x3",
+    "svhn32-conditional": "autoencoder_kl_svhn32_4x4x3",
+    "imagenet32-conditional": "autoencoder_kl_imagenet32_16x16x3",
+    "imagenet32-unconditional": "autoencoder_kl_imagenet32_16x16x3",
+    "imagenet64-unconditional": "autoencoder_kl_imagenet64_32x32x3",
+}
+#: Real test images that score the classifiers of a labelled data set.
+TESTS = {
+    "mnist32": ("ldm.data.mnist.MNISTVal split:test", "logreg mlp cnn", "dp-ldm"),
+    "fmnist32": ("ldm.data.fashion_mnist.FashionMNISTVal split:test", "logreg mlp cnn", "dp-ldm"),
+    "cifar32": ("ldm.data.cifar10.CIFAR10Val split:test", "wrn-40-4 resnet-110 resnext-29", "dpimagebench"),
+    "camelyon32": ("ldm.data.camelyon.CamelyonVal split:test", "wrn-40-4 resnet-110 resnext-29", "dpimagebench"),
+}
 #: The study's own experiments on CelebA-HQ, fine-tuned from cin256. Two of them have a second name in the study.
 BACKUP = (
     "celebahq_eps1", "celebahq_eps5", "celebahq_eps10",
@@ -146,6 +177,7 @@ def fine_tunes() -> dict[str, FineTune]:
         for name, logs, public, hours in (
             (f"celebahq_class_eps{epsilon}", "celebahq", CIN256_V2, 4),
             (f"mnist32-class-dp-eps{epsilon}", "mnist", "emnist32-conditional", 12),
+            (f"fmnist32-class-dp-eps{epsilon}", "fmnist", "emnist32-conditional", 12),
             (f"cifar10-cond-dp-eps{epsilon}", "cifar10", "imagenet32-conditional", 4),
         ):
             found.append(FineTune(f"finetuning/{name}", f"finetuning/{name}", f"finetuning/{logs}", public, hours))
@@ -154,6 +186,17 @@ def fine_tunes() -> dict[str, FineTune]:
         config = f"backup/{name.replace('_', '-')}"
         found.append(FineTune(config, f"backup/finetuning/ft_{name}", "backup/celebahq", CIN256, 12, tuple(aliases)))
     return {one.config: one for one in found}
+
+
+def dp_ldm() -> list[FineTune]:
+    """Every fine-tuning experiment of DP-LDM itself, in the files of ``configs``."""
+    names = [f"{family}-eps{epsilon}" for family in DP_LDM for epsilon in (1, 5, 10)]
+    found = []
+    for name in [*(f"finetuning/{name}" for name in names), *(f"ablation/{name}" for name in ABLATION)]:
+        family = name.partition("/")[2].rpartition("-eps")[0]
+        job, logs = f"dp-ldm/{name}", f"dp-ldm/{family}"
+        found.append(FineTune(name, job, logs, DP_LDM[family], 12, folder="configs", place="dp-ldm/"))
+    return found
 
 
 def samplings() -> list[Sampling]:
@@ -203,7 +246,24 @@ def samplings() -> list[Sampling]:
     for epsilon in (1, 5, 10):
         table(6, "celebahq", f"eps{epsilon}", f"celebahq_class_eps{epsilon}", 50_000)
         table(9, "celebahq", f"eps{epsilon}", f"celebahq_class_eps{epsilon}", 60_000)
+    found += [_of_faces(one) for one in dp_ldm() if one.stem.startswith("celeb")]
     return found
+
+
+def _of_faces(one: FineTune) -> Sampling:
+    """Sampling and scoring jobs of a DP-LDM experiment on faces; the real images' statistics are the study's."""
+    hq = one.stem.startswith("celebahq")
+    side = "" if hq else one.stem.partition("-")[0].removeprefix("celeba")
+    return Sampling(
+        one,
+        f"dp-ldm/sampling/{one.stem}",
+        f"dp-ldm/fid/{one.stem}",
+        f"dp-ldm/{one.stem}",
+        "table6/celebahq_train_stats_256.npz" if hq else f"celeba_train_stats_{side}.npz",
+        "fid/table6/compute_celebahq_stats.job" if hq else "fid/table1/compute_celeba_stats.job",
+        count=50_000 if hq else 60_000,
+        classes=(0, 1) if hq else (),
+    )
 
 
 def _names(name: str) -> list[str]:
@@ -230,6 +290,29 @@ def all_jobs() -> Iterator[Job]:
         yield _sampling_job(sampling)
         yield _fid_job(sampling)
     yield from _statistics_jobs()
+    yield from _dp_ldm_jobs()
+
+
+def _dp_ldm_jobs() -> Iterator[Job]:
+    """Public models, private fine-tuning and accuracies of DP-LDM; `samplings` has those that are scored by FID."""
+    ours = {"configs": "configs", "place": "dp-ldm/"}
+    for name in sorted(set(DP_LDM_PUBLIC.values())):
+        values = {"name": name, **ours}
+        yield Job(f"dp-ldm/autoencoder/{name}.job", "Pre-train a public autoencoder.", 24, "autoencoder", values)
+    for name, autoencoder in DP_LDM_PUBLIC.items():
+        about = "Pre-train a public latent diffusion model. AUTOENCODER: checkpoint of the autoencoder."
+        values = {"name": name, "autoencoder": autoencoder, **ours}
+        yield Job(f"dp-ldm/latent-diffusion/{name}.job", about, 48, "latent_diffusion", values)
+    for one in dp_ldm():
+        yield _fine_tuning_job(one)
+        data = one.stem.partition("-")[0]
+        if data in TESTS:
+            test, models, protocol = TESTS[data]
+            classes = "0 1" if data == "camelyon32" else "0 1 2 3 4 5 6 7 8 9"
+            values = {"one": one, "test": test.split(), "models": models, "protocol": protocol, "classes": classes}
+            about = "Sample, train classifiers on the samples, score them on real test images. CKPT: the private model."
+            path = f"dp-ldm/accuracy/{one.stem}.job"
+            yield Job(path, about, 12, "accuracy", values, after=(f"{one.job}.job",))
 
 
 def _fine_tuning_job(one: FineTune) -> Job:

@@ -2,6 +2,7 @@
 
 python scripts/dpdm_downstreaming_classifier_mnist.py --train generated.pt --test real_test.pt
 python scripts/dpdm_downstreaming_classifier_mnist.py --train generated.pt --test ldm.data.mnist.MNISTVal
+    --protocol dpimagebench --models wrn-40-4 resnet-110 resnext-29     (the three of DPImageBench, their mean and best)
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--train", required=True, metavar="FILE", help="generated images with labels (.pt or .npz)")
     real = "real images with labels, of the size of --train: a file, or a dotted dataset class"
     add_dataset_flags(parser, "test", real, required=True, metavar="FILE|CLASS")
-    add("--val", metavar="FILE", help="held-out generated images; without it one sixth of --train is held out")
+    held = "images that choose the epoch: generated ones, one sixth of --train without it; real ones by a protocol"
+    add_dataset_flags(parser, "val", held, metavar="FILE|CLASS")
     add("--models", nargs="+", default=["logreg", "mlp", "cnn"], help="classifiers to train")
     add("--protocol", default="dp-ldm", help="how they are trained and the epoch is chosen, by a published name")
     add("--augment", action="store_true", help="shift and rotate training images a little")

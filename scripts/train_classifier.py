@@ -23,7 +23,7 @@ def _parser() -> ArgumentParser:
     add("--val_data_args", default="{}", metavar="DICT", help="arguments of the class, such as \"{'size': 32}\"")
     add("--held_out", metavar="FILE", help="samples that choose the epoch; else one sixth of --train_data")
     add("--selection", default="held-out", help="epoch that counts: held-out, last, best-test-epoch as published")
-    add("--model", required=True, help="cnn, mlp, wrn_40_4, logreg, resnet_9, resnext")
+    add("--model", required=True, help="cnn, mlp, wrn_40_4, logreg, resnet_9, resnet_110, resnext")
     add("--num_classes", type=int, default=10, help="outputs of the classifier")
     add("--image_channels", type=int, default=3, choices=(1, 3), help="channels the classifier sees")
     add("--num_epochs", type=int, default=200, help="passes through the samples")

@@ -19,6 +19,8 @@ FINE_TUNING = sorted(path.stem for path in (CONFIGS / "finetuning").glob("*.yaml
 FAMILIES = {
     "mnist32-dp": 10,
     "fmnist32-dp": 10,
+    "mnist32-kmnist-dp": 10,
+    "mnist32-svhn-dp": 10,
     "cifar32-dp": 10,
     "camelyon32-dp": 10,
     "celeba32-dp": 1,
@@ -48,7 +50,7 @@ def chain(path: Path) -> list[Path]:
 
 def pretraining(name: str) -> Path:
     """The configuration of the public model that a fine-tuning configuration starts from."""
-    return chain(path_of(name))[-1]
+    return next(path for path in chain(path_of(name)) if path.parent.name == "latent-diffusion")
 
 
 def unallocated(path: Path, *dotlist: str) -> Any:
@@ -80,7 +82,7 @@ def shrunk(path: Path, folder: Path, records: Mapping[str, Any] | None = None, *
         params.unet_config.params.context_dim = WIDTH
         condition = params.cond_stage_config.params
         if "embed_dim" in condition:
-            condition.update(embed_dim=WIDTH, n_classes=min(condition.n_classes, 10))
+            condition.update(embed_dim=WIDTH, n_classes=min(condition.n_classes, 11))
         else:
             vocabulary = folder / "vocab.txt"
             vocabulary.parent.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,11 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "smiling", "woman", "man", "wi
 
 
 class Records(ArrayDataset):
-    """``count`` noisy images in colour whose labels go round; with ``captions`` a text each instead of a label."""
+    """``count`` noisy images whose labels go round; with ``captions`` a text each instead of a label."""
 
-    def __init__(self, size: int, classes: int = 2, count: int = 24, captions: bool = False):
+    def __init__(self, size: int, classes: int = 2, count: int = 24, captions: bool = False, channels: int = 3):
         images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-        super().__init__(images, np.arange(count) % classes)
+        super().__init__(images, np.arange(count) % classes, channels=channels)
         self.captions = captions
 
     @property

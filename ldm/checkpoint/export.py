@@ -16,6 +16,7 @@ from ldm.checkpoint.metadata import MADE_FROM, UNPROTECTED_DATA, checkpoint_meta
 from ldm.checkpoint.tensors import require_finite
 from ldm.errors import UserError
 
+NETWORKS = ("model.", "first_stage_model.", "cond_stage_model.")
 TRAINING_ONLY = ("first_stage_model.loss.", "loss.")
 
 
@@ -64,12 +65,32 @@ def without_paths(values: Any) -> Any:
     return None if isinstance(values, str) and values.startswith(("/", "~")) else values
 
 
+def half_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the weights of networks in half precision; schedule and latent scale stay as they are.
+
+    Raises UserError for a weight that half precision cannot hold.
+    """
+    rounded = dict(state)
+    for name, value in state.items():
+        if name.startswith(NETWORKS) and value.dtype == torch.float32:
+            rounded[name] = value.half()
+            if not torch.isfinite(rounded[name]).all():
+                raise UserError(f"{name} has values beyond half precision; write it in full precision")
+    return rounded
+
+
 def export_checkpoint(
-    source: str | Path, target: str | Path, ema: bool = True, note: str = "", decoder: str | Path | None = None
+    source: str | Path,
+    target: str | Path,
+    ema: bool = True,
+    note: str = "",
+    decoder: str | Path | None = None,
+    half: bool = False,
 ) -> int:
     """Write ``target`` (.safetensors) from a Lightning checkpoint; returns the number of values in it.
 
-    ``decoder`` is an autoencoder checkpoint; its decoder replaces that of the latent diffusion model.
+    ``decoder`` is an autoencoder checkpoint; its decoder replaces that of the latent diffusion model. ``half`` rounds
+    the weights, see `half_weights`.
     The metadata contain the model's configuration and, to preserve the privacy claim, the plan and ledger of a private
     run. Raises UserError for files that are not checkpoints.
     """
@@ -80,6 +101,7 @@ def export_checkpoint(
     refuse_adapter(content.state_dict, source)
     state = sampling_state(content.state_dict, ema)
     state = state if decoder is None else with_decoder(state, decoder)
+    state = half_weights(state) if half else state
     carried = ("model_config", "privacy", "start_privacy", UNPROTECTED_DATA)
     memories = {key: checkpoint_metadata(content, key) for key in carried}
     memories["model_config"] = without_paths(memories["model_config"])

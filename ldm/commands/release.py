@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("run", type=Path, metavar="RUN", help="run directory, such as logs/2026-01-01T00-00-00_faces")
     add("out", type=Path, metavar="OUT", help="new folder to write")
     add("--checkpoint", type=Path, metavar="FILE", help="checkpoint of the run; checkpoints/last.ckpt without it")
+    add("--half", action="store_true", help="weights in half precision: a file of half the size; score it again")
     add("--title", default="", help="heading of the card")
     add("--curator", default="", help="who answers for the data")
     add("--contact", default="", help="how to reach the curator")
@@ -50,6 +51,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         date=args.date,
         audit=args.audit,
     )
-    for path in release_run(args.run, args.out, facts, args.checkpoint):
+    for path in release_run(args.run, args.out, facts, args.checkpoint, args.half):
         print(path)
     print(f"next: read {args.out / 'card.html'}, then type dp-ldm verify {args.out}")

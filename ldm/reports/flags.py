@@ -179,6 +179,7 @@ def print_scores(
             classifiers,
             test_args=args.test_args,
             held_out=held_out,
+            held_out_args=getattr(args, "val_args", ()),
             seeds=range(args.seeds),
             device=pick_device(args.device),
             amp=args.amp,

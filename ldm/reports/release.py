@@ -27,10 +27,13 @@ from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES
 PUBLIC_DP_KEYS = ("enabled", "epsilon", "delta", "max_grad_norm", "noise_multiplicity", "noise_multiplier", "clipping")
 
 
-def release_run(run: Path, out: Path, facts: ReleaseFacts, checkpoint: Path | None = None) -> tuple[Path, ...]:
+def release_run(
+    run: Path, out: Path, facts: ReleaseFacts, checkpoint: Path | None = None, half: bool = False
+) -> tuple[Path, ...]:
     """Write the release of a run directory into the new folder ``out``, atomically; returns its files.
 
-    ``checkpoint``: a file of the run, by default ``checkpoints/last.ckpt``. All checks come before the first write.
+    ``checkpoint``: a file of the run, by default ``checkpoints/last.ckpt``. ``half``: weights in half precision. All
+    checks come before the first write.
 
     Raises UserError, with advice, for a run that is not private as a whole, a folder without card, configuration or
     checkpoint, and an ``out`` that exists.
@@ -48,7 +51,7 @@ def release_run(run: Path, out: Path, facts: ReleaseFacts, checkpoint: Path | No
     staging = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
     try:
         staging.mkdir(parents=True)
-        export_checkpoint(weights, staging / WEIGHTS)
+        export_checkpoint(weights, staging / WEIGHTS, half=half)
         (staging / CONFIG).write_text(yaml.safe_dump({"model": section}, sort_keys=False), encoding="utf-8")
         card.write(staging / PRIVACY)
         (staging / FACTS).write_text(json.dumps(facts.to_dict(), indent=2) + "\n", encoding="utf-8")

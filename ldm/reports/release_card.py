@@ -81,15 +81,26 @@ class CardContent:
         plan = self.card.plan
         return [
             ("neighbouring data sets", RELATIONS[plan.relation]),
-            ("noised steps", f"{self.card.ledger.steps} of {plan.steps} planned"),
+            ("noised steps", f"{self.card.ledger.count(plan.event())} of {plan.steps} planned"),
             ("sample rate", f"{plan.sample_rate:.4g} ({plan.sampling})"),
             ("clipping norm C", f"{plan.max_grad_norm:g}"),
             ("noise multiplier", f"{plan.noise_multiplier:.4g}"),
+            *(("statistics released before the steps", entry) for entry in self.statistics),
             ("stated number of records", "not stated" if plan.num_records is None else f"{plan.num_records:,}"),
             ("values trained", f"{sum(self.card.trained.values()):,}"),
             *([("selection", plan.selection.describe())] if plan.selection is not None else []),
             *([("other private runs, charged in full", self.other_runs)] if self.card.others else []),
         ]
+
+    @property
+    def statistics(self) -> list[str]:
+        """Each released statistic: its name, how often it was queried, and the noise multiplier of a query."""
+        found = []
+        for entry in self.card.statistics:
+            count = int(entry.get("count", 1))
+            often = "once" if count == 1 else f"{count} times"
+            found.append(f"{entry['name']}, {often}, noise multiplier {float(entry['noise_multiplier']):.4g}")
+        return found
 
     @property
     def other_runs(self) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,11 @@ import torch
 
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+#: How the images of shipped public models reached their size, by file name without suffix.
+FRAMED = {"glyphs32-ldm": "pad", "digits32-ldm": "pad", "clothes32-ldm": "pad"}
 
 #: Number of records per set whose shapes are checked, spread over the set; errors in others show during training.
 LOOKED_AT = 32
@@ -69,6 +76,27 @@ def check_data(params: Mapping[str, Any], data: Any) -> None:
             check_condition(params, item, where)
     check_labels(_condition_stage(params), data)
     check_batch(data)
+    warn_of_framing(params, data.datasets.get("train"))
+
+
+def warn_of_framing(params: Mapping[str, Any], train: Any) -> None:
+    """Warn when training images reach their size in another way than those of the shipped model they start from.
+
+    A digit that is padded from 28 to 32 pixels is smaller than one that is resized: the shapes agree, and the public
+    model knows only one of them.
+    """
+    start = params.get("ckpt_path")
+    wanted = FRAMED.get(Path(start).stem) if isinstance(start, str) else None
+    framing = getattr(train, "framing", None)
+    if wanted is None or framing in (None, wanted) or not hasattr(train, "pixels") or not len(train):
+        return
+    stored = tuple(train.pixels(0).shape[:2])
+    if stored != (train.size, train.size):
+        logger.warning(
+            "data.params.train: images of %dx%d pixels are brought to %s by framing: %s, and %s was trained with "
+            "framing: %s; set it in the data set's params",
+            *(stored[1], stored[0], train.size, framing, start, wanted),
+        )
 
 
 def _some_items(name: str, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

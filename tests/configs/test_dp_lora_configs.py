@@ -47,6 +47,7 @@ PRIVATE = {
         "celeba64-dp-eps10",
         *(f"celebahq_class_eps{epsilon}" for epsilon in (1, 5, 10)),
         *(f"mnist32-class-dp-eps{epsilon}" for epsilon in (1, 5, 10)),
+        *(f"fmnist32-class-dp-eps{epsilon}" for epsilon in (1, 5, 10)),  # a row that the study lacks
         *(f"cifar10-cond-dp-eps{epsilon}" for epsilon in (1, 5, 10)),
     },
     "backup": {
@@ -74,8 +75,14 @@ HEADS = (
     "backup/celebahq-eps10",
 )
 RECORDS = {"celeba32": 162_770, "celeba64": 162_770, "celebahq": 28_000, "chq": 28_000, "mnist32": 60_000}
-RECORDS |= {"cifar10": 50_000}
-LABELS = {"celebahq": 2, "chq": 2, "mnist32": 26, "cifar10": 10}  # mnist32: the rows of the public letters
+RECORDS |= {"cifar10": 50_000, "fmnist32": 60_000}
+LABELS = {
+    "celebahq": 2,
+    "chq": 2,
+    "mnist32": 26,
+    "fmnist32": 26,
+    "cifar10": 10,
+}  # mnist32: the rows of the public letters
 RATES = {  # learning rates that base rate and batch come to
     "finetuning/celeba32-dp-eps10-k2": 4.1e-3,
     "finetuning/celeba64-dp-eps10": 4.1e-3,
@@ -149,6 +156,8 @@ def test_a_variant_changes_what_its_name_says(name: str) -> None:
         stated["model_lora_target"] = targets[only[1] or only[2]]
     if (schedule := re.search(r"-(linear|cosine)-rank$", stem)) is not None:
         stated |= {"name": "layer-wise", "initial_rank": 16, "final_rank": 4, "schedule_type": schedule[1]}
+    if stem == "fmnist32-class-dp-eps10":
+        stated["target"] = "ldm.data.fashion_mnist.FashionMNISTTrain"
     if name == BASELINE:
         stated |= {"enabled": False, "batch_size": 8, "accumulate_grad_batches": 256}
     assert stated and changes(name) == stated

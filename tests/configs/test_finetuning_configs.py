@@ -31,6 +31,8 @@ RECORDS = {  # family -> records of the private training set, labels in it (None
     "mnist32-dp": (60_000, 10),
     "emnist32-dp": (60_000, 10),
     "fmnist32-dp": (60_000, 10),
+    "mnist32-kmnist-dp": (60_000, 10),
+    "mnist32-svhn-dp": (60_000, 10),
     "cifar32-dp": (50_000, 10),
     "camelyon32-dp": (302_436, 2),
     "celeba32-dp": (162_770, None),
@@ -43,6 +45,8 @@ COUNTS = {  # family -> network, picked of it, condition stage, first stage
     "mnist32-dp": (4_606_467, 1_578_304, 130, 102_553_535),
     "emnist32-dp": (4_606_467, 1_578_304, 130, 102_553_535),
     "fmnist32-dp": (4_606_467, 1_578_304, 130, 102_553_535),
+    "mnist32-kmnist-dp": (4_606_467, 1_578_304, 50, 102_553_535),  # ten classes of five values
+    "mnist32-svhn-dp": (4_606_467, 1_578_304, 50, 102_553_535),
     "cifar32-dp": (90_290_563, 9_275_520, 512_512, 14_639_807),
     "camelyon32-dp": (90_290_563, 9_275_520, 1_024, 14_639_807),
     "celeba32-dp": (162_314_115, 17_887_104, 0, 14_639_807),
@@ -67,7 +71,7 @@ RATES = {  # learning rates that base rate and batch come to
     "celebahq-dp": 2.048e-4,
     "celebahq-txt2img-dp": 2.56e-7,
 }
-ALIKE = ("fmnist32-dp-eps10", "camelyon32-dp-eps10")  # the same network and rule as another
+ALIKE = ("fmnist32-dp-eps10", "camelyon32-dp-eps10", "mnist32-kmnist-dp-eps10")  # the same network and rule as another
 RUNS = [
     pytest.param(name, marks=() if name in WRITTEN_OUT and name not in ALIKE else pytest.mark.slow)
     for name in FINE_TUNING

@@ -27,12 +27,18 @@ EVERY = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"
 OVERLAYS = ("quickstart/no-privacy.yaml", "own-images/statistics.yaml")  # put behind another file
 # read by scripts/benchmark.py, no run of their own
 BENCHMARKS = (
+    "benchmark/camelyon32.yaml",
+    "benchmark/celeba32.yaml",
+    "benchmark/celeba64.yaml",
+    "benchmark/celebahq.yaml",
+    "benchmark/cifar10.yaml",
     "benchmark/fmnist.yaml",
     "benchmark/mnist-glyphs.yaml",
     "benchmark/mnist.yaml",
 )
 COMPLETE = [name for name in EVERY if name not in OVERLAYS + BENCHMARKS]
 VARIANTS = [f"finetuning/{name}.yaml" for name in FINE_TUNING if name not in WRITTEN_OUT]  # another epsilon
+VARIANTS += [name for name in EVERY if name.startswith("ablation/")]
 SLOW_VARIANTS = [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in COMPLETE]
 KL_NAMES = {"kl-f4": "64x64x3", "kl-f8": "32x32x4", "kl-f16": "16x16x16", "kl-f32": "8x8x64"}
 FIRST_STAGES = sorted(name for name in state_dicts.names() if name.startswith("first_stage_"))
@@ -54,6 +60,8 @@ FINE_TUNED = (
     "cifar32-dp-eps10",
     "emnist32-dp-eps10",
 )
+FARTHER = ("kmnist32-conditional", "svhn32-conditional")  # public sets that the original reads and has no file for
+AUTOENCODERS = ("emnist32_4x4x3", "kmnist32_4x4x3", "svhn32_4x4x3", "imagenet32_16x16x3", "imagenet64_32x32x3")
 PRE_TRAINED = ("emnist32-conditional", "imagenet32-conditional", "imagenet32-unconditional", "imagenet64-unconditional")
 DP_LDM = {
     **{f"dpldm_{name}": f"finetuning/{name}.yaml" for name in FINE_TUNED},
@@ -232,10 +240,20 @@ def test_key_counts(name: str) -> None:
     assert sum(found[key] for key in BUFFERS) == 12
 
 
-@pytest.mark.parametrize("size", ["emnist32_4x4x3", "imagenet32_16x16x3", "imagenet64_32x32x3"])
+@pytest.mark.parametrize(("name", "first"), [("from1", 1), pytest.param("from13", 13, marks=pytest.mark.slow)])
+def test_the_ablation_trains_the_last_spatial_transformers(name: str, first: int) -> None:
+    """Sixteen of them, in the order of the forward pass: six on the way down, one in the middle, nine on the way up."""
+    model = build(f"ablation/cifar32-dp-eps10-{name}.yaml")
+    trained = {key.partition(".transformer_blocks")[0] for key in model.select_trainable().parameters}
+    places = [key for key, module in model.named_modules() if type(module).__name__ == "SpatialTransformer"]
+    assert len(places) == 16 and {key for key in trained if key in places} == set(places[first - 1 :])
+    assert {key.split(".")[0] for key in trained} == {"model", "cond_stage_model"}
+
+
+@pytest.mark.parametrize("size", AUTOENCODERS)
 def test_the_autoencoder_files_train_the_first_stages_of_the_diffusion_files(size: str) -> None:
     trained = load_config([CONFIGS / "autoencoder" / f"autoencoder_kl_{size}.yaml"]).model.params
-    users = [name for name in PRE_TRAINED if name.startswith(size.split("_")[0])]
+    users = [name for name in (*PRE_TRAINED, *FARTHER) if name.startswith(size.split("_")[0])]
     assert users
     for name in users:
         used = load_config([CONFIGS / "latent-diffusion" / f"{name}.yaml"]).model.params

@@ -51,7 +51,7 @@ def test_its_commands_parse(monkeypatch: pytest.MonkeyPatch) -> None:
         given = parse(command, monkeypatch)
         for name in [*given.get("base", []), given.get("yaml")]:
             assert name is None or (ROOT / name).is_file()
-    experiments = re.findall(r"jobs/submit\.sh (?:--dry-run )?([\w/-]+)", TEXT)
+    experiments = re.findall(r"jobs/submit\.sh (?:--dry-run )?([\w./-]+)", TEXT)
     assert len(experiments) >= 3
     for experiment in experiments:
         assert bash(ROOT / "jobs" / "submit.sh", "--dry-run", experiment).returncode == 0, experiment

@@ -50,7 +50,7 @@ PUBLISHED = {
     "finetuning/celeba32-dp-eps10-k2",
     "finetuning/celeba64-dp-eps10",
     *(f"finetuning/celebahq_class_eps{epsilon}" for epsilon in (1, 5, 10)),
-    *(f"finetuning/mnist32-class-dp-eps{epsilon}" for epsilon in (1, 5, 10)),
+    *(f"finetuning/{data}32-class-dp-eps{epsilon}" for data in ("mnist", "fmnist") for epsilon in (1, 5, 10)),
     *(f"finetuning/cifar10-cond-dp-eps{epsilon}" for epsilon in (1, 5, 10)),  # of the paper's code
     *(f"backup/{step}/{prefix}{name}" for step in ("finetuning", "sampling", "fid") for prefix in ("", "ft_")
       for name in STUDY_NAMES.split()),
@@ -90,7 +90,19 @@ def test_the_files_are_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_names_are_the_studys() -> None:
-    assert {path.removesuffix(".job") for path in jobs.files()} == PUBLISHED
+    assert {path.removesuffix(".job") for path in jobs.files() if not path.startswith("dp-ldm/")} == PUBLISHED
+
+
+def test_every_private_file_of_dp_ldm_has_a_job() -> None:
+    """But for those with captions, whose samples need some, and for the original's second name."""
+    folders = [ROOT / "configs" / "finetuning", ROOT / "configs" / "ablation"]
+    shipped = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    tuned = {Path(path).stem for path in ALL if re.match(r"dp-ldm/(finetuning|ablation)/", path)}
+    assert tuned == {name for name in shipped if "txt2img" not in name and not name.startswith("emnist32")}
+    scored = {Path(path).stem for path in ALL if re.match(r"dp-ldm/(accuracy|fid)/", path)}
+    assert scored == tuned
+    public = {Path(path).stem for path in ALL if path.startswith("dp-ldm/latent-diffusion/")}
+    assert public == {start for start in jobs.DP_LDM.values() if not start.endswith(".ckpt")}
 
 
 def test_writing_mends_what_differs_and_leaves_handwritten_files(commands: Commands) -> None:
@@ -161,7 +173,8 @@ def test_settings_of_a_job_are_keys_of_its_configuration(
                 assert part in value, f"{path}: {setting}"
                 value = value[part]
             seen.add(setting.partition("=")[0])
-        assert given["trainer"].get("accelerator") == ("gpu" if "finetuning/" in path else None)
+        private = "finetuning/" in path or "ablation/" in path
+        assert given["trainer"].get("accelerator") == ("gpu" if private else None)
     assert seen == {"model.params.ckpt_path", "model.params.first_stage_config.params.ckpt_path"}
 
 

@@ -87,6 +87,19 @@ def test_the_table_takes_repeats_together_and_adds_what_a_row_cost(tmp_path: Pat
     assert "96.00 ± 1.41" in text and "| 99.00 |" in text
 
 
+def test_several_classifiers_have_a_mean_and_a_best(tmp_path: Path) -> None:
+    for number, scores in enumerate(({"cnn": 0.9, "mlp": 0.8}, {"cnn": 0.7, "mlp": 0.74})):
+        path = tmp_path / "eps1" / f"run{number}" / "score.json"
+        path.parent.mkdir(parents=True)
+        mean = sum(scores.values()) / 2
+        path.write_text(json.dumps({"accuracies": [mean], "classifiers": scores, "seconds": 1, "peak_mib": 1}))
+    (row,) = collect_rows(tmp_path)
+    assert row["mean"] == pytest.approx((0.85 + 0.72) / 2) and row["best"] == pytest.approx((0.9 + 0.74) / 2)
+    head, _, line = format_table([row]).splitlines()
+    assert head.split(" | ")[3] == "best classifier" and "78.50 ± 9.19 | 82.00 | 2" in line
+    assert "best classifier" not in format_table([{**row, "best": None}])
+
+
 def test_delta_is_that_of_the_field() -> None:
     assert delta_for(60_000) == pytest.approx(1.515e-6, rel=1e-3)
 
@@ -227,6 +240,48 @@ def test_baselines_alone_need_no_private_run(files: Path) -> None:
     assert 9.9 < content["epsilon"] <= 10 and 0 <= content["accuracies"][0] <= 1
     with pytest.raises(UserError, match=r"linear.budgets has no epsilon 1; there is 10"):
         run_benchmark(options(files, epsilons=("1",), baselines=("linear",), only_baselines=True))
+
+
+def test_every_classifier_of_a_row_is_trained(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = yaml.safe_load((files / "tiny.yaml").read_text())
+    content["classifier"] = {"names": ["logreg", "mlp"], "protocol": "held-out", "epochs": 1}
+    (files / "tiny.yaml").write_text(yaml.safe_dump(content))
+    folder = run_benchmark(options(files, baselines=("real",), only_baselines=True))
+    real = json.loads((folder / "shared" / "real.json").read_text())
+    assert set(real["classifiers"]) == {"logreg", "mlp"}
+    assert real["accuracies"] == [pytest.approx(sum(real["classifiers"].values()) / 2)]
+    content["classifier"]["names"] = ["logreg", "mpl"]
+    (files / "tiny.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="did you mean 'mlp'"):
+        BenchmarkConfig.read(files / "tiny.yaml")
+
+
+def test_what_a_file_needs_and_lacks_is_said_first(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    content = yaml.safe_load((files / "tiny.yaml").read_text())
+    content.pop("rehearsal")
+    content["files"] = {"public.ckpt": "it is there", "lost.ckpt": "type make lost"}
+    (files / "tiny.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"lost\.ckpt is missing; type make lost"):
+        run_benchmark(options(files))
+    content.pop("files")
+    (files / "tiny.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"no rehearsal\.train"):
+        run_benchmark(options(files, rehearse=True))
+
+
+def test_the_accelerator_of_the_environment_is_that_of_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ldm.reports.benchmark import machine
+    from ldm.training import trainer_flags
+
+    monkeypatch.delenv(machine.VARIABLE, raising=False)
+    assert machine.device() == torch.device("cpu") and machine.trainer_flags()["accelerator"] == "cpu"
+    monkeypatch.setenv(machine.VARIABLE, "gpu")
+    monkeypatch.setattr(trainer_flags, "gpu_count", lambda: 1)
+    assert machine.device() == torch.device("cuda:0") and machine.trainer_flags()["accelerator"] == "gpu"
+    monkeypatch.setattr(trainer_flags, "gpu_count", lambda: 0)
+    with pytest.raises(UserError, match="no GPU is visible"):
+        machine.device()
 
 
 def test_mistakes_are_named_before_anything_is_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

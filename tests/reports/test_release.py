@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,17 @@ import torch
 import yaml
 
 from ldm.checkpoint import checkpoint_metadata, read_checkpoint, save_safetensors
+from ldm.checkpoint.export import half_weights
 from ldm.commands.table import dispatch
 from ldm.errors import UserError
 from ldm.files import file_digest
 from ldm.inference import load_model
+from ldm.privacy.card import ReleaseCard
+from ldm.privacy.ledger import Ledger
 from ldm.reports.hub import export_hub
 from ldm.reports.model_files import ModelFiles
 from ldm.reports.release import release_files, release_run
+from ldm.reports.release_card import CardContent
 from ldm.reports.release_facts import FILES, SUMS, ReleaseFacts
 from ldm.reports.verification import verify_release
 from ldm.samples import SampleSet
@@ -226,3 +231,41 @@ def test_weights_of_another_run_do_not_go_out_under_this_card(run: Path, tmp_pat
     with pytest.raises(UserError, match="carries no privacy account"):
         release_run(run, tmp_path / "out", FACTS, other)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_counts_steps_and_statistics_apart(release: Path) -> None:
+    """A run with class moments and a classifier has 121 entries in its ledger and 60 steps."""
+    card = ReleaseCard.read(release / "privacy.json")
+    statistics = (
+        {"name": "class moments of latents", "noise_multiplier": 8.0, "count": 1},
+        {"name": "linear classifier on public features", "noise_multiplier": 77.459667, "count": 60},
+    )
+    ledger = Ledger.from_dict(card.ledger.to_dict())
+    query = replace(card.plan.event(), sample_rate=1.0, noise_multiplier=8.0)
+    ledger.record(query)
+    mixed = replace(card, ledger=ledger, statistics=statistics)
+    rows = CardContent.make(FACTS, mixed).mechanism
+    assert ("noised steps", f"{card.ledger.steps} of {card.plan.steps} planned") in rows
+    assert [value for name, value in rows if name.startswith("statistics")] == [
+        "class moments of latents, once, noise multiplier 8",
+        "linear classifier on public features, 60 times, noise multiplier 77.46",
+    ]
+
+
+def test_half_precision_halves_the_file_and_nothing_else(run: Path, release: Path, tmp_path: Path) -> None:
+    out = tmp_path / "half"
+    release_run(run, out, FACTS, half=True)
+    verdict = verify_release(out)
+    assert verdict.sound, "\n".join(verdict.lines())
+    whole, half = (read_checkpoint(folder / "weights.safetensors").state_dict for folder in (release, out))
+    assert list(whole) == list(half)
+    for name, value in whole.items():
+        network = name.startswith(("model.", "first_stage_model.", "cond_stage_model."))
+        assert half[name].dtype == (torch.float16 if network and value.dtype == torch.float32 else value.dtype)
+        torch.testing.assert_close(half[name].to(value.dtype), value, rtol=1e-3, atol=1e-6)
+    config, weights = release_files(out)
+    state = load_model(config, weights, torch.device("cpu")).state_dict()
+    assert state["model.diffusion_model.out.2.weight"].dtype == torch.float32
+    assert (out / "weights.safetensors").stat().st_size < (release / "weights.safetensors").stat().st_size
+    with pytest.raises(UserError, match=r"model\.a has values beyond half precision"):
+        half_weights({"model.a": torch.full((2,), 1e6)})

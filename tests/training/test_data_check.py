@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ldm.config import get_obj_from_str, load_config, to_plain
+from ldm.data.mnist import MNISTTrain
 from ldm.errors import UserError
-from ldm.training.data_check import ImageNeeds, check_data, image_needs
+from ldm.training.data_check import FRAMED, ImageNeeds, check_data, image_needs, warn_of_framing
 from ldm.training.model_check import check_parts
 from tests import tiny
 
@@ -129,3 +133,39 @@ def test_parts_of_a_model_that_do_not_fit(place: str, value: int, line: str) -> 
 def test_numbers_that_no_diffusion_works_with(name: str, value: Any) -> None:
     with pytest.raises(UserError, match="scale_factor is|linear_start is|the noise schedule has betas"):
         tiny.build(tiny.ldm(**{name: value}))
+
+
+def test_images_framed_unlike_those_of_the_shipped_model_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    digits = tiny.write_digits(tmp_path / "digits")
+    sets = {
+        framing: MNISTTrain(root=str(digits), size=12, channels=1, framing=framing) for framing in ("resize", "pad")
+    }
+    start = {"ckpt_path": "checkpoints/digits32-ldm.safetensors"}
+    with caplog.at_level(logging.WARNING, "ldm"):
+        warn_of_framing(start, sets["pad"])
+        warn_of_framing(start, MNISTTrain(root=str(digits), size=tiny.SIDE, channels=1))  # nothing is resized
+        warn_of_framing({"ckpt_path": "mine.ckpt"}, sets["resize"])
+        warn_of_framing({}, sets["resize"])
+        warn_of_framing(start, Images(GOOD))
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING, "ldm"):
+        warn_of_framing(start, sets["resize"])
+    assert "8x8 pixels are brought to 12 by framing: resize" in caplog.text
+    assert "digits32-ldm.safetensors was trained with framing: pad" in caplog.text
+
+
+def test_files_that_start_from_a_shipped_model_frame_their_images_as_it_was_trained() -> None:
+    root, seen = Path(__file__).parents[2], set()
+    for path in sorted((root / "configs").rglob("*.yaml")):
+        config = load_config([path])
+        start = config.get("model", {}).get("params", {}).get("ckpt_path", None) if "model" in config else None
+        stem = Path(str(start)).stem
+        if stem not in FRAMED or "data" not in config:
+            continue
+        node = to_plain(config.data.params.train)
+        seen.add(stem)
+        framing = node.get("params", {}).get("framing", get_obj_from_str(node["target"]).default_framing)
+        assert framing == FRAMED[stem], path
+    assert seen == set(FRAMED)

@@ -18,6 +18,7 @@ from ldm.evaluation.classifiers.protocols import (
     BEST_TEST,
     HELD_OUT,
     LAST,
+    REAL_HELD_OUT,
     SELECTIONS,
     ClassifierProtocol,
     protocol_named,
@@ -28,6 +29,11 @@ from ldm.samples import SampleSet
 logger = logging.getLogger(__name__)
 
 Labelled = SampleSet | tuple[Tensor, Tensor]
+
+NO_REAL = (
+    "protocol {} chooses the epoch on real images outside the test set; name them with --val of "
+    "scripts/dpdm_downstreaming_classifier_mnist.py"
+)
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,9 @@ def downstream_accuracy(
     """Accuracy on ``test`` (real images) of classifiers trained on ``train`` (samples), one result per classifier.
 
     Images are sample sets, or (images (N, 1 or 3, H, W) in [-1, 1], labels (N,)). A protocol that chooses the epoch
-    on held-out samples takes ``held_out``, or one sixth of ``train``; the others train on all of ``train``. Every seed
-    draws new initial weights, batch orders and augmentation. amp computes in bfloat16 where that is safe.
+    on held-out samples takes ``held_out``, or one sixth of ``train``; one that chooses on held-out real images takes
+    those from ``held_out``; the others train on all of ``train``. Every seed draws new initial weights, batch orders
+    and augmentation. amp computes in bfloat16 where that is safe.
     Raises UserError for unknown names, missing labels, images of two sizes, or a training that diverges.
     """
     chosen = protocol_named(protocol)
@@ -105,14 +112,7 @@ def downstream_accuracy(
         raise UserError(f"{len(names)} classifiers and {len(seeds)} seeds given; at least one of each is needed")
     train, test = _sample_set(train), _sample_set(test)
     validation = None if held_out is None else _sample_set(held_out)
-    if chosen.selection != HELD_OUT:
-        if validation is not None:
-            logger.warning("protocol %s does not use the held-out samples", chosen.name)
-        validation = None
-    elif validation is None:
-        train, validation = hold_out(train)
-    if chosen.uses_test_for_selection:
-        logger.warning("protocol %s: %s (%s)", chosen.name, chosen.note, chosen.source)
+    train, validation = _choosing_images(chosen, train, validation)
     summaries = []
     for name in names:
         results = []
@@ -140,6 +140,30 @@ def downstream_accuracy(
             results.append(result)
         summaries.append(_summary(results))
     return summaries
+
+
+def _choosing_images(
+    protocol: ClassifierProtocol, train: SampleSet, held_out: SampleSet | None
+) -> tuple[SampleSet, SampleSet | None]:
+    """The images that are trained on, and those that choose the epoch by the protocol's rule; warns of unsafe rules."""
+    if protocol.selection in (REAL_HELD_OUT, BEST_TEST):
+        logger.warning("protocol %s: %s (%s)", protocol.name, protocol.note, protocol.source)
+    if protocol.selection == REAL_HELD_OUT:
+        _require(held_out, protocol)
+        return train, held_out
+    if protocol.selection == HELD_OUT:
+        return hold_out(train) if held_out is None else (train, held_out)
+    if held_out is not None:
+        logger.warning("protocol %s does not use the held-out samples", protocol.name)
+    return train, None
+
+
+def _require(chosen_on: SampleSet | None, protocol: ClassifierProtocol) -> None:
+    """Raise UserError when a protocol chooses the epoch on further images and none are given."""
+    if chosen_on is None and protocol.selection == REAL_HELD_OUT:
+        raise UserError(NO_REAL.format(protocol.name))
+    if chosen_on is None and protocol.selection == HELD_OUT:
+        raise UserError(f"protocol {protocol.name} chooses the epoch on held-out samples, and none were given")
 
 
 def _summary(results: Sequence[DownstreamResult]) -> SeedSummary:
@@ -178,9 +202,8 @@ def train_classifier(
     lowest loss. Raises UserError for missing labels, settings out of range, or a training that diverges.
     """
     chosen = protocol_named(protocol)
-    if chosen.selection == HELD_OUT and validation is None:
-        raise UserError(f"protocol {chosen.name} chooses the epoch on held-out samples, and none were given")
-    watched = {HELD_OUT: validation, LAST: None, BEST_TEST: test}[chosen.selection]
+    _require(validation, chosen)
+    watched = {HELD_OUT: validation, REAL_HELD_OUT: validation, LAST: None, BEST_TEST: test}[chosen.selection]
     trainer = ClassifierTrainer(
         model_name,
         train,
@@ -263,12 +286,19 @@ def hold_out(samples: SampleSet, fraction: float = 1 / 6, seed: int = 0) -> tupl
 
 def format_accuracies(summaries: Sequence[SeedSummary]) -> str:
     """A short table: accuracy on real images in percent, its deviation over seeds, and a warning when test images
-    chose the epoch."""
+    chose the epoch. Several classifiers have a last line with their mean and the best of them."""
     lines = []
     for summary in summaries:
         spread = f" +- {100 * summary.deviation:.2f}" if len(summary.results) > 1 else ""
-        mark = f" ({SELECTIONS[summary.selection]})" if summary.uses_test_for_selection else ""
+        marked = summary.uses_test_for_selection or summary.selection == REAL_HELD_OUT
+        mark = f" ({SELECTIONS[summary.selection]})" if marked else ""
         lines.append(f"{DISPLAY_NAMES[summary.model]}: {100 * summary.mean:.2f}{spread} %{mark}")
+    if len(summaries) > 1:
+        means = [100 * summary.mean for summary in summaries]
+        lines.append(
+            f"mean of {len(means)} classifiers: {statistics.fmean(means):.2f} %; best of them: {max(means):.2f} % "
+            "(the test images chose which)"
+        )
     return "\n".join(lines)
 
 

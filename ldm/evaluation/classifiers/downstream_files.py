@@ -15,7 +15,7 @@ from ldm.evaluation.classifiers.downstream import (
     format_accuracies,
     hold_out,
 )
-from ldm.evaluation.classifiers.protocols import HELD_OUT, SELECTIONS, ClassifierProtocol
+from ldm.evaluation.classifiers.protocols import HELD_OUT, REAL_HELD_OUT, SELECTIONS, ClassifierProtocol
 from ldm.evaluation.inputs.sources import load_labelled
 from ldm.files import require_writable, write_atomic
 from ldm.samples import SampleSet
@@ -29,6 +29,7 @@ def score_files(
     *,
     test_args: Sequence[str] = (),
     held_out: str | Path | None = None,
+    held_out_args: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     device: torch.device | str = "cpu",
     amp: bool = False,
@@ -37,17 +38,18 @@ def score_files(
     """Train on the sample file ``train``, score on ``test`` (a labelled file or a dotted dataset class with its
     ``test_args``); returns the table, and writes all numbers as JSON by classifier to ``output``.
 
-    held_out: samples that choose the epoch, where the protocol chooses by samples; one sixth of ``train`` if None.
+    held_out: a file or dataset class (with ``held_out_args``) with the images that choose the epoch: samples, one
+    sixth of ``train`` if None, or real images, by the protocol.
     Raises UserError; for an ``output`` that cannot be written, before any training.
     """
     if output is not None:
         require_writable(output)
     samples, chosen_on = SampleSet.load(train, need_labels=True), None
-    if protocol.selection == HELD_OUT:
-        if held_out is None:
-            samples, chosen_on = hold_out(samples)
-        else:
-            chosen_on = SampleSet.load(held_out, need_labels=True)
+    if held_out is not None and protocol.selection in (HELD_OUT, REAL_HELD_OUT):
+        size = samples.images.shape[-1]
+        chosen_on = load_labelled(str(held_out), held_out_args, size=size, for_scores=False)
+    elif protocol.selection == HELD_OUT:
+        samples, chosen_on = hold_out(samples)
     real = load_labelled(test, test_args, size=samples.images.shape[-1])
     scores = downstream_accuracy(
         samples,
@@ -66,7 +68,8 @@ def score_files(
 
 def headline(real: int, protocol: ClassifierProtocol, chosen_on: SampleSet | None) -> str:
     """The line above the table: the number of real images, and the rule that chose the epoch."""
-    chosen = protocol.note if chosen_on is None else f"epoch chosen on {len(chosen_on)} held-out samples"
+    by_samples = chosen_on is not None and protocol.selection == HELD_OUT
+    chosen = f"epoch chosen on {len(chosen_on)} held-out samples" if by_samples and chosen_on else protocol.note
     return f"accuracy on {real} real images, {chosen}"
 
 

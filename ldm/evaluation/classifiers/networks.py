@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError, nearest
+from ldm.evaluation.classifiers.resnet import ResNet
 from ldm.evaluation.classifiers.resnet9 import ResNet9
 from ldm.evaluation.classifiers.resnext import ResNeXt
 from ldm.evaluation.classifiers.wide_resnet import WideResNet
@@ -109,6 +110,7 @@ DISPLAY_NAMES = {
     "cnn": "CNN",
     "wrn-40-4": "WRN-40-4",
     "resnet-9": "ResNet-9",
+    "resnet-110": "ResNet-110",
     "resnext-29": "ResNeXt-29 8x64d",
 }
 CLASSIFIERS = tuple(DISPLAY_NAMES)
@@ -117,6 +119,8 @@ ALIASES = {
     "wrn": "wrn-40-4",
     "wrn40-4": "wrn-40-4",
     "resnet9": "resnet-9",
+    "resnet": "resnet-110",
+    "resnet110": "resnet-110",
     "resnext": "resnext-29",
 }
 
@@ -152,4 +156,5 @@ def build_classifier(
         return CNN(in_channels, size, num_classes, drop_maps)
     if name == "wrn-40-4":
         return WideResNet(in_channels, num_classes, dropout=wrn_dropout)
-    return ResNet9(in_channels, num_classes) if name == "resnet-9" else ResNeXt(in_channels, num_classes)
+    others = {"resnet-9": ResNet9, "resnet-110": ResNet, "resnext-29": ResNeXt}
+    return others[name](in_channels, num_classes)

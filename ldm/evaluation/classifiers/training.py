@@ -144,6 +144,9 @@ class ClassifierTrainer:
     def _epoch(self, epoch: int, schedule: torch.optim.lr_scheduler.LRScheduler | None, bar: tqdm) -> float:
         self.network.train()
         protocol, losses, total = self.protocol, [], torch.zeros((), device=self.device)
+        if protocol.decay_period:
+            for group in self.optimizer.param_groups:
+                group["lr"] = protocol.lr * protocol.decay_factor ** (epoch // protocol.decay_period)
         order = torch.randperm(len(self.labels) * protocol.augmult).to(self.device) // protocol.augmult
         for step, index in enumerate(order.split(protocol.batch_size)):
             images = self.images[index]

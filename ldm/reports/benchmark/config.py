@@ -12,12 +12,15 @@ from omegaconf import OmegaConf
 
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError, nearest
+from ldm.evaluation.classifiers.networks import classifier_name
 from ldm.evaluation.classifiers.protocols import ClassifierProtocol, protocol_named
 from ldm.inference import SamplingOptions
+from ldm.shipped import find_shipped
 
 KEYS = (
     "title",
     "run",
+    "files",
     "test",
     "rehearsal",
     "classes",
@@ -53,6 +56,8 @@ class BenchmarkConfig:
     the private set and the test set while settings are chosen. ``statistics_only``: a ``dp_config.warm_up`` section
     whose rounds share the whole budget evenly, with ``budgets`` as above. ``quick``: settings that override this file
     to run the whole chain in minutes. ``linear``: settings of the linear classifier trained directly, with ``budgets``.
+    ``classifiers``: names of the classifiers of a row (``classifier.name``, or ``classifier.names`` for several).
+    ``files``: files that must exist before anything is run, such as a public model, each with how to get it.
     """
 
     path: Path
@@ -62,13 +67,14 @@ class BenchmarkConfig:
     classes: int
     samples: int
     sampling: SamplingOptions
-    classifier: str
+    classifiers: tuple[str, ...]
     protocol: ClassifierProtocol
     budgets: Mapping[str, Mapping[str, Any]]
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
     statistics_only: Mapping[str, Any] = field(default_factory=dict)
     direct: DirectTraining = field(default_factory=DirectTraining)
     linear: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path, quick: bool = False) -> BenchmarkConfig:
@@ -86,6 +92,7 @@ class BenchmarkConfig:
         scoring = dict(raw.get("classifier") or {})
         protocol = protocol_named(scoring.pop("protocol", "dpdm"))
         name = str(scoring.pop("name", "cnn"))
+        names = tuple(classifier_name(str(each)) for each in scoring.pop("names", [name]))
         return cls(
             path=path,
             title=str(raw["title"]),
@@ -94,20 +101,36 @@ class BenchmarkConfig:
             classes=int(raw.get("classes", 10)),
             samples=int(raw.get("samples", 60_000)),
             sampling=SamplingOptions.read(raw.get("sampling") or {}),
-            classifier=name,
+            classifiers=names,
             protocol=protocol.changed(**scoring),
             budgets={str(key): value or {} for key, value in raw["budgets"].items()},
             rehearsal=raw.get("rehearsal") or {},
             statistics_only=raw.get("statistics_only") or {},
             direct=DirectTraining(**(raw.get("direct") or {})),
             linear=raw.get("linear") or {},
+            files={str(file): str(how) for file, how in (raw.get("files") or {}).items()},
         )
+
+    def stand_in(self, which: str) -> Mapping[str, Any]:
+        """The node ``train`` or ``test`` of the rehearsal. Raises UserError for a file without a rehearsal."""
+        if which not in self.rehearsal:
+            raise UserError(
+                f"{self.path}: no rehearsal.{which}; this benchmark has no other set in the private one's place"
+            )
+        return self.rehearsal[which]
 
     def budget(self, epsilon: str) -> Mapping[str, Any]:
         """The settings that override the run for an epsilon. Raises UserError listing the known epsilons."""
         if epsilon not in self.budgets:
             raise UserError(f"{self.path}: no budget for epsilon {epsilon}; there is {', '.join(self.budgets)}")
         return self.budgets[epsilon]
+
+
+def require_files(config: BenchmarkConfig) -> None:
+    """Raise UserError for the first file of the section ``files`` that does not exist, with how to get it."""
+    for name, how in config.files.items():
+        if not Path(name).is_file() and find_shipped(name) is None:
+            raise UserError(f"{config.path}: {name} is missing; {how}")
 
 
 def statistics_section(config: BenchmarkConfig, epsilon: str) -> dict[str, Any]:

@@ -19,13 +19,18 @@ from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.randomness import LossDraws
 from ldm.privacy.sampling import PoissonBatchSampler
 from ldm.reports.benchmark.config import DirectTraining, delta_for
+from ldm.reports.benchmark.machine import device
 from ldm.samples import SampleSet
 
 logger = logging.getLogger(__name__)
 
 
-def direct_accuracy(train: SampleSet, test: SampleSet, epsilon: float, how: DirectTraining) -> dict[str, Any]:
+def direct_accuracy(
+    train: SampleSet, test: SampleSet, epsilon: float, how: DirectTraining, size: int = 28, grey: bool = True
+) -> dict[str, Any]:
     """Train with ``epsilon`` on ``train`` and score the average of the weights over the last steps on ``test``.
+
+    ``size``, ``grey``: the form in which the classifier sees the images.
 
     The last step counts, so no data choose a step. Sampling and noise are secret. Returns accuracy (0-1) and the
     privacy that was spent.
@@ -38,16 +43,18 @@ def direct_accuracy(train: SampleSet, test: SampleSet, epsilon: float, how: Dire
         steps=how.steps,
         max_grad_norm=how.max_grad_norm,
     )
-    preparation = Preparation(size=28, channels=1)
+    preparation = Preparation(size, 1 if grey else 3)
     images, labels = preparation(train.images), labels_of(train, "the private records")
-    network = build_classifier(how.classifier, in_channels=1, size=28, num_classes=int(labels.max()) + 1).eval()
+    classes, channels = int(labels.max()) + 1, images.shape[1]
+    network = build_classifier(how.classifier, in_channels=channels, size=size, num_classes=classes).eval()
+    network.to(device())
     ledger = Ledger()
     average = averaged(network, 0.98)
     for _ in tqdm(
         private_steps(network, images, labels, plan, ledger, how), total=plan.steps, desc="direct", leave=False
     ):
         average.update_parameters(network)
-    accuracy, _ = score_classifier(average.module, test, preparation=preparation)
+    accuracy, _ = score_classifier(average.module, test, preparation=preparation, device=device())
     return {"accuracies": [accuracy], "epsilon": ledger.epsilon(plan.delta), "delta": plan.delta}
 
 
@@ -59,7 +66,7 @@ def private_steps(
     clipper = PerRecordClipper(network, parameters, Clipping(plan.max_grad_norm, style=plan.clipping))
     noise, draws = GaussianNoise(plan.noise_std), LossDraws()
     optimizer = torch.optim.Adam(parameters.values(), lr=how.learning_rate)
-    epoch = round(1 / plan.sample_rate)
+    epoch, where = round(1 / plan.sample_rate), next(network.parameters()).device
     sampler = PoissonBatchSampler(len(images), plan.sample_rate, epoch)
 
     def loss(rows: dict[str, Tensor]) -> Tensor:
@@ -67,10 +74,11 @@ def private_steps(
 
     while ledger.steps < plan.steps:
         for batch in sampler:
-            with draws.step(torch.device("cpu")):
+            with draws.step(where):
                 for start in range(0, len(batch), how.max_batch_size):
                     index = torch.as_tensor(batch[start : start + how.max_batch_size], dtype=torch.long)
-                    clipper.accumulate(loss, {"image": images[index], "label": labels[index]})
+                    rows = {"image": images[index].to(where), "label": labels[index].to(where)}
+                    clipper.accumulate(loss, rows)
             sums = clipper.pop_sums()
             noise.add_(sums)
             ledger.record(plan.event())

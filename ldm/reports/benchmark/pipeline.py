@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 
 from ldm.config import instantiate_from_config, load_config, to_plain
@@ -20,9 +19,10 @@ from ldm.evaluation.inputs.sources import collect
 from ldm.files import write_atomic
 from ldm.inference import write_samples
 from ldm.privacy.card import ReleaseCard
-from ldm.reports.benchmark.config import BenchmarkConfig, delta_for, statistics_section
+from ldm.reports.benchmark.config import BenchmarkConfig, delta_for, require_files, statistics_section
 from ldm.reports.benchmark.direct import direct_accuracy
 from ldm.reports.benchmark.linear import linear_accuracy, linear_section
+from ldm.reports.benchmark.machine import device, trainer_flags
 from ldm.reports.benchmark.settings import keep_settings
 from ldm.reports.benchmark.stages import Result, Stage, run_stages
 from ldm.reports.benchmark.statistics_only import draws_of, labelled_by, release_statistics, train_on_release
@@ -64,6 +64,9 @@ def run_benchmark(options: BenchmarkOptions) -> Path:
     config = BenchmarkConfig.read(options.config, options.quick)
     if options.repeat < 1:
         raise UserError(f"--repeat {options.repeat}: give 1 or more private runs")
+    require_files(config)
+    if options.rehearse:
+        config.stand_in("train"), config.stand_in("test")
     unknown = [name for name in options.baselines if name not in BASELINES]
     if unknown:
         raise UserError(f"--baselines {unknown[0]}: unknown; choose from {', '.join(BASELINES)}")
@@ -100,7 +103,7 @@ class Shared:
         return {
             "samples": self.config.samples,
             "sampling": asdict(self.config.sampling),
-            "classifier": self.config.classifier,
+            "classifiers": list(self.config.classifiers),
             "protocol": self.config.protocol.to_dict(),
             "train": dict(self.train_node),
             "test": dict(self.test_node),
@@ -110,13 +113,13 @@ class Shared:
     def train_node(self) -> Mapping[str, Any]:
         """The node of the private records; in a rehearsal, of the public records in their place."""
         if self.options.rehearse:
-            return self.config.rehearsal["train"]
+            return self.config.stand_in("train")
         return to_plain(load_config([self.config.run]).data.params.train)
 
     @property
     def test_node(self) -> Mapping[str, Any]:
         """The real test set; in a rehearsal, held-out records of the other set."""
-        return self.config.rehearsal["test"] if self.options.rehearse else self.config.test
+        return self.config.stand_in("test") if self.options.rehearse else self.config.test
 
     @cached_property
     def test(self) -> SampleSet:
@@ -146,21 +149,21 @@ class Shared:
         wanted = self.config.samples if count is None else count
         classes = range(self.config.classes)
         if not output.is_file():
-            device = torch.device("cpu")
             write_samples(
-                output, self.config.run, checkpoint, wanted, self.config.sampling, classes=classes, device=device
+                output, self.config.run, checkpoint, wanted, self.config.sampling, classes=classes, device=device()
             )
 
-    def score(self, samples: SampleSet) -> list[float]:
-        """Accuracy on the test images of a classifier trained on ``samples``."""
-        (summary,) = downstream_accuracy(
-            samples, self.test, classifiers=[self.config.classifier], protocol=self.config.protocol, seeds=(0,)
-        )
-        return [result.accuracy for result in summary.results]
+    def score(self, samples: SampleSet) -> Result:
+        """Accuracy on the test images of classifiers trained on ``samples``: their mean, and each one if several."""
+        names, protocol = self.config.classifiers, self.config.protocol
+        summaries = downstream_accuracy(samples, self.test, classifiers=names, protocol=protocol, device=device())
+        found = {summary.model: summary.mean for summary in summaries}
+        every = {"classifiers": found} if len(found) > 1 else {}
+        return {"accuracies": [statistics.fmean(found.values())], **every}
 
     def scored(self, path: Path) -> Result:
         """The score of a sample file."""
-        return {"accuracies": self.score(SampleSet.load(path, need_labels=True))}
+        return self.score(SampleSet.load(path, need_labels=True))
 
     def scored_labels(self, path: Path, run: Path, warm_up: Mapping[str, Any]) -> Result:
         """The score of a sample file whose labels come from the private classifier of the run's folder ``run``."""
@@ -170,12 +173,12 @@ class Shared:
         agreement = (samples.labels == labelled.labels).float().mean().item()
         often = labelled.labels.bincount(minlength=self.config.classes) > 1  # one image cannot be split for training
         labelled = labelled.subset(often[labelled.labels])
-        return {"accuracies": self.score(labelled), "agreement": agreement}
+        return {**self.score(labelled), "agreement": agreement}
 
     @property
     def scoring_seconds(self) -> float:
-        """Estimated seconds for one classifier."""
-        return self.config.samples * self.config.protocol.epochs / CLASSIFIER
+        """Estimated seconds for the classifiers of one row."""
+        return self.config.samples * self.config.protocol.epochs * len(self.config.classifiers) / CLASSIFIER
 
     def stages(self) -> list[Stage]:
         """The stages of baselines that need no private run."""
@@ -189,7 +192,7 @@ class Shared:
         return found
 
     def _real(self) -> Result:
-        return {"accuracies": self.score(self.records)}
+        return self.score(self.records)
 
     def _public(self) -> Result:
         checkpoint = load_config([self.config.run]).model.params.ckpt_path
@@ -297,7 +300,8 @@ class PrivateRun:
         return self.shared.scored(self.folder / "warm.pt")
 
     def _direct(self) -> Result:
-        return direct_accuracy(self.shared.records, self.shared.test, float(self.epsilon), self.config.direct)
+        records, test, protocol = self.shared.records, self.shared.test, self.config.protocol
+        return direct_accuracy(records, test, float(self.epsilon), self.config.direct, protocol.size, protocol.grey)
 
     def _linear(self) -> Result:
         settings = linear_section(self.config.linear, self.epsilon)
@@ -389,8 +393,3 @@ def train_or_resume(folder: Path, base: list[str]) -> None:
         train(RunOptions(base=[], resume=str(begun[-1]), **common))
     else:
         train(RunOptions(base=base, logdir=str(folder), name="run", **common))
-
-
-def trainer_flags() -> dict[str, Any]:
-    """Trainer flags of a benchmark: one process on the CPU unless the environment sets others."""
-    return {"accelerator": os.environ.get("LDM_BENCHMARK_ACCELERATOR", "cpu"), "devices": 1}

@@ -21,6 +21,7 @@ from ldm.privacy.card import ReleaseCard
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
 from ldm.reports.benchmark.config import delta_for
+from ldm.reports.benchmark.machine import device, trainer_flags
 from ldm.samples import SampleSet
 from ldm.training.driver import build_model
 from ldm.training.preparation import cache_latents
@@ -53,7 +54,7 @@ def release_statistics(
     data_node["params"] = {"batch_size": 256, "num_workers": 0, "train": dict(train_node)}
     data = instantiate_from_config(data_node)
     data.setup()
-    cache_latents(model, data, {"accelerator": "cpu"})
+    cache_latents(model, data, trainer_flags())
     records, path = len(data.datasets["train"]), folder / "statistics.ckpt"
     if path.is_file():
         account, done = load_releases(path)
@@ -75,7 +76,7 @@ def release_statistics(
 
 def train_on_release(folder: Path, run: Path, warm_up: Mapping[str, Any]) -> None:
     """Train the public model on draws from the release in ``folder``, into ``warm_up.ckpt`` there. Post-processing."""
-    model = build_model(load_config([run]))
+    model = build_model(load_config([run])).to(device())
     account, releases = load_releases(folder / "statistics.ckpt")
     statistics = with_noise(warm_up, releases[0].event.noise_multiplier, 1.0)
     frame = load_frame(statistics.frame)
@@ -132,7 +133,7 @@ def draws_of(run_dir: Path, run: Path, overlay: Mapping[str, Any], count: int, s
     ``overlay``: the settings that overrode the run's file; ``dp_config.warm_up`` has the constants of the release.
     """
     section = OmegaConf.merge(load_config([run]), OmegaConf.create(dict(overlay)))
-    model = build_model(section).eval()
+    model = build_model(section).eval().to(device())
     warm_up = to_plain(section.model.params.dp_config.warm_up)
     _, releases = load_releases(run_dir / "statistics.ckpt")
     for entry, item in zip(warm_up["rounds"], releases, strict=False):  # a classifier may follow
@@ -147,7 +148,7 @@ def draws_of(run_dir: Path, run: Path, overlay: Mapping[str, Any], count: int, s
     shape, images = latent_shape(model), []
     for part in labels.split(500):
         latents = frame.restore(mixture.draw(part, generator)).float().view(len(part), *shape)
-        images.append(model.decode_first_stage(latents).clamp(-1, 1))
+        images.append(model.decode_first_stage(latents.to(model.device)).clamp(-1, 1).cpu())
     return SampleSet(torch.cat(images), labels)
 
 

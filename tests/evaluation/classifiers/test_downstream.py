@@ -258,6 +258,19 @@ def test_the_learning_rate_follows_warm_restarts(digits, monkeypatch: pytest.Mon
         assert rates[index] == pytest.approx(0.05 * (1 + math.cos(math.pi * place / length))), index
 
 
+def test_the_learning_rate_falls_in_steps(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    step = torch.optim.Adam.step
+
+    def watch(self: torch.optim.Adam, *words: Any, **more: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *words, **more)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watch)
+    train_classifier("logreg", *digits, held_out(epochs=5, lr=0.01, batch_size=600, decay_period=2, decay_factor=0.1))
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+
+
 def test_the_average_follows_its_formula() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1))
     average = averaged(network, 0.5)

@@ -47,10 +47,14 @@ QUICK = ["--models", "logreg", "mlp", "--epochs", "8", "--lr", "3e-3", "--device
 
 def test_readme_spelling(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verb.main(["--train", str(files / "train.pt"), "--test", str(files / "test.pt"), *QUICK])
-    first, logreg, mlp = capsys.readouterr().out.splitlines()
+    first, logreg, mlp, both = capsys.readouterr().out.splitlines()
     assert first == "accuracy on 300 real images, epoch chosen on 150 held-out samples"
     assert float(logreg.removeprefix("Logistic regression: ").removesuffix(" %")) > 80
     assert float(mlp.removeprefix("MLP: ").removesuffix(" %")) > 80
+    scores = sorted(float(line.split(": ")[1].removesuffix(" %")) for line in (logreg, mlp))
+    mean = float(both.removeprefix("mean of 2 classifiers: ").split(" %")[0])
+    assert mean == pytest.approx(sum(scores) / 2, abs=0.011)
+    assert f"best of them: {scores[1]:.2f} % (the test images chose which)" in both
 
 
 def test_held_out_file_dataset_class_seeds_and_json(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +75,20 @@ def test_a_protocol_that_looks_at_the_test_images_says_so(files: Path, capsys: p
     assert "not an accuracy on unseen images" in first and "not an accuracy on unseen images" in score
     marked = json.loads((files / "marked.json").read_text())["logreg"]
     assert marked["protocol"] == "dp-lora, changed" and marked["honest"] is False
+
+
+def test_real_images_choose_the_epoch_by_the_published_rule(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--train", str(files / "train.pt"), "--test", str(files / "test.pt"), "--models", "logreg"]
+    words += ["--protocol", "dpimagebench-published", "--epochs", "2", "--device", "cpu"]
+    with pytest.raises(UserError, match="real images outside the test set; name them with --val"):
+        verb.main(words)
+    output = files / "published.json"
+    verb.main([*words, "--val", f"{__name__}.RealDigits", "--val_args", "size:8", "--output", str(output)])
+    assert "no epsilon covers the choice" in capsys.readouterr().out
+    (result,) = json.loads(output.read_text())["logreg"]["results"]
+    assert result["selection"] == "real-held-out" and result["honest"]
+    best = max(score["average_accuracy"] for score in result["curve"])
+    assert result["validation_accuracy"] == best
 
 
 def test_mistakes_are_named(files: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ldm.evaluation.classifiers.networks import (
     classifier_name,
     prepare,
 )
+from ldm.evaluation.classifiers.resnet import ResNet
 from ldm.evaluation.classifiers.wide_resnet import WideResNet
 
 
@@ -73,11 +74,23 @@ def resnext_count(classes: int) -> int:
     return weights + inputs * classes + classes
 
 
+def resnet_count(depth: int, classes: int) -> int:
+    """Counted from the paper: 6n + 2 layers, with 1x1 convolutions on the two changed shortcuts."""
+    blocks, weights, inputs = (depth - 2) // 6, convolutions((3, 16, 3)) + 2 * 16, 16
+    for outputs in (16, 32, 64):
+        weights += 0 if inputs == outputs else convolutions((inputs, outputs, 1)) + 2 * outputs
+        weights += convolutions((inputs, outputs, 3)) + (2 * blocks - 1) * convolutions((outputs, outputs, 3))
+        weights += 2 * blocks * 2 * outputs
+        inputs = outputs
+    return weights + inputs * classes + classes
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "counted"),
     [
         ("wrn-40-4", 8_949_210, wide_resnet_count(40, 4, 10)),  # 8.9 M in the paper
         ("resnet-9", 6_573_120, None),  # 6.57 M
+        ("resnet-110", 1_730_714, resnet_count(110, 10)),  # 1.7 M in the paper
         ("resnext-29", 34_426_698, resnext_count(10)),  # 34.4 M in the paper
     ],
 )
@@ -92,13 +105,23 @@ def test_more_classes_add_one_row_each() -> None:
     assert sizes[1] == 8_972_340 == sizes[0] + 90 * 257
 
 
-@pytest.mark.parametrize("name", ["wrn-40-4", "resnet-9", "resnext-29"])
+@pytest.mark.parametrize("name", ["wrn-40-4", "resnet-9", "resnet-110", "resnext-29"])
 def test_large_networks_take_any_size_and_learn_from_every_parameter(name: str) -> None:
     network = build_classifier(name, in_channels=1, size=8, num_classes=3)
     logits = network(torch.rand(2, 1, 8, 8))
     assert logits.shape == (2, 3) and torch.isfinite(logits).all()
     logits.logsumexp(dim=1).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_resnet_110_has_as_many_layers_as_its_name_says() -> None:
+    network = build_classifier("resnet")
+    weighted = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert len(weighted) + 1 == 110  # and the linear layer
+    strides = [module.stride for module in weighted if module.stride != (1, 1)]
+    assert strides == [(2, 2), (2, 2)]
+    with pytest.raises(UserError, match="depth 111"):
+        ResNet(depth=111)
 
 
 def test_wide_resnet_keeps_to_its_depths_and_dropout() -> None:

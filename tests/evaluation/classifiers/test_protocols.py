@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from ldm.evaluation.classifiers.protocols import (
     HELD_OUT,
     LAST,
     PROTOCOLS,
+    REAL_HELD_OUT,
     ClassifierProtocol,
     protocol_named,
 )
@@ -32,10 +34,11 @@ def test_selection_of_the_published_ones() -> None:
         "wrn40-4": LAST,
         "best-test-epoch": BEST_TEST,
         "dp-lora": BEST_TEST,
-        "dpimagebench": BEST_TEST,
+        "dpimagebench": HELD_OUT,
+        "dpimagebench-published": REAL_HELD_OUT,
     }
     for name, protocol in PROTOCOLS.items():
-        assert protocol.uses_test_for_selection == (name in ("best-test-epoch", "dp-lora", "dpimagebench"))
+        assert protocol.uses_test_for_selection == (name in ("best-test-epoch", "dp-lora"))
         assert ("real test images" in protocol.note) == protocol.uses_test_for_selection
         assert protocol.source
 
@@ -47,6 +50,16 @@ def test_numbers_of_the_published_ones() -> None:
     assert wrn.nesterov and wrn.label_smoothing == 0.1 and wrn.wrn_dropout == 0.3
     assert (sgdr.lr, sgdr.epochs, sgdr.anneal_period, sgdr.anneal_mult, sgdr.augmult) == (0.1, 200, 10, 2, 2)
     assert sgdr.augment == ("flip", "crop") and sgdr.subtract_mean and sgdr.ema_decay == 0.9999
+
+
+def test_dpimagebench_has_two_rules_and_one_training() -> None:
+    honest, published = PROTOCOLS["dpimagebench"], PROTOCOLS["dpimagebench-published"]
+    assert (honest.optimizer, honest.lr, honest.batch_size, honest.epochs) == ("adam", 0.01, 256, 50)
+    assert (honest.decay_period, honest.decay_factor, honest.ema_decay) == (20, 0.2, 0.9999)
+    assert honest.report_average and honest.wrn_dropout == 0.3 and not honest.grey
+    same = {"name": honest.name, "source": honest.source, "selection": honest.selection}
+    assert replace(published, **same) == honest
+    assert "no epsilon covers the choice" in published.note
 
 
 def test_a_changed_protocol_says_so() -> None:
@@ -70,6 +83,8 @@ def test_a_changed_protocol_says_so() -> None:
         ({"augment": ("flips",)}, "did you mean 'flip'"),
         ({"ema_decay": 1.0}, "EMA decay"),
         ({"report_average": True}, "ema_decay is 0"),
+        ({"decay_period": -1}, "decay period -1"),
+        ({"decay_period": 5, "anneal_period": 5}, "anneal_period 0 beside it"),
         ({"epoch": 3}, "did you mean 'epochs'"),
     ],
 )
