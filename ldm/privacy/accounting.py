@@ -7,8 +7,7 @@ Three accountants give an upper bound on the same number:
 * ``prv``: the numerical composition of opacus (Gopi et al. 2021, arXiv 2106.02848), the accountant of the lineage.
 
 Each accountant covers some kinds of sampling and neighbouring relations, see :func:`accountants_for`. Nothing here sees
-data; every argument is a public constant. The library is imported when an epsilon is computed, because its import takes
-as long as torch's, and programs that only read a plan (to sample from a private model) compute none.
+data; every argument is a public constant. The library is imported late, for programs that only read a plan and sample.
 """
 
 from __future__ import annotations
@@ -247,10 +246,8 @@ def epsilon_curve(
 def _relation_of_library(event: SamplingEvent) -> Any:
     from dp_accounting.privacy_accountant import NeighboringRelation
 
-    return {
-        ADD_OR_REMOVE_ONE: NeighboringRelation.ADD_OR_REMOVE_ONE,
-        REPLACE_ONE: NeighboringRelation.REPLACE_ONE,
-    }[event.relation]
+    theirs = (NeighboringRelation.ADD_OR_REMOVE_ONE, NeighboringRelation.REPLACE_ONE)
+    return dict(zip((ADD_OR_REMOVE_ONE, REPLACE_ONE), theirs, strict=True))[event.relation]
 
 
 def _rdp_epsilon(history: History, delta: float) -> float:
