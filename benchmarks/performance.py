@@ -31,6 +31,7 @@ from benchmarks.whole_step import PARTS, PlainStep, PrivateStep, Workload, compa
 from benchmarks.workloads import SELECTIONS
 from ldm.cli import ArgumentParser, pick_device, run
 from ldm.files import write_atomic
+from ldm.training.allocator import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +201,8 @@ def main() -> None:
         parser.error(f"--batch {min(args.batch)}: give 1 or more")
     args.device = pick_device(args.device)
     torch.set_num_threads(args.threads)
+    if args.device.type == "cpu":
+        keep_freed_memory()  # as the trainer does
     if args.only_memory is not None:
         print(measure_memory(args.only_memory, args.device))
         return

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ SELECTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(size: Size, device: torch.device, selection: str = "attention") -> LatentDiffusion:
+def build(size: Size, device: torch.device, selection: str = "attention") -> LatentDenoiser:
     """The model with the parameters chosen that private fine-tuning trains, and the class embedder with them.
 
     ``attention``: the spatial transformers. ``lora``: adapters of rank 4 on all projections of their attention layers.
@@ -86,7 +86,7 @@ def build(size: Size, device: torch.device, selection: str = "attention") -> Lat
         "context_dim": size.context,
         **size.unet,
     }
-    model = LatentDiffusion(
+    model = LatentDenoiser(
         first_stage_config={"target": "ldm.models.autoencoder.IdentityFirstStage"},
         cond_stage_config={
             "target": "ldm.modules.encoders.modules.ClassEmbedder",
@@ -111,7 +111,7 @@ def build(size: Size, device: torch.device, selection: str = "attention") -> Lat
 
 
 def make_rows(size: Size, records: int, copies: int, device: torch.device) -> dict[str, Tensor]:
-    """What ``LatentDiffusion.expand_batch`` would give for a batch whose latents are cached: record-major rows."""
+    """What ``LatentDenoiser.expand_batch`` would give for a batch whose latents are cached: record-major rows."""
     generator = torch.Generator().manual_seed(1)
     shape = (size.channels, size.side, size.side)
     latents = torch.randn(records, *shape, generator=generator).repeat_interleave(copies, dim=0)

@@ -1,4 +1,7 @@
-"""Commands answer --help, a typing error and a mistake in their arguments before torch is imported."""
+"""Commands answer --help, a typing error and a mistake in their arguments before torch is imported.
+
+Sampling imports torch and nothing that takes as long: no trainer, no accountant.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "pytorch_lightning", "scipy", "matplotlib", "PIL")
+
+#: What training, accounting and evaluating need and sampling does not; each takes a good part of torch's own time.
+NOT_FOR_SAMPLING = (
+    "pytorch_lightning",
+    "lightning_fabric",
+    "torchmetrics",
+    "torchvision",
+    "torch._dynamo",
+    "dp_accounting",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "jinja2",
+    "transformers",
+    "tensorboard",
+)
 
 #: Types every command line of a list in one process; prints the exit code and the heavy modules after each.
 TYPE = """
@@ -30,9 +49,9 @@ print(json.dumps(found))
 """
 
 
-def typed(lines: list[list[str]]) -> list[tuple[int, list[str]]]:
-    """Exit code and heavy modules of each command line, in one process."""
-    code = TYPE.replace("{heavy}", repr(HEAVY))
+def typed(lines: list[list[str]], names: tuple[str, ...] = HEAVY) -> list[tuple[int, list[str]]]:
+    """Exit code of each command line, and which of the modules ``names`` are there after it, in one process."""
+    code = TYPE.replace("{heavy}", repr(names))
     given = [sys.executable, "-c", code, json.dumps(lines)]
     done = subprocess.run(given, capture_output=True, text=True, check=True, cwd=ROOT)
     return [(code, heavy) for code, heavy in json.loads(done.stdout)]
@@ -84,3 +103,13 @@ MODEL = f"{CONDITIONAL} --ckpt checkpoints/glyphs32-ldm.safetensors"
 def test_mistakes_are_refused_without_torch(line: str) -> None:
     ((code, heavy),) = typed([line.split()])
     assert code == 2 and heavy == []
+
+
+def test_sampling_imports_no_trainer_and_no_accountant(tmp_path: Path) -> None:
+    files = "--yaml configs/quickstart/latent-diffusion.yaml --ckpt checkpoints/glyphs32-ldm.safetensors"
+    lines = [
+        f"{command} {files} -o {tmp_path / output} -c 3 -n 1 --steps 2"
+        for command, output in (("ldm sample", "a.pt"), ("sampling/conditional_sampling.py", "b.png"))
+    ]
+    assert typed([line.split() for line in lines], NOT_FOR_SAMPLING) == [(0, []), (0, [])]
+    assert (tmp_path / "a.pt").exists() and (tmp_path / "b.png").exists()

@@ -1,16 +1,20 @@
 """`dp-ldm evaluate`: generated images against real ones: every score that applies, one JSON file, one page to look at.
 
 dp-ldm evaluate --samples samples.pt --real ldm.data.mnist.MNISTTrain --suite mnist --output report
+torchrun --nproc-per-node 2 scripts/evaluate.py --samples samples.pt --real ldm.data.mnist.MNISTTrain --suite mnist
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli import ArgumentParser, pick_device, seed
 from ldm.reports.flags import add_dataset_flags, add_device_flag, add_extractor_flags
+from ldm.shards import Shard
 
 
 def build_parser(prog: str = "dp-ldm evaluate") -> ArgumentParser:
@@ -60,16 +64,22 @@ def build_parser(prog: str = "dp-ldm evaluate") -> ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm evaluate") -> None:
-    """Parse the command line, measure, write and print."""
+    """Parse the command line, measure, write and print; of several processes of torchrun the first one writes."""
     args = build_parser(prog).parse_args(argv)
+    first = Shard.here().first
+    if not first:  # the others would say everything once more
+        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, with torch
+        logging.getLogger().setLevel(logging.WARNING)
 
     from ldm.evaluation.metrics.suite import MeasureOptions
     from ldm.evaluation.metrics.summary import SummaryOptions
+    from ldm.evaluation.processes import connected
     from ldm.reports.evaluation import EvaluationRequest, evaluate
     from ldm.reports.evaluation_files import check_output_folder, format_result, write_evaluation
 
     folder = Path(args.output or Path("outputs") / "evaluation" / Path(args.samples).stem)
-    check_output_folder(folder)
+    if first:
+        check_output_folder(folder)
     names = (
         "samples real real_args suite extractor weights test test_args public real_level classifiers protocol epochs "
         "seeds privacy show_real memorisation title batch_size num_workers"
@@ -85,7 +95,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm evaluate") -> No
             force=args.force,
         ),
     )
-    evaluation = evaluate(request, pick_device(args.device))
+    with connected() as processes:
+        evaluation = evaluate(request, pick_device(args.device), processes)
+    if not first:
+        return
     write_evaluation(evaluation.result, evaluation.images, folder)
     print(format_result(evaluation.result))
     print(f"written to {folder}: evaluation.json, report.html, samples.png")

@@ -5,18 +5,19 @@ A section ``{target: dotted.name, params: {...}}`` describes one object; `instan
 
 from __future__ import annotations
 
-from ldm.config.aliases import LIGHTNING_ALIASES, MAIN_ALIASES, RETIRED, TAMING_ALIASES, canonical_target
-from ldm.config.instantiate import instantiate_from_config
+from ldm.config.aliases import LIGHTNING_ALIASES, MAIN_ALIASES, NETWORKS, RETIRED, TAMING_ALIASES, canonical_target
+from ldm.config.instantiate import instantiate_from_config, instantiate_networks
 from ldm.config.load import config_layers, load_config
 from ldm.config.options import read_options, take_options
 from ldm.config.parameters import accepted_parameters
 from ldm.config.plain import to_plain
-from ldm.config.targets import ALLOWED_PREFIXES, allow_target, get_obj_from_str
+from ldm.config.targets import ALLOWED_PREFIXES, allow_target, get_obj_from_str, networks_of
 
 __all__ = [
     "ALLOWED_PREFIXES",
     "LIGHTNING_ALIASES",
     "MAIN_ALIASES",
+    "NETWORKS",
     "RETIRED",
     "TAMING_ALIASES",
     "accepted_parameters",
@@ -25,7 +26,9 @@ __all__ = [
     "config_layers",
     "get_obj_from_str",
     "instantiate_from_config",
+    "instantiate_networks",
     "load_config",
+    "networks_of",
     "read_options",
     "take_options",
     "to_plain",

@@ -31,6 +31,18 @@ LIGHTNING_ALIASES: dict[str, str] = {
     "pytorch_lightning.loggers.test_tube.TestTubeLogger": "pytorch_lightning.loggers.TensorBoardLogger",
 }
 
+#: The classes with the same parameters and tensors for programs that do not train: importing them needs no Lightning,
+#: which takes longer to import than torch.
+NETWORKS: dict[str, str] = {
+    "ldm.models.diffusion.ddpm.DDPM": "ldm.models.diffusion.denoiser.Denoiser",
+    "ldm.models.diffusion.ddpm_base.DDPM": "ldm.models.diffusion.denoiser.Denoiser",
+    "ldm.models.diffusion.ddpm.LatentDiffusion": "ldm.models.diffusion.latent_denoiser.LatentDenoiser",
+    "ldm.models.autoencoder.AutoencoderKL": "ldm.models.autoencoder_networks.AutoencoderKLNetworks",
+    "ldm.models.autoencoder.IdentityFirstStage": "ldm.models.vq_networks.IdentityFirstStage",
+    "ldm.models.autoencoder.VQModel": "ldm.models.vq_networks.VQModelNetworks",
+    "ldm.models.autoencoder.VQModelInterface": "ldm.models.vq_networks.VQModelInterfaceNetworks",
+}
+
 _NEVER_USED = "it was stored and never used"
 
 #: Parameters of old configurations without a counterpart here: target -> parameter -> why it can be ignored.

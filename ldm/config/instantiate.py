@@ -7,7 +7,7 @@ valid key and does not silently fall back to a default.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from ldm.config.aliases import RETIRED, canonical_target
 from ldm.config.parameters import accepted_parameters
 from ldm.config.plain import brief, to_plain
-from ldm.config.targets import get_obj_from_str
+from ldm.config.targets import get_obj_from_str, networks_of
 from ldm.config.values import fitting_values
 from ldm.errors import UserError, nearest
 
@@ -31,6 +31,15 @@ def instantiate_from_config(config: Mapping[str, Any] | DictConfig, **extra: Any
     Raises:
         UserError: for a missing or forbidden target, an unknown or missing parameter, or a mandatory value ``???``.
     """
+    return _instantiate(config, get_obj_from_str, extra)
+
+
+def instantiate_networks(config: Mapping[str, Any] | DictConfig, **extra: Any) -> Any:
+    """As `instantiate_from_config`, for a program that does not train: models without the hooks of a trainer."""
+    return _instantiate(config, networks_of, extra)
+
+
+def _instantiate(config: Mapping[str, Any] | DictConfig, find: Callable[[str], Any], extra: Mapping[str, Any]) -> Any:
     plain = to_plain(config)
     if not isinstance(plain, dict) or not isinstance(plain.get("target"), str):
         raise UserError(f"expected a section with a 'target', got {brief(plain)}; type target: dotted.name")
@@ -46,7 +55,7 @@ def instantiate_from_config(config: Mapping[str, Any] | DictConfig, **extra: Any
     if not isinstance(params, dict):
         raise UserError(f"'params' of {target} must be a mapping, got {brief(params)}")
     params = {**params, **extra}
-    factory = get_obj_from_str(target)
+    factory = find(target)
     return factory(**fitting_values(target, factory, _checked(target, factory, params)))
 
 

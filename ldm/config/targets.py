@@ -7,7 +7,7 @@ import inspect
 import logging
 from typing import Any
 
-from ldm.config.aliases import TAMING_ALIASES, canonical_target
+from ldm.config.aliases import NETWORKS, TAMING_ALIASES, canonical_target
 from ldm.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,11 @@ def get_obj_from_str(target: str) -> Any:
     if not ours and not inspect.isclass(obj):
         raise UserError(f"target '{target}' is not a class; only classes may be built from '{module_name}'")
     return obj
+
+
+def networks_of(target: str) -> Any:
+    """As `get_obj_from_str`, but for a class of :data:`NETWORKS` the one that samples and does not train."""
+    return get_obj_from_str(NETWORKS.get(target, target) if isinstance(target, str) else target)
 
 
 def allow_target(prefix: str) -> None:

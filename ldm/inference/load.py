@@ -15,7 +15,7 @@ from ldm.checkpoint import check_metadata, read_checkpoint
 from ldm.checkpoint.lora_names import layers_of
 from ldm.checkpoint.lora_names import to_plain as to_plain_names
 from ldm.checkpoint.metadata import refuse_adapter
-from ldm.config import get_obj_from_str, instantiate_from_config, load_config, to_plain
+from ldm.config import instantiate_networks, load_config, networks_of, to_plain
 from ldm.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,19 +29,22 @@ def load_model(config: str | Path, checkpoint: str | Path, device: torch.device,
     Checkpoint paths inside the configuration are not opened, and its ``ignore_keys`` do not apply, because the
     checkpoint holds every weight. With ``ema`` its averaged (EMA) weights are used if present. Raises UserError on a
     mismatch.
+
+    Models of this project come without the hooks of a trainer (`ldm.config.NETWORKS`): importing Lightning would take
+    longer than everything else before the first image.
     """
     loaded = load_config([config])
     if not isinstance(loaded.get("model"), DictConfig) or not isinstance(loaded.model.get("params"), DictConfig):
         raise UserError(f"{config}: has no section 'model'; give the YAML file that the model was trained with")
     section = to_plain(without_checkpoints(loaded.model))
     section.pop("base_learning_rate", None)
-    if not hasattr(get_obj_from_str(section.get("target")), "load_lineage_state"):
+    if not hasattr(networks_of(section.get("target")), "load_lineage_state"):
         raise UserError(f"{config}: describes {section['target']}; sampling needs a latent diffusion model")
     content = read_checkpoint(checkpoint)
     refuse_adapter(content.state_dict, checkpoint)
     section["params"] = {**section["params"], "start_from_ema": ema}
     leave_out_unmatched_targets(section["params"], content.state_dict, checkpoint)
-    model = instantiate_from_config(section)
+    model = instantiate_networks(section)
     check_metadata(model, content, checkpoint)
     model.load_lineage_state(content.state_dict, source=str(checkpoint))
     return model.to(device).eval()

@@ -7,7 +7,7 @@ Three accountants give an upper bound on the same number:
 * ``prv``: the numerical composition of opacus (Gopi et al. 2021, arXiv 2106.02848), the accountant of the lineage.
 
 Each accountant covers some kinds of sampling and neighbouring relations, see :func:`accountants_for`. Nothing here sees
-data; every argument is a public constant.
+data; every argument is a public constant. The library is imported late, for programs that only read a plan and sample.
 """
 
 from __future__ import annotations
@@ -22,10 +22,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from dp_accounting import dp_event
-from dp_accounting.pld import privacy_loss_distribution as pld_library
-from dp_accounting.privacy_accountant import NeighboringRelation
-from dp_accounting.rdp import rdp_privacy_accountant as rdp_library
 
 from ldm.errors import UserError
 from ldm.privacy.event import (
@@ -44,11 +40,6 @@ ACCOUNTANTS = ("pld", "prv", "rdp")
 
 #: A calibrated epsilon lies in [(1 - this) * target, target].
 TIGHTNESS = 1e-3
-
-_RELATION_OF_LIBRARY = {
-    ADD_OR_REMOVE_ONE: NeighboringRelation.ADD_OR_REMOVE_ONE,
-    REPLACE_ONE: NeighboringRelation.REPLACE_ONE,
-}
 
 
 def accountants_for(events: History) -> tuple[str, ...]:
@@ -107,6 +98,8 @@ def joint_epsilon(spendings: Sequence[Spending], delta: float) -> float:
 
     With a selection the Renyi accountant is the only one that applies. Raises UserError as :func:`epsilon`.
     """
+    from dp_accounting.rdp import rdp_privacy_accountant as rdp_library
+
     history = [entry for events, _ in spendings for entry in events]
     if all(selection is None for _, selection in spendings):
         return epsilon(history, delta)
@@ -204,12 +197,14 @@ def _interval(event: SamplingEvent, count: int) -> float:
 
 
 def _pld(event: SamplingEvent, count: int, interval: float) -> Any:
+    from dp_accounting.pld import privacy_loss_distribution as pld_library
+
     std, rate, count = _composed_std(event, count)
     single = pld_library.from_gaussian_mechanism(
         standard_deviation=std,
         value_discretization_interval=interval,
         sampling_prob=rate,
-        neighboring_relation=_RELATION_OF_LIBRARY[event.relation],
+        neighboring_relation=_relation_of_library(event),
     )
     return single.self_compose(count) if count > 1 else single
 
@@ -248,7 +243,16 @@ def epsilon_curve(
 # --- Renyi and PRV -------------------------------------------------------------------------------------------------
 
 
+def _relation_of_library(event: SamplingEvent) -> Any:
+    from dp_accounting.privacy_accountant import NeighboringRelation
+
+    theirs = (NeighboringRelation.ADD_OR_REMOVE_ONE, NeighboringRelation.REPLACE_ONE)
+    return dict(zip((ADD_OR_REMOVE_ONE, REPLACE_ONE), theirs, strict=True))[event.relation]
+
+
 def _rdp_epsilon(history: History, delta: float) -> float:
+    from dp_accounting.rdp import rdp_privacy_accountant as rdp_library
+
     orders = np.array(rdp_library.DEFAULT_RDP_ORDERS)
     total = sum((count * rdp_vector(event) for event, count in history), np.zeros(len(orders)))
     return float(rdp_library.compute_epsilon(orders, total, delta)[0])
@@ -257,6 +261,9 @@ def _rdp_epsilon(history: History, delta: float) -> float:
 @cache  # takes a third of a second, and every release of a run needs the same event
 def rdp_vector(event: SamplingEvent) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Renyi divergence of one step at dp_accounting's default orders; noise is relative to the full sensitivity."""
+    from dp_accounting import dp_event
+    from dp_accounting.rdp import rdp_privacy_accountant as rdp_library
+
     gaussian = dp_event.GaussianDpEvent(event.noise_multiplier)
     if event.sample_rate == 1 and event.sampling == POISSON:
         step: Any = gaussian
@@ -266,7 +273,7 @@ def rdp_vector(event: SamplingEvent) -> np.ndarray[Any, np.dtype[np.float64]]:
         # Only the ratio of these two integers is used; rounding up keeps the bound valid.
         scale = 2**40
         step = dp_event.SampledWithoutReplacementDpEvent(scale, math.ceil(event.sample_rate * scale), gaussian)
-    accountant = rdp_library.RdpAccountant(neighboring_relation=_RELATION_OF_LIBRARY[event.relation])
+    accountant = rdp_library.RdpAccountant(neighboring_relation=_relation_of_library(event))
     with _quiet():
         accountant.compose(step)
     return np.asarray(accountant.rdp, dtype=np.float64)

@@ -189,8 +189,9 @@ class PerRecordClipper:
         )
         self._check_paths(result.sums)
         if self._sums is None:  # after the backward pass, when most activations are freed
-            self._sums = FlatSums(self._parameters)
-        self._sums.add_(result.sums)
+            self._sums = FlatSums(self._parameters, result.sums)
+        else:
+            self._sums.add_(result.sums)
         if isinstance(result.skipped, Tensor):
             self._unchecked.append((microbatch, result.skipped))
         else:

@@ -29,7 +29,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
 
 from ldm.errors import UserError
 from ldm.privacy.validate import number
@@ -55,6 +54,8 @@ class Selection:
         """The distribution with a mean of ``runs`` > 1 runs."""
         number("expected runs", runs, above=1)
         number("selection eta", eta, above=-1)
+        from scipy.optimize import brentq  # late: as in ldm.privacy.accounting
+
         low, high = 1e-12, 1 - 1e-12
 
         def excess(gamma: float) -> float:

@@ -23,16 +23,27 @@ class FlatSums(Mapping[str, Tensor]):
     (['b', 'a'], torch.Size([2, 3]), 16, 0.0)
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        """Zeros of the shapes of ``parameters``, on their device; one device for all of them."""
+    def __init__(self, parameters: Mapping[str, Tensor], start: Mapping[str, Tensor] | None = None) -> None:
+        """``start``, else zeros, of the shapes of ``parameters``, on their device; one device for all of them.
+
+        Parameters that ``start`` lacks begin at zero.
+        """
         starts, end = {}, 0
         for name in sorted(parameters):
             starts[name] = end
             end += -(-parameters[name].numel() // _ALIGNMENT) * _ALIGNMENT
         device = next(iter(parameters.values())).device
-        self.flat = torch.zeros(end, dtype=torch.float32, device=device)
+        start = {} if start is None else start
+        # memory that is written at once need not be cleared before; the gaps between views are cleared with the rest
+        whole = len(start) == len(starts)
+        self.flat = (torch.empty if whole else torch.zeros)(end, dtype=torch.float32, device=device)
         views = {name: self.flat[starts[name] : starts[name] + p.numel()] for name, p in parameters.items()}
         self._views = {name: view.view(parameters[name].shape) for name, view in views.items()}
+        for name in starts if whole else ():
+            if parameters[name].numel() % _ALIGNMENT:
+                self.flat[starts[name] + parameters[name].numel() :][:_ALIGNMENT].zero_()
+        if start:
+            torch._foreach_copy_([self._views[name] for name in start], list(start.values()))
 
     def __getitem__(self, name: str) -> Tensor:
         return self._views[name]

@@ -16,13 +16,14 @@ import torch
 from ldm.errors import UserError
 from ldm.evaluation.classifiers.networks import classifier_name
 from ldm.evaluation.classifiers.protocols import HELD_OUT, ClassifierProtocol, protocol_named
-from ldm.evaluation.features import FeatureExtractor, make_extractor
+from ldm.evaluation.features import FeatureExtractor, make_extractor, shared
 from ldm.evaluation.inputs.image_source import ImageSource, open_images
 from ldm.evaluation.inputs.sources import load_labelled
 from ldm.evaluation.metrics.statistics import mismatch
 from ldm.evaluation.metrics.suite import Measurement, MeasureOptions, Suite, get_suite, measure
 from ldm.evaluation.metrics.summary import SummaryOptions
 from ldm.evaluation.page.evaluation import ImageRows
+from ldm.evaluation.processes import ALONE, Processes
 from ldm.evaluation.result import (
     PUBLIC,
     REAL,
@@ -107,11 +108,14 @@ class _Settings:
     membership: Mapping[str, Mapping[str, Any]]
 
 
-def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
-    """Measure everything that applies. All checks of the request come before long computations. Raises UserError."""
+def evaluate(request: EvaluationRequest, device: torch.device, processes: Processes = ALONE) -> Evaluation:
+    """Measure everything that applies. All checks of the request come before long computations. Raises UserError.
+
+    Several ``processes`` share out features and classifiers; every one of them returns the whole result.
+    """
     settings = _read_settings(request)
     sources, test = _open_sources(request)
-    extractor = make_extractor(request.extractor, weights=request.weights, device=device)
+    extractor = shared(make_extractor(request.extractor, weights=request.weights, device=device), processes)
     summaries = summarise_sets(
         sources,
         extractor,
@@ -121,7 +125,7 @@ def evaluate(request: EvaluationRequest, device: torch.device) -> Evaluation:
         real_level=request.real_level,
     )
     measurement = _measure_sets(summaries, sources, settings.suite, request.measure, device)
-    downstream, no_downstream = _train_classifiers(request, settings, sources, test, device)
+    downstream, no_downstream = _train_classifiers(request, settings, sources, test, device, processes)
     copies, no_copies = _look_for_copies(request, sources, summaries, extractor, device)
     name_class = class_namer(settings.suite, sources.samples, sources.real)
     name_real = class_namer(settings.suite, sources.real, sources.samples)
@@ -194,7 +198,12 @@ def _without_classes(measurement: Measurement, reason: str) -> Measurement:
 
 
 def _train_classifiers(
-    request: EvaluationRequest, settings: _Settings, sources: Sources, test: SampleSet | None, device: torch.device
+    request: EvaluationRequest,
+    settings: _Settings,
+    sources: Sources,
+    test: SampleSet | None,
+    device: torch.device,
+    processes: Processes,
 ) -> tuple[Downstream | None, dict[str, str]]:
     """Classifiers trained on the samples, or the reason for their absence."""
     reason = ""
@@ -219,6 +228,7 @@ def _train_classifiers(
         seeds=request.seeds,
         device=device,
         others={name: images for name, images in others.items() if images.labels is not None},
+        processes=processes,
     )
     return downstream, {}
 

@@ -10,6 +10,7 @@ import torch
 from ldm.evaluation.classifiers.downstream import SeedSummary, downstream_accuracy
 from ldm.evaluation.classifiers.networks import DISPLAY_NAMES
 from ldm.evaluation.classifiers.protocols import SELECTIONS, ClassifierProtocol
+from ldm.evaluation.processes import ALONE, Processes
 from ldm.evaluation.result import CHANCE, Downstream, DownstreamRow, build
 from ldm.samples import SampleSet
 
@@ -24,6 +25,7 @@ def score_downstream(
     seeds: int,
     device: torch.device,
     others: Mapping[str, SampleSet],
+    processes: Processes = ALONE,
 ) -> Downstream:
     """Accuracy on real images of classifiers trained on the samples.
 
@@ -32,7 +34,13 @@ def score_downstream(
 
     def accuracies(train: SampleSet) -> list[SeedSummary]:
         return downstream_accuracy(
-            train, test, classifiers=classifiers, protocol=protocol, seeds=range(seeds), device=device
+            train,
+            test,
+            classifiers=classifiers,
+            protocol=protocol,
+            seeds=range(seeds),
+            device=device,
+            processes=processes,
         )
 
     found = accuracies(samples)

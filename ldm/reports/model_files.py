@@ -10,8 +10,7 @@ from typing import Any
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError, nearest
 from ldm.inference.class_names import declared_class_names
-from ldm.reports.release import release_files
-from ldm.reports.release_facts import CONFIG, FACTS, ReleaseFacts
+from ldm.reports.release_facts import CONFIG, FACTS, ReleaseFacts, release_files
 
 
 @dataclass(frozen=True)

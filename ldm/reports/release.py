@@ -122,12 +122,3 @@ def model_section(run: Path) -> dict[str, Any]:
     dp_config = params.get("dp_config") or {}
     params["dp_config"] = {key: dp_config[key] for key in PUBLIC_DP_KEYS if key in dp_config}
     return section
-
-
-def release_files(folder: Path) -> tuple[Path, Path]:
-    """Configuration and weights of a release folder, for sampling. Raises UserError for another folder."""
-    config, weights = folder / CONFIG, folder / WEIGHTS
-    for path in (config, weights):
-        if not path.is_file():
-            raise UserError(f"{folder}: is no release, {path.name} is missing; dp-ldm release RUN OUT writes one")
-    return config, weights

@@ -72,3 +72,12 @@ class ReleaseFacts:
             return cls.from_dict(read_json(path, LARGEST))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
+
+
+def release_files(folder: Path) -> tuple[Path, Path]:
+    """Configuration and weights of a release folder, for sampling. Raises UserError for another folder."""
+    config, weights = folder / CONFIG, folder / WEIGHTS
+    for path in (config, weights):
+        if not path.is_file():
+            raise UserError(f"{folder}: is no release, {path.name} is missing; dp-ldm release RUN OUT writes one")
+    return config, weights

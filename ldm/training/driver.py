@@ -25,6 +25,7 @@ from ldm.config import instantiate_from_config, to_plain
 from ldm.errors import Stopped, UserError
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.training import private_run
+from ldm.training.allocator import keep_freed_memory
 from ldm.training.data_check import check_data, check_labels
 from ldm.training.dry_run import plan_lines
 from ldm.training.learning_rate import learning_rate
@@ -33,6 +34,7 @@ from ldm.training.model_check import check_parts
 from ldm.training.preparation import cache_latents
 from ldm.training.request import RunRequest
 from ldm.training.run_directory import RunDirectory, launched
+from ldm.training.trainer_flags import own_device
 from ldm.training.trainer_parts import build_callbacks, build_loggers, one_line, uncovered_loggers
 from ldm.training.unprotected_run import record_unprotected, warn_unprotected
 
@@ -265,6 +267,8 @@ def fit(request: RunRequest, run: Run) -> None:
     if trainer.is_global_zero:
         run_dir.remove_leftovers()
         note_run(run_dir.path.parent, run_dir.path)
+    if own_device(request.settings) == "cpu":
+        keep_freed_memory()
     try:
         trainer.fit(run.model, run.data, ckpt_path=str(request.resume) if request.resume else None)
     except Stopped as stopped:

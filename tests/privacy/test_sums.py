@@ -55,3 +55,19 @@ def test_the_sums_of_a_step_are_not_those_of_the_next() -> None:
     assert torch.equal(first.flat, before) and float(before.norm()) == pytest.approx(8.0, rel=1e-4)
     assert float(clipper.pop_sums().flat.norm()) == pytest.approx(1.0, rel=1e-4)
     assert not clipper.pop_sums().flat.any()
+
+
+def test_sums_that_start_with_values_hold_them_and_nothing_else() -> None:
+    """Also where memory is not cleared before it is written: the gaps between the views are zero."""
+    shapes = parameters()
+    values = {name: torch.full(value.shape, 2.0) for name, value in shapes.items()}
+    for _ in range(20):
+        torch.full((len(FlatSums(shapes).flat),), float("nan"))  # what the allocator may hand out next
+        sums = FlatSums(shapes, values)
+        assert all(torch.equal(sums[name], values[name]) for name in shapes)
+        assert float(sums.flat.sum()) == 2.0 * sum(value.numel() for value in shapes.values())
+    some = dict(list(values.items())[1:])
+    sums, (first, *_) = FlatSums(shapes, some), shapes
+    assert float(sums[first].abs().sum()) == 0 and float(sums.flat.sum()) == sum(float(v.sum()) for v in some.values())
+    with pytest.raises(KeyError):
+        FlatSums(shapes, {**some, "unknown": torch.ones(1)})

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from ldm.evaluation.classifiers.protocols import (
     protocol_named,
 )
 from ldm.evaluation.classifiers.training import ClassifierTrainer, EpochScore, labels_of, score_classifier
+from ldm.evaluation.processes import ALONE, Processes
 from ldm.samples import SampleSet
 
 logger = logging.getLogger(__name__)
@@ -97,13 +99,15 @@ def downstream_accuracy(
     device: torch.device | str = "cpu",
     amp: bool = False,
     num_classes: int | None = None,
+    processes: Processes = ALONE,
 ) -> list[SeedSummary]:
     """Accuracy on ``test`` (real images) of classifiers trained on ``train`` (samples), one result per classifier.
 
     Images are sample sets, or (images (N, 1 or 3, H, W) in [-1, 1], labels (N,)). A protocol that chooses the epoch
     on held-out samples takes ``held_out``, or one sixth of ``train``; one that chooses on held-out real images takes
     those from ``held_out``; the others train on all of ``train``. Every seed draws new initial weights, batch orders
-    and augmentation. amp computes in bfloat16 where that is safe.
+    and augmentation. amp computes in bfloat16 where that is safe. Several ``processes`` share out the trainings, one a
+    classifier and seed; the results are the same.
     Raises UserError for unknown names, missing labels, images of two sizes, or a training that diverges.
     """
     chosen = protocol_named(protocol)
@@ -113,33 +117,40 @@ def downstream_accuracy(
     train, test = _sample_set(train), _sample_set(test)
     validation = None if held_out is None else _sample_set(held_out)
     train, validation = _choosing_images(chosen, train, validation)
-    summaries = []
-    for name in names:
-        results = []
-        for seed in seeds:
-            result = train_classifier(
-                name,
-                train,
-                validation,
-                test,
-                chosen,
-                seed=seed,
-                device=device,
-                amp=amp,
-                num_classes=num_classes,
-            )
-            logger.info(
-                "%s, seed %d: %.2f %% on real images (epoch %d of %d; %s)",
-                DISPLAY_NAMES[name],
-                seed,
-                100 * result.accuracy,
-                result.best_epoch,
-                result.epochs,
-                chosen.note,
-            )
-            results.append(result)
-        summaries.append(_summary(results))
-    return summaries
+    jobs = [
+        partial(
+            train_classifier,
+            name,
+            train,
+            validation,
+            test,
+            chosen,
+            seed=seed,
+            device=device,
+            amp=amp,
+            num_classes=num_classes,
+            progress=processes.first,
+        )
+        for name in names
+        for seed in seeds
+    ]
+    results = processes.share([partial(_said, job) for job in jobs])
+    return [_summary(results[start : start + len(seeds)]) for start in range(0, len(results), len(seeds))]
+
+
+def _said(train: Callable[[], DownstreamResult]) -> DownstreamResult:
+    """The result of a training, with a line in the log."""
+    result = train()
+    logger.info(
+        "%s, seed %d: %.2f %% on real images (epoch %d of %d; %s)",
+        DISPLAY_NAMES[result.model],
+        result.seed,
+        100 * result.accuracy,
+        result.best_epoch,
+        result.epochs,
+        SELECTIONS[result.selection],
+    )
+    return result
 
 
 def _choosing_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ldm.evaluation.features.base import EXTRACTORS, Classifying, FeatureExtractor, PixelFeatures, weights_digest
 from ldm.evaluation.features.registry import make_extractor
+from ldm.evaluation.features.shared import shared
 
 __all__ = [
     "EXTRACTORS",
@@ -11,5 +12,6 @@ __all__ = [
     "FeatureExtractor",
     "PixelFeatures",
     "make_extractor",
+    "shared",
     "weights_digest",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.ddpm_base import DDPM, count_records
+from ldm.models.diffusion.denoiser import Denoiser, count_records
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def log_images(
     samples: bool = True,
     eta: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Images of a `LatentDiffusion` for the image logger, each (n, C, H, W) nominally in [-1, 1].
+    """Images of a `LatentDenoiser` for the image logger, each (n, C, H, W) nominally in [-1, 1].
 
     With ``private``, returns only samples of the model, because inputs and reconstructions would be released without
     noise.
@@ -34,7 +34,7 @@ def log_images(
         small = {key: value[:count] for key, value in batch.items()}
         z = model.latents(small)
         if "moments" not in small:
-            images["inputs"] = DDPM.get_input(model, small, model.first_stage_key)
+            images["inputs"] = Denoiser.get_input(model, small, model.first_stage_key)
         images["reconstruction"] = model.decode_first_stage(z)
         if model.cond_stage_model is not None:
             condition = model.get_learned_conditioning(model.raw_condition(small))

@@ -72,7 +72,7 @@ ACCOUNTS = (
     PlantedBug(
         name="a private start is forgotten",
         rule=4,
-        file="ldm/models/diffusion/ddpm_base.py",
+        file="ldm/models/diffusion/denoiser.py",
         old="        self.start_privacy = inherited_privacy(checkpoint)\n",
         new="        self.start_privacy = None\n",
         why="public training after a private run loses the account",

@@ -64,7 +64,7 @@ LEAKS = (
     PlantedBug(
         name="exact losses on the console",
         rule=5,
-        file="ldm/models/diffusion/ddpm.py",
+        file="ldm/models/diffusion/latent_denoiser.py",
         old='        return self.loss_terms(examples["z"], examples["t"], examples["noise"], condition)["loss"]',
         new='        losses = self.loss_terms(examples["z"], examples["t"], examples["noise"], condition)["loss"]\n'
         '        print(f"loss {float(losses.mean()):.4f}")\n'

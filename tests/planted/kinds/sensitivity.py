@@ -23,7 +23,7 @@ SENSITIVITY = (
     PlantedBug(
         name="noise draws of a record lie apart",
         rule=2,
-        file="ldm/models/diffusion/ddpm.py",
+        file="ldm/models/diffusion/latent_denoiser.py",
         old="        z = self.latents(batch, microbatch).repeat_interleave(multiplicity, dim=0)",
         new="        z = self.latents(batch, microbatch).repeat(multiplicity, 1, 1, 1)",
         why="what is clipped as one record holds several, so one record moves K clipped gradients",
@@ -32,7 +32,7 @@ SENSITIVITY = (
     PlantedBug(
         name="latents scaled by their batch",
         rule=2,
-        file="ldm/models/diffusion/ddpm.py",
+        file="ldm/models/diffusion/latent_denoiser.py",
         old="            return self.get_first_stage_encoding(DiagonalGaussianDistribution(moments))",
         new="            z = self.get_first_stage_encoding(DiagonalGaussianDistribution(moments))\n"
         "            return z / z.std().clamp(min=0.1) if len(z) > 1 else z",

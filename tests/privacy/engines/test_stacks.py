@@ -145,6 +145,13 @@ def test_layers_that_are_used_twice_or_tied_or_too_large_are_on_their_own(monkey
     assert stack_size(1 << 30, 4, 4, torch.device("cpu")) == 1 == stack_size(1, 1 << 11, 8, torch.device("cpu"))
 
 
+def test_only_small_layers_are_copied_into_a_stack_on_a_cpu() -> None:
+    """A copy of 64 records of 16 positions and 128 numbers takes longer than the operations that a stack saves."""
+    numbers = 64 * 16 * 128
+    assert stack_size(numbers, 16, 64, torch.device("cpu")) == 1 < stack_size(numbers, 16, 64, torch.device("cuda"))
+    assert stack_size(64 * 2 * 128, 1, 64, torch.device("cpu")) > 1
+
+
 def test_a_rule_of_ones_own_is_asked_for_each_layer() -> None:
     class Own(LinearRule):
         def contribution(self, *args):  # type: ignore[no-untyped-def]

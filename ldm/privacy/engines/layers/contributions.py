@@ -216,7 +216,10 @@ class EmbeddingGradient(Contribution):
 
 
 def position_product(left: Tensor, right: Tensor) -> Tensor:
-    """Sum over records and positions of outer products of fp32 factors: (B, T, p) and (B, T, d) -> (p, d)."""
+    """Sum over records and positions of outer products of fp32 factors: (B, T, p) and (B, T, d) -> (p, d).
+
+    The result may be a transposed view; it is copied once, into the sums of the step.
+    """
     positions, out_width, in_width = left.shape[1], left.shape[2], right.shape[2]
     if left.device.type == "cpu" and positions > FEW_POSITIONS and not left.is_contiguous():
         # For channels-first activations, one product a record in place is faster than copying them into long rows.
@@ -229,7 +232,7 @@ def position_product(left: Tensor, right: Tensor) -> Tensor:
         return total
     left, right = left.flatten(0, 1), right.flatten(0, 1)
     # Narrow factor first; several times as fast when widths differ much, as in a low-rank adapter.
-    return left.t() @ right if out_width <= in_width else (right.t() @ left).t().contiguous()
+    return left.t() @ right if out_width <= in_width else (right.t() @ left).t()
 
 
 def block_numbers(device: torch.device) -> int:
