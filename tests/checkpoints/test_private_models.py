@@ -10,7 +10,7 @@ import torch
 from ldm.checkpoint import read_checkpoint
 from ldm.inference import SamplingOptions, draw_samples, load_model
 from ldm.privacy.card import ReleaseCard
-from ldm.reports.release import release_files
+from ldm.reports.release_facts import release_files
 from ldm.reports.verification import verify_release
 
 FOLDER = Path(__file__).parents[2] / "checkpoints" / "private"

@@ -22,9 +22,9 @@ from ldm.privacy.card import ReleaseCard
 from ldm.privacy.ledger import Ledger
 from ldm.reports.hub import export_hub
 from ldm.reports.model_files import ModelFiles
-from ldm.reports.release import release_files, release_run
+from ldm.reports.release import release_run
 from ldm.reports.release_card import CardContent
-from ldm.reports.release_facts import FILES, SUMS, ReleaseFacts
+from ldm.reports.release_facts import FILES, SUMS, ReleaseFacts, release_files
 from ldm.reports.verification import verify_release
 from ldm.samples import SampleSet
 from ldm.training import train
