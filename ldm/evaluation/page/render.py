@@ -51,9 +51,17 @@ def direction(better: str) -> str:
     return f"{better}\N{NO-BREAK SPACE}{ARROWS[better]}"
 
 
+#: Keys whose words say too little.
+WORDS = {
+    "add_or_remove_one": "one record more or less",
+    "replace_one": "one record exchanged for another",
+    "downstream": "accuracy of classifiers trained on the samples",
+}
+
+
 def words(name: str) -> str:
-    """A key of a file as words."""
-    return name.replace("_", " ")
+    """A key of a file, or the label of a score, as words."""
+    return WORDS.get(name, name.replace("_", " ").replace("Frechet", "Fréchet"))
 
 
 def flat_rows(values: Mapping[str, Any]) -> list[tuple[str, object]]:
