@@ -117,7 +117,7 @@ def anchors(page: Path) -> set[str]:
 def broken_links(page: Path, text: str) -> list[str]:
     """The links and images of a page to files, or to places in them, that do not exist."""
     broken = []
-    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+    for link in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)[)\"]", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
         path, _, place = link.partition("#")
         if re.match(r"\w+:", link):
             continue
@@ -137,7 +137,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_a_broken_link_is_noticed() -> None:
     text = "[a](docs/data.md) [b](docs/none.md) [c](docs/data.md#caches) [d](docs/data.md#none) [e](https://x.y/z)"
-    assert broken_links(ROOT / "README.md", text) == ["docs/none.md", "docs/data.md#none"]
+    text += '<img src="results/none.png" width="9">'
+    assert broken_links(ROOT / "README.md", text) == ["docs/none.md", "docs/data.md#none", "results/none.png"]
 
 
 #: Second names of commands, kept for whoever types them.

@@ -64,6 +64,13 @@ def words(name: str) -> str:
     return WORDS.get(name, name.replace("_", " ").replace("Frechet", "Fréchet"))
 
 
+def in_words(statement: str) -> str:
+    """The statement of a privacy card with its neighbouring relation in words."""
+    for key in ("add_or_remove_one", "replace_one"):
+        statement = statement.replace(key, WORDS[key])
+    return statement
+
+
 def flat_rows(values: Mapping[str, Any]) -> list[tuple[str, object]]:
     """Nested mappings as one list of (name, value as text)."""
     return [(words(key), plain(value)) for key, value in _flat(values)]
@@ -108,7 +115,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (number, number_or_word, percent, direction, words, flat_rows, plain)
+    filters = (number, number_or_word, percent, direction, words, in_words, flat_rows, plain)
     environment.filters.update({function.__name__: function for function in filters})
     return environment
 
