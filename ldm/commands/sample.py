@@ -119,5 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if output.suffix == ".png":
         print(f"next: look at {output}; --output samples.pt writes a file for dp-ldm evaluate and dp-ldm export")
     else:
-        print(f"next: dp-ldm evaluate --samples {output} --real FOLDER (images of the same size)")
+        from ldm.samples import SampleFile
+
+        size = SampleFile.open(output).shape[-1]
+        print(f"next: dp-ldm evaluate --samples {output} --real FOLDER --real_args size:{size}")
         print(f"      dp-ldm export {output} NEW_FOLDER")
