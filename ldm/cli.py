@@ -63,6 +63,8 @@ class ArgumentParser(argparse.ArgumentParser):
             if argument.startswith("-") and len(argument) > 1:
                 flag = argument.split("=", 1)[0]
                 return f"unknown flag '{flag}'{nearest(flag, self.flags) or '; --help lists the flags'}"
+        if _SETTING.match(rest[0]):
+            return f"'{rest[0]}' is a setting of a YAML file, and {self.prog} reads none"
         return f"unexpected argument '{rest[0]}'; --help lists what {self.prog} takes"
 
     def error(self, message: str) -> NoReturn:

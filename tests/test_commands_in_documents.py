@@ -66,17 +66,79 @@ def test_commands_work_as_shown(page: Path, monkeypatch: pytest.MonkeyPatch) -> 
             pytest.fail(f"{page.name}: {shlex.join(words)} exits with {end.code}")
 
 
-def test_readme_shows_commands() -> None:
-    assert len(commands(ROOT / "README.md")) > 15
+#: The least number of commands that a page shows: together those that README showed before its parts moved.
+SHOWN = {
+    "README.md": 6,
+    "docs/training.md": 5,
+    "docs/sampling.md": 6,
+    "docs/evaluation.md": 10,
+    "docs/commands.md": 3,
+    "docs/your-data.md": 20,
+}
 
 
-def test_readme_lists_every_command() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", SHOWN)
+def test_pages_show_commands(page: str) -> None:
+    assert len(commands(ROOT / page)) >= SHOWN[page]
+
+
+def unlisted(text: str) -> list[str]:
+    """Every script and every command of `dp-ldm` that a text does not name."""
     scripts = [path for folder in ("scripts", "sampling", "fid") for path in (ROOT / folder).glob("*.*")]
     names = [path.name for path in scripts if path.suffix in (".py", ".sh") and path.name not in ALIASES]
     assert len(names) > 25
-    assert [name for name in names if name not in text] == []
-    assert [name for name in COMMANDS if f"`dp-ldm {name}" not in text] == []
+    return [name for name in [*names, *(f"`dp-ldm {name}" for name in COMMANDS)] if name not in text]
+
+
+def test_the_page_of_commands_lists_every_command() -> None:
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    assert unlisted(text) == []
+    assert unlisted(text.replace("compute_fid.py", "").replace("`dp-ldm audit", "")) == [
+        "compute_fid.py",
+        "`dp-ldm audit",
+    ]
+
+
+def test_readme_is_a_front_door() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").glob("*.md")}
+    assert pages - set(re.findall(r"\]\(([\w/.-]+)\)", text)) == set()
+    for heading in ("Pretrained autoencoders", "Pretrained LDMs", "Fine-tuned LDMs (private)"):  # of the original
+        assert f"\n### {heading}\n" in text
+
+
+def anchors(page: Path) -> set[str]:
+    """The places of a page that a link can name, as GitHub spells them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """The links and images of a page to files, or to places in them, that do not exist."""
+    broken = []
+    for link in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)[)\"]", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        path, _, place = link.partition("#")
+        if re.match(r"\w+:", link):
+            continue
+        target = page.parent / path if path else page
+        if not target.exists() or (place and place not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+LINKING = [*PAGES, *sorted((ROOT / "results").glob("*.md")), ROOT / "benchmarks/README.md"]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert broken_links(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_a_broken_link_is_noticed() -> None:
+    text = "[a](docs/data.md) [b](docs/none.md) [c](docs/data.md#caches) [d](docs/data.md#none) [e](https://x.y/z)"
+    text += '<img src="results/none.png" width="9">'
+    assert broken_links(ROOT / "README.md", text) == ["docs/none.md", "docs/data.md#none", "results/none.png"]
 
 
 #: Second names of commands, kept for whoever types them.

@@ -170,7 +170,7 @@ def test_names_that_old_yaml_files_look_for() -> None:
 
 @pytest.mark.slow
 def test_the_command_itself(tmp_path: Path) -> None:
-    """In a process and a folder of its own: the README's spelling, on a CPU and refused for want of a GPU."""
+    """In a process and a folder of its own: the documents' spelling, on a CPU and refused for want of a GPU."""
     config = tiny_runs.write_yaml(tmp_path / "tiny.yaml", tiny_runs.public_config(tmp_path))
     environment = {
         **os.environ,

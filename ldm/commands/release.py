@@ -51,6 +51,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         date=args.date,
         audit=args.audit,
     )
-    for path in release_run(args.run, args.out, facts, args.checkpoint, args.half):
-        print(path)
+    files = release_run(args.run, args.out, facts, args.checkpoint, args.half)
+    print(f"written to {args.out}: {', '.join(path.name for path in files)}")
     print(f"next: read {args.out / 'card.html'}, then type dp-ldm verify {args.out}")

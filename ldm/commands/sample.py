@@ -2,16 +2,18 @@
 
 dp-ldm sample release/ --output samples.pt --num_samples 1000
 dp-ldm sample logs/2026-01-01T00-00-00_my-images --output samples.png --classes cat dog
+dp-ldm sample --yaml my-model.yaml --ckpt last.ckpt --output samples.png model.params.scale_factor=0.2
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.cli import ArgumentParser
+from ldm.cli import ArgumentParser, split_settings
 from ldm.errors import UserError
 from ldm.inference import SamplingRequest, check_output
 from ldm.inference.request import require_file
@@ -66,7 +68,11 @@ def draw(
 
 def build_parser() -> ArgumentParser:
     """The flags of the command."""
-    parser = ArgumentParser(prog="dp-ldm sample", description=(__doc__ or "").splitlines()[0].partition(": ")[2])
+    parser = ArgumentParser(
+        prog="dp-ldm sample",
+        description=(__doc__ or "").splitlines()[0].partition(": ")[2],
+        epilog="Further arguments key.path=value override the model's configuration.",
+    )
     add = parser.add_argument
     add("model", nargs="?", type=Path, metavar="MODEL", help="release folder or run directory")
     add("--yaml", "-y", type=Path, help="in place of MODEL: configuration the model was trained with")
@@ -82,7 +88,8 @@ def build_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and sample."""
-    args = build_parser().parse_args(argv)
+    settings, words = split_settings(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(words)
     if args.model is not None and (args.yaml or args.ckpt):
         raise UserError(f"{args.model} and --yaml or --ckpt were given; give one model")
     check_output(args.output)
@@ -99,11 +106,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         files = ModelFiles(args.yaml, args.ckpt)
     else:
         raise UserError("no model; type dp-ldm sample RELEASE_FOLDER, or RUN, or --yaml FILE --ckpt FILE")
+    files.check_settings(settings)
     classes = None
     if args.prompt is None:
         classes = files.labels(args.classes) if args.classes else files.default_classes()
     names = files.class_names or None
-    if not draw(args, files.config, files.weights, classes, args.prompt, class_names=names):
+    if not draw(args, files.config, files.weights, classes, args.prompt, class_names=names, settings=settings):
         print("this part is written; the process that finishes last merges all of them")
         return
     output = Path(args.output)
@@ -111,5 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if output.suffix == ".png":
         print(f"next: look at {output}; --output samples.pt writes a file for dp-ldm evaluate and dp-ldm export")
     else:
-        print(f"next: dp-ldm evaluate --samples {output} --real FOLDER (images of the same size)")
+        from ldm.samples import SampleFile
+
+        size = SampleFile.open(output).shape[-1]
+        print(f"next: dp-ldm evaluate --samples {output} --real FOLDER --real_args size:{size}")
         print(f"      dp-ldm export {output} NEW_FOLDER")

@@ -3,6 +3,7 @@
 dp-ldm sweep my-images.yaml --try model.base_learning_rate=1e-5,4e-5 --public ldm.data.emnist.EMNISTTrain
 dp-ldm sweep my-images.yaml --try ... --charge composition                    all runs are kept and charged
 dp-ldm sweep my-images.yaml --try ... --charge selection --held-out FOLDER    the best of a random number of runs
+dp-ldm sweep --resume logs/sweep-TIME                                         go on with a sweep that was stopped
 """
 
 from __future__ import annotations
@@ -12,8 +13,13 @@ import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldm.cli import ArgumentParser, pick_device, split_settings
+from ldm.errors import UserError
+
+if TYPE_CHECKING:
+    from ldm.reports.sweep import SweepRequest
 
 
 def build_parser(prog: str = "dp-ldm sweep") -> ArgumentParser:
@@ -25,7 +31,7 @@ def build_parser(prog: str = "dp-ldm sweep") -> ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("yaml", type=Path, metavar="YAML", help="configuration of the private run")
+    add("yaml", nargs="?", type=Path, metavar="YAML", help="configuration of the private run")
     add("--try", dest="tried", action="append", default=[], metavar="KEY=A,B", help="values of a key; repeat for more")
     add("--public", default="", metavar="CLASS|FOLDER", help="public images that play the private ones")
     add("--public_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --public, such as size:32")
@@ -35,6 +41,7 @@ def build_parser(prog: str = "dp-ldm sweep") -> ArgumentParser:
     add("--expected-runs", type=float, default=0.0, help="selection: mean number; twice the settings without it")
     add("--eta", type=float, default=1.0, help="selection: 1 geometric, 0 logarithmic (cheaper, longer tail)")
     add("--out", type=Path, metavar="FOLDER", help="new folder; logs/sweep-TIME without it")
+    add("--resume", type=Path, metavar="FOLDER", help="go on with the sweep in this folder, which was stopped")
     add("--device", default=None, help="where runs are scored; training follows lightning.trainer.accelerator")
     return parser
 
@@ -48,13 +55,41 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm sweep") -> None:
         [word for place, word in enumerate(words) if place in taken or word not in settings]
     )
 
-    from ldm.reports.sweep import SweepRequest, parse_grid, run_sweep
+    if args.resume is None and args.yaml is None:
+        raise UserError("no configuration; type dp-ldm sweep YAML --try KEY=A,B, or dp-ldm sweep --resume FOLDER")
+    if args.resume is not None and (args.yaml or settings or args.tried):
+        raise UserError(f"--resume {args.resume} goes on with what was asked for; leave the YAML file and settings out")
 
-    stamp = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
-    request = SweepRequest(
+    from ldm.reports.sweep import resume_sweep, run_sweep
+
+    out = args.resume or args.out or Path("logs") / f"sweep-{datetime.datetime.now():%Y-%m-%dT%H-%M-%S}"
+    if args.resume is not None:
+        result = resume_sweep(out, pick_device(args.device), print)
+    else:
+        result = run_sweep(_request(args, settings, out))
+    print("\n".join(result.lines()))
+    print(result.statement)
+    print(f"written to {out}")
+    if result.mode == "public" and result.best is not None:
+        chosen = " ".join(result.tried[result.best].setting)
+        print(f"next: dp-ldm train {args.yaml or 'YAML'} {chosen}")
+        print(f'      dp-ldm release RUN OUT --tuning "{result.statement}"')
+        return
+    runs = [entry.run for entry in result.tried if entry.run]
+    if not runs:
+        print("next: nothing can be released; every run was stopped before its first checkpoint")
+        return
+    chosen = runs[0] if result.best is None else result.tried[result.best].run
+    print(f"next: dp-ldm release {out / chosen} NEW_FOLDER")
+
+
+def _request(args: argparse.Namespace, settings: Sequence[str], out: Path) -> SweepRequest:
+    from ldm.reports.sweep import SweepRequest, parse_grid
+
+    return SweepRequest(
         base=args.yaml,
         grid=parse_grid(args.tried),
-        out=args.out or Path("logs") / f"sweep-{stamp}",
+        out=out,
         settings=tuple(settings),
         public=args.public,
         public_args=tuple(args.public_args),
@@ -66,14 +101,3 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm sweep") -> None:
         device=pick_device(args.device),
         progress=print,
     )
-    result = run_sweep(request)
-    print("\n".join(result.lines()))
-    print(result.statement)
-    print(f"written to {request.out}")
-    if result.mode == "public" and result.best is not None:
-        chosen = " ".join(result.tried[result.best].setting)
-        print(f"next: dp-ldm train {args.yaml} {chosen}")
-        print(f'      dp-ldm release RUN OUT --tuning "{result.statement}"')
-    else:
-        run = result.tried[result.best or 0].run
-        print(f"next: dp-ldm release {request.out / run} NEW_FOLDER")

@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"written to {run_dir.path}")
     if run_dir.privacy_card.is_file():
         print(f"next: dp-ldm sample {run_dir.path} --output samples.png")
+        print(f"      dp-ldm audit {run_dir.path}, which puts a measured bound on the card")
         print(f"      dp-ldm release {run_dir.path} NEW_FOLDER")
     else:
         print(f"next: dp-ldm sample {run_dir.path} --output samples.png (a latent diffusion model)")

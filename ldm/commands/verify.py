@@ -20,4 +20,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     verdict = verify_release(args.folder)
     print("\n".join(verdict.lines()))
     if not verdict.sound:
+        print("next: do not use this folder; ask the curator for a whole one")
         sys.exit(1)
+    print(f"next: dp-ldm sample {args.folder} --output samples.png")

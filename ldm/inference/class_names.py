@@ -15,9 +15,9 @@ from ldm.samples import CLASS_NAMES_KEY
 PLACE = ("data", "params", "train", "params", CLASS_NAMES_KEY)
 
 
-def declared_class_names(config: str | Path) -> tuple[str, ...]:
+def declared_class_names(config: str | Path, settings: Sequence[str] = ()) -> tuple[str, ...]:
     """The names in ``data.params.train.params.class_names`` of a configuration; none when it declares none."""
-    values: Any = load_config([config])
+    values: Any = load_config([config], settings)
     for key in PLACE:  # a data section may have unset values elsewhere, which do not matter here
         values = values.get(key) if isinstance(values, Mapping) and not OmegaConf.is_missing(values, key) else None
     names = to_plain(values)

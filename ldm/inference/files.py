@@ -45,6 +45,7 @@ def run_request(request: SamplingRequest) -> bool:
     model = (request.config, request.checkpoint, request.count, request.options)
     given: dict[str, Any] = {"classes": request.classes, "prompts": request.prompts, "device": device}
     given |= {"ema": request.ema, "guide": request.guide, "class_names": request.class_names}
+    given["settings"] = request.settings
     if request.output.suffix == ".png":
         save_grid(sample_set(*model, **given).images, request.output, columns=request.columns)
         return True
@@ -66,6 +67,7 @@ def sample_set(
     device: torch.device,
     ema: bool = True,
     guide: str | Path | None = None,
+    settings: Sequence[str] = (),
 ) -> SampleSet:
     """Load a model and draw a sample set, with labels or ``meta["captions"]``, and with its provenance in ``meta``.
 
@@ -73,11 +75,12 @@ def sample_set(
     are stored with the labels. Raises UserError.
     """
     check_count(count)
-    names = declared_class_names(config) if class_names is None else class_names
+    names = declared_class_names(config, settings) if class_names is None else class_names
     options = settled(options, device)
-    model, weaker = load_model(config, checkpoint, device, ema), load_guide(config, guide, device, ema)
+    model = load_model(config, checkpoint, device, ema, settings)
+    weaker = load_guide(config, guide, device, ema, settings)
     samples = draw_samples(model, count, options, classes, prompts, weaker)
-    meta = provenance(config, checkpoint, options, device, ema, guide) | named_labels(samples.labels, names)
+    meta = provenance(config, checkpoint, options, device, ema, guide, settings) | named_labels(samples.labels, names)
     return SampleSet(samples.images, samples.labels, {**meta, **samples.meta})
 
 
@@ -94,6 +97,7 @@ def write_samples(
     device: torch.device,
     ema: bool = True,
     guide: str | Path | None = None,
+    settings: Sequence[str] = (),
     shard: Shard = WHOLE,
 ) -> bool:
     """Write the sample set of `sample_set` to a `.pt` file, with one batch in memory at a time.
@@ -107,12 +111,13 @@ def write_samples(
     output = Path(output)
     if not shard.whole and options.seed is None:
         raise UserError("several processes need one seed; give --seed, such as --seed 0")
-    model, weaker = load_model(config, checkpoint, device, ema), load_guide(config, guide, device, ema)
+    model = load_model(config, checkpoint, device, ema, settings)
+    weaker = load_guide(config, guide, device, ema, settings)
     condition = checked_condition(model, count, options, classes, prompts)
     options = settled(options, device, unfinished_meta(output).get("seed"))
     labels = condition if isinstance(condition, Tensor) else None
-    names = declared_class_names(config) if class_names is None else class_names
-    meta = provenance(config, checkpoint, options, device, ema, guide) | named_labels(labels, names)
+    names = declared_class_names(config, settings) if class_names is None else class_names
+    meta = provenance(config, checkpoint, options, device, ema, guide, settings) | named_labels(labels, names)
     if prompts is not None:
         meta["captions"] = condition
     frame = Frame(count, labels, meta)
@@ -198,9 +203,11 @@ def merge_parts(output: Path, frame: Frame, parts: Mapping[Path, Frame], batch_s
     merge_parts(output, frame, parts, batch_size)
 
 
-def load_guide(config: str | Path, guide: str | Path | None, device: torch.device, ema: bool) -> Any:
+def load_guide(
+    config: str | Path, guide: str | Path | None, device: torch.device, ema: bool, settings: Sequence[str] = ()
+) -> Any:
     """The weaker model of guidance, of the same configuration; None without one."""
-    return None if guide is None else load_model(config, guide, device, ema)
+    return None if guide is None else load_model(config, guide, device, ema, settings)
 
 
 def settled(options: SamplingOptions, device: torch.device, seed: int | None = None) -> SamplingOptions:
@@ -218,13 +225,15 @@ def provenance(
     device: torch.device,
     ema: bool,
     guide: str | Path | None = None,
+    settings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Provenance of a sample file: input files with digests, weights, options and the kind of device."""
+    """Provenance of a sample file: input files with digests, settings, weights, options and the kind of device."""
     return {
         "config": str(config),
         "config_sha256": file_digest(config),
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": file_digest(checkpoint),
+        **({"settings": list(settings)} if settings else {}),
         **({} if guide is None else {"guide_sha256": file_digest(guide)}),
         "ema": ema,
         "device": device.type,

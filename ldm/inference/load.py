@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,19 @@ logger = logging.getLogger(__name__)
 UNMATCHED = "to_out.Linear"
 
 
-def load_model(config: str | Path, checkpoint: str | Path, device: torch.device, ema: bool = True) -> Any:
+def load_model(
+    config: str | Path, checkpoint: str | Path, device: torch.device, ema: bool = True, settings: Sequence[str] = ()
+) -> Any:
     """The model of a configuration with the weights of a checkpoint, ready to sample on ``device``.
 
     Checkpoint paths inside the configuration are not opened, and its ``ignore_keys`` do not apply, because the
-    checkpoint holds every weight. With ``ema`` its averaged (EMA) weights are used if present. Raises UserError on a
-    mismatch.
+    checkpoint holds every weight. ``settings`` (``key.path=value``) override the configuration. With ``ema`` its
+    averaged (EMA) weights are used if present. Raises UserError on a mismatch.
 
     Models of this project come without the hooks of a trainer (`ldm.config.NETWORKS`): importing Lightning would take
     longer than everything else before the first image.
     """
-    loaded = load_config([config])
+    loaded = load_config([config], settings)
     if not isinstance(loaded.get("model"), DictConfig) or not isinstance(loaded.model.get("params"), DictConfig):
         raise UserError(f"{config}: has no section 'model'; give the YAML file that the model was trained with")
     section = to_plain(without_checkpoints(loaded.model))

@@ -22,7 +22,7 @@ class SamplingRequest:
     image file with a grid of the first hundred of a ``.pt``. ``device``: see `ldm.cli.pick_device`. ``ema``: averaged
     weights, if there are any. ``guide``: checkpoint of a weaker model, such as the public one, see `Autoguided`.
     ``columns``: images in a line of a ``.png``. ``class_names``: stored with the labels; those that the configuration
-    declares when None.
+    declares when None. ``settings``: ``key.path=value``, which override the configuration.
     """
 
     output: Path
@@ -38,6 +38,7 @@ class SamplingRequest:
     guide: str | Path | None = None
     columns: int = 10
     class_names: Sequence[str] | None = None
+    settings: Sequence[str] = ()
     shard: Shard = field(default_factory=Shard.here)
 
     def check(self) -> None:

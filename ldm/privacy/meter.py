@@ -63,7 +63,8 @@ class EpsilonMeter:
         if self._step_rdp is None:
             self._step_rdp = rdp_vector(self._event)
             self._past_rdp = sum((count * rdp_vector(event) for event, count in self._history), self._past_rdp)
-        return _fast_epsilon(self._orders, self._past_rdp + steps * self._step_rdp, self.plan.delta)
+        spent = self._past_rdp + steps * self._step_rdp if steps else self._past_rdp  # 0 * inf is no number
+        return _fast_epsilon(self._orders, spent, self.plan.delta)
 
 
 def _fast_epsilon(

@@ -63,10 +63,14 @@ class Subject:
     def find(cls, place: Path, settings: Sequence[str], device: torch.device) -> Subject:
         """The subject of a run directory, with its trained weights, or of a YAML file with ``key.path=value`` settings.
 
-        Of a run the steps that its card states are audited. Raises UserError for a run that is not private, and for a
-        configuration without a complete plan.
+        Of a run the steps that its card states are audited. Raises UserError for a run that is not private, settings
+        of a run, and a configuration without a complete plan.
         """
-        return cls._of_run(place, device) if place.is_dir() else cls._of_config(place, settings, device)
+        if not place.is_dir():
+            return cls._of_config(place, settings, device)
+        if settings:
+            raise UserError(f"{settings[0]}: a finished run is audited as it was trained; settings change a YAML file")
+        return cls._of_run(place, device)
 
     @classmethod
     def _of_run(cls, run: Path, device: torch.device) -> Subject:

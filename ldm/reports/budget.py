@@ -15,6 +15,7 @@ from ldm.privacy.budget import Budget
 from ldm.privacy.event import History
 from ldm.privacy.plan import PrivacyPlan
 from ldm.training.private_checks import required_length
+from ldm.training.settings import check_settings
 from ldm.training.statistics import StatisticsPlan
 from ldm.training.trainer_flags import rename_legacy_arguments
 
@@ -22,9 +23,11 @@ from ldm.training.trainer_flags import rename_legacy_arguments
 def config_plan(path: str | Path, dotlist: Sequence[str] = ()) -> tuple[DictConfig, PrivacyPlan, History]:
     """A private configuration, the plan of its run as in training, and the events that are charged before it.
 
-    Raises UserError for a file that is not private, or does not state its number of records, batch size or length.
+    Raises UserError for a file that is not private, or does not state its number of records, batch size or length,
+    and for a setting whose key does not exist.
     """
     config = load_config([path], dotlist)
+    check_settings(config, dotlist)
     for section in ("model", "data"):
         if not isinstance(config.get(section), DictConfig) or not isinstance(config[section].get("params"), DictConfig):
             raise UserError(f"{path}: has no section '{section}' with params; give a private training configuration")

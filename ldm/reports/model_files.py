@@ -39,6 +39,13 @@ class ModelFiles:
             raise UserError(f"{place}: has no checkpoints/last.ckpt; go on with dp-ldm train --resume {place}")
         return cls(configs[-1], weights, run_class_names(place))
 
+    def check_settings(self, settings: Sequence[str]) -> None:
+        """Raise UserError for ``key.path=value`` settings that the configuration cannot have."""
+        if settings:
+            from ldm.training.settings import check_settings  # sampling alone needs no trainer
+
+            check_settings(load_config([self.config], settings), settings)
+
     def default_classes(self) -> list[int] | None:
         """The classes to sample by default: all declared ones, else all of the model but the null class.
 

@@ -23,6 +23,9 @@ from ldm.reports.claim import check_weights
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES, PRIVACY, SUMS, WEIGHTS, ReleaseFacts
 
+#: Hidden folder of the runs of a selection (`dp-ldm sweep`), of which the best alone leaves it.
+CANDIDATES = ".candidates"
+
 #: Keys of ``dp_config`` that a release repeats from the plan; the others are settings of the computation.
 PUBLIC_DP_KEYS = ("enabled", "epsilon", "delta", "max_grad_norm", "noise_multiplicity", "noise_multiplier", "clipping")
 
@@ -76,6 +79,8 @@ def releasable_card(run: Path) -> ReleaseCard:
             f"{run}: has no privacy.json, so it was not trained privately; only private runs can be released. "
             "Train with dp_config.enabled: true"
         )
+    if run.resolve().parent.name == CANDIDATES:
+        raise UserError(f"{run}: is a candidate of a selection that is not finished; only the best one may be released")
     card = ReleaseCard.read(path)
     if not card.plan.secure:
         raise UserError(f"{path}: {card.statement()}; train again without dp_config.insecure_seed")

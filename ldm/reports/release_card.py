@@ -19,6 +19,8 @@ RELATIONS = {
     ADD_OR_REMOVE_ONE: "one record more or less",
     "replace_one": "one record exchanged for another",
 }
+SAMPLING = {"poisson": "Poisson", "without_replacement": "batches of a fixed size"}
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 TO_FILL_IN = "____________________"
 
 
@@ -45,7 +47,25 @@ class CardContent:
 
     @property
     def delta(self) -> str:
-        return f"{self.card.plan.delta:.2g}"
+        return power_of_ten(self.card.plan.delta)
+
+    @property
+    def statement(self) -> str:
+        """The statement of ``privacy.json`` with the relation in words."""
+        plan, record = self.card.plan, self.card.record
+        said = self.card.statement().replace(
+            f", {plan.relation}, record: {record}",
+            f" between data sets with {RELATIONS[plan.relation]}; a record is {record}",
+        )
+        return said.replace(f"{plan.delta:g})", f"{self.delta})")
+
+    @property
+    def not_covered(self) -> str:
+        """The exceptions of the guarantee, or what lies outside it in every case."""
+        return "; ".join(self.card.not_covered) or (
+            "Nothing in this release. Outside it are the images themselves, the folder of the run, caches, and scores "
+            "that were computed from private images."
+        )
 
     @property
     def guess(self) -> str:
@@ -82,14 +102,21 @@ class CardContent:
         return [
             ("neighbouring data sets", RELATIONS[plan.relation]),
             ("noised steps", f"{self.card.ledger.count(plan.event())} of {plan.steps} planned"),
-            ("sample rate", f"{plan.sample_rate:.4g} ({plan.sampling})"),
+            ("sample rate", f"{plan.sample_rate:.4g} ({SAMPLING.get(plan.sampling, plan.sampling)})"),
             ("clipping norm C", f"{plan.max_grad_norm:g}"),
             ("noise multiplier", f"{plan.noise_multiplier:.4g}"),
-            *(("statistics released before the steps", entry) for entry in self.statistics),
             ("stated number of records", "not stated" if plan.num_records is None else f"{plan.num_records:,}"),
             ("values trained", f"{sum(self.card.trained.values()):,}"),
-            *([("selection", plan.selection.describe())] if plan.selection is not None else []),
-            *([("other private runs, charged in full", self.other_runs)] if self.card.others else []),
+        ]
+
+    @property
+    def beside_the_steps(self) -> list[tuple[str, str]]:
+        """Name and description of what else the epsilon charges; too long for a narrow column."""
+        selection = self.card.plan.selection
+        return [
+            *([("Statistics before the steps", "; ".join(self.statistics))] if self.card.statistics else []),
+            *([("Selection", selection.describe())] if selection is not None else []),
+            *([("Other private runs, charged in full", self.other_runs)] if self.card.others else []),
         ]
 
     @property
@@ -114,12 +141,13 @@ class CardContent:
         found = self.card.audit
         rows = []
         if bound := found.get("bound"):
+            steps = f"{bound['steps']} step{'s' * (bound['steps'] != 1)}"
             rows.append(
                 (
                     "Leak that was measured",
-                    f"epsilon of at least {down(bound['lower_bound'])} with {bound['confidence']:.0%} confidence, "
-                    f"beside the {up(bound['claimed_epsilon'])} that the same {bound['steps']} steps may cost "
-                    f"({bound['canaries']:,} canaries, {bound['method']})",
+                    f"epsilon of at least {down(bound['lower_bound'])} with {bound['confidence']:.0%} confidence; the "
+                    f"same {steps} may cost {up(bound['claimed_epsilon'])} ({bound['canaries']:,} canaries, method "
+                    f"{bound['method']})" + ("; the statistics were not audited" if self.card.statistics else ""),
                 )
             )
         if draws := found.get("draws"):
@@ -166,6 +194,12 @@ def up(value: float) -> str:
         return "0"
     digits = 3 - math.floor(math.log10(abs(value)))
     return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.4g}"
+
+
+def power_of_ten(value: float) -> str:
+    """A small number as people write it: 0.001, 1.515·10⁻⁶."""
+    digits, _, exponent = f"{value:.4g}".partition("e")
+    return digits if not exponent else f"{digits}·10{str(int(exponent)).translate(RAISED)}"
 
 
 def down(value: float) -> str:

@@ -119,7 +119,9 @@ def check_plan(folder: Path) -> str:
     if steps == 0:
         raise UserError("no step in the ledger is of the plan's kind")
     others = sum(count for event, count in card.ledger.events if event != planned)
-    return f"{steps} of {card.plan.steps} planned steps" + (f", {others} other releases" if others else "")
+    return f"{steps} of {card.plan.steps} planned steps" + (
+        f", {others} other release{'s' * (others > 1)}" if others else ""
+    )
 
 
 def check_audit(folder: Path) -> str:

@@ -137,7 +137,8 @@ def print_plan(request: RunRequest, data: Any, planned: private_run.Account | No
     """Print the plan of a ``--dry-run``."""
     rate = rate_of(request, data)
     steps = planned.ledger.count(planned.plan.event()) if planned else 0
-    for line in plan_lines(request, data, planned.plan if planned else None, steps, rate):
+    others = [account.spending for account in planned.others] if planned else []
+    for line in plan_lines(request, data, planned.plan if planned else None, steps, rate, others):
         print(line)
 
 

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from ldm.config import to_plain
 from ldm.models.diffusion.microbatch import fitting_size, free_memory
+from ldm.privacy.accounting import Spending, joint_epsilon
 from ldm.privacy.config import AUTO
+from ldm.privacy.event import History
 from ldm.privacy.plan import PrivacyPlan
 from ldm.training.estimate import Needs, count_needs, measured_rate
 from ldm.training.private_checks import requested_length
 from ldm.training.request import RunRequest
+from ldm.training.statistics import StatisticsPlan
 from ldm.training.trainer_flags import device_count, own_device
 
 #: Share of the free memory that a microbatch is expected to fill.
 ROOM = 0.8
 
 
-def plan_lines(request: RunRequest, data: Any, plan: PrivacyPlan | None, taken: int, rate: float) -> list[str]:
+def plan_lines(
+    request: RunRequest,
+    data: Any,
+    plan: PrivacyPlan | None,
+    taken: int,
+    rate: float,
+    others: Sequence[Spending] = (),
+) -> list[str]:
     """The plan of a run, a line each: data, privacy, learning rate, memory and time.
 
     ``taken`` is the number of steps already in the ledger of a resumed private run; ``rate`` is the learning rate.
+    ``others`` is what other private runs on the same records have spent.
     """
     records = len(data.datasets["train"]) if "train" in data.datasets else 0
     lines = [f"run directory   {request.run_dir.path}"]
     if request.resume is not None:
         lines.append(f"goes on from    {request.resume}")
-    lines += privacy_lines(plan, taken, records) if plan is not None else public_lines(request, data, records)
+    warm_up = request.dp_config.get("warm_up") if plan is not None else None
+    if plan is not None:
+        before = StatisticsPlan.read(warm_up).events(plan.relation) if warm_up else ()
+        lines += privacy_lines(plan, taken, records, before, others)
+    else:
+        lines += public_lines(request, data, records)
     lines.append(f"learning rate   {rate:.3g}")
     multiplicity = plan.noise_multiplicity if plan is not None else 1
     needs = count_needs(to_plain(request.config.model))
@@ -39,6 +56,9 @@ def plan_lines(request: RunRequest, data: Any, plan: PrivacyPlan | None, taken: 
         lines.append(f"microbatch      {said}")
     steps = plan.steps - taken if plan is not None else planned_public_steps(request, data, records)
     rows = None if steps is None else steps * data.batch_size * multiplicity
+    if warm_up and rows is not None and request.resume is None:
+        draws = warm_up.get("training") or {}
+        rows += draws.get("steps", 0) * draws.get("batch_size", 0)
     return lines + need_lines(needs, device, microbatch * multiplicity, rows)
 
 
@@ -65,16 +85,25 @@ def memory_of(device: str) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_memory()
 
 
-def privacy_lines(plan: PrivacyPlan, taken: int, records: int) -> list[str]:
-    """The privacy plan in numbers."""
+def privacy_lines(
+    plan: PrivacyPlan, taken: int, records: int, before: History = (), others: Sequence[Spending] = ()
+) -> list[str]:
+    """The privacy plan in numbers. Its epsilon charges the statistics ``before`` and ``others``, as the card does."""
+    spent = joint_epsilon([*others, ([*before, (plan.event(), plan.steps)], plan.selection)], plan.delta)
+    statistics = [
+        f"statistics      noise multiplier {event.noise_multiplier:.4g}, released once" for event, _ in before
+    ]
     return [
         f"records         {records} in the training set, {plan.num_records} stated",
         f"sampling        {plan.sampling}, rate q = {plan.sample_rate:.6g}, expected batch "
         f"{plan.expected_batch_size:g}, noise multiplicity {plan.noise_multiplicity}",
+        *statistics,
         f"steps           {plan.steps}" + (f", of which {taken} are taken" if taken else ""),
         f"noise           sigma = {plan.noise_multiplier:.6g} times the sensitivity, clipping norm "
         f"{plan.max_grad_norm:g}",
-        f"privacy         epsilon = {plan.epsilon():.4g} at delta = {plan.delta:g} ({plan.relation})"
+        f"privacy         epsilon = {spent:.4g} at delta = {plan.delta:g} ({plan.relation})"
+        + (", with the statistics" if before else "")
+        + (f", with {len(others)} other runs" if others else "")
         + ("" if plan.secure else "; insecure_seed is set: NOT private"),
     ]
 
@@ -118,4 +147,4 @@ def duration(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return f"{seconds:.0f} seconds" if seconds >= 1 else "a second"

@@ -105,6 +105,11 @@ def trainer_arguments() -> list[str]:
     return [name for name in TRAINER_ARGUMENTS if name not in OBJECTS]
 
 
+def known_trainer_settings() -> set[str]:
+    """Every key of ``lightning.trainer`` that is read, of any Lightning version."""
+    return {*trainer_arguments(), *SPECIAL, *OBJECTS, *RENAMED, *RETIRED, "ckpt_path", "strategy"}
+
+
 def gpu_count() -> int:
     """Number of visible GPUs; 0, without importing torch, when no driver's device file exists."""
     if sys.platform == "linux" and "torch" not in sys.modules and not any(Path(name).exists() for name in GPU_FILES):

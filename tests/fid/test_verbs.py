@@ -1,4 +1,4 @@
-"""The fid commands from the command line to the printed number, in the spelling of the README."""
+"""The fid commands from the command line to the printed number, in the spelling of the documents."""
 
 from __future__ import annotations
 

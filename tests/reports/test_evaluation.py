@@ -113,7 +113,7 @@ def test_everything_is_in_the_file(full: Path) -> None:
     steps, epsilons = zip(*found.privacy.curve, strict=True)
     assert steps == tuple(range(21)) and len(set(epsilons)) == 21, "every step shown is computed"
     assert epsilons[-1] == pytest.approx(found.privacy.epsilon["pld"], rel=2e-3) and found.protocol.quantize is True
-    assert found.not_measured == {"inception_score": "pixels names no classes"}
+    assert found.not_measured == {"inception_score": "the extractor pixels names no classes"}
 
 
 #: The keys of evaluation.json, version 1, that other programs read; a change of any of them needs a new version.

@@ -19,11 +19,12 @@ from ldm.errors import UserError
 from ldm.files import file_digest
 from ldm.inference import load_model
 from ldm.privacy.card import ReleaseCard
+from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
 from ldm.reports.hub import export_hub
 from ldm.reports.model_files import ModelFiles
 from ldm.reports.release import release_run
-from ldm.reports.release_card import CardContent
+from ldm.reports.release_card import CardContent, card_page, card_text, power_of_ten
 from ldm.reports.release_facts import FILES, SUMS, ReleaseFacts, release_files
 from ldm.reports.verification import verify_release
 from ldm.samples import SampleSet
@@ -95,6 +96,29 @@ def test_what_the_owner_says_is_escaped_and_shown(release: Path) -> None:
     page, text = (release / "card.html").read_text(), (release / "CARD.md").read_text()
     assert "&lt;b&gt;The curator" in page and "<b>The curator" not in page
     assert "zero, one" in page and "zero, one" in text and "differentially private" in text
+
+
+def test_a_card_states_the_noise_of_statistics_in_words(release: Path) -> None:
+    facts, card = ReleaseFacts.read(release / "release.json"), ReleaseCard.read(release / "privacy.json")
+    statistics = ({"name": "class moments of latents", "noise_multiplier": 0.886},)
+    ledger = Ledger()
+    ledger.record(SamplingEvent(1.0, 0.886))
+    ledger.record(card.plan.event(), 2)
+    audit = {"bound": {"lower_bound": 0.5, "confidence": 0.95, "claimed_epsilon": 1.0, "steps": 1, "canaries": 2000}}
+    audit["bound"]["method"], audit["on"] = "gaussian", "made-up records"
+    shown = CardContent.make(facts, replace(card, ledger=ledger, statistics=statistics, audit=audit))
+    assert dict(shown.mechanism)["noised steps"] == "2 of 2 planned"
+    assert dict(shown.beside_the_steps) == {
+        "Statistics before the steps": "class moments of latents, once, noise multiplier 0.886"
+    }
+    said = dict(shown.audit)["Leak that was measured"]
+    assert "the same 1 step may cost" in said and said.endswith("the statistics were not audited")
+    for text in (card_page(shown), card_text(shown)):
+        assert "class moments of latents, once, noise multiplier 0.886" in text and "add_or_remove_one" not in text
+
+
+def test_small_numbers_are_written_as_people_do() -> None:
+    assert [power_of_ten(value) for value in (1e-3, 3e-5, 1.515e-6)] == ["0.001", "3·10⁻⁵", "1.515·10⁻⁶"]
 
 
 def edited_epsilon(folder: Path) -> None:
@@ -244,11 +268,13 @@ def test_the_card_counts_steps_and_statistics_apart(release: Path) -> None:
     query = replace(card.plan.event(), sample_rate=1.0, noise_multiplier=8.0)
     ledger.record(query)
     mixed = replace(card, ledger=ledger, statistics=statistics)
-    rows = CardContent.make(FACTS, mixed).mechanism
-    assert ("noised steps", f"{card.ledger.steps} of {card.plan.steps} planned") in rows
-    assert [value for name, value in rows if name.startswith("statistics")] == [
-        "class moments of latents, once, noise multiplier 8",
-        "linear classifier on public features, 60 times, noise multiplier 77.46",
+    shown = CardContent.make(FACTS, mixed)
+    assert ("noised steps", f"{card.ledger.steps} of {card.plan.steps} planned") in shown.mechanism
+    assert [value.split("; ") for name, value in shown.beside_the_steps if name.startswith("Statistics")] == [
+        [
+            "class moments of latents, once, noise multiplier 8",
+            "linear classifier on public features, 60 times, noise multiplier 77.46",
+        ]
     ]
 
 

@@ -1,4 +1,4 @@
-"""The sampling commands as the README types them, on tiny models whose EMA weights differ."""
+"""The sampling commands as the documents type them, on tiny models whose EMA weights differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/mnist_sampling_and_acc.py, in the spelling of the README and of the original."""
+"""scripts/mnist_sampling_and_acc.py, in the spelling of the documents and of the original."""
 
 from __future__ import annotations
 

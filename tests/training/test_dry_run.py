@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from dp_accounting.dp_event import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting.pld import PLDAccountant
 
+from ldm.privacy.event import SamplingEvent
+from ldm.privacy.plan import PrivacyPlan
 from ldm.training import driver, train
-from ldm.training.dry_run import duration
+from ldm.training.dry_run import duration, privacy_lines
 from ldm.training.estimate import count_needs
 from tests import tiny
 from tests.tiny_runs import public_config
@@ -46,6 +51,27 @@ def test_a_private_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "time            at least",
     ):
         assert words in text, words
+
+
+def test_epsilon_is_that_of_the_card_with_statistics_and_other_runs() -> None:
+    plan = PrivacyPlan(0.25, 3, 1.5, 1.0, 1e-5, 8)
+    statistics = SamplingEvent(1.0, 4.0)
+
+    def exact(runs: int) -> float:
+        accountant = PLDAccountant()
+        accountant.compose(GaussianDpEvent(4.0))
+        accountant.compose(SelfComposedDpEvent(PoissonSampledDpEvent(0.25, GaussianDpEvent(1.5)), 3 * runs))
+        return float(accountant.get_epsilon(1e-5))
+
+    def stated(lines: list[str]) -> float:
+        (line,) = [line for line in lines if line.startswith("privacy")]
+        return float(re.search(r"epsilon = ([\d.]+)", line)[1])
+
+    own = privacy_lines(plan, 0, 8, ((statistics, 1),))
+    both = privacy_lines(plan, 0, 8, ((statistics, 1),), [([(plan.event(), plan.steps)], None)])
+    assert stated(own) == pytest.approx(exact(1), rel=0.01) and stated(both) == pytest.approx(exact(2), rel=0.01)
+    assert stated(privacy_lines(plan, 0, 8)) < stated(own) - 0.1
+    assert "with the statistics" in "".join(own) and "noise multiplier 4, released once" in "".join(own)
 
 
 def test_a_public_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -291,7 +291,8 @@ def mismatch(first: FeatureStatistics, second: FeatureStatistics) -> str:
     if first.quantize != second.quantize:
         return "one set was rounded to 8 bits (--quantize) and the other was not"
     if first.size != second.size and first.size and second.size:
-        return f"the images have different sizes ({first.size} and {second.size} pixels)"
+        sizes = f"{first.size} and {second.size} pixels"
+        return f"the images have different sizes ({sizes}; --real_args size:N resizes real ones)"
     return ""
 
 

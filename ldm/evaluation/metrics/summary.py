@@ -80,7 +80,7 @@ def summarise(
     missing: dict[str, str] = {}
     result = None
     if score is None:
-        missing["inception_score"] = f"{extractor.name} names no classes"
+        missing["inception_score"] = f"the extractor {extractor.name} names no classes"
     else:
         try:
             result = score.result()

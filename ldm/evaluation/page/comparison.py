@@ -12,7 +12,7 @@ from PIL import Image
 from ldm.evaluation.page.charts import bars, lines
 from ldm.evaluation.page.evaluation import Card
 from ldm.evaluation.page.images import figure
-from ldm.evaluation.page.render import direction, number, number_or_word, percent, render, words
+from ldm.evaluation.page.render import direction, in_words, number, number_or_word, percent, render, words
 from ldm.evaluation.result import EvaluationResult
 
 FORMAT = "latent diffusion comparison"
@@ -203,10 +203,12 @@ def _cards(comparison: Comparison) -> list[Card]:
         if name not in CARDS and not score.share:
             continue
         if score.best:
-            found.append(Card(f"Best {score.label}", score.text(score.runs[score.best].value), score.best))
+            found.append(Card(f"Best {words(score.label)}", score.text(score.runs[score.best].value), score.best))
         elif score.tied:
             shown = score.text(score.runs[score.tied[0]].value)
-            found.append(Card(f"Best {score.label}", shown, f"level within the deviation: {', '.join(score.tied)}"))
+            found.append(
+                Card(f"Best {words(score.label)}", shown, f"level within the deviation: {', '.join(score.tied)}")
+            )
     return found
 
 
@@ -223,7 +225,7 @@ def _score_table(
                 marks[at, column] = "best"
             elif run in score.tied:
                 marks[at, column] = "level"
-        rows.append((score.label, direction(score.better), *cells))
+        rows.append((words(score.label), direction(score.better), *cells))
     return rows, marks
 
 
@@ -236,7 +238,7 @@ def _with_spread(score: ComparedScore, cell: Cell) -> str:
 
 def _charts(comparison: Comparison) -> list[tuple[str, str]]:
     return [
-        (score.label, bars({run: max(cell.value, 0.0) for run, cell in score.runs.items()}, score.label))
+        (words(score.label), bars({run: max(cell.value, 0.0) for run, cell in score.runs.items()}, words(score.label)))
         for name, score in comparison.scores.items()
         if name in CHARTS or score.share
     ]
@@ -254,7 +256,7 @@ def _trade_offs(comparison: Comparison) -> list[str]:
         if name == "frechet" or score.share:
             scale = 100 if score.share else 1
             points = sorted((epsilons[run], scale * score.runs[run].value) for run in epsilons if run in score.runs)
-            charts.append(lines({score.label: points}, "By epsilon", x="ε", y=score.label))
+            charts.append(lines({words(score.label): points}, "By epsilon", x="ε", y=words(score.label)))
     return charts
 
 
@@ -262,7 +264,7 @@ def _privacy_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     if not any(comparison.privacy.values()):
         return []
     return [
-        (run, number_or_word(card.epsilon), card.accountant, f"{card.delta:g}", card.statement)
+        (run, number_or_word(card.epsilon), card.accountant, f"{card.delta:g}", in_words(card.statement))
         if card
         else (run, "–", "", "", "no privacy card was given")
         for run, card in comparison.privacy.items()

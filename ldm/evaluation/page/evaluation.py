@@ -78,7 +78,7 @@ def headline_cards(result: EvaluationResult) -> list[Card]:
     for name in HEADLINES:
         if score := result.scores.get(name):
             place = verdict(score.value, score.better, score.levels, deviation=score.deviation)
-            found.append(Card(score.label, number(score.value), _short(place) or f"{score.better} is better"))
+            found.append(Card(words(score.label), number(score.value), _short(place) or f"{score.better} is better"))
     for row in result.downstream.results if result.downstream else ():
         note = accuracy_verdict(row)
         if not row.levels.keys() - {CHANCE}:
@@ -123,7 +123,7 @@ def score_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
     for score in result.scores.values():
         spread = "" if score.deviation is None else f" ± {number(score.deviation, 2)}"
         place = verdict(score.value, score.better, score.levels, deviation=score.deviation)
-        rows.append((score.label, number(score.value) + spread, direction(score.better), place, score.note))
+        rows.append((words(score.label), number(score.value) + spread, direction(score.better), place, score.note))
     if not any(row[3] for row in rows):  # no level is known
         rows = [(*row[:3], row[4]) for row in rows]
     return rows
@@ -164,7 +164,7 @@ def privacy_facts(privacy: PrivacySummary) -> list[tuple[str, str]]:
         ("expected batch", number(plan.get("expected_batch_size"))),
         ("noise multiplicity", number(plan.get("noise_multiplicity"))),
         ("steps", f"{privacy.steps.taken:,} taken of {privacy.steps.planned:,} planned"),
-        ("trained coordinates", number(privacy.trained_coordinates)),
+        ("values trained", number(privacy.trained_coordinates)),
         ("random generator", privacy.rng),
         ("public data", "; ".join(privacy.public_data) or "none"),
         ("covered", "; ".join(privacy.covered)),

@@ -51,9 +51,24 @@ def direction(better: str) -> str:
     return f"{better}\N{NO-BREAK SPACE}{ARROWS[better]}"
 
 
+#: Keys whose words say too little.
+WORDS = {
+    "add_or_remove_one": "one record more or less",
+    "replace_one": "one record exchanged for another",
+    "downstream": "accuracy of classifiers trained on the samples",
+}
+
+
 def words(name: str) -> str:
-    """A key of a file as words."""
-    return name.replace("_", " ")
+    """A key of a file, or the label of a score, as words."""
+    return WORDS.get(name, name.replace("_", " ").replace("Frechet", "Fréchet"))
+
+
+def in_words(statement: str) -> str:
+    """The statement of a privacy card with its neighbouring relation in words."""
+    for key in ("add_or_remove_one", "replace_one"):
+        statement = statement.replace(key, WORDS[key])
+    return statement
 
 
 def flat_rows(values: Mapping[str, Any]) -> list[tuple[str, object]]:
@@ -100,7 +115,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (number, number_or_word, percent, direction, words, flat_rows, plain)
+    filters = (number, number_or_word, percent, direction, words, in_words, flat_rows, plain)
     environment.filters.update({function.__name__: function for function in filters})
     return environment
 

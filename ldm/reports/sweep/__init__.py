@@ -1,13 +1,15 @@
 """Sweeps: several settings of one private training, on public images, or on the private ones with every run charged.
 
 * ``grid``: the settings; ``charges``: plans under which private runs are charged together, or selected
-* ``runs``: training and scoring; ``result``: the file and the table
+* ``request``: what was asked for; ``runs``: training and scoring; ``result``: the file and the table
+* ``stages``, ``candidates``: what a stopped sweep goes on from
 """
 
 from __future__ import annotations
 
 from ldm.reports.sweep.grid import parse_grid
+from ldm.reports.sweep.request import SweepRequest
 from ldm.reports.sweep.result import SweepResult
-from ldm.reports.sweep.runs import SweepRequest, run_sweep
+from ldm.reports.sweep.runs import resume_sweep, run_sweep
 
-__all__ = ["SweepRequest", "SweepResult", "parse_grid", "run_sweep"]
+__all__ = ["SweepRequest", "SweepResult", "parse_grid", "resume_sweep", "run_sweep"]

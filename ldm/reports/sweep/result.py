@@ -22,6 +22,8 @@ RESULT = "sweep.json"
 class Tried:
     """One setting: its run directory, and its mean score (lower is better) with the deviation of the mean.
 
+    ``run`` is "" for a private run that was charged, stopped before its first checkpoint, and not repeated.
+
     ``behind``: how far its score is behind the best one's, ``noise`` the deviation of that difference over the same
     images; None without scores.
     """
@@ -62,7 +64,13 @@ class SweepResult:
         lines = []
         for place, entry in enumerate(self.tried):
             mark = "*" if place == self.best else "=" if entry.level else " "
-            score = "not scored" if entry.score is None else f"{entry.score:.5f} ± {entry.deviation or 0:.5f}"
+            score = (
+                "lost, and charged"
+                if not entry.run
+                else "not scored"
+                if entry.score is None
+                else f"{entry.score:.5f} ± {entry.deviation or 0:.5f}"
+            )
             lines.append(f"{mark} {score}   {' '.join(short(setting) for setting in entry.setting)}")
         if any(entry.level for place, entry in enumerate(self.tried) if place != self.best):
             lines.append("= level: not behind the best by more than the deviation of the difference; take the cheapest")
@@ -81,6 +89,9 @@ def ranked(
     best = min(losses, key=lambda place: float(losses[place].mean()))
     found = []
     for place, (setting, run) in enumerate(zip(settings, runs, strict=True)):
+        if place not in losses:
+            found.append(Tried(setting, run))
+            continue
         own = losses[place]
         difference = own - losses[best]
         found.append(

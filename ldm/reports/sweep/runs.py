@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,65 +19,62 @@ import yaml
 from numpy.typing import NDArray
 
 from ldm.data.part import Part
-from ldm.errors import UserError
+from ldm.errors import Stopped, UserError
 from ldm.evaluation.inputs.sources import open_dataset, parse_settings
 from ldm.inference import load_model
-from ldm.privacy.randomness import secret_generator
 from ldm.privacy.selection import Selection
 from ldm.reports.membership import LossOptions, image_losses
 from ldm.reports.model_files import ModelFiles
+from ldm.reports.release import CANDIDATES
+from ldm.reports.sweep.candidates import Candidates
 from ldm.reports.sweep.charges import compose, private_set, select, total_epsilon
 from ldm.reports.sweep.grid import Setting
-from ldm.reports.sweep.result import SweepResult, Tried, ranked
+from ldm.reports.sweep.request import COMPOSITION, PUBLIC, REQUEST, SELECTION, SweepRequest
+from ldm.reports.sweep.result import RESULT, SweepResult, Tried, ranked
+from ldm.reports.sweep.stages import Stage, stage_of
 from ldm.training import RunOptions, train
 
 logger = logging.getLogger(__name__)
 
-PUBLIC, COMPOSITION, SELECTION = "public", "composition", "selection"
+BASE = "base.yaml"
 HELD_OUT = 512
 LOSS = LossOptions(draws=8, count=HELD_OUT)
-
-
-@dataclass(frozen=True)
-class SweepRequest:
-    """What to try on which images.
-
-    ``base``: configuration of the private run, ``settings``: overrides of all runs. ``public``: a data set class or a
-    folder that plays the private one, or "" to train on the private images, which ``charge`` then says how to pay for.
-    ``held_out``: public images that score the runs; for ``public`` a part of it without a name. ``out``: a new folder.
-    """
-
-    base: Path
-    grid: tuple[Setting, ...]
-    out: Path
-    settings: tuple[str, ...] = ()
-    public: str = ""
-    public_args: tuple[str, ...] = ()
-    charge: str = ""
-    held_out: str = ""
-    held_out_args: tuple[str, ...] = ()
-    expected_runs: float = 0.0
-    eta: float = 1.0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    progress: Callable[[str], None] = logger.info
 
 
 def run_sweep(request: SweepRequest) -> SweepResult:
     """Train every setting, or for a selection a random number of random ones, and write ``sweep.json``.
 
-    Raises UserError, before anything is trained, for requests that are not covered.
+    Raises UserError, before anything is trained, for requests that are not covered. When a signal stops it, `Stopped`
+    names the command that goes on.
     """
-    if bool(request.public) == bool(request.charge):
-        raise UserError(
-            "say which images to try on: --public CLASS|FOLDER (free), or the private ones with --charge composition "
-            "(every run counts) or --charge selection (the best of a random number of runs)"
-        )
-    if request.out.exists():
-        raise UserError(f"{request.out} exists; name a new folder with --out")
-    if request.charge == SELECTION and not request.held_out:
-        raise UserError("--charge selection needs public images to choose by: --held-out CLASS|FOLDER")
-    runner = {"": _on_public, COMPOSITION: _composed, SELECTION: _selected}[request.charge]
-    result = runner(request)
+    request.check()
+    request.check_new()
+    return _carried_out(request, None)
+
+
+def resume_sweep(out: Path, device: torch.device, progress: Callable[[str], None] = logger.info) -> SweepResult:
+    """Go on with the sweep in ``out``, which was stopped.
+
+    Finished runs are not repeated, and runs that have a checkpoint go on with their ledgers. A private run that was
+    charged and has left no checkpoint is not repeated either, because that would be a second charge; its charge stays
+    on every card. Raises UserError for a folder without a stopped sweep, and for a configuration that has changed.
+    """
+    if (out / RESULT).is_file():
+        shutil.rmtree(out / CANDIDATES, ignore_errors=True)  # of a selection that was stopped at its very end
+    return _carried_out(*SweepRequest.read(out, device, progress))
+
+
+def _carried_out(request: SweepRequest, overrides: list[list[str]] | None) -> SweepResult:
+    try:
+        if request.charge == COMPOSITION:
+            result = _composed(request, overrides)
+        else:
+            result = (_selected if request.charge else _on_public)(request)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        if not (request.out / REQUEST).is_file():
+            raise
+        number = stopped.signal if isinstance(stopped, Stopped) else signal.SIGINT
+        raise Stopped(number, f"the sweep is stopped; go on with dp-ldm sweep --resume {request.out}") from None
     result.write(request.out)
     return result
 
@@ -97,18 +94,23 @@ def _on_public(request: SweepRequest) -> SweepResult:
     train_on = {"target": "ldm.data.part.Part", "params": {"of": node, "count": used}}
     scored = _held_out(request) if request.held_out else Part(full, held, used)
     base = _write_base(request, {"data": {"params": {"train": train_on, "validation": None, "test": None}}})
-    runs = [_train(request, base, number, setting, ()) for number, setting in enumerate(request.grid, 1)]
+    request.write()
+    runs = [_train(request, base, number, setting) for number, setting in enumerate(request.grid, 1)]
     tried, best = ranked(request.grid, _names(request, runs), _scores(request, runs, scored))
     name = " ".join([request.public, *request.public_args])
     statement = f"{len(request.grid)} settings were tried on public images ({name}), and none on the private ones"
     return SweepResult(PUBLIC, name, request.held_out or name, statement, tried, best, len(request.grid))
 
 
-def _composed(request: SweepRequest) -> SweepResult:
+def _composed(request: SweepRequest, overrides: list[list[str]] | None) -> SweepResult:
+    """``overrides``: what the runs of a stopped sweep are charged with; None for a new one."""
     scored = _held_out(request) if request.held_out else None
-    base = _write_base(request, {})
     charges = request.out / "charges"
-    overrides = compose(base, [(*request.settings, *setting) for setting in request.grid], charges)
+    if overrides is None:
+        base = _write_base(request, {})
+        overrides = compose(base, [(*request.settings, *setting) for setting in request.grid], charges)
+        request.write(overrides)
+    base = request.out / BASE
     request.progress(f"{len(request.grid)} runs together cost epsilon {total_epsilon(charges, base):.4g}")
     runs = []
     for number, (setting, more) in enumerate(zip(request.grid, overrides, strict=True), 1):
@@ -126,51 +128,69 @@ def _selected(request: SweepRequest) -> SweepResult:
     selection = Selection.with_mean(request.expected_runs or 2.0 * len(request.grid), request.eta)
     base = _write_base(request, {})
     words = select(base, [(*request.settings, *setting) for setting in request.grid], selection)
+    request.write()
     request.progress(f"{selection.describe()}: neither the number nor the other runs may be published")
-    generator = secret_generator()
-    hidden = request.out / ".candidates"
-    best: tuple[NDArray[np.float64], Setting, Path] | None = None
-    try:
-        for number in range(1, selection.draw(generator) + 1):
-            setting = request.grid[int(generator.integers(len(request.grid)))]
-            run = _train(request, base, number, setting, words, hidden)
-            losses = _loss(request, run, scored)
-            if best is None or losses.mean() < best[0].mean():
-                best = (losses, setting, run)
-        assert best is not None  # at least one run is drawn
-        kept = request.out / "best"
-        shutil.move(best[2], kept)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)  # the other runs are not part of what is published
-    tried, place = ranked([best[1]], [kept.name], {0: best[0]})
+    candidates = Candidates.of(request.out, selection, len(request.grid))
+
+    def train_one(number: int, place: int) -> Path:
+        run = _train(request, base, number, request.grid[place], words, candidates.folder)
+        assert run is not None  # a lost candidate is repeated: what is published is one of as many runs as were drawn
+        return run
+
+    candidates.score(train_one, lambda run: _loss(request, run, scored))
+    kept, losses = request.out / "best", np.asarray(candidates.losses)
+    tried, best = ranked([request.grid[candidates.keep_best(kept)]], [kept.name], {0: losses})
     statement = f"{len(request.grid)} settings were tried on the private images; {selection.describe()}"
-    return SweepResult(SELECTION, "the private images", request.held_out, statement, tried, place, len(request.grid))
+    count = len(request.grid)
+    result = SweepResult(SELECTION, "the private images", request.held_out, statement, tried, best, count)
+    result.write(request.out)  # before the state is gone, without which a stopped sweep would draw new runs
+    candidates.delete()
+    return result
 
 
 # ---------------------------------------------------------------------- training and scoring
 
 
 def _write_base(request: SweepRequest, changes: dict[str, Any]) -> Path:
-    path = request.out / "base.yaml"
-    path.parent.mkdir(parents=True)
+    """Write the configuration of all runs; a stopped sweep has its folder already."""
+    path = request.out / BASE
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({"base": str(request.base.resolve()), **changes}, sort_keys=False))
     return path
 
 
 def _train(
-    request: SweepRequest, base: Path, number: int, setting: Setting, more: Sequence[str], folder: Path | None = None
-) -> Path:
-    if folder is None:  # the number of runs of a selection is secret
-        request.progress(f"run {number} of {len(request.grid)}: {' '.join(setting)}")
-    options = RunOptions(
-        base=[str(base)],
-        train=True,
-        no_test=True,
-        name=f"{number:02d}",
-        logdir=str(folder or request.out / "runs"),
-        dotlist=[*request.settings, *setting, *more],
-    )
-    return train(options).path
+    request: SweepRequest,
+    base: Path,
+    number: int,
+    setting: Setting,
+    more: Sequence[str] = (),
+    secret: Path | None = None,
+) -> Path | None:
+    """Train a run, or what is left of it; None for one that was charged and must not be repeated.
+
+    ``secret``: folder of a selection, whose number of runs is not shown.
+    """
+    folder = secret or request.out / "runs"
+    stage, found = stage_of(folder, number)
+    say = request.progress if secret is None else logger.debug
+    title = f"run {number} of {len(request.grid)}: {' '.join(setting)}"
+    if stage is Stage.FINISHED:
+        say(f"{title}: was finished before")
+        return found
+    if stage is Stage.LOST and request.charge == COMPOSITION:
+        say(f"{title}: was charged, and left no checkpoint; it is not repeated, because that would be charged again")
+        return None
+    given: dict[str, Any] = {"train": True, "no_test": True}
+    if stage is Stage.UNFINISHED:
+        say(f"{title}: goes on")
+        train(RunOptions(base=[], resume=str(found), **given))
+        return found
+    if found is not None:
+        shutil.rmtree(found)  # nothing was released, or nothing of it is published
+    say(title)
+    words = [*request.settings, *setting, *more]
+    return train(RunOptions(base=[str(base)], name=f"{number:02d}", logdir=str(folder), dotlist=words, **given)).path
 
 
 def _loss(request: SweepRequest, run: Path, held_out: Any) -> NDArray[np.float64]:
@@ -178,12 +198,12 @@ def _loss(request: SweepRequest, run: Path, held_out: Any) -> NDArray[np.float64
     return image_losses(load_model(files.config, files.weights, request.device), held_out, LOSS, "scoring")
 
 
-def _scores(request: SweepRequest, runs: Sequence[Path], held_out: Any) -> dict[int, NDArray[np.float64]]:
-    return {place: _loss(request, run, held_out) for place, run in enumerate(runs)}
+def _scores(request: SweepRequest, runs: Sequence[Path | None], held_out: Any) -> dict[int, NDArray[np.float64]]:
+    return {place: _loss(request, run, held_out) for place, run in enumerate(runs) if run is not None}
 
 
-def _names(request: SweepRequest, runs: Sequence[Path]) -> list[str]:
-    return [run.relative_to(request.out).as_posix() for run in runs]
+def _names(request: SweepRequest, runs: Sequence[Path | None]) -> list[str]:
+    return ["" if run is None else run.relative_to(request.out).as_posix() for run in runs]
 
 
 def _node(request: SweepRequest, name: str, words: Sequence[str]) -> tuple[dict[str, Any], Any]:
@@ -210,4 +230,4 @@ def _dataset_size(request: SweepRequest) -> int:
     return plan.num_records
 
 
-__all__ = ["SweepRequest", "Tried", "run_sweep"]
+__all__ = ["SweepRequest", "Tried", "resume_sweep", "run_sweep"]

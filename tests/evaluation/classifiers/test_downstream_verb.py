@@ -1,4 +1,4 @@
-"""scripts/dpdm_downstreaming_classifier_mnist.py, in the spelling of the README."""
+"""scripts/dpdm_downstreaming_classifier_mnist.py, in the spelling of the documents."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_too_few_images_are_reported(caplog: pytest.LogCaptureFixture) -> None:
         ({"weights": "other"}, "different weights"),
         ({"resize": "other"}, "resized differently"),
         ({"quantize": True}, "--quantize"),
-        ({"size": "32x32"}, r"different sizes \(16x16 and 32x32 pixels\)"),
+        ({"size": "32x32"}, r"different sizes \(16x16 and 32x32 pixels; --real_args size:N"),
     ],
 )
 def test_unlike_statistics_are_refused_unless_forced(

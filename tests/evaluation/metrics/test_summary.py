@@ -48,7 +48,10 @@ def test_everything_agrees_with_the_whole_set_at_once() -> None:
 def test_what_cannot_be_kept_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = random_images(10)
     plain = summarise(batches(images, None), PixelFeatures())
-    assert plain.missing == {"inception_score": "pixels names no classes", "per_class": "the images have no labels"}
+    assert plain.missing == {
+        "inception_score": "the extractor pixels names no classes",
+        "per_class": "the images have no labels",
+    }
     few = summarise(batches(images, labels), WithClasses())
     assert "splits" in few.missing["inception_score"]
     monkeypatch.setattr(module, "CLASS_MEMORY", 2 * 64**2 * 8)

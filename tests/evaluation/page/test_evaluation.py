@@ -144,6 +144,12 @@ def test_warnings_for_a_choice_by_test_images_and_a_broken_guarantee() -> None:
     assert '<p class="warning">NOT private' in evaluation_page(result(privacy=broken), images())
 
 
+def test_the_neighbouring_relation_is_said_in_words() -> None:
+    stated = replace(PRIVACY, statement="(9.98, 1e-05)-differentially private, add_or_remove_one, record: one image")
+    said = Page(evaluation_page(result(privacy=stated), images())).text
+    assert "private, one record more or less, record: one image" in said and "add_or_remove_one" not in said
+
+
 def test_a_forced_comparison_is_marked() -> None:
     forced = result(protocol=replace(PROTOCOL, forced="one set was rounded"))
     assert "although one set was rounded" in Page(evaluation_page(forced, images())).text

@@ -21,24 +21,8 @@ from ldm.reports.release_facts import ReleaseFacts
 from ldm.reports.sweep import parse_grid
 from ldm.reports.sweep.result import ranked
 from ldm.reports.verification import verify_release
-from tests import tiny
-from tests.tiny_runs import small_checkpoint, small_ldm, write_yaml
 
 RATES = "model.base_learning_rate=0.001,0.01"
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the YAML of a private run of two steps, and other digits that are public."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    start = small_checkpoint(tmp_path / "start.ckpt", small_ldm())
-    dp = tiny.dp(dataset_size=30, noise_multiplier=None, epsilon=4)
-    section = small_ldm(ckpt_path=str(start), train_condition_only=True, dp_config=dp)
-    config = tiny.run_config(section, tiny.write_digits(tmp_path / "private"), max_steps=2)
-    write_yaml(tmp_path / "run.yaml", config)
-    tiny.write_digits(tmp_path / "public", 60, seed=1)
-    return tmp_path
 
 
 def public(place: Path, flag: str) -> list[str]:
@@ -96,7 +80,12 @@ def test_the_best_of_a_random_number_of_runs_keeps_the_number_secret(
 ) -> None:
     monkeypatch.setattr(Selection, "draw", lambda self, generator: 3)
     found = swept("--try", RATES, "--charge", "selection", "--expected-runs", "5", *public(place, "held-out"))
-    assert sorted(path.name for path in (place / "out").iterdir()) == ["base.yaml", "best", "sweep.json"]
+    assert sorted(path.name for path in (place / "out").iterdir()) == [
+        "base.yaml",
+        "best",
+        "request.json",
+        "sweep.json",
+    ]
     assert len(found["tried"]) == 1 and found["settings"] == 2
     said = capsys.readouterr().out
     assert (
@@ -129,6 +118,20 @@ def test_a_selection_among_different_mechanisms_is_refused(place: Path) -> None:
 def test_a_sweep_says_who_pays(place: Path, words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         swept("--try", RATES, *words)
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--try", "model.base_learning_rat=1,2"], "model has no key 'base_learning_rat'; did you mean 'base_l"),
+        (["--try", RATES, "lightning.trainer.max_step=9"], "no key 'max_step'; did you mean 'max_steps'"),
+        (["--try", RATES, "model.params.dp_config.delt=1"], "no key 'delt'; did you mean 'delta'"),
+    ],
+)
+def test_a_misspelt_key_is_named_before_anything_is_written(place: Path, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        swept(*words, "--charge", "composition")
     assert not (place / "out").exists()
 
 
