@@ -293,7 +293,7 @@ class PrivateRun:
 
     def _statistics(self) -> Result:
         samples = draws_of(self.run_dir, self.config.run, self._budget(), self.config.samples)
-        return {"accuracies": self.shared.score(samples)}
+        return self.shared.score(samples)
 
     def _warm(self) -> Result:
         self.shared.sample(self.run_dir / "warm_up.ckpt", self.folder / "warm.pt")
@@ -363,7 +363,7 @@ class StatisticsRun:
         warm_up = {"model": {"params": {"dp_config": {"warm_up": self.warm_up}}}}
         samples = draws_of(self.folder / "run", self.config.run, warm_up, self.config.samples)
         samples.save(self.folder / "draws.pt")
-        return {"accuracies": self.shared.score(samples)}
+        return self.shared.score(samples)
 
     def _draw_labels(self) -> Result:
         return self.shared.scored_labels(self.folder / "draws.pt", self.folder / "run", self.warm_up)
