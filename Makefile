@@ -46,7 +46,7 @@ EPSILON ?= 1 10
 OPTIONS ?=
 
 benchmark-mnist: venv ## private MNIST from the public model to one table; goes on where it was stopped
-	@$(BIN)/python scripts/benchmark.py configs/benchmark/mnist.yaml --epsilon $(EPSILON) $(OPTIONS)
+	@$(BIN)/python scripts/benchmark.py configs/benchmark/mnist-glyphs.yaml --epsilon $(EPSILON) $(OPTIONS)
 
 benchmark-fmnist: venv ## the same for Fashion-MNIST; OPTIONS=--quick shows the chain in minutes
 	@$(BIN)/python scripts/benchmark.py configs/benchmark/fmnist.yaml --epsilon $(EPSILON) $(OPTIONS)
