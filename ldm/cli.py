@@ -22,6 +22,7 @@ _FALSE = {"no", "false", "f", "n", "0"}
 _SETTING = re.compile(r"((model|data|lightning)(?=[.=])|[a-z_]\w*\.)[\w.\[\]-]*=")
 
 LARGEST_SEED = 2**32 - 1
+LOGGED_BAR_SECONDS = 15  # a bar in a log file
 """The largest seed that every random number generator here accepts; numpy's limit is the smallest."""
 
 
@@ -154,8 +155,11 @@ def run(main: Callable[[], None]) -> None:
     """Run a command, log to standard error, and report a :class:`UserError` as ``error: ...`` with exit code 2.
 
     A full disk is reported in one line with exit code 1. Other exceptions keep their traceback, because they are bugs.
-    A command ended by a signal exits with 128 plus the signal number, Ctrl-C with 130.
+    A command ended by a signal exits with 128 plus the signal number, Ctrl-C with 130. In a log file, where every state
+    of a progress bar is new text, bars show a state every `LOGGED_BAR_SECONDS`.
     """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", str(LOGGED_BAR_SECONDS))  # tqdm reads it when it is imported, later
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
     try:
         main()

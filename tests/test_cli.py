@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,18 @@ def test_a_signal_is_in_the_exit_code(capsys):
     with pytest.raises(SystemExit) as stop:
         run(main)
     assert stop.value.code == 143 and capsys.readouterr().err == "stopped by SIGTERM; to go on, type x\n"
+
+
+def test_a_bar_in_a_log_file_does_not_fill_it() -> None:
+    code = """
+        from ldm.cli import run
+        def main():
+            import time
+            from tqdm import tqdm
+            for _ in tqdm(range(40)): time.sleep(0.02)
+        run(main)
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TQDM_")}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert "100%" in done.stderr and done.stderr.count("it/s") <= 3, done.stderr
