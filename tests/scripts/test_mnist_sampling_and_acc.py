@@ -61,8 +61,8 @@ def test_readme_command(commands: Commands, files: Path, monkeypatch: pytest.Mon
     assert not torch.equal(train.images[:1], held_out.images[:1]), "held-out samples are others"
     lines = commands.out.splitlines()
     assert lines[0] == "accuracy on 12 real images, epoch chosen on 7 held-out samples"
-    assert [line.split(":")[0] for line in lines[1:]] == ["Logistic regression", "MLP", "CNN"]
-    assert all(" +- " in line and line.endswith(" %") for line in lines[1:])
+    assert [line.split(":")[0] for line in lines[1:]] == ["Logistic regression", "MLP", "CNN", "mean of 3 classifiers"]
+    assert all(" +- " in line and line.endswith(" %") for line in lines[1:4])
     scores = json.loads(Path("scores.json").read_text())
     assert [result["seed"] for result in scores["cnn"]["results"]] == [0, 1]
 
