@@ -21,6 +21,15 @@ SENSITIVITY = (
         test=f"{STEP}::test_one_record_moves_the_sum_by_at_most_c[condition-4]",
     ),
     PlantedBug(
+        name="the first microbatch counts twice",
+        rule=2,
+        file="ldm/privacy/clipping.py",
+        old="        else:\n            self._sums.add_(result.sums)\n",
+        new="        self._sums.add_(result.sums)\n",
+        why="each of its records contributes up to 2 C",
+        test=f"{CLIPPING}::test_engines_agree_with_torch_func[small-1-bookkeeping]",
+    ),
+    PlantedBug(
         name="noise draws of a record lie apart",
         rule=2,
         file="ldm/models/diffusion/latent_denoiser.py",
