@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldm.cli import ArgumentParser, split_settings
 from ldm.errors import UserError
@@ -19,6 +19,9 @@ from ldm.inference import SamplingRequest, check_output
 from ldm.inference.request import require_file
 from ldm.reports.flags import add_drawing_flags, add_sampling_flags, sampling_options
 from ldm.shards import Shard
+
+if TYPE_CHECKING:
+    from ldm.reports.model_files import ModelFiles
 
 
 def add_output_flags(parser: ArgumentParser, count: int = 20) -> None:
@@ -81,9 +84,46 @@ def build_parser() -> ArgumentParser:
     what.add_argument("--classes", "-c", nargs="+", metavar="CLASS", help="numbers or names; all without it")
     what.add_argument("--prompt", nargs="+", metavar="TEXT", help="captions, for a model of text")
     add_output_flags(parser)
+    add("--draws", action="store_true", help="decode draws of the released class statistics; no diffusion step")
     add_sampling_flags(parser)
     add_drawing_flags(parser)
     return parser
+
+
+def draw_statistics(args: argparse.Namespace, files: ModelFiles, classes: Sequence[int] | None) -> None:
+    """Write images decoded from draws of the run's released statistics. Raises UserError for a model without them."""
+    if files.draws is None:
+        raise UserError(
+            "--draws: this model has no draws.safetensors; a run of dp-ldm new with class moments writes one, and its "
+            "release folder holds it"
+        )
+    from ldm.inference.draws import decoded_draws
+    from ldm.samples import save_grid
+
+    names, output = files.class_names, Path(args.output)
+    drawn = decoded_draws(
+        files.draws,
+        files.config,
+        files.weights,
+        args.num_samples,
+        classes,
+        class_names=names,
+        seed=args.seed,
+        device=args.device,
+    )
+    if output.suffix == ".png":
+        kinds = len(set(drawn.labels.tolist())) if drawn.labels is not None else 1
+        save_grid(drawn.images, output, columns=max(1, round(args.num_samples / kinds)))
+    else:
+        drawn.save(output)
+
+
+def refuse_with_draws(args: argparse.Namespace, settings: Sequence[str]) -> None:
+    """Raise UserError for flags of a sampler, or of another model, beside --draws."""
+    given = (args.sampler, args.steps, args.eta, args.guide_with, args.prompt, args.yaml)
+    others = bool(settings) or args.lineage or args.guidance != 1.0 or not Shard.here(args.shard).whole
+    if others or any(value is not None for value in given):
+        raise UserError("--draws takes no diffusion step: give MODEL alone, without sampler, guidance, prompt or shard")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -93,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.model is not None and (args.yaml or args.ckpt):
         raise UserError(f"{args.model} and --yaml or --ckpt were given; give one model")
     check_output(args.output)
+    if args.draws:
+        refuse_with_draws(args, settings)
     sampling_options(args)  # a mistake is refused before torch is imported
     for path, kind in ((args.yaml, "config file"), (args.ckpt, "checkpoint")):
         if path is not None:
@@ -111,7 +153,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.prompt is None:
         classes = files.labels(args.classes) if args.classes else files.default_classes()
     names = files.class_names or None
-    if not draw(args, files.config, files.weights, classes, args.prompt, class_names=names, settings=settings):
+    if args.draws:
+        draw_statistics(args, files, classes)
+    elif not draw(args, files.config, files.weights, classes, args.prompt, class_names=names, settings=settings):
         print("this part is written; the process that finishes last merges all of them")
         return
     output = Path(args.output)

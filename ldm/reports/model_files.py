@@ -10,16 +10,20 @@ from typing import Any
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError, nearest
 from ldm.inference.class_names import declared_class_names
-from ldm.reports.release_facts import CONFIG, FACTS, ReleaseFacts, release_files
+from ldm.reports.release_facts import CONFIG, DRAWS, FACTS, ReleaseFacts, release_files
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Configuration and weights of a trained model, and the public names of its classes if declared."""
+    """Configuration and weights of a trained model, and the public names of its classes if declared.
+
+    ``draws``: file of the statistics that the run released, to draw from (`LatentDraws`), if there is one.
+    """
 
     config: Path
     weights: Path
     class_names: tuple[str, ...] = ()
+    draws: Path | None = None
 
     @classmethod
     def find(cls, place: Path) -> ModelFiles:
@@ -30,14 +34,14 @@ class ModelFiles:
         if not place.is_dir():
             raise UserError(f"{place}: no such folder; name a release folder or a run directory, such as logs/RUN")
         if (place / CONFIG).is_file() and (place / FACTS).is_file():
-            return cls(*release_files(place), ReleaseFacts.read(place / FACTS).class_names)
+            return cls(*release_files(place), ReleaseFacts.read(place / FACTS).class_names, _if_there(place / DRAWS))
         configs = sorted((place / "configs").glob("*-project.yaml"))
         weights = place / "checkpoints" / "last.ckpt"
         if not configs:
             raise UserError(f"{place}: is neither a release folder nor a run directory (no configs/*-project.yaml)")
         if not weights.is_file():
             raise UserError(f"{place}: has no checkpoints/last.ckpt; go on with dp-ldm train --resume {place}")
-        return cls(configs[-1], weights, run_class_names(place))
+        return cls(configs[-1], weights, run_class_names(place), _if_there(place / DRAWS))
 
     def check_settings(self, settings: Sequence[str]) -> None:
         """Raise UserError for ``key.path=value`` settings that the configuration cannot have."""
@@ -76,6 +80,10 @@ def run_class_names(run: Path) -> tuple[str, ...]:
     """The names that the configuration of a run directory declares; none without a configuration."""
     configs = sorted((run / "configs").glob("*-project.yaml"))
     return declared_class_names(configs[-1]) if configs else ()
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def _at(values: Any, *keys: str) -> Any:

@@ -306,5 +306,5 @@ def _moments_text(settings: Settings) -> str:
         clip_norm: {moments.clip_norm:g}  # bound on a record in them; a quantile of public images
         classes: {settings.classes}
         rounds: [{{noise_multiplier: {settings.noise_multiplier:g}}}]  # {MOMENTS_SHARE:.0%} of epsilon
-        training: {{steps: 250, batch_size: 64, learning_rate: 1.0e-3}}  # costs no privacy
+        training: {{steps: 500, batch_size: 64, learning_rate: 2.0e-3, weight_limit: 100}}  # costs no privacy
 """

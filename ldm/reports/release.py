@@ -19,9 +19,9 @@ from ldm.files import check_writable, file_digest
 from ldm.inference.load import without_checkpoints
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.audit_file import AUDIT, AuditFile
-from ldm.reports.claim import check_weights
+from ldm.reports.claim import check_account, check_weights
 from ldm.reports.release_card import CardContent, card_page, card_text
-from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES, PRIVACY, SUMS, WEIGHTS, ReleaseFacts
+from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, DRAWS, FACTS, PRIVACY, SUMS, WEIGHTS, ReleaseFacts, files_of
 
 #: Hidden folder of the runs of a selection (`dp-ldm sweep`), of which the best alone leaves it.
 CANDIDATES = ".candidates"
@@ -46,6 +46,9 @@ def release_run(
     if not weights.is_file():
         raise UserError(f"{weights}: no such checkpoint; train first, or name one with --checkpoint FILE")
     check_weights(card, read_checkpoint(weights), weights)  # weights of another run would go out under this card
+    draws = run / DRAWS
+    if draws.is_file():
+        check_account(card, read_checkpoint(draws), draws)
     card = with_audit(card, run)
     section = model_section(run)
     if out.exists():
@@ -56,17 +59,19 @@ def release_run(
         staging.mkdir(parents=True)
         export_checkpoint(weights, staging / WEIGHTS, half=half)
         (staging / CONFIG).write_text(yaml.safe_dump({"model": section}, sort_keys=False), encoding="utf-8")
+        if draws.is_file():
+            shutil.copyfile(draws, staging / DRAWS)
         card.write(staging / PRIVACY)
         (staging / FACTS).write_text(json.dumps(facts.to_dict(), indent=2) + "\n", encoding="utf-8")
         content = CardContent.make(facts, card)
         (staging / CARD_TEXT).write_text(card_text(content), encoding="utf-8")
         (staging / CARD_PAGE).write_text(card_page(content), encoding="utf-8")
-        lines = [f"{file_digest(staging / name)}  {name}\n" for name in FILES if name != SUMS]
+        lines = [f"{file_digest(staging / name)}  {name}\n" for name in files_of(staging) if name != SUMS]
         (staging / SUMS).write_text("".join(lines), encoding="utf-8")
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return tuple(out / name for name in FILES)
+    return tuple(out / name for name in files_of(out))
 
 
 def releasable_card(run: Path) -> ReleaseCard:

@@ -24,7 +24,14 @@ CARD_PAGE, CARD_TEXT, PRIVACY, FACTS, CONFIG, WEIGHTS, SUMS = (
     "weights.safetensors",
     "SHA256SUMS",
 )
+#: One more for a run that released class statistics: the distribution fitted to them, which can be drawn from.
+DRAWS = "draws.safetensors"
 FILES = (CARD_PAGE, CARD_TEXT, PRIVACY, FACTS, CONFIG, WEIGHTS, SUMS)
+
+
+def files_of(folder: Path) -> tuple[str, ...]:
+    """The names of the files that this release should have."""
+    return (*FILES[:-1], DRAWS, SUMS) if (folder / DRAWS).exists() else FILES
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ldm.privacy.card import ReleaseCard
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
 from ldm.reports import claim
 from ldm.reports.release_card import CardContent, card_page, card_text
-from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, FACTS, FILES, PRIVACY, SUMS, WEIGHTS, ReleaseFacts
+from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, DRAWS, FACTS, PRIVACY, SUMS, WEIGHTS, ReleaseFacts, files_of
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,18 @@ def _ask(question: str, answer: Callable[[Path], str], folder: Path) -> Check:
 def check_files(folder: Path) -> str:
     """The folder has exactly the files of a release, each with the digest in ``SHA256SUMS``."""
     present = {path.name for path in folder.iterdir()}
-    missing, extra = [name for name in FILES if name not in present], sorted(present - set(FILES))
+    files = files_of(folder)
+    missing, extra = [name for name in files if name not in present], sorted(present - set(files))
     if missing or extra:
         raise UserError(f"missing: {', '.join(missing) or 'none'}; not part of a release: {', '.join(extra) or 'none'}")
     stated = dict(reversed(line.split("  ", 1)) for line in read_text(folder / SUMS).splitlines())
-    wrong = [name for name in FILES if name != SUMS and stated.get(name) != file_digest(folder / name)]
+    gone = sorted(set(stated) - set(files))  # the file of draws, which not every release has
+    if gone:
+        raise UserError(f"missing: {', '.join(gone)}")
+    wrong = [name for name in files if name != SUMS and stated.get(name) != file_digest(folder / name)]
     if wrong:
         raise UserError(f"changed since the release: {', '.join(wrong)}")
-    return f"{len(FILES)} files, {len(FILES) - 1} digests agree"
+    return f"{len(files)} files, {len(files) - 1} digests agree"
 
 
 def check_card(folder: Path) -> str:
@@ -137,7 +141,12 @@ def check_audit(folder: Path) -> str:
 
 
 def check_weights(folder: Path) -> str:
-    """The ledger in the weights equals that of the card, and the card names the checkpoint of the weights."""
+    """The ledger in the weights equals that of the card, and the card names the checkpoint of the weights.
+
+    The card also covers what paid for the statistics to draw from, if the release has them.
+    """
+    if (folder / DRAWS).exists():
+        claim.check_account(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / DRAWS), DRAWS)
     return claim.check_weights(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / WEIGHTS), WEIGHTS)
 
 

@@ -56,6 +56,11 @@ class RunDirectory:
         return self.path / "statistics.ckpt"
 
     @property
+    def draws(self) -> Path:
+        """File of the distribution that was fitted to those statistics, from which images can be drawn."""
+        return self.path / "draws.safetensors"
+
+    @property
     def warmed_up(self) -> Path:
         """Checkpoint of the model after the warm-up on the released statistics."""
         return self.path / "warm_up.ckpt"

@@ -15,6 +15,7 @@ from torch import Tensor
 from ldm.checkpoint import read_checkpoint, save_checkpoint, save_safetensors
 from ldm.data.latent_cache import LatentCache
 from ldm.errors import UserError, nearest
+from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.models.diffusion.warm_up import Draw, FurtherTraining, train_further
 from ldm.privacy.event import History
 from ldm.privacy.ledger import Ledger
@@ -90,7 +91,7 @@ class StatisticsPlan:
             raise UserError("dp_config.warm_up.rounds: the first has one cell a class, nothing is known to split by")
         training = dict(config.get("training") or {})
         check_keys("dp_config.warm_up.training", training, TRAINING_KEYS)
-        for key in ("learning_rate", "ema_power"):
+        for key in ("learning_rate", "ema_power", "weight_limit"):
             if key in training:
                 training[key] = float(training[key])
         number("dp_config.warm_up.clip_norm", float(config["clip_norm"]), above=0)
@@ -253,10 +254,11 @@ def stored_mixture(statistics: StatisticsPlan, frame: Frame, releases: Sequence[
 
 def drawer(mixture: ClassMixture, frame: Frame, shape: tuple[int, int, int]) -> Draw:
     """Sampler of scaled latents (B, *shape) and labels, with equal probability for all classes."""
+    draws = LatentDraws.of(mixture, frame, shape)
 
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         labels = torch.randint(mixture.classes, (count,), generator=generator)
-        return frame.restore(mixture.draw(labels, generator)).float().view(count, *shape), labels
+        return draws.draw(labels, generator), labels
 
     return draw
 
@@ -274,7 +276,7 @@ def prepare_model(
 ) -> None:
     """Release the rounds that are not ``done``, and train ``model`` on latents drawn from the fitted mixture.
 
-    ``released`` is called when the file with the releases is complete. If an earlier process of the run has trained the
+    ``released`` is called when the file with the releases is complete; the fitted mixture is then stored, too. If an earlier process of the run has trained the
     model, its weights (``warm_up.ckpt``) are loaded.
     """
     frame = load_frame(statistics.frame)
@@ -290,6 +292,8 @@ def prepare_model(
     mixture, releases = release_rounds(statistics, frame, plan, ledger, latents, labels, run_dir.statistics, list(done))
     add_classifier(statistics, dataset, plan, ledger, run_dir.statistics, releases)
     released(releases)
+    account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
+    LatentDraws.of(mixture, frame, shape).save(run_dir.draws, account)
     if not statistics.training.steps:
         return
     if run_dir.warmed_up.is_file():
@@ -299,7 +303,6 @@ def prepare_model(
     state = model.state_dict()
     if model.private is not None:
         model.private.release(state)  # the card lists each weights file before the file is written
-    account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
     content = {"state_dict": state, "model_config": dict(model_config), "privacy": account}
     save_checkpoint(content, run_dir.warmed_up)
 

@@ -144,3 +144,31 @@ def test_early_timesteps_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
         train_further(model, draw, FurtherTraining(5, 64, first_timestep=1000))
     with pytest.raises(UserError, match="steps"):
         FurtherTraining(-1)
+
+
+def test_a_weight_limit_makes_the_loss_that_of_v_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """v = a e - s z (Salimans and Ho 2022): a wrong noise at z_t gives another v, and its error is what is weighed."""
+    model = tiny.build(tiny.ldm())
+    t = torch.tensor([0, 300, 600])
+    a, s = model.sqrt_alphas_cumprod[t], model.sqrt_one_minus_alphas_cumprod[t]
+    z, noise, guess = torch.randn(3, 3)
+    at_t = a * z + s * noise
+    error = ((a * guess - s * (at_t - s * guess) / a) - (a * noise - s * z)).square()
+    weights = FurtherTraining(1, weight_limit=1e6).weights(model.alphas_cumprod)[t]
+    assert torch.allclose(weights * (guess - noise).square(), error, rtol=1e-3)
+
+    parameter, seen, slopes = next(model.model.parameters()), [], []
+    parameter.register_hook(lambda slope: slopes.append(float(slope.flatten()[0])))
+    summed = lambda z, t, *rest: (seen.append(t), {"loss": parameter.sum().expand(len(t))})[1]  # noqa: E731
+    monkeypatch.setattr(model, "loss_terms", summed)
+    for limit in (1.0, 50.0):
+        train_further(model, draw, FurtherTraining(1, 64, weight_limit=limit), progress=False)
+        inverse = 1 / model.alphas_cumprod[seen[-1]]
+        assert slopes[-1] == pytest.approx(float(inverse.clamp(max=limit).mean()), rel=1e-4)
+    assert slopes[0] == pytest.approx(1) and slopes[1] > 5
+
+    with pytest.raises(UserError, match="weight_limit 0.5"):
+        FurtherTraining(1, weight_limit=0.5)
+    monkeypatch.setattr(model, "parameterization", "x0")
+    with pytest.raises(UserError, match="this one predicts x0"):
+        train_further(model, draw, FurtherTraining(1, weight_limit=50.0))

@@ -14,14 +14,20 @@ import torch
 from dp_accounting.dp_event import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 
-from ldm.checkpoint import read_checkpoint
+from ldm.checkpoint import checkpoint_metadata, read_checkpoint
 from ldm.data.latent_cache import LatentCache
+from ldm.commands.table import dispatch
 from ldm.data.mnist import MNISTTrain
 from ldm.errors import UserError
+from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.statistics import Frame
+from ldm.reports.release import release_run
+from ldm.reports.release_facts import ReleaseFacts
+from ldm.reports.verification import verify_release
+from ldm.samples import SampleSet
 from ldm.training import private_run, train
 from ldm.training import statistics as statistics_file
 from ldm.training.run_directory import RunDirectory
@@ -211,6 +217,31 @@ def test_a_run_that_stops_between_stages_spends_nothing_twice(
     assert [card.ledger.count(event) for event in EVENTS] == [1, 1]
     assert card.ledger.count(card.plan.event()) == 4 and card.private
     assert len(card.statistics) == 2
+
+
+def test_the_draws_of_a_run_go_with_its_release(finished: RunDirectory, tmp_path: Path) -> None:
+    release_run(finished.path, tmp_path / "release", ReleaseFacts(class_names=("a", "b")))
+    place = tmp_path / "release" / "draws.safetensors"
+    assert verify_release(tmp_path / "release").sound and place.read_bytes() == finished.draws.read_bytes()
+    images = [tmp_path / "draws.pt", tmp_path / "again.pt"]
+    for output, model in zip(images, (finished.path, tmp_path / "release"), strict=True):
+        dispatch(["sample", str(model), "--draws", "--output", str(output), "-n", "6", "--classes", "3", "7"])
+    one, two = (SampleSet.load(path) for path in images)
+    assert torch.equal(one.images, two.images) and one.labels.tolist() == [3, 3, 3, 7, 7, 7]
+    assert float(one.images.std(dim=0).max()) > 0
+    with pytest.raises(UserError, match="takes no diffusion step"):
+        dispatch(["sample", str(finished.path), "--draws", "--output", str(images[0]), "--steps", "5"])
+
+    content = read_checkpoint(place)  # statistics of a run that the card does not charge
+    account = copy.deepcopy(checkpoint_metadata(content, "privacy"))
+    account["plan"]["noise_multiplier"] *= 2
+    LatentDraws.read(place).save(place, account)
+    lines = verify_release(tmp_path / "release").lines()
+    assert [line[:5] for line in lines].count("WRONG") == 2 and any("another plan" in line for line in lines)
+    place.unlink()
+    assert not verify_release(tmp_path / "release").sound
+    with pytest.raises(UserError, match=r"no draws.safetensors"):
+        dispatch(["sample", str(tmp_path / "release"), "--draws", "--output", str(images[0])])
 
 
 def test_a_finished_run_that_is_resumed_keeps_its_statistics(finished: RunDirectory) -> None:

@@ -27,6 +27,9 @@ class FurtherTraining:
     """The training schedule: Adam with linear warm-up over ``ramp`` steps and a cosine decay to 0.
 
     ``first_timestep``: timesteps below it are not trained, which keeps the fine detail of the public model.
+    ``weight_limit``: the loss on the noise is multiplied by 1 / ᾱ_t, at most by this, and by 1 without it. That is the
+    loss of v-prediction (Salimans and Ho 2022, section 4), under which the noisy timesteps, where a sample's class is
+    decided, count as much as the others; a short training hardly learns them otherwise.
     ``ema_power``: exponent of the power-function EMA that gives the final weights (Karras et al. 2024, section 3.1); a
     larger exponent averages over fewer steps. ``seed``: public seed of latents, timesteps and noise. Raises UserError
     for values out of range.
@@ -38,6 +41,7 @@ class FurtherTraining:
     ramp: int = 20
     ema_power: float = 6.0
     first_timestep: int = 0
+    weight_limit: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,6 +51,12 @@ class FurtherTraining:
                 raise UserError(f"{name}: {value!r} is no whole number of at least {least}")
         if not self.learning_rate > 0 or not self.ema_power > 0:
             raise UserError(f"learning_rate {self.learning_rate} and ema_power {self.ema_power} must be positive")
+        if not 1 <= self.weight_limit < math.inf:
+            raise UserError(f"weight_limit {self.weight_limit} must be a number of at least 1, which weights nothing")
+
+    def weights(self, levels: Tensor) -> Tensor:
+        """The loss weights of timesteps (T,) with the signal levels ᾱ (T,) in (0, 1]."""
+        return levels.reciprocal().clamp(max=self.weight_limit)
 
     def rate(self, step: int) -> float:
         """The factor of the learning rate at a step, counted from 0."""
@@ -59,10 +69,13 @@ def train_further(model: Any, draw: Draw, how: FurtherTraining, progress: bool =
     """Train the whole network, and a trainable condition stage, on latents of ``draw``; the EMA becomes the weights.
 
     Frozen parameters are trained too and are frozen again afterwards. The model's own EMA restarts from the result. The
-    state of torch's global generators is unchanged. Raises UserError when the loss is not finite.
+    state of torch's global generators is unchanged. Raises UserError when the loss is not finite, and for a
+    weight limit with a network that does not predict the noise.
     """
     if how.first_timestep >= model.num_timesteps:
         raise UserError(f"first_timestep {how.first_timestep} is not below the {model.num_timesteps} timesteps")
+    if how.weight_limit > 1 and model.parameterization != "eps":
+        raise UserError(f"weight_limit is for networks that predict the noise; this one predicts {model.parameterization}")
     modules = [model.model]
     if model.cond_stage_model is not None and model.cond_stage_trainable:
         modules.append(model.cond_stage_model)
@@ -89,7 +102,7 @@ def _steps(model: Any, parts: torch.nn.Module, draw: Draw, how: FurtherTraining,
     average = LitEma(parts, power=how.ema_power)
     optimizer = torch.optim.Adam(parts.parameters(), lr=how.learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, how.rate)
-    loss = torch.zeros(())
+    weights, loss = how.weights(model.alphas_cumprod), torch.zeros(())
     for step in tqdm(range(how.steps), desc="warm-up", unit="step", disable=not progress):
         latents, labels = draw(how.batch_size, generator)
         latents, labels = latents.to(model.device, torch.float32), labels.to(model.device)
@@ -97,7 +110,8 @@ def _steps(model: Any, parts: torch.nn.Module, draw: Draw, how: FurtherTraining,
         if condition is not None:
             condition = model.get_learned_conditioning(condition)
         timesteps = torch.randint(how.first_timestep, model.num_timesteps, (len(latents),), device=model.device)
-        loss = model.loss_terms(latents, timesteps, torch.randn_like(latents), condition)["loss"].mean()
+        losses = model.loss_terms(latents, timesteps, torch.randn_like(latents), condition)["loss"]
+        loss = (losses * weights[timesteps]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -1,0 +1,59 @@
+"""`LatentDraws`: the fitted statistics of a private run as one small file, from which latents are drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoint import read_checkpoint, save_safetensors
+from ldm.errors import UserError
+from ldm.privacy.statistics import ClassMixture, Frame
+
+TENSORS = ("shares", "weights", "means", "factors", "centre", "lift", "shape")
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value
+class LatentDraws:
+    """A mixture in public coordinates, and the way from them to scaled latents of ``shape`` (z, h, w).
+
+    ``centre`` (d,) and ``lift`` (k, d) are those of a `Frame`. Everything here was released with noise, or is public.
+    """
+
+    mixture: ClassMixture
+    centre: Tensor
+    lift: Tensor
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, mixture: ClassMixture, frame: Frame, shape: tuple[int, int, int]) -> LatentDraws:
+        """The draws of a mixture in the coordinates of ``frame``."""
+        return cls(mixture, frame.centre, frame.lift, shape)
+
+    def draw(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Scaled latents (B, z, h, w) float32 for labels (B,) int64. Raises UserError for a label without statistics."""
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.mixture.classes:
+            raise UserError(f"statistics of {self.mixture.classes} classes were released; choose among their labels")
+        rows = self.centre + self.mixture.draw(labels, generator) @ self.lift
+        return rows.float().view(len(labels), *self.shape)
+
+    def save(self, path: Path, account: Mapping[str, Any]) -> None:
+        """Write ``.safetensors``, atomically, with the privacy ``account`` (plan and ledger) that paid for it."""
+        mixture = self.mixture
+        content = (mixture.shares, mixture.weights, mixture.means, mixture.factors, self.centre, self.lift)
+        tensors = dict(zip(TENSORS, (*content, torch.tensor(self.shape)), strict=True))
+        save_safetensors(tensors, path, {"privacy": json.dumps(account)})
+
+    @classmethod
+    def read(cls, path: Path) -> LatentDraws:
+        """Read `save` back. Raises UserError for another or a damaged file."""
+        state = read_checkpoint(path)["state_dict"]
+        if set(state) != set(TENSORS):
+            raise UserError(f"{path}: holds no released statistics to draw from")
+        *mixture, centre, lift, shape = (state[name] for name in TENSORS)
+        return cls(ClassMixture(*mixture), centre, lift, tuple(shape.tolist()))
