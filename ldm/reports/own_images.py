@@ -116,6 +116,9 @@ no colour model is shipped. Train one on rendered collages, once and without a d
       model.params.first_stage_config.params.ckpt_path=logs/TIME_colour-autoencoder/checkpoints/last.ckpt
 then name it: --weights logs/TIME_colour-ldm/checkpoints/last.ckpt. Or type --grey to train on the luminance"""
 
+#: Of the public model on draws: chosen on made-up shapes (docs/your-data.md).
+FURTHER_TRAINING = "steps: 500, batch_size: 64, learning_rate: 2.0e-3, weight_limit: 100"
+
 #: The sampling rate of a record, until batches become too large to compute.
 RATE = 4
 LARGEST_BATCH = 4096
@@ -201,11 +204,11 @@ class Settings:
 
     def _verdict(self, signal: float, good: int, better: int) -> list[str]:
         if signal >= good:
-            if self.model.moments is not None:  # one whole run had samples that did not train a classifier
+            if self.model.moments is not None:
                 return [
                     f"enough for the statistics: measured releases from {good:,} told the classes apart",
-                    "no such run has shown that its images are useful: score samples before you rely on them "
-                    "(docs/your-data.md)",
+                    "a classifier learns more from draws of them (dp-ldm sample RUN --draws) than from samples of the "
+                    "diffusion model (docs/your-data.md)",
                 ]
             return [f"enough: measured runs from {good:,} came near what is possible (docs/your-data.md)"]
         needed = math.ceil(self.dataset_size * good / signal / 100) * 100
@@ -306,5 +309,5 @@ def _moments_text(settings: Settings) -> str:
         clip_norm: {moments.clip_norm:g}  # bound on a record in them; a quantile of public images
         classes: {settings.classes}
         rounds: [{{noise_multiplier: {settings.noise_multiplier:g}}}]  # {MOMENTS_SHARE:.0%} of epsilon
-        training: {{steps: 500, batch_size: 64, learning_rate: 2.0e-3, weight_limit: 100}}  # costs no privacy
+        training: {{{FURTHER_TRAINING}}}  # costs no privacy
 """

@@ -21,7 +21,18 @@ from ldm.privacy.card import ReleaseCard
 from ldm.reports.audit_file import AUDIT, AuditFile
 from ldm.reports.claim import check_account, check_weights
 from ldm.reports.release_card import CardContent, card_page, card_text
-from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, DRAWS, FACTS, PRIVACY, SUMS, WEIGHTS, ReleaseFacts, files_of
+from ldm.reports.release_facts import (
+    CARD_PAGE,
+    CARD_TEXT,
+    CONFIG,
+    DRAWS,
+    FACTS,
+    PRIVACY,
+    SUMS,
+    WEIGHTS,
+    ReleaseFacts,
+    files_of,
+)
 
 #: Hidden folder of the runs of a selection (`dp-ldm sweep`), of which the best alone leaves it.
 CANDIDATES = ".candidates"

@@ -14,7 +14,18 @@ from ldm.privacy.card import ReleaseCard
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
 from ldm.reports import claim
 from ldm.reports.release_card import CardContent, card_page, card_text
-from ldm.reports.release_facts import CARD_PAGE, CARD_TEXT, CONFIG, DRAWS, FACTS, PRIVACY, SUMS, WEIGHTS, ReleaseFacts, files_of
+from ldm.reports.release_facts import (
+    CARD_PAGE,
+    CARD_TEXT,
+    CONFIG,
+    DRAWS,
+    FACTS,
+    PRIVACY,
+    SUMS,
+    WEIGHTS,
+    ReleaseFacts,
+    files_of,
+)
 
 
 @dataclass(frozen=True)

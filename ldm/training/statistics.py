@@ -276,8 +276,8 @@ def prepare_model(
 ) -> None:
     """Release the rounds that are not ``done``, and train ``model`` on latents drawn from the fitted mixture.
 
-    ``released`` is called when the file with the releases is complete; the fitted mixture is then stored, too. If an earlier process of the run has trained the
-    model, its weights (``warm_up.ckpt``) are loaded.
+    ``released`` is called when the file with the releases is complete; the fitted mixture is then stored, too. If an
+    earlier process of the run has trained the model, its weights (``warm_up.ckpt``) are loaded.
     """
     frame = load_frame(statistics.frame)
     shape = (model.channels, model.image_size, model.image_size)

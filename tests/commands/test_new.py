@@ -66,6 +66,7 @@ def test_class_moments_stay_within_epsilon(name: str, shapes: Path, capsys: pyte
     spent = epsilon(statistics.events("add_or_remove_one"), dp.delta)
     assert 0.9 * 5 < spent < 5 and statistics.classes == 2
     assert load_frame(statistics.frame).dimensions == 256
+    assert statistics.training.steps == 500 and statistics.training.weight_limit == 100
     assert config.lightning.trainer.max_steps == 1 and config.model.params.scale_by_std
     assert list(dp.public_data) and config.data.params.train.target == "ldm.data.folder.ImageFolder"
 
@@ -81,6 +82,9 @@ def test_a_folder_becomes_a_private_model(shapes: Path) -> None:
     dispatch(["verify", "release"])
     dispatch(["sample", "release", "--output", "s.pt", "-n", "2", "--ddim_steps", "2", "--classes", "cross"])
     assert SampleSet.load(Path("s.pt")).labels.tolist() == [1, 1]
+    dispatch(["sample", "release", "--draws", "--output", "d.pt", "-n", "3"])
+    drawn = SampleSet.load(Path("d.pt"))
+    assert drawn.labels.tolist() == [0, 0, 1] and drawn.images.shape == (3, 1, 32, 32)
 
 
 def test_all_unreadable_files_are_listed(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ from dp_accounting.dp_event import GaussianDpEvent, PoissonSampledDpEvent, SelfC
 from dp_accounting.pld import PLDAccountant
 
 from ldm.checkpoint import checkpoint_metadata, read_checkpoint
-from ldm.data.latent_cache import LatentCache
 from ldm.commands.table import dispatch
+from ldm.data.latent_cache import LatentCache
 from ldm.data.mnist import MNISTTrain
 from ldm.errors import UserError
 from ldm.models.diffusion.latent_draws import LatentDraws

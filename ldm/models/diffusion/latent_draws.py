@@ -36,7 +36,7 @@ class LatentDraws:
         return cls(mixture, frame.centre, frame.lift, shape)
 
     def draw(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Scaled latents (B, z, h, w) float32 for labels (B,) int64. Raises UserError for a label without statistics."""
+        """Scaled latents (B, z, h, w) float32 for labels (B,). Raises UserError for a label without statistics."""
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.mixture.classes:
             raise UserError(f"statistics of {self.mixture.classes} classes were released; choose among their labels")
         rows = self.centre + self.mixture.draw(labels, generator) @ self.lift

@@ -75,7 +75,9 @@ def train_further(model: Any, draw: Draw, how: FurtherTraining, progress: bool =
     if how.first_timestep >= model.num_timesteps:
         raise UserError(f"first_timestep {how.first_timestep} is not below the {model.num_timesteps} timesteps")
     if how.weight_limit > 1 and model.parameterization != "eps":
-        raise UserError(f"weight_limit is for networks that predict the noise; this one predicts {model.parameterization}")
+        raise UserError(
+            f"weight_limit is for networks that predict the noise; this one predicts {model.parameterization}"
+        )
     modules = [model.model]
     if model.cond_stage_model is not None and model.cond_stage_trainable:
         modules.append(model.cond_stage_model)
