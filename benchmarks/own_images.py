@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ def images_of(folder: Path, size: int, channels: int, names: list[str]) -> Sampl
 
 
 @torch.no_grad()
-def reconstructed(model: torch.nn.Module, images: Tensor) -> Tensor:
+def reconstructed(model: Any, images: Tensor) -> Tensor:
     """Images through the autoencoder: posterior means, decoded."""
     parts = []
     for part in images.split(250):
@@ -44,7 +45,7 @@ def reconstructed(model: torch.nn.Module, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def sampled(model: torch.nn.Module, classes: int, count: int) -> SampleSet:
+def sampled(model: Any, classes: int, count: int) -> SampleSet:
     """Samples of the model by the defaults of `dp-ldm sample`, as many of each class."""
     labels = labels_for(range(classes), count)
     return SampleSet(torch.cat(list(sample_batches(model, count, SamplingOptions(seed=0), labels))), labels)
@@ -53,15 +54,15 @@ def sampled(model: torch.nn.Module, classes: int, count: int) -> SampleSet:
 def network(channels: int, classes: int) -> nn.Module:
     """Three convolutions for 32x32 images, fast on one core."""
 
-    def block(before: int, after: int, **options: int) -> list[nn.Module]:
-        return [nn.Conv2d(before, after, **options), nn.BatchNorm2d(after), nn.ReLU()]
+    def block(before: int, after: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+        return [nn.Conv2d(before, after, kernel, stride, kernel // 2), nn.BatchNorm2d(after), nn.ReLU()]
 
     return nn.Sequential(
-        *block(channels, 16, kernel_size=5, stride=2, padding=2),
+        *block(channels, 16, 5, stride=2),
         nn.MaxPool2d(2),
-        *block(16, 48, kernel_size=3, padding=1),
+        *block(16, 48, 3),
         nn.MaxPool2d(2),
-        *block(48, 96, kernel_size=3, padding=1),
+        *block(48, 96, 3),
         nn.Flatten(),
         nn.Dropout(0.3),
         nn.LazyLinear(classes),
