@@ -153,7 +153,7 @@ def collage(kind: int, seed: int, stream: int, index: int, size: int = 32) -> np
     """Return one collage of class ``kind`` as uint8 (size, size, 3), a deterministic function of the arguments."""
     random = np.random.Generator(np.random.Philox(key=[seed, (stream << 32) + index]))
     side = size * SCALE
-    sheet = _ground(random, side)
+    sheet = ground(random, side)
     pen = ImageDraw.Draw(sheet)
     form = list(FORMS.values())[kind]
     colour = _colour(random)
@@ -179,7 +179,8 @@ def _colour(random: np.random.Generator) -> Colour:
     return tuple(int(value) for value in np.clip(mixed, 0, 255))  # type: ignore[return-value]
 
 
-def _ground(random: np.random.Generator, side: int) -> Image.Image:
+def ground(random: np.random.Generator, side: int) -> Image.Image:
+    """A ground for forms or drawings (RGB): plain, shaded between four corners, or crowded with discs."""
     kind = random.random()
     if kind < 0.55:
         return Image.new("RGB", (side, side), _colour(random))

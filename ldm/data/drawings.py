@@ -1,4 +1,7 @@
-"""Grey images of public drawings (emoji, clip art, icons) on a plain background, labelled by their names."""
+"""Images of public drawings (emoji, clip art, icons), labelled by their names.
+
+Grey ones have a plain background, those in colour a ground of `ldm.data.collages`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ldm.data.base import digest
+from ldm.data.base import digest, whole_number
+from ldm.data.collages import SCALE, ground
 from ldm.data.rendering.drawing_files import Shelf, load_shelf, shelf_digest
 from ldm.data.rendering.rendered import RenderedDataset
 from ldm.errors import UserError
@@ -27,8 +31,10 @@ class DrawingsTrain(RenderedDataset):
         count, size, flip_p, seed, channels, cache, config: as in `ldm.data.rendering.rendered.RenderedDataset`.
         sets: names of drawing sets (`ldm.data.rendering.drawing_files.shelf_names`).
         words: one list of regular expressions per class; a drawing belongs to the first class with an expression that
-            matches its name. None: every drawing, all with label 0.
-        dark_ground: share of images with a black background; the others have a grey one.
+            matches its name. None: every drawing, all with ``only_label``.
+        dark_ground: share of images with a black background; the others have a grey one, or a ground of collages.
+        only_label: the label without ``words``; a public model's number for "no class" makes them examples of none.
+        channels: 1 (luminance) or 3 (the drawings' colours).
         root: folder with the drawings; default ``$LDM_DATA_ROOT`` or the user's cache folder.
 
     Raises:
@@ -47,6 +53,7 @@ class DrawingsTrain(RenderedDataset):
         sets: Sequence[str] = COLOURED,
         words: Sequence[Sequence[str]] | None = None,
         dark_ground: float = 0.75,
+        only_label: int = 0,
         channels: int = 1,
         root: str | os.PathLike | None = None,
         cache: str | os.PathLike | None = None,
@@ -58,37 +65,48 @@ class DrawingsTrain(RenderedDataset):
         self.dark_ground = float(dark_ground)
         self.sets = tuple(sets)
         self.words = None if words is None else tuple(tuple(each) for each in words)
-        self.num_classes = 1 if self.words is None else len(self.words)
+        self.only_label = whole_number(self.kind, "only_label", only_label)
+        self.num_classes = self.only_label + 1 if self.words is None else len(self.words)
+        self.stored_channels = self.channels
         self.root = root
         self.open_images()
 
     def source_digest(self) -> str:
         contents = [shelf_digest(name, self.root) for name in self.sets]
         settings = (self.words, self.dark_ground, self.size, RENDER_VERSION)
-        return digest(self.seed, self.stream, self.sets, contents, *settings)
+        colour = ["colour"] if self.channels == 3 else []
+        return digest(self.seed, self.stream, self.sets, contents, *settings, *colour)
+
+    def label(self, index: int) -> int:
+        return self.only_label if self.words is None else super().label(index)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return super().labels if self.words is not None else np.full(self.count, self.only_label, dtype=np.int64)
 
     def render(self) -> np.ndarray:
         drawings, classes = self._drawings()
-        members = [np.flatnonzero(classes == kind) for kind in range(self.num_classes)]
+        members = [np.flatnonzero(classes == kind) for kind in range(len(self.words or [0]))]
         for kind, own in enumerate(members):
             if len(own) == 0:
                 raise UserError(f"drawings: no drawing of {self.sets} has a name like {self.words[kind]}")
-        out = np.zeros((self.count, self.size, self.size), dtype=np.uint8)
+        place = placed if self.channels == 1 else placed_in_colour
+        out = np.zeros((self.count, self.size, self.size, *([3] if self.channels == 3 else [])), dtype=np.uint8)
         for index in tqdm(range(self.count), desc="placing drawings", leave=False, disable=None):
             if index % BLOCK == 0:
                 block = (self.stream << 32) + index // BLOCK
                 random = np.random.Generator(np.random.Philox(key=[self.seed, block]))
-            own = members[index % self.num_classes]
+            own = members[index % len(members)]
             which = own[int(random.integers(1 << 62) % len(own))]
-            out[index] = placed(drawings[which], self.size, self.dark_ground, random)
+            out[index] = place(drawings[which], self.size, self.dark_ground, random)
         return out
 
     def _drawings(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the drawings (N, SIDE, SIDE, 2) of this split and their classes (N,)."""
+        """Return the drawings (N, SIDE, SIDE, 2 or 4) of this split and their classes (N,)."""
         images, classes = [], []
         only = None if self.words is None else "|".join(f"(?:{word})" for each in self.words for word in each)
         for name in self.sets:
-            shelf = load_shelf(name, self.root, only=only)
+            shelf = load_shelf(name, self.root, only=only, colour=self.channels == 3)
             labels = classes_of(shelf, self.words)
             chosen = np.flatnonzero((labels >= 0) & self._in_split(shelf))
             images.append(shelf.images[chosen])
@@ -145,3 +163,34 @@ def placed(drawing: np.ndarray, size: int, dark_ground: float, random: np.random
     box = out[top : top + target[1], left : left + target[0]]
     box += cover * (np.clip(value, 0.0, 1.0) - box)
     return np.rint(out * 255.0).astype(np.uint8)
+
+
+def placed_in_colour(drawing: np.ndarray, size: int, dark_ground: float, random: np.random.Generator) -> np.ndarray:
+    """Return a drawing uint8 (S, S, 4) at random scale, angle and place on a ground, uint8 (size, size, 3).
+
+    Colours are kept, apart from a random order of red, green and blue in a third of the images. A drawing without
+    contrast, such as a black icon, gets a random colour.
+    """
+    u = random.random(8)
+    image = Image.fromarray(np.ascontiguousarray(drawing))
+    if u[0] < 0.4:
+        image = image.rotate(50.0 * (u[1] - 0.5), Image.Resampling.BILINEAR)
+    side = max(8, round(size * (1.1 - 0.5 * u[2])))
+    pixels = np.asarray(image.convert("RGBa").resize((side, side), Image.Resampling.BOX), dtype=np.float32) / 255.0
+    if u[3] < 0.5:
+        pixels = pixels[:, ::-1]
+    colour, cover = pixels[..., :3], pixels[..., 3:]
+    if u[4] < 1 / 3:
+        colour = colour[..., random.permutation(3)]
+    inked = colour[cover[..., 0] > 0.5]
+    if len(inked) and np.ptp(np.percentile(inked.mean(axis=1), (2, 98))) < 0.15 and np.ptp(inked.mean(axis=0)) < 0.15:
+        colour = cover * random.random(3).astype(np.float32)
+    sheet = Image.new("RGB", (size, size))
+    if u[5] >= dark_ground:
+        sheet = ground(random, size * SCALE).resize((size, size), Image.Resampling.BOX)
+    out = np.pad(np.asarray(sheet, dtype=np.float32) / 255.0, ((side, side), (side, side), (0, 0)))
+    slack = size - side
+    top, left = (side + round(slack / 2 + (v - 0.5) * (abs(slack) + 2)) for v in u[6:])
+    box = out[top : top + side, left : left + side]
+    box += colour - cover * box
+    return np.rint(np.clip(out[side : side + size, side : side + size], 0.0, 1.0) * 255.0).astype(np.uint8)

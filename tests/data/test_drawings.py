@@ -70,6 +70,37 @@ def test_normalised_cuts_to_the_ink():
     assert normalised(Image.new("RGBA", (100, 100), (9, 9, 9, 0))) is None
 
 
+def test_normalised_keeps_colours_on_demand():
+    image = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
+    ImageDraw.Draw(image).rectangle((20, 20, 79, 79), fill=(250, 10, 130, 255))
+    assert normalised(image, colour=True)[32, 32].tolist() == [250, 10, 130, 255]
+
+
+def test_drawings_in_colour_keep_theirs_on_a_ground(tmp_path):
+    """A red square at a random place: red, or its permutation, is among the pixels; the rest is ground."""
+    base = tmp_path / "red" / "drawings" / "emoji"
+    (base / "64").mkdir(parents=True)
+    names = [f"square-{number}" for number in range(10)]
+    for name in names:
+        Image.new("RGBA", (40, 40), (240, 20, 20, 255)).save(base / "64" / f"{name}.png")
+    entries = [{"image": f"{name}.png", "subcategory": "forms", "short_name": name} for name in names]
+    (base / "emoji.json").write_text(json.dumps(entries))
+    options = {"sets": ["emoji"], "root": tmp_path / "red", "cache": tmp_path, "channels": 3}
+    data = DrawingsTrain(40, dark_ground=0.0, only_label=10, **options)
+    stored = np.stack([data.pixels(i) for i in range(40)]).astype(int)
+    assert stored.shape == (40, 32, 32, 3) and data[1]["image"].shape == (32, 32, 3)
+    assert data[7]["class_label"] == 10 and data.labels.tolist() == [10] * 40 and data.num_classes == 11
+    found = [np.abs(np.sort(image, axis=-1) - [20, 20, 240]).max(axis=-1) < 8 for image in stored]
+    shares = np.array([mask.mean() for mask in found])
+    assert (shares > 0.1).all() and (shares < 0.99).any() and 0.3 < shares.mean() < 0.9
+    red = np.mean([stored[i][found[i]][:, 0].mean() > 200 for i in range(40)])
+    assert 0.5 < red < 0.95  # a third of the images have another order of the channels
+    black = DrawingsTrain(10, dark_ground=1.0, **options)
+    assert all((black.pixels(i)[~(black.pixels(i) > 12).any(axis=-1)] == 0).all() for i in range(10))
+    grey = DrawingsTrain(10, **{**options, "channels": 1})
+    assert grey.pixels(0).shape == (32, 32)
+
+
 def test_names_give_classes():
     shelf = Shelf("x", np.zeros((4, 2, 2, 2), np.uint8), ("a/T-Shirt", "chelsea-boot", "boots-shirt", "boot-hill"))
     assert classes_of(shelf, WORDS).tolist() == [0, 1, 0, -1]
@@ -104,6 +135,8 @@ def test_what_is_missing_is_named(root, tmp_path):
         load_shelf("noto", tmp_path)
     with pytest.raises(UserError, match="trumpet"):
         DrawingsTrain(4, sets=["emoji"], words=[["trumpet"]], root=root, cache=tmp_path)
+    with pytest.raises(UserError, match="only_label"):
+        DrawingsTrain(4, sets=["emoji"], only_label=-1, root=root, cache=tmp_path)
     with pytest.raises(UserError, match="dark_ground"):
         DrawingsTrain(4, sets=["emoji"], dark_ground=2.0, root=root, cache=tmp_path)
 

@@ -35,7 +35,8 @@ class Shelf:
 
     Attributes:
         name: the set's name.
-        images: uint8 (N, SIDE, SIDE, 2), luminance and opacity; the ink touches two opposite borders.
+        images: uint8 (N, SIDE, SIDE, 2), luminance and opacity, or (N, SIDE, SIDE, 4), red, green, blue and opacity;
+            the ink touches two opposite borders.
         names: name of each drawing, such as ``people/clothing/t-shirt_01`` or ``high-heeled-shoe``.
     """
 
@@ -56,6 +57,7 @@ def load_shelf(
     root: str | os.PathLike | None = None,
     cache: str | os.PathLike | None = None,
     only: str | None = None,
+    colour: bool = False,
 ) -> Shelf:
     """Return the drawings of one set, rendered once and kept in ``cache`` (default: the user's cache folder).
 
@@ -63,6 +65,7 @@ def load_shelf(
         name: one of `shelf_names`.
         root: the data root.
         only: a regular expression; drawings whose names do not match it are left out.
+        colour: keep the colours instead of the luminance.
 
     Raises:
         UserError: for a missing set, or for vector drawings without the resvg-py package.
@@ -72,7 +75,7 @@ def load_shelf(
         place = data_root(root) / FOLDER
         raise UserError(f"drawings: no set {name!r} in {place}{nearest(name, known)}; {HOW_TO_FETCH}")
     folder = folder_of(name, root)
-    key = digest(VERSION, SIDE, name, only, shelf_digest(name, root))
+    key = digest(VERSION, SIDE, name, only, shelf_digest(name, root), *(["colour"] if colour else []))
     cache = Path(cache) if cache is not None else cache_home() / "ldm" / "drawings"
     kept = cache / f"{name}-{key}.npz"
     try:
@@ -80,7 +83,7 @@ def load_shelf(
             return Shelf(name, stored["images"], tuple(stored["names"].tolist()))
     except (*ZIP_DAMAGE, OSError):
         pass
-    shelf = _rendered(name, folder, re.compile(only or ""))
+    shelf = _rendered(name, folder, re.compile(only or ""), colour)
     cache.mkdir(parents=True, exist_ok=True)
     temporary = kept.with_name(f"{kept.stem}.{os.getpid()}.tmp.npz")
     np.savez_compressed(temporary, images=shelf.images, names=np.array(shelf.names))
@@ -100,7 +103,7 @@ def shelf_digest(name: str, root: str | os.PathLike | None = None) -> str:
     return digest([path.relative_to(folder).as_posix() for path in paths], content_digests(paths))
 
 
-def _rendered(name: str, folder: Path, only: re.Pattern[str]) -> Shelf:
+def _rendered(name: str, folder: Path, only: re.Pattern[str], colour: bool) -> Shelf:
     """Return a set's drawings from its files, without empty or unreadable ones.
 
     The shelf is empty when no name matches ``only``.
@@ -110,12 +113,12 @@ def _rendered(name: str, folder: Path, only: re.Pattern[str]) -> Shelf:
     for title, image in tqdm(
         readers.get(name, _icons)(folder, only), desc=f"drawing {name}", leave=False, disable=None
     ):
-        drawing = normalised(image)
+        drawing = normalised(image, colour)
         if drawing is not None:
             images.append(drawing)
             names.append(title)
     if not images and only.pattern:
-        return Shelf(name, np.zeros((0, SIDE, SIDE, 2), dtype=np.uint8), ())
+        return Shelf(name, np.zeros((0, SIDE, SIDE, 4 if colour else 2), dtype=np.uint8), ())
     if not images:
         raise UserError(f"drawings: nothing could be read in {folder}; {HOW_TO_FETCH}")
     return Shelf(name, np.stack(images), tuple(names))
@@ -172,10 +175,10 @@ def draw_svg(text: str) -> Image.Image | None:
         return None
 
 
-def normalised(image: Image.Image) -> np.ndarray | None:
+def normalised(image: Image.Image, colour: bool = False) -> np.ndarray | None:
     """Return a drawing (RGBA) as uint8 (SIDE, SIDE, 2), cropped to its ink, scaled to a longer side SIDE and centred.
 
-    None when there is almost no ink, or a single colour with almost no transparency around it.
+    (SIDE, SIDE, 4) in colour. None when the ink is less than 8 pixels wide or high.
     """
     box = image.getchannel("A").point(lambda value: 255 if value > 24 else 0).getbbox()
     if box is None or box[2] - box[0] < 8 or box[3] - box[1] < 8:
@@ -184,9 +187,10 @@ def normalised(image: Image.Image) -> np.ndarray | None:
     scale = SIDE / max(image.size)
     target = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     pixels = np.asarray(image.convert("RGBa").resize(target, Image.Resampling.BOX).convert("RGBA"), dtype=np.float32)
-    luminance = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    out = np.zeros((SIDE, SIDE, 2), dtype=np.uint8)
+    if not colour:
+        luminance = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        pixels = np.stack([np.rint(luminance), pixels[..., 3]], axis=-1)
+    out = np.zeros((SIDE, SIDE, pixels.shape[-1]), dtype=np.uint8)
     top, left = (SIDE - target[1]) // 2, (SIDE - target[0]) // 2
-    out[top : top + target[1], left : left + target[0], 0] = np.rint(luminance)
-    out[top : top + target[1], left : left + target[0], 1] = pixels[..., 3]
+    out[top : top + target[1], left : left + target[0]] = pixels
     return out
