@@ -3,6 +3,7 @@
 python benchmarks/made_up_folders.py shapes my-shapes --count 3000
 python benchmarks/made_up_folders.py parts my-parts --count 300
 python benchmarks/made_up_folders.py cells my-cells --count 3000      # in colour
+python benchmarks/made_up_folders.py flowers my-flowers --count 3000  # in colour
 """
 
 from __future__ import annotations
@@ -92,10 +93,52 @@ def draw_cell(kind: str, random: np.random.Generator) -> Image.Image:
     return sheet
 
 
+#: Petals of a flower: their number, width over length, and the colours (petal, heart).
+FLOWERS = {
+    "arnica": (13, 0.2, (240, 190, 30), (190, 120, 30)),
+    "aster": (13, 0.2, (145, 90, 205), (235, 190, 40)),
+    "buttercup": (5, 0.75, (240, 200, 30), (150, 150, 40)),
+    "geranium": (5, 0.75, (145, 90, 205), (225, 205, 225)),
+}
+
+
+def _near(colour: tuple[int, int, int], random: np.random.Generator, spread: int) -> tuple[int, ...]:
+    return tuple(int(value) for value in np.clip(np.array(colour) + random.integers(-spread, spread + 1, 3), 0, 255))
+
+
+def draw_flower(kind: str, random: np.random.Generator) -> Image.Image:
+    """A flower over grass (colour). A class is known by both the colour of its petals and their form."""
+    unit = SIDE * SCALE
+    sheet = Image.new("RGB", (unit, unit), _near((70, 120, 50), random, 25))
+    pen = ImageDraw.Draw(sheet)
+    for _ in range(30):
+        foot, tip = unit * random.uniform(0, 1, 2), unit * random.normal(0, 0.12, 2)
+        blade = [
+            (float(foot[0]), float(foot[1])),
+            (float(foot[0] + tip[0]), float(foot[1] - abs(tip[1]) - 0.15 * unit)),
+        ]
+        pen.line(blade, fill=_near((80, 145, 60), random, 40), width=int(random.integers(4, 10)))
+    petals, breadth, tint, heart = FLOWERS[kind]
+    across, down = unit * (0.5 + random.uniform(-0.1, 0.1, 2))
+    reach, turn = unit * random.uniform(0.26, 0.42), random.uniform(0, 2 * math.pi)
+    wide = reach * breadth * random.uniform(0.85, 1.15) / 2
+    for angle in turn + np.arange(petals) * 2 * math.pi / petals:
+        along, side = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
+        outline = [
+            (reach / 2) * (1 + math.cos(t)) * along + wide * math.sin(t) * side for t in np.arange(16) * math.pi / 8
+        ]
+        points = [(float(across + x), float(down + y)) for x, y in outline]
+        pen.polygon(points, fill=_near(tint, random, 14))
+    core = reach * random.uniform(0.18, 0.28)
+    pen.ellipse([across - core, down - core, across + core, down + core], fill=_near(heart, random, 12))
+    return sheet.filter(ImageFilter.GaussianBlur(2))
+
+
 FOLDERS: dict[str, tuple[tuple[str, ...], Callable[[str, np.random.Generator], Image.Image]]] = {
     "shapes": (("circle", "cross", "square", "triangle"), draw_shape),
     "parts": (("good", "scratch", "stain"), draw_part),
     "cells": (("healthy", "split", "swollen"), draw_cell),
+    "flowers": (tuple(FLOWERS), draw_flower),
 }
 
 
