@@ -17,11 +17,12 @@ def main() -> None:
     parser.add_argument(
         "--decoder", metavar="FILE", help="autoencoder whose decoder replaces the diffusion model's own"
     )
+    parser.add_argument("--half", action="store_true", help="weights in half precision: a file of half the size")
     args = parser.parse_args()
 
     from ldm.checkpoint import export_checkpoint
 
-    count = export_checkpoint(args.ckpt, args.output, args.ema, args.note, args.decoder)
+    count = export_checkpoint(args.ckpt, args.output, args.ema, args.note, args.decoder, args.half)
     print(f"{args.output}: {count:,} values")
 
 

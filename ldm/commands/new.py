@@ -23,7 +23,7 @@ def build_parser() -> ArgumentParser:
     add("--dataset-size", type=int, metavar="N", help="number of images to declare; the real one rounded up without it")
     add("--grey", action="store_true", help="train on the luminance of colour images")
     add("--public-model", metavar="NAME", help="public model to start from; the first that fits without it")
-    add("--weights", type=Path, metavar="FILE", help="checkpoint of a public model that you have trained (colour)")
+    add("--weights", type=Path, metavar="FILE", help="a public model that you have trained; the shipped one without it")
     add("--force", action="store_true", help="write over an existing file")
     return parser
 

@@ -33,7 +33,7 @@ class DrawingsTrain(RenderedDataset):
         words: one list of regular expressions per class; a drawing belongs to the first class with an expression that
             matches its name. None: every drawing, all with ``only_label``.
         dark_ground: share of images with a black background; the others have a grey one, or a ground of collages.
-        only_label: the label without ``words``; a public model's number for "no class" makes them examples of none.
+        only_label: the label without ``words``, for a mixture in which other sets have the labels below it.
         channels: 1 (luminance) or 3 (the drawings' colours).
         root: folder with the drawings; default ``$LDM_DATA_ROOT`` or the user's cache folder.
 

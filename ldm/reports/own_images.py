@@ -29,7 +29,7 @@ class PublicModel:
 
     ``learning_rate`` is the peak rate of a step, ``clipping_norm`` the median norm of its per-record gradients on
     public images, ``steps`` the length of its schedule. With ``moments`` the private images enter by class moments,
-    and the one step of DP-SGD is almost idle. ``weights`` is "" for a model that the user trains on public images.
+    and the one step of DP-SGD is almost idle; an empty `Moments.frame` stands for directions that are yet to be made.
     """
 
     name: str
@@ -95,26 +95,18 @@ PUBLIC_MODELS = (
     PublicModel(
         name="colour32",
         configs=("configs/own-images/public-colour-ldm.yaml", STATISTICS),
-        weights="",
+        weights="checkpoints/colour32-ldm.safetensors",
         size=32,
         channels=3,
-        classes=10,
+        classes=11,
         learning_rate=IDLE_RATE,
         clipping_norm=0.13,
         steps=1,
-        what="32x32 colour, which you have trained on rendered collages",
-        public_data=("rendered collages (ldm.data.collages)",),
-        moments=Moments("", 0.0),
+        what="32x32 colour, trained on rendered collages and public drawings",
+        public_data=("rendered collages", "public drawings"),
+        moments=Moments("checkpoints/colour32-frame64.safetensors", 12.1),
     ),
 )
-
-#: How to make the one public model that is not shipped.
-COLOUR_ROAD = """\
-no colour model is shipped. Train one on rendered collages, once and without a download:
-  dp-ldm train configs/own-images/public-colour-autoencoder.yaml --accelerator cpu --name colour-autoencoder
-  dp-ldm train configs/own-images/public-colour-ldm.yaml --accelerator cpu --name colour-ldm \\
-      model.params.first_stage_config.params.ckpt_path=logs/TIME_colour-autoencoder/checkpoints/last.ckpt
-then name it: --weights logs/TIME_colour-ldm/checkpoints/last.ckpt. Or type --grey to train on the luminance"""
 
 #: Of the public model on draws: chosen on made-up shapes (docs/your-data.md).
 FURTHER_TRAINING = "steps: 500, batch_size: 64, learning_rate: 2.0e-3, weight_limit: 100"
@@ -226,9 +218,10 @@ class Settings:
 
 
 def fitting_model(channels: int, classes: int, name: str | None = None, weights: str = "") -> PublicModel:
-    """The public model for this number of channels and classes; ``weights`` is the file of one that is not shipped.
+    """The public model for this number of channels and classes.
 
-    Raises UserError when none fits.
+    ``weights`` is the file of a training of the user's own with the model's configuration; shipped directions do not
+    fit its latents. Raises UserError when none fits.
     """
     models = [model for model in PUBLIC_MODELS if name in (None, model.name)]
     if not models:
@@ -241,9 +234,15 @@ def fitting_model(channels: int, classes: int, name: str | None = None, weights:
         most = max(model.classes for model in models)
         raise UserError(f"{classes} classes, and the public models have {most} at most; merge some of them")
     model = fitting[0]
-    if not model.weights and not weights:
-        raise UserError(f"the images are in colour, and {COLOUR_ROAD}")
-    return replace(model, weights=weights or model.weights)
+    if not weights:
+        return model
+    return replace(
+        model,
+        weights=weights,
+        what=f"your own training of {model.configs[0]}",
+        public_data=(f"the public data of {weights}", "rendered collages"),
+        moments=None if model.moments is None else Moments("", 0.0),
+    )
 
 
 def yaml_text(settings: Settings, root: str, class_names: Sequence[str]) -> str:

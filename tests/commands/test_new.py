@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +54,19 @@ def test_the_yaml_says_what_the_rules_say(shapes: Path, capsys: pytest.CaptureFi
         dispatch(["new", str(shapes), "--epsilon", "5"])
 
 
-@pytest.mark.parametrize("name", ["clothes32", "digits32"])
+def coloured(folder: Path, count: int = 1) -> None:
+    """Add colour images to the folder's classes in turn."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        pixels = random.integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / ("cross", "circle")[number % 2] / f"colour{number}.png")
+
+
+@pytest.mark.parametrize("name", ["clothes32", "digits32", "colour32"])
 def test_class_moments_stay_within_epsilon(name: str, shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--dataset-size", "310", *(["--public-model", name] if name != "clothes32" else [])]
+    if name == "colour32":
+        coloured(shapes)
+    words = ["--dataset-size", "310", *(["--public-model", name] if name == "digits32" else [])]
     dispatch(["new", str(shapes), "--epsilon", "5", *words])
     assert f"public model {name}" in capsys.readouterr().out
     config = load_config(["shapes.yaml"])
@@ -67,6 +76,10 @@ def test_class_moments_stay_within_epsilon(name: str, shapes: Path, capsys: pyte
     assert 0.9 * 5 < spent < 5 and statistics.classes == 2
     assert load_frame(statistics.frame).dimensions == 256
     assert statistics.training.steps == 500 and statistics.training.weight_limit == 100
+    assert load_frame(statistics.frame).directions.norm() > 0 and statistics.clip_norm > 0
+    assert config.data.params.train.params.channels == BY_NAME[name].channels
+    assert config.model.params.first_stage_config.params.ddconfig.in_channels == BY_NAME[name].channels
+    assert Path(config.model.params.ckpt_path).name == f"{name}-ldm.safetensors"
     assert config.lightning.trainer.max_steps == 1 and config.model.params.scale_by_std
     assert list(dp.public_data) and config.data.params.train.target == "ldm.data.folder.ImageFolder"
 
@@ -104,23 +117,35 @@ def test_a_survey_counts_colour_and_depth(shapes: Path) -> None:
     Image.fromarray(np.zeros((20, 24), np.uint16)).save(shapes / "circle" / "d.png")
     found = survey(shapes)
     assert (found.colour, found.deep, len(found.headers)) == (1, 1, 6)
-    with pytest.raises(UserError, match="in colour, and no colour model is shipped") as error:
-        dispatch(["new", str(shapes), "--epsilon", "5"])
-    commands = re.findall(r"dp-ldm train (\S+)", str(error.value))
-    assert len(commands) == 2 and all(find_shipped(name) for name in commands) and "--grey" in str(error.value)
+    dispatch(["new", str(shapes), "--epsilon", "5", "--grey"])
+    assert load_config(["shapes.yaml"]).data.params.train.params.channels == 1
+
+
+@pytest.mark.slow
+def test_the_shipped_colour_model_samples_a_colour_folder(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain with one step of further training: a release that verifies and samples in colour."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shapes.parent / "cache"))
+    coloured(shapes, 6)
+    dispatch(["new", str(shapes), "--epsilon", "5"])
+    few = ["model.params.dp_config.warm_up.training.steps=1", "--accelerator", "cpu", "--enable_progress_bar", "false"]
+    dispatch(["train", "shapes.yaml", *few])
+    (run,) = Path("logs").iterdir()
+    dispatch(["release", str(run), "release"])
+    dispatch(["verify", "release"])
+    dispatch(["sample", "release", "--output", "s.pt", "-n", "2", "--ddim_steps", "2"])
+    images = SampleSet.load(Path("s.pt")).images
+    assert images.shape == (2, 3, 32, 32) and (images.amax(dim=1) - images.amin(dim=1)).mean() > 0.01
 
 
 @pytest.mark.slow
 def test_a_colour_folder_from_a_model_of_ones_own(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two public trainings that the refusal names, cut to a step each, then the folder; nothing about quality."""
+    """The two public trainings of docs/your-data.md, cut to a step each, then the folder; nothing about quality."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(shapes.parent / "cache"))
     monkeypatch.setattr("ldm.reports.own_frame.COUNT", 60)
-    random = np.random.default_rng(0)
-    for number in range(6):
-        pixels = random.integers(0, 256, (20, 24, 3), np.uint8)
-        Image.fromarray(pixels).save(shapes / ("cross", "circle")[number % 2] / f"colour{number}.png")
-    few = ["--accelerator", "cpu", "--max_steps", "1", "data.params.train.params.count=60", "data.params.batch_size=8"]
-    few += ["--enable_progress_bar", "false"]
+    coloured(shapes, 6)
+    parts = "[{target: ldm.data.collages.CollagesTrain, params: {count: 60}}]"
+    few = ["--accelerator", "cpu", "--max_steps", "1", "data.params.batch_size=8", "--enable_progress_bar", "false"]
+    few += [f"data.params.train.params.parts={parts}"]
     dispatch(["train", "configs/own-images/public-colour-autoencoder.yaml", "--name", "one", *few])
     (one,) = Path("logs").glob("*_one")
     first = f"model.params.first_stage_config.params.ckpt_path={one}/checkpoints/last.ckpt"
@@ -144,10 +169,20 @@ def test_what_no_public_model_fits() -> None:
         fitting_model(3, 2, "glyphs32", "some.ckpt")
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_of_ones_own_get_directions_of_their_own(channels: int) -> None:
+    """Directions of the shipped latents mean nothing in other latents."""
+    shipped, own = fitting_model(channels, 2), fitting_model(channels, 2, weights="own.ckpt")
+    assert shipped.moments is not None and shipped.moments.frame
+    assert own.moments is not None and not own.moments.frame and own.weights == "own.ckpt"
+    assert "own.ckpt" in own.public_data[0] and own.configs == shipped.configs
+
+
 def test_every_shipped_public_model_is_in_the_catalogue() -> None:
     shipped = {path.name for path in (ROOT / "checkpoints").glob("*-ldm.safetensors")}
-    assert {Path(model.weights).name for model in PUBLIC_MODELS if model.weights} == shipped
-    named = [file for model in PUBLIC_MODELS for file in (*model.configs, model.weights) if file]
+    assert {Path(model.weights).name for model in PUBLIC_MODELS} == shipped
+    named = [file for model in PUBLIC_MODELS for file in (*model.configs, model.weights)]
+    named += [model.moments.frame for model in PUBLIC_MODELS if model.moments is not None]
     assert [file for file in named if find_shipped(file) is None] == []
 
 
