@@ -44,6 +44,7 @@ class PublicModel:
     what: str
     public_data: tuple[str, ...]
     moments: Moments | None = None
+    caution: str = ""  # what a measured run of it did not do
 
 
 STATISTICS = "configs/own-images/statistics.yaml"
@@ -105,6 +106,7 @@ PUBLIC_MODELS = (
         what="32x32 colour, trained on rendered collages and public drawings",
         public_data=("rendered collages", "public drawings"),
         moments=Moments("checkpoints/colour32-frame64.safetensors", 12.1),
+        caution="this small model blurs fine forms: compare --grey where colour does not matter (docs/your-data.md)",
     ),
 )
 
@@ -192,7 +194,8 @@ class Settings:
             head = (
                 f"class moments, noise multiplier {self.noise_multiplier:.3g}: signal N/(classes*sigma) = {signal:,.0f}"
             )
-        return [f"outlook     {head}", *(f"            {line}" for line in self._verdict(signal, good, better))]
+        said = [*self._verdict(signal, good, better), *([self.model.caution] if self.model.caution else [])]
+        return [f"outlook     {head}", *(f"            {line}" for line in said)]
 
     def _verdict(self, signal: float, good: int, better: int) -> list[str]:
         if signal >= good:
@@ -242,6 +245,7 @@ def fitting_model(channels: int, classes: int, name: str | None = None, weights:
         what=f"your own training of {model.configs[0]}",
         public_data=(f"the public data of {weights}", "rendered collages"),
         moments=None if model.moments is None else Moments("", 0.0),
+        caution="",
     )
 
 
