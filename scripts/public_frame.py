@@ -8,12 +8,16 @@ The images are those of the file's data.params.train, which must be public: dire
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ldm.cli import ArgumentParser, pick_device, run
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, write the frame, and print the norms that guide the choice of a clipping norm."""
+    """Parse the command line, write the frame, and print the norms that guide the choice of clip norms."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--yaml", required=True, help="configuration of the public model, with its public training data")
@@ -31,11 +35,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     node = to_plain(load_config([args.yaml]).data.params.train)
     model = load_model(args.yaml, args.ckpt, pick_device(args.device))
-    frame, norms = public_frame(model, instantiate_from_config(node), args.count, args.rank, args.whitening)
+    frame, norms, differences = public_frame(
+        model, instantiate_from_config(node), args.count, args.rank, args.whitening
+    )
     save_frame(frame, args.output, f"{args.count} images of {node['target']} of {args.yaml}")
-    shares = (0.5, 0.8, 0.9, 0.99)
-    found = ", ".join(f"{share:.0%} {float(norms.quantile(share)):.2f}" for share in shares)
-    print(f"{args.output}: {args.rank} directions; norms of the public images: {found}")
+    print(f"{args.output}: {args.rank} directions")
+    print(f"norms of the public images, for clip_norm: {_quantiles(norms)}")
+    print(f"norms of their differences from the mean of their class, for a centred round: {_quantiles(differences)}")
+
+
+def _quantiles(values: Tensor) -> str:
+    return ", ".join(f"{share:.0%} {float(values.quantile(share)):.2f}" for share in (0.5, 0.85, 0.95, 0.99))
 
 
 if __name__ == "__main__":

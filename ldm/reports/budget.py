@@ -16,7 +16,7 @@ from ldm.privacy.event import History
 from ldm.privacy.plan import PrivacyPlan
 from ldm.training.private_checks import required_length
 from ldm.training.settings import check_settings
-from ldm.training.statistics import StatisticsPlan
+from ldm.training.statistics_plan import StatisticsPlan
 from ldm.training.trainer_flags import rename_legacy_arguments
 
 

@@ -16,7 +16,7 @@ from ldm.privacy.plan import PrivacyPlan
 from ldm.training.estimate import Needs, count_needs, measured_rate
 from ldm.training.private_checks import requested_length
 from ldm.training.request import RunRequest
-from ldm.training.statistics import StatisticsPlan
+from ldm.training.statistics_plan import StatisticsPlan
 from ldm.training.trainer_flags import device_count, own_device
 
 #: Share of the free memory that a microbatch is expected to fill.

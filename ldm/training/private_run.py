@@ -44,7 +44,8 @@ from ldm.training.private_checks import (
 )
 from ldm.training.private_ddp import private_strategy, process_count
 from ldm.training.run_directory import RunDirectory
-from ldm.training.statistics import StatisticsPlan, load_releases, prepare_model
+from ldm.training.statistics import load_releases, prepare_model
+from ldm.training.statistics_plan import StatisticsPlan
 from ldm.training.trainer_flags import own_device
 from ldm.training.unprotected_run import source_of
 

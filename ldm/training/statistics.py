@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,130 +13,17 @@ from torch import Tensor
 
 from ldm.checkpoint import read_checkpoint, save_checkpoint, save_safetensors
 from ldm.data.latent_cache import LatentCache
-from ldm.errors import UserError, nearest
+from ldm.errors import UserError
 from ldm.models.diffusion.latent_draws import LatentDraws
-from ldm.models.diffusion.warm_up import Draw, FurtherTraining, train_further
-from ldm.privacy.event import History
+from ldm.models.diffusion.warm_up import Draw, train_further
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
-from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, Release, fit_mixture, release
-from ldm.privacy.statistics.query import event_of
-from ldm.privacy.validate import number, whole
-from ldm.training.private_classifier import KEYS as CLASSIFIER_KEYS
-from ldm.training.private_classifier import ClassifierPlan, release_classifier
+from ldm.privacy.statistics import ClassMixture, Frame, Release, fit_mixture, release
+from ldm.training.private_classifier import release_classifier
 from ldm.training.run_directory import RunDirectory, launched
+from ldm.training.statistics_plan import StatisticsPlan
 
 logger = logging.getLogger(__name__)
-
-OWN_KEYS = ("frame", "clip_norm", "classes", "rounds", "spread", "training", "classifier")
-TRAINING_KEYS = tuple(entry.name for entry in fields(FurtherTraining))
-
-
-@dataclass(frozen=True)
-class MomentRound:
-    """Public constants of one query of class moments.
-
-    They are its noise multiplier, the number of cells per class, and the weights of count, mean and second moment.
-    """
-
-    noise_multiplier: float
-    cells: int = 1
-    second_by_cell: bool = False
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        number("warm_up.rounds noise_multiplier", self.noise_multiplier, above=0)
-        whole("warm_up.rounds cells", self.cells)
-
-
-@dataclass(frozen=True)
-class StatisticsPlan:
-    """The public constants of ``dp_config.warm_up``.
-
-    ``frame``: file with the public directions (`save_frame`). ``clip_norm``: bound R on the norm of coordinates in the
-    frame. ``rounds``: sequence of class-moment queries; from the second round on, the cells come from the previous
-    releases. ``spread``: see `fit_mixture`. ``training``: ordinary steps on generated latents; 0 steps leave the model
-    unchanged. ``classifier``: a private classifier that can label samples.
-    """
-
-    frame: str
-    clip_norm: float
-    classes: int
-    rounds: tuple[MomentRound, ...]
-    spread: bool
-    training: FurtherTraining
-    classifier: ClassifierPlan | None = None
-
-    @classmethod
-    def read(cls, config: Mapping[str, Any]) -> StatisticsPlan:
-        """Read ``dp_config.warm_up``. Raises UserError naming the key that is unknown, missing or out of range."""
-        check_keys("dp_config.warm_up", config, OWN_KEYS)
-        for key in ("frame", "clip_norm", "classes", "rounds"):
-            if config.get(key) is None:
-                raise UserError(f"dp_config.warm_up.{key} is missing")
-        rounds = []
-        for entry in config["rounds"]:
-            check_keys("dp_config.warm_up.rounds", entry, [field.name for field in fields(MomentRound)])
-            if entry.get("noise_multiplier") is None:
-                raise UserError("dp_config.warm_up.rounds: every round needs its noise_multiplier")
-            given = dict(entry)
-            given["noise_multiplier"] = float(given["noise_multiplier"])
-            if "weights" in given:
-                given["weights"] = tuple(float(weight) for weight in given["weights"])
-            rounds.append(MomentRound(**given))
-        if not rounds:
-            raise UserError("dp_config.warm_up.rounds is empty; a warm-up needs one query at least")
-        if rounds[0].cells != 1:
-            raise UserError("dp_config.warm_up.rounds: the first has one cell a class, nothing is known to split by")
-        training = dict(config.get("training") or {})
-        check_keys("dp_config.warm_up.training", training, TRAINING_KEYS)
-        for key in ("learning_rate", "ema_power", "weight_limit"):
-            if key in training:
-                training[key] = float(training[key])
-        number("dp_config.warm_up.clip_norm", float(config["clip_norm"]), above=0)
-        whole("dp_config.warm_up.classes", config["classes"])
-        return cls(
-            str(config["frame"]),
-            float(config["clip_norm"]),
-            config["classes"],
-            tuple(rounds),
-            bool(config.get("spread", True)),
-            FurtherTraining(**{"steps": 0, **training}),
-            _classifier(config.get("classifier")),
-        )
-
-    def events(self, relation: str) -> History:
-        """The ledger's charges for all rounds and the classifier, known before any record is read."""
-        rounds: History = [(event_of(round.noise_multiplier, relation), 1) for round in self.rounds]
-        return rounds if self.classifier is None else [*rounds, *self.classifier.history(relation)]
-
-    @property
-    def count(self) -> int:
-        """Number of releases."""
-        return len(self.rounds) + (self.classifier is not None)
-
-    def query(self, index: int, frame: Frame, before: ClassMixture | None) -> ClassMoments:
-        """The query of round ``index``; its cells are centred on the mixture of the previous rounds."""
-        entry = self.rounds[index]
-        anchors = None if entry.cells == 1 or before is None else before.centres(entry.cells)
-        return ClassMoments(frame, self.classes, self.clip_norm, entry.weights, anchors, entry.second_by_cell)
-
-
-def _classifier(config: Any) -> ClassifierPlan | None:
-    if config is None:
-        return None
-    check_keys("dp_config.warm_up.classifier", config, CLASSIFIER_KEYS)
-    return ClassifierPlan.read(config)
-
-
-def check_keys(where: str, config: Any, known: Any) -> None:
-    """Raise UserError unless ``config`` is a mapping with keys of ``known`` only."""
-    if not isinstance(config, Mapping):
-        raise UserError(f"{where}: expected keys and values, found {config!r}")
-    for key in config:
-        if key not in known:
-            raise UserError(f"{where}.{key} is unknown{nearest(str(key), known)}")
-
 
 # ---------------------------------------------------------------------- files
 
@@ -310,17 +196,26 @@ def prepare_model(
 @torch.no_grad()
 def public_frame(
     model: Any, dataset: Any, count: int, rank: int, whitening: float, seed: int = 0
-) -> tuple[Frame, Tensor]:
-    """Directions of ``count`` records of a *public* data set, in scaled latents, and the norms of their coordinates.
+) -> tuple[Frame, Tensor, Tensor]:
+    """Directions of ``count`` records of a *public* data set, in scaled latents, and two lengths of each record.
 
-    The norms (count,) help to choose a public clip norm. Raises UserError for a rank above that of the latents.
+    They are the norms of its coordinates (count,), and of their difference from the mean of its class (count,): their
+    quantiles are public clip norms. Without classes the set counts as one. Raises UserError for a rank above that of
+    the latents.
     """
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    parts = []
+    parts, labels = [], []
     for start in range(0, len(order), 250):
-        images = torch.stack([torch.as_tensor(dataset[place]["image"]) for place in order[start : start + 250]])
+        items = [dataset[place] for place in order[start : start + 250]]
+        images = torch.stack([torch.as_tensor(item["image"]) for item in items])
+        labels += [int(item.get("class_label", 0)) for item in items]
         moments = model.encode_moments(images.permute(0, 3, 1, 2).contiguous().to(model.device))
         parts.append(moments[:, : model.channels].cpu() * float(torch.as_tensor(model.scale_factor)))
     rows = torch.cat(parts).flatten(1)
     frame = Frame.fit(rows, rank, whitening)
-    return frame, frame.project(rows).norm(dim=1)
+    coordinates, differences = frame.project(rows), torch.zeros(len(rows), dtype=torch.float64)
+    for label in set(labels):
+        members = torch.tensor(labels) == label
+        own = coordinates[members]
+        differences[members] = (own - own.mean(dim=0)).norm(dim=1)
+    return frame, coordinates.norm(dim=1), differences

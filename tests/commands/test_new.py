@@ -16,7 +16,8 @@ from ldm.reports.own_images import PUBLIC_MODELS, Settings, fitting_model, round
 from ldm.samples import SampleSet
 from ldm.samples.folder_survey import survey
 from ldm.shipped import find_shipped
-from ldm.training.statistics import StatisticsPlan, load_frame
+from ldm.training.statistics import load_frame
+from ldm.training.statistics_plan import StatisticsPlan
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {model.name: model for model in PUBLIC_MODELS}

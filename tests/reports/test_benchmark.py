@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from dp_accounting.dp_event import GaussianDpEvent
+from dp_accounting.pld import PLDAccountant
 
 from ldm.errors import UserError
 from ldm.modules.feature_map import FeatureMap
@@ -20,6 +22,7 @@ from ldm.reports.benchmark.config import DirectTraining, delta_for
 from ldm.reports.benchmark.direct import direct_accuracy
 from ldm.reports.benchmark.settings import keep_settings
 from ldm.reports.benchmark.stages import Stage, duration, run_stages
+from ldm.reports.benchmark.statistics_only import plan_of_queries, shared_out
 from ldm.reports.benchmark.table import collect_rows, format_table
 from ldm.samples import SampleSet
 from ldm.training import private_run
@@ -230,6 +233,27 @@ def test_statistics_alone_spend_the_budget_and_a_rehearsal_has_its_own_folder(fi
     assert card.to_dict()["steps"] == {"taken": 2, "planned": 2}
     assert {row["key"] for row in collect_rows(folder)} == {"score_draws", "score_draw_labels", "score_model"}
     assert len(SampleSet.load(place / "draws.pt")) == 20
+
+
+def test_rounds_share_the_budget_as_they_say() -> None:
+    """Shares of the sum of 1 / sigma^2, by an accountant of another library."""
+    section = {
+        "frame": "frame.safetensors",
+        "clip_norm": 4.0,
+        "classes": 2,
+        "rounds": [{"share": 0.1, "weights": [1, 1, 0]}, {"share": 0.9, "centred": True, "clip_norm": 2.0}],
+    }
+    rounds = shared_out(section, 1.0, 60_000).rounds
+    first, second = (entry.noise_multiplier for entry in rounds)
+    assert first / second == pytest.approx(3)
+    accountant = PLDAccountant()
+    for sigma in (first, second):
+        accountant.compose(GaussianDpEvent(sigma))
+    assert 0.99 < accountant.get_epsilon(delta_for(60_000)) <= 1.0001
+    plan = plan_of_queries(shared_out(section, 1.0, 60_000), 60_000)
+    assert (plan.steps, plan.noise_multiplier) == (1, second)
+    with pytest.raises(UserError, match="shares are"):
+        shared_out({**section, "rounds": [{"share": 0}]}, 1.0, 60_000)
 
 
 def test_baselines_alone_need_no_private_run(files: Path) -> None:

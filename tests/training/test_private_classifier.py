@@ -26,7 +26,8 @@ from ldm.training.private_classifier import (
     stored_classifier,
 )
 from ldm.training.run_directory import RunDirectory
-from ldm.training.statistics import StatisticsPlan, load_releases, save_frame
+from ldm.training.statistics import load_releases, save_frame
+from ldm.training.statistics_plan import StatisticsPlan
 from tests import tiny
 
 SIGMA, STEPS = 9.0, 4

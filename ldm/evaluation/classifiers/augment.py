@@ -13,6 +13,7 @@ from torch import Tensor
 
 MAX_SHIFT, MAX_ROTATION = 2 / 32, 0.17  # of the image's size, radians (about 10 degrees)
 CROP_PADDING = 4
+NOISE = 0.15
 
 
 def jitter(images: Tensor) -> Tensor:
@@ -44,4 +45,12 @@ def crop(images: Tensor, padding: int = CROP_PADDING) -> Tensor:
     return padded[image, channel, rows, columns]
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"jitter": jitter, "flip": flip, "crop": crop}
+def noise(images: Tensor) -> Tensor:
+    """Add Gaussian noise of standard deviation 0.15 to images in [-1, 1].
+
+    Generated images lack the finest detail of real ones; with noise a classifier relies on it less.
+    """
+    return images + NOISE * torch.randn_like(images)
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"jitter": jitter, "flip": flip, "crop": crop, "noise": noise}

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.errors import UserError, nearest
+from ldm.evaluation.classifiers.compact import CompactCNN
 from ldm.evaluation.classifiers.resnet import ResNet
 from ldm.evaluation.classifiers.resnet9 import ResNet9
 from ldm.evaluation.classifiers.resnext import ResNeXt
@@ -108,6 +109,7 @@ DISPLAY_NAMES = {
     "logreg": "Logistic regression",
     "mlp": "MLP",
     "cnn": "CNN",
+    "compact-cnn": "compact CNN",
     "wrn-40-4": "WRN-40-4",
     "resnet-9": "ResNet-9",
     "resnet-110": "ResNet-110",
@@ -156,5 +158,5 @@ def build_classifier(
         return CNN(in_channels, size, num_classes, drop_maps)
     if name == "wrn-40-4":
         return WideResNet(in_channels, num_classes, dropout=wrn_dropout)
-    others = {"resnet-9": ResNet9, "resnet-110": ResNet, "resnext-29": ResNeXt}
+    others = {"compact-cnn": CompactCNN, "resnet-9": ResNet9, "resnet-110": ResNet, "resnext-29": ResNeXt}
     return others[name](in_channels, num_classes)

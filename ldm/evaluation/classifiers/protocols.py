@@ -24,7 +24,8 @@ class ClassifierProtocol:
 
     selection: `held-out` (best epoch on samples that were not trained on), `last`, `real-held-out` (best epoch on real
     images outside the test set) or `best-test-epoch` (best epoch on the real test images); the last two are rules of
-    published figures. optimizer: adam, or sgd with momentum 0.9.
+    published figures. optimizer: adam, adamw, or sgd with momentum 0.9. one_cycle: the rate rises to lr in the first
+    fifth of all steps and falls to 0 (Smith and Topin 2019).
     anneal_period: epochs of the first cosine cycle of SGDR (Loshchilov and Hutter 2017), 0 for a constant rate;
     anneal_mult: growth of the cycles. decay_period: epochs after which the rate is multiplied by decay_factor, again
     and again; 0 for never. augment: names of `AUGMENTATIONS`, in order. augmult: augmented views of every
@@ -44,6 +45,7 @@ class ClassifierProtocol:
     nesterov: bool = False
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
+    one_cycle: bool = False
     anneal_period: int = 0
     anneal_mult: int = 1
     decay_period: int = 0
@@ -63,8 +65,10 @@ class ClassifierProtocol:
     def __post_init__(self) -> None:
         if self.selection not in SELECTIONS:
             raise UserError(f"selection {self.selection!r} is unknown{nearest(self.selection, SELECTIONS)}")
-        if self.optimizer not in ("adam", "sgd"):
-            raise UserError(f"optimizer {self.optimizer!r} is unknown; choose adam or sgd")
+        if self.optimizer not in ("adam", "adamw", "sgd"):
+            raise UserError(f"optimizer {self.optimizer!r} is unknown; choose adam, adamw or sgd")
+        if self.one_cycle and (self.anneal_period or self.decay_period):
+            raise UserError("one_cycle sets the rate of all steps; leave anneal_period and decay_period at 0")
         for name in self.augment:
             if name not in AUGMENTATIONS:
                 raise UserError(f"augmentation {name!r} is unknown{nearest(name, AUGMENTATIONS)}")
@@ -132,6 +136,17 @@ PROTOCOLS: dict[str, ClassifierProtocol] = {
     protocol.name: protocol
     for protocol in (
         ClassifierProtocol(),
+        ClassifierProtocol(
+            "one-cycle",
+            "this project: a few epochs suffice, for CPU cores; docs/benchmarks.md says what it was chosen on",
+            epochs=6,
+            batch_size=256,
+            optimizer="adamw",
+            lr=2e-3,
+            weight_decay=0.05,
+            one_cycle=True,
+            augment=("noise",),
+        ),
         _DPDM,
         replace(_DPDM, name="dp-ldm", source="DP-LDM, scripts/mnist_sampling_and_acc.py", size=32),
         ClassifierProtocol(

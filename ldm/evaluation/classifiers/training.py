@@ -99,8 +99,9 @@ class ClassifierTrainer:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         given = self.protocol
-        if given.optimizer == "adam":
-            return torch.optim.Adam(self.network.parameters(), lr=given.lr, weight_decay=given.weight_decay)
+        if given.optimizer != "sgd":
+            adam = torch.optim.AdamW if given.optimizer == "adamw" else torch.optim.Adam
+            return adam(self.network.parameters(), lr=given.lr, weight_decay=given.weight_decay)
         return torch.optim.SGD(
             self.network.parameters(),
             lr=given.lr,
@@ -108,6 +109,20 @@ class ClassifierTrainer:
             nesterov=given.nesterov,
             weight_decay=given.weight_decay,
         )
+
+    def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """The schedule that is advanced after every step; None for a rate that is constant within an epoch."""
+        given = self.protocol
+        if given.one_cycle:
+            # with Adam's betas as they are: its cycled momentum is a setting of SGD
+            return torch.optim.lr_scheduler.OneCycleLR(
+                self.optimizer, given.lr, given.epochs * self.steps, pct_start=0.2, cycle_momentum=False
+            )
+        if given.anneal_period:
+            return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
+                self.optimizer, T_0=given.anneal_period, T_mult=given.anneal_mult
+            )
+        return None
 
     @property
     def steps(self) -> int:
@@ -121,11 +136,7 @@ class ClassifierTrainer:
     def run(self) -> Iterator[EpochScore]:
         """Train; yields the score of every epoch. Raises UserError when the loss is no longer a number."""
         epochs = self.protocol.epochs
-        schedule = None
-        if self.protocol.anneal_period:
-            schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
-                self.optimizer, T_0=self.protocol.anneal_period, T_mult=self.protocol.anneal_mult
-            )
+        schedule = self._schedule()
         # the bar counts steps, because an epoch of a large network takes minutes; it is shown on a terminal only
         hidden = None if self.progress else True
         with tqdm(total=epochs * self.steps, desc=self.name, unit="step", leave=False, disable=hidden) as bar:
@@ -158,7 +169,9 @@ class ClassifierTrainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
-            if schedule is not None:
+            if protocol.one_cycle and schedule is not None:
+                schedule.step()
+            elif schedule is not None:
                 schedule.step(epoch + step / self.steps)  # the unit is epochs
             if self.average is not None:
                 self.average.update_parameters(self.network)

@@ -53,7 +53,12 @@ class ClassMixture:
         return result
 
     def centres(self, cells: int, seed: int = 0, draws: int = 4000, rounds: int = 20) -> Tensor:
-        """``cells`` anchors a class (classes, cells, k): k-means (Lloyd 1982) on draws from this mixture."""
+        """``cells`` anchors a class (classes, cells, k): k-means (Lloyd 1982) on draws from this mixture.
+
+        One anchor is the mean of the class.
+        """
+        if cells == 1:
+            return torch.einsum("gc,gck->gk", self.weights, self.means)[:, None]
         generator = torch.Generator().manual_seed(seed)
         result = []
         for label in range(self.classes):
@@ -65,6 +70,19 @@ class ClassMixture:
                     places[cell] = rows[nearest == cell].mean(dim=0)
             result.append(places)
         return torch.stack(result)
+
+    def radius(self, anchors: Tensor, seed: int = 0, draws: int = 2000) -> float:
+        """The median distance of draws from the nearest of their class's ``anchors`` (classes, cells, k).
+
+        It is a clip norm of centred moments: it comes from released numbers and reads no record. Three digits of it
+        are returned, so that another machine's rounding does not change a run's constants.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        distances = []
+        for label in range(self.classes):
+            rows = self.draw(torch.full((draws,), label), generator)
+            distances.append(torch.cdist(rows, anchors[label].double()).amin(dim=1))
+        return float(f"{float(torch.cat(distances).median()):.3g}")
 
 
 def fit_mixture(query: ClassMoments, release: Release, *, spread: bool = True) -> ClassMixture:
@@ -89,7 +107,7 @@ def fit_mixture(query: ClassMoments, release: Release, *, spread: bool = True) -
         else torch.zeros_like(release.sums["mean"])
     )
     raw = torch.where(usable[..., None], raw, 0.0)
-    means = _shrunk_means(raw, weights, mean_std) if query.cells > 1 else raw
+    means = _means(query, raw, weights, mean_std)
     means = torch.where(usable[..., None], means, 0.0)
     if not c:
         factors = torch.zeros(query.classes, 1, k, k, dtype=torch.float64)
@@ -110,9 +128,21 @@ def fit_mixture(query: ClassMoments, release: Release, *, spread: bool = True) -
     return ClassMixture(total / total.sum(), weights, means, torch.stack([_factor(m) for m in matrices])[:, None])
 
 
-def _shrunk_means(raw: Tensor, weights: Tensor, std: Tensor) -> Tensor:
-    """Cell means (classes, cells, k), shrunk towards their class's mean as far as their noise explains the distance."""
-    centre = torch.einsum("gc,gck->gk", weights, raw)[:, None]
+def _means(query: ClassMoments, raw: Tensor, weights: Tensor, std: Tensor) -> Tensor:
+    """Cell means (classes, cells, k) from the released ones, whose noise ``std`` is known.
+
+    Centred ones are shrunk towards their anchors, others towards the mean of their class.
+    """
+    if query.centred:
+        assert query.anchors is not None
+        return query.anchors.double() + _shrunk(raw, torch.zeros_like(raw[:, :1]), std)
+    if query.cells == 1:
+        return raw
+    return _shrunk(raw, torch.einsum("gc,gck->gk", weights, raw)[:, None], std)
+
+
+def _shrunk(raw: Tensor, centre: Tensor, std: Tensor) -> Tensor:
+    """Means (classes, cells, k), shrunk towards ``centre`` as far as their noise explains the distance."""
     distance = (raw - centre).square().sum(dim=2)
     keep = (1 - raw.shape[2] * std.square() / distance.clamp(min=1e-12)).clamp(0, 1)
     return centre + keep[..., None] * (raw - centre)

@@ -28,6 +28,8 @@ class ClassMoments:
     ``anchors`` (classes, cells, k) split each class into cells: a record belongs to the nearest anchor of its class.
     They are public, or computed from earlier releases. Second moments are those of the whole class, or of each
     cell when ``second_by_cell``: then ``second`` is (classes · cells, k (k + 1) / 2), and the bound is the same.
+    When ``centred``, v is the difference of a record from its anchor, clipped to norm R: differences are shorter than
+    records, so that R is smaller and the same noise on the sums is less noise on the moments.
 
     All fields are public constants. Raises UserError for values out of range.
     """
@@ -38,6 +40,7 @@ class ClassMoments:
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     anchors: Tensor | None = field(default=None)
     second_by_cell: bool = False
+    centred: bool = False
     name: str = "class moments of latents"
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class ClassMoments:
                 f"anchors have shape {tuple(self.anchors.shape)}; expected ({self.classes}, cells, {self.frame.rank}) "
                 "finite numbers"
             )
+        if self.centred and self.anchors is None:
+            raise UserError("centred moments need anchors to be centred on: the means of an earlier release")
 
     @property
     def cells(self) -> int:
@@ -76,7 +81,7 @@ class ClassMoments:
 
     def describe(self) -> dict[str, Any]:
         """The public constants as plain JSON values."""
-        return {
+        constants = {
             "classes": self.classes,
             "cells": self.cells,
             "directions": self.frame.rank,
@@ -86,6 +91,8 @@ class ClassMoments:
             "bound": self.bound,
             "second_by_cell": self.second_by_cell,
         }
+        # releases made before this field existed have no such entry, and are compared with this one
+        return {**constants, "centred": True} if self.centred else constants
 
     def total(self, records: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The sums over flattened or shaped latents (N, ...) with labels (N,); see the class for their shapes."""
@@ -94,9 +101,7 @@ class ClassMoments:
         mean = torch.zeros(groups, k, dtype=torch.float64)
         matrices = torch.zeros(groups if self.second_by_cell else self.classes, k, k, dtype=torch.float64)
         for rows, which in chunks(records, labels, self.classes):
-            coordinates = clipped(self.frame.project(rows), self.clip_norm)
-            cell = which * self.cells + self._nearest(coordinates, which)
-            unit = coordinates / self.clip_norm
+            cell, unit = self._contributions(self.frame.project(rows), which)
             count.index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64))
             mean.index_add_(0, cell, unit)
             owner = cell if self.second_by_cell else which
@@ -111,12 +116,17 @@ class ClassMoments:
             "second": c * matrices[:, row, column] * factor,
         }
 
-    def _nearest(self, coordinates: Tensor, which: Tensor) -> Tensor:
-        """The cell of each record: the nearest anchor of its class."""
+    def _contributions(self, coordinates: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """The row of ``count`` and ``mean`` of each record (B,), and v (B, k) of length <= 1."""
+        if not self.centred:  # the length is limited first, so that the cell is that of the vector which is summed
+            coordinates = clipped(coordinates, self.clip_norm)
         if self.anchors is None:
-            return torch.zeros_like(which)
+            return which * self.cells, coordinates / self.clip_norm
         places = self.anchors.double()[which]
-        return (coordinates[:, None, :] - places).square().sum(dim=2).argmin(dim=1)
+        nearest = (coordinates[:, None, :] - places).square().sum(dim=2).argmin(dim=1)
+        if self.centred:
+            coordinates = clipped(coordinates - places[torch.arange(len(which)), nearest], self.clip_norm)
+        return which * self.cells + nearest, coordinates / self.clip_norm
 
     def matrices(self, stored: Tensor) -> Tensor:
         """Symmetric matrices (G, k, k) from stored triangles (G, k (k + 1) / 2), without the weight."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ldm.privacy.accounting import calibrate
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.statistics import Release
 from ldm.reports.benchmark.config import delta_for
 from ldm.reports.benchmark.machine import device, trainer_flags
 from ldm.samples import SampleSet
@@ -27,7 +28,6 @@ from ldm.training.driver import build_model
 from ldm.training.preparation import cache_latents
 from ldm.training.private_classifier import ClassifierPlan, label_samples, stored_classifier
 from ldm.training.statistics import (
-    StatisticsPlan,
     add_classifier,
     drawer,
     latents_of,
@@ -36,6 +36,7 @@ from ldm.training.statistics import (
     release_rounds,
     stored_mixture,
 )
+from ldm.training.statistics_plan import StatisticsPlan
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 def release_statistics(
     folder: Path, run: Path, warm_up: Mapping[str, Any], train_node: Mapping[str, Any], epsilon: float
 ) -> dict[str, Any]:
-    """Spend ``epsilon`` on the rounds of ``warm_up``, the same noise multiplier in each.
+    """Spend ``epsilon`` on the rounds of ``warm_up``, in proportion to their shares.
 
     Writes ``statistics.ckpt`` and ``privacy.json`` into ``folder``. An existing release is not repeated, since a second
     one would spend the budget again. Returns the privacy that was spent.
@@ -59,9 +60,9 @@ def release_statistics(
     if path.is_file():
         account, done = load_releases(path)
         plan, ledger = PrivacyPlan.from_dict(account["plan"]), Ledger.from_dict(account["ledger"])
-        statistics = evenly(warm_up, epsilon, records)
+        statistics = shared_out(warm_up, epsilon, records)
     else:
-        statistics, done = evenly(warm_up, epsilon, records), []
+        statistics, done = shared_out(warm_up, epsilon, records), []
         plan, ledger = plan_of_queries(statistics, records), Ledger()
     frame = load_frame(statistics.frame)
     latents, labels = latents_of(model, data.datasets["train"])
@@ -78,7 +79,7 @@ def train_on_release(folder: Path, run: Path, warm_up: Mapping[str, Any]) -> Non
     """Train the public model on draws from the release in ``folder``, into ``warm_up.ckpt`` there. Post-processing."""
     model = build_model(load_config([run])).to(device())
     account, releases = load_releases(folder / "statistics.ckpt")
-    statistics = with_noise(warm_up, releases[0].event.noise_multiplier, 1.0)
+    statistics = with_noise(warm_up, multipliers_of(warm_up, releases), 1.0)
     frame = load_frame(statistics.frame)
     draw = drawer(stored_mixture(statistics, frame, releases), frame, latent_shape(model))
     train_further(model, draw, statistics.training)
@@ -90,36 +91,50 @@ def latent_shape(model: Any) -> tuple[int, int, int]:
     return model.channels, model.image_size, model.image_size
 
 
-def evenly(warm_up: Mapping[str, Any], epsilon: float, records: int) -> StatisticsPlan:
-    """The section with noise multipliers that together cost ``epsilon``; all rounds have the same.
+def shared_out(warm_up: Mapping[str, Any], epsilon: float, records: int) -> StatisticsPlan:
+    """The section with noise multipliers that together cost ``epsilon``.
 
-    ``classifier.share``, in (0, 1), is the classifier's part of the sum of 1 / σ² over all queries; Gaussian mechanisms
-    without sampling compose to one whose 1 / σ² is that sum (Dong et al. 2022, corollary 2).
+    ``share`` of a round, and of the classifier (0.5 unless given), is its part of the sum of 1 / σ² over all queries:
+    Gaussian mechanisms without sampling compose to one whose 1 / σ² is that sum (Dong et al. 2022, corollary 2). The
+    rounds divide what the classifier leaves in proportion to their shares, 1 each unless given.
     """
     sigma = calibrate(target_epsilon=epsilon, delta=delta_for(records), sample_rate=1.0, steps=1)
-    share = float(warm_up["classifier"].get("share", 0.5)) if warm_up.get("classifier") else 0.0
-    if not 0 <= share < 1:
-        raise UserError(f"statistics_only.classifier.share is {share}; give a number above 0 and below 1")
-    rounds = sigma * math.sqrt(len(warm_up["rounds"]) / (1 - share))
-    return with_noise(warm_up, rounds, sigma / math.sqrt(share) if share else 1.0)
+    taken = float(warm_up["classifier"].get("share", 0.5)) if warm_up.get("classifier") else 0.0
+    if not 0 <= taken < 1:
+        raise UserError(f"statistics_only.classifier.share is {taken}; give a number above 0 and below 1")
+    shares = [float(entry.get("share", 1)) for entry in warm_up["rounds"]]
+    if any(not 0 < share < math.inf for share in shares):
+        raise UserError(f"statistics_only.rounds: the shares are {shares}; give numbers above 0")
+    rounds = [sigma * math.sqrt(sum(shares) / (share * (1 - taken))) for share in shares]
+    return with_noise(warm_up, rounds, sigma / math.sqrt(taken) if taken else 1.0)
 
 
-def with_noise(warm_up: Mapping[str, Any], sigma: float, classifier_sigma: float) -> StatisticsPlan:
-    """The section with one noise multiplier in every round, and the classifier's own."""
-    section = {**warm_up, "rounds": [{**entry, "noise_multiplier": sigma} for entry in warm_up["rounds"]]}
+def multipliers_of(warm_up: Mapping[str, Any], releases: Sequence[Release]) -> list[float]:
+    """The noise multipliers of the rounds in stored releases, which a classifier's may follow."""
+    return [item.event.noise_multiplier for item in releases[: len(warm_up["rounds"])]]
+
+
+def with_noise(warm_up: Mapping[str, Any], rounds: Sequence[float], classifier: float) -> StatisticsPlan:
+    """The section with a noise multiplier for each of its rounds, and the classifier's own."""
+    section = dict(warm_up)
+    section["rounds"] = [
+        {**{key: value for key, value in entry.items() if key != "share"}, "noise_multiplier": sigma}
+        for entry, sigma in zip(warm_up["rounds"], rounds, strict=True)
+    ]
     if warm_up.get("classifier"):
         settings = {key: value for key, value in warm_up["classifier"].items() if key != "share"}
-        section["classifier"] = {**settings, "noise_multiplier": classifier_sigma}
+        section["classifier"] = {**settings, "noise_multiplier": classifier}
     return StatisticsPlan.read(section)
 
 
 def plan_of_queries(statistics: StatisticsPlan, records: int) -> PrivacyPlan:
-    """The plan of the queries alone: one step per round, each on all records."""
+    """The plan of the last round, each query a step on all records; rounds with another noise are history before it."""
+    last = statistics.rounds[-1]
     return PrivacyPlan(
         sample_rate=1.0,
-        steps=len(statistics.rounds),
-        noise_multiplier=statistics.rounds[0].noise_multiplier,
-        max_grad_norm=statistics.query(0, load_frame(statistics.frame), None).bound,
+        steps=sum(entry.noise_multiplier == last.noise_multiplier for entry in statistics.rounds),
+        noise_multiplier=last.noise_multiplier,
+        max_grad_norm=math.hypot(*last.weights),
         delta=delta_for(records),
         expected_batch_size=records,
         num_records=records,
@@ -136,10 +151,8 @@ def draws_of(run_dir: Path, run: Path, overlay: Mapping[str, Any], count: int, s
     model = build_model(section).eval().to(device())
     warm_up = to_plain(section.model.params.dp_config.warm_up)
     _, releases = load_releases(run_dir / "statistics.ckpt")
-    for entry, item in zip(warm_up["rounds"], releases, strict=False):  # a classifier may follow
-        entry["noise_multiplier"] = item.event.noise_multiplier
     warm_up.pop("classifier", None)
-    statistics = StatisticsPlan.read(warm_up)
+    statistics = with_noise(warm_up, multipliers_of(warm_up, releases), 1.0)
     frame = load_frame(statistics.frame)
     mixture = stored_mixture(statistics, frame, releases)
     labels = labels_for(range(mixture.classes), count)

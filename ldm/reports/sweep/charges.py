@@ -28,7 +28,7 @@ from ldm.reports.budget import config_plan
 from ldm.reports.sweep.grid import Setting
 from ldm.training.private_checks import required_length
 from ldm.training.private_run import read_others
-from ldm.training.statistics import StatisticsPlan
+from ldm.training.statistics_plan import StatisticsPlan
 from ldm.training.trainer_flags import rename_legacy_arguments
 
 DP = "model.params.dp_config"

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm.evaluation.classifiers.augment import AUGMENTATIONS, crop, flip, jitter
+from ldm.evaluation.classifiers.augment import AUGMENTATIONS, crop, flip, jitter, noise
 
 
 def test_jitter_moves_a_little_and_stays_in_range() -> None:
@@ -44,6 +44,12 @@ def test_crop_is_a_window_of_the_reflected_image() -> None:
         places.update(found[:1])
         assert found
     assert len(places) > 20 and {top for top, _ in places} >= {0, 8}
+
+
+def test_noise_has_its_size_in_every_pixel_alone() -> None:
+    torch.manual_seed(0)
+    added = noise(torch.zeros(4000, 1, 4, 4)).flatten(1)
+    assert torch.allclose(torch.cov(added.T), 0.15**2 * torch.eye(16), atol=2e-3) and added.mean().abs() < 5e-3
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

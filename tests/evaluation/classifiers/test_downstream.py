@@ -22,7 +22,7 @@ from ldm.evaluation.classifiers.downstream import (
     train_classifier,
 )
 from ldm.evaluation.classifiers.networks import Preparation
-from ldm.evaluation.classifiers.protocols import PROTOCOLS, ClassifierProtocol
+from ldm.evaluation.classifiers.protocols import PROTOCOLS, ClassifierProtocol, protocol_named
 from ldm.evaluation.classifiers.training import ClassifierTrainer, EpochScore, averaged, score_classifier
 from ldm.samples import SampleSet
 
@@ -256,6 +256,24 @@ def test_the_learning_rate_follows_warm_restarts(digits, monkeypatch: pytest.Mon
         epoch = (index - 1) / 10  # the schedule moves after the step
         place, length = (epoch, 1) if epoch < 1 else (epoch - 1, 2)
         assert rates[index] == pytest.approx(0.05 * (1 + math.cos(math.pi * place / length))), index
+
+
+def test_the_learning_rate_goes_through_one_cycle(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *a: rates.append(self.param_groups[0]["lr"]) or step(self, *a)
+    )
+    protocol = TINY.changed(optimizer="sgd", lr=0.1, one_cycle=True, epochs=4, batch_size=60)
+    train_classifier("logreg", *digits, protocol=protocol)
+    assert len(rates) == 40 and rates[0] == pytest.approx(0.1 / 25) and max(rates) == pytest.approx(rates[7])
+    assert rates[7] == pytest.approx(0.1) and rates[-1] < 1e-6
+    assert rates[:8] == sorted(rates[:8]) and rates[7:] == sorted(rates[7:], reverse=True)
+
+
+def test_the_compact_cnn_learns_by_one_cycle(digits) -> None:
+    protocol = protocol_named("one-cycle").changed(epochs=3, batch_size=60)
+    assert train_classifier("compact-cnn", *digits, protocol=protocol).accuracy > 0.8
 
 
 def test_the_learning_rate_falls_in_steps(digits, monkeypatch: pytest.MonkeyPatch) -> None:

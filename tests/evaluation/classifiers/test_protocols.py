@@ -29,6 +29,7 @@ def test_selection_of_the_published_ones() -> None:
     chosen = {name: protocol.selection for name, protocol in PROTOCOLS.items()}
     assert chosen == {
         "held-out": HELD_OUT,
+        "one-cycle": HELD_OUT,
         "dpdm": HELD_OUT,
         "dp-ldm": HELD_OUT,
         "wrn40-4": LAST,
@@ -50,6 +51,14 @@ def test_numbers_of_the_published_ones() -> None:
     assert wrn.nesterov and wrn.label_smoothing == 0.1 and wrn.wrn_dropout == 0.3
     assert (sgdr.lr, sgdr.epochs, sgdr.anneal_period, sgdr.anneal_mult, sgdr.augmult) == (0.1, 200, 10, 2, 2)
     assert sgdr.augment == ("flip", "crop") and sgdr.subtract_mean and sgdr.ema_decay == 0.9999
+
+
+def test_one_cycle_goes_with_no_other_schedule() -> None:
+    assert PROTOCOLS["one-cycle"].one_cycle and PROTOCOLS["one-cycle"].augment == ("noise",)
+    with pytest.raises(UserError, match="one_cycle sets the rate"):
+        ClassifierProtocol(one_cycle=True, anneal_period=3)
+    with pytest.raises(UserError, match="adam, adamw or sgd"):
+        ClassifierProtocol(optimizer="adamax")
 
 
 def test_dpimagebench_has_two_rules_and_one_training() -> None:
@@ -79,7 +88,7 @@ def test_a_changed_protocol_says_so() -> None:
         ({"batch_size": 0}, "batch size"),
         ({"lr": 0.0}, "learning rate"),
         ({"selection": "best-test-epochs"}, "did you mean 'best-test-epoch'"),
-        ({"optimizer": "rmsprop"}, "adam or sgd"),
+        ({"optimizer": "rmsprop"}, "adamw or sgd"),
         ({"augment": ("flips",)}, "did you mean 'flip'"),
         ({"ema_decay": 1.0}, "EMA decay"),
         ({"report_average": True}, "ema_decay is 0"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.statistics import ClassMeanImages, ClassMoments, FourierEmbedding, Frame, fit_mixture, release
-from ldm.privacy.statistics.gaussians import denoised
+from ldm.privacy.statistics.gaussians import ClassMixture, denoised
 
 K, RECORDS = 6, 6000
 
@@ -63,6 +63,60 @@ def test_cells_follow_a_class_that_is_no_gaussian() -> None:
     assert torch.allclose(again.factors[0, 1] @ again.factors[0, 1].T, 0.09 * torch.eye(K).double(), atol=0.03)
     places = mixture.centres(2, draws=1000)
     assert sorted(places[0, :, 0].round().tolist()) == [-4, 4]
+
+
+def test_centred_moments_find_the_same_gaussians() -> None:
+    """Differences from centres that are a little wrong: the fit puts the means right, and the spread is the same."""
+    rows, labels, truth, _ = data()
+    anchors = truth[:, None] + 0.3
+    query = ClassMoments(Frame.identity(K), 2, 100.0, anchors=anchors, centred=True)
+    mixture = fitted(1e-6, query, rows, labels)
+    for label in (0, 1):
+        own = rows[labels == label]
+        assert torch.allclose(mixture.means[label, 0], own.mean(dim=0), atol=1e-3)
+        assert torch.allclose(covariance(mixture, label), torch.cov(own.T, correction=0), atol=2e-2)
+
+
+def test_centred_moments_of_cells_have_their_own_means_and_spread() -> None:
+    generator = torch.Generator().manual_seed(3)
+    side = (torch.arange(RECORDS) // 2 % 2 * 2 - 1).double()
+    rows = torch.randn(RECORDS, K, generator=generator, dtype=torch.float64) * (0.3 + 0.1 * side)[:, None]
+    rows[:, 0] += 4 * side
+    labels = torch.arange(RECORDS) % 2
+    anchors = torch.zeros(2, 2, K)
+    anchors[:, 0, 0], anchors[:, 1, 0] = -3.5, 4.5
+    query = ClassMoments(Frame.identity(K), 2, 10.0, anchors=anchors, second_by_cell=True, centred=True)
+    mixture = fitted(1e-4, query, rows, labels)
+    assert mixture.means[0, :, 0].tolist() == pytest.approx([-4, 4], abs=0.03)
+    for cell, width in ((0, 0.2), (1, 0.4)):
+        found = mixture.factors[1, cell] @ mixture.factors[1, cell].T
+        assert torch.allclose(found, width**2 * torch.eye(K).double(), atol=0.02)
+
+
+def test_noise_pulls_centred_means_to_their_centres() -> None:
+    """Noise alone moves a mean by less than half of what the released sums say."""
+    rows, labels, truth, _ = data()
+    query = ClassMoments(Frame.identity(K), 2, 1.0, anchors=truth[:, None], centred=True)
+    plain, shrunk = 0.0, 0.0
+    for _ in range(20):
+        answer = release(query, rows, labels, noise_multiplier=100.0, ledger=Ledger())
+        plain += float((answer.sums["mean"][:, 0] / answer.sums["count"]).norm())
+        shrunk += float((fit_mixture(query, answer).means[:, 0] - truth).norm())
+    assert shrunk < plain / 2
+
+
+def test_centres_and_radius_come_from_the_mixture() -> None:
+    one = ClassMixture(
+        torch.tensor([0.5, 0.5]).double(),
+        torch.tensor([[0.25, 0.75], [1.0, 0.0]]).double(),
+        torch.tensor([[[4.0, 0.0], [0.0, 0.0]], [[2.0, 2.0], [9.0, 9.0]]]).double(),
+        2 * torch.eye(2).double().expand(2, 1, 2, 2),
+    )
+    assert one.centres(1).tolist() == [[[1.0, 0.0]], [[2.0, 2.0]]], "one centre a class is its mean"
+    # the length of a normal vector with deviation 2 in two dimensions has the median 2 sqrt(2 ln 2) (Rayleigh)
+    tight = ClassMixture(one.shares, torch.ones(2, 1).double(), one.means[:, :1], one.factors)
+    assert tight.radius(tight.means) == pytest.approx(2 * math.sqrt(2 * math.log(2)), rel=0.05)
+    assert tight.radius(tight.means) == tight.radius(tight.means)
 
 
 def test_a_cell_without_records_is_not_drawn_from() -> None:

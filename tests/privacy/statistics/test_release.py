@@ -40,6 +40,10 @@ QUERIES: dict[str, Callable[[], SumQuery]] = {
     "counts and means": lambda: ClassMoments(frame(), CLASSES, 1.5, weights=(1.0, 1.0, 0.0)),
     "cells": lambda: ClassMoments(frame(), CLASSES, 1.5, anchors=anchors()),
     "cells with matrices": lambda: ClassMoments(frame(), CLASSES, 1.5, anchors=anchors(), second_by_cell=True),
+    "centred": lambda: ClassMoments(frame(), CLASSES, 0.7, (0.2, 0.3, 1.0), anchors(1), centred=True),
+    "centred cells with matrices": lambda: ClassMoments(
+        frame(), CLASSES, 0.7, anchors=anchors(), second_by_cell=True, centred=True
+    ),
     "mean images": lambda: ClassMeanImages(CLASSES, 2),
     "mean images, small norm": lambda: ClassMeanImages(CLASSES, 2, clip_norm=0.5),
     "fourier": lambda: FourierEmbedding(CLASSES, DIMENSIONS, features=40, width=3.0),
@@ -129,8 +133,9 @@ def clipped_in_each_coordinate(rows: Tensor, norm: float) -> Tensor:
 @pytest.mark.parametrize("broken", [unclipped, clipped_in_each_coordinate])
 def test_the_measurement_catches_a_norm_that_is_not_kept(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "clipped", broken)
-    query = QUERIES["moments"]()
-    assert measured(query, ADD_OR_REMOVE_ONE) > 1.1 * query.bound
+    for name in ("moments", "centred"):
+        query = QUERIES[name]()
+        assert measured(query, ADD_OR_REMOVE_ONE) > 1.1 * query.bound, name
 
 
 class WholeMatrix(ClassMoments):
