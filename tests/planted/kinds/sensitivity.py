@@ -256,6 +256,15 @@ SENSITIVITY = (
         test=f"{RELEASE}::test_one_record_moves_the_sum_by_at_most_the_sensitivity",
     ),
     PlantedBug(
+        name="differences from centres without clipping",
+        rule=2,
+        file="ldm/privacy/statistics/moments.py",
+        old="            coordinates = clipped(coordinates - places[torch.arange(len(which)), nearest], self.clip_norm)",
+        new="            coordinates = coordinates - places[torch.arange(len(which)), nearest]",
+        why="a record far from its centre moves the centred sums by more than their sensitivity",
+        test=f"{RELEASE}::test_one_record_moves_the_sum_by_at_most_the_sensitivity",
+    ),
+    PlantedBug(
         name="moments that count as one tensor",
         rule=2,
         file="ldm/privacy/statistics/moments.py",
