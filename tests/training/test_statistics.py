@@ -23,16 +23,12 @@ from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import SamplingEvent
-<<<<<<< HEAD
-from ldm.privacy.statistics import Frame
+from ldm.privacy.ledger import Ledger
+from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, fit_mixture, release
 from ldm.reports.release import release_run
 from ldm.reports.release_facts import ReleaseFacts
 from ldm.reports.verification import verify_release
 from ldm.samples import SampleSet
-=======
-from ldm.privacy.ledger import Ledger
-from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, fit_mixture, release
->>>>>>> 3243b7f (Class moments around centres: less noise on the same budget, and a classifier that learns in six epochs)
 from ldm.training import private_run, train
 from ldm.training import statistics as statistics_file
 from ldm.training.run_directory import RunDirectory
