@@ -28,8 +28,8 @@ def write_frame(settings: Settings, weights: Path, yaml: Path) -> Settings:
     config = find_shipped(model.configs[0]) or Path(model.configs[0])
     public = load_model(config, weights, torch.device("cpu"))
     collages = CollagesTrain(COUNT, size=model.size, channels=model.channels)
-    frame, norms = public_frame(public, collages, COUNT, RANK, WHITENING)
+    frame, norms, differences = public_frame(public, collages, COUNT, RANK, WHITENING)
     path = yaml.with_name(f"{yaml.stem}-frame.safetensors")
     save_frame(frame, path, f"{COUNT} rendered collages (ldm.data.collages)")
-    bound = math.ceil(float(norms.quantile(UNCLIPPED)) * 10) / 10
-    return replace(settings, model=replace(model, moments=Moments(path.name, bound)))
+    bound, spread = (math.ceil(float(value) * 10) / 10 for value in (norms.quantile(UNCLIPPED), differences.median()))
+    return replace(settings, model=replace(model, moments=Moments(path.name, bound, spread)))

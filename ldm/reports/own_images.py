@@ -17,10 +17,15 @@ from ldm.privacy.budget import budget
 
 @dataclass(frozen=True)
 class Moments:
-    """Public constants of the class moments of latents: the file with the directions, the bound on a record in them."""
+    """Public constants of the class moments of latents.
+
+    ``frame``: file with the directions. ``clip_norm``: bound on a record in them, the norm of 85 % of public images.
+    ``spread_norm``: bound on its difference from the mean of its class, the median of public images.
+    """
 
     frame: str
     clip_norm: float
+    spread_norm: float
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ PUBLIC_MODELS = (
         steps=1,
         what="32x32 grey, trained on public drawings and rendered garments",
         public_data=("rendered garments", "public drawings", "rendered collages"),
-        moments=Moments("checkpoints/images32-frame64.safetensors", 10.1),
+        moments=Moments("checkpoints/images32-frame64.safetensors", 10.1, 6.3),
     ),
     PublicModel(
         name="digits32",
@@ -78,7 +83,7 @@ PUBLIC_MODELS = (
         steps=1,
         what="32x32 grey, trained on rendered handwriting and fonts (digits)",
         public_data=("rendered handwriting and fonts", "public drawings"),
-        moments=Moments("checkpoints/digits32-frame48.safetensors", 9.2),
+        moments=Moments("checkpoints/digits32-frame48.safetensors", 9.2, 7.3),
     ),
     PublicModel(
         name="glyphs32",
@@ -105,7 +110,7 @@ PUBLIC_MODELS = (
         steps=1,
         what="32x32 colour, trained on rendered collages and public drawings",
         public_data=("rendered collages", "public drawings"),
-        moments=Moments("checkpoints/colour32-frame64.safetensors", 12.1),
+        moments=Moments("checkpoints/colour32-frame64.safetensors", 12.1, 9.2),
         caution="this small model blurs fine forms: compare --grey where colour does not matter (docs/your-data.md)",
     ),
 )
@@ -116,8 +121,9 @@ FURTHER_TRAINING = "steps: 500, batch_size: 64, learning_rate: 2.0e-3, weight_li
 #: The sampling rate of a record, until batches become too large to compute.
 RATE = 4
 LARGEST_BATCH = 4096
-#: The share of epsilon that class moments may spend.
+#: The share of epsilon that class moments may spend, and of their budget (1 / sigma squared) that the means take.
 MOMENTS_SHARE = 0.95
+MEANS_SHARE = 0.1
 
 #: Signals (see `Settings.signal`) of measured runs of DP-SGD: the smallest with a result near that of the run without
 #: privacy, and the smallest with a better result than the public model.
@@ -244,7 +250,7 @@ def fitting_model(channels: int, classes: int, name: str | None = None, weights:
         weights=weights,
         what=f"your own training of {model.configs[0]}",
         public_data=(f"the public data of {weights}", "rendered collages"),
-        moments=None if model.moments is None else Moments("", 0.0),
+        moments=None if model.moments is None else Moments("", 0.0, 0.0),
         caution="",
     )
 
@@ -306,11 +312,16 @@ def _moments_text(settings: Settings) -> str:
     moments = settings.model.moments
     if moments is None:
         return ""
+    means, spread = (
+        math.ceil(100 * settings.noise_multiplier / math.sqrt(share)) / 100 for share in (MEANS_SHARE, 1 - MEANS_SHARE)
+    )
     return f"""\
       warm_up:  # noisy moments of each class's latents, then training on draws from them
         frame: {moments.frame}  # public directions
         clip_norm: {moments.clip_norm:g}  # bound on a record in them; a quantile of public images
         classes: {settings.classes}
-        rounds: [{{noise_multiplier: {settings.noise_multiplier:g}}}]  # {MOMENTS_SHARE:.0%} of epsilon
+        rounds:  # {MOMENTS_SHARE:.0%} of epsilon, as one query with noise multiplier {settings.noise_multiplier:g}
+          - {{noise_multiplier: {means:g}, weights: [1, 1, 0]}}  # counts and means
+          - {{noise_multiplier: {spread:g}, weights: [0.2, 0.3, 1], centred: true, clip_norm: {moments.spread_norm:g}}}
         training: {{{FURTHER_TRAINING}}}  # costs no privacy
 """

@@ -76,6 +76,8 @@ def test_class_moments_stay_within_epsilon(name: str, shapes: Path, capsys: pyte
     statistics = StatisticsPlan.read(to_plain(dp.warm_up))
     spent = epsilon(statistics.events("add_or_remove_one"), dp.delta)
     assert 0.9 * 5 < spent < 5 and statistics.classes == 2
+    means, spread = statistics.rounds
+    assert not means.weights[2] and spread.centred and spread.clip_norm < statistics.clip_norm
     assert load_frame(statistics.frame).dimensions == 256
     assert statistics.training.steps == 500 and statistics.training.weight_limit == 100
     assert load_frame(statistics.frame).directions.norm() > 0 and statistics.clip_norm > 0

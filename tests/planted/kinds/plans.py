@@ -136,7 +136,7 @@ PLANS = (
     PlantedBug(
         name="statistics cost nothing",
         rule=3,
-        file="ldm/training/statistics.py",
+        file="ldm/training/statistics_plan.py",
         old="[(event_of(round.noise_multiplier, relation), 1) for round in self.rounds]\n",
         new="[(event_of(round.noise_multiplier, relation), 1) for round in self.rounds[:0]]\n",
         why="the steps are calibrated for the whole target, and the statistics come on top",
@@ -146,7 +146,7 @@ PLANS = (
     PlantedBug(
         name="the classifier costs nothing",
         rule=3,
-        file="ldm/training/statistics.py",
+        file="ldm/training/statistics_plan.py",
         old="[*rounds, *self.classifier.history(relation)]",
         new="rounds",
         why="the steps are calibrated as if no classifier had been trained on the records",
