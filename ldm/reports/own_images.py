@@ -307,21 +307,29 @@ lightning:
 """
 
 
+def _rounds_text(settings: Settings, moments: Moments) -> str:
+    """The means, then the spread around them; one query where a small part of the budget would not find the means."""
+    sigma = settings.noise_multiplier
+    if settings.class_signal < MOMENTS_BETTER:
+        return f"          - {{noise_multiplier: {sigma:g}}}\n"
+    means, spread = (math.ceil(100 * sigma / math.sqrt(share)) / 100 for share in (MEANS_SHARE, 1 - MEANS_SHARE))
+    around = f"weights: [0.2, 0.3, 1], centred: true, clip_norm: {moments.spread_norm:g}"
+    return f"""\
+          - {{noise_multiplier: {means:g}, weights: [1, 1, 0]}}  # counts and means
+          - {{noise_multiplier: {spread:g}, {around}}}
+"""
+
+
 def _moments_text(settings: Settings) -> str:
     """The part of the YAML about class moments; "" without them."""
     moments = settings.model.moments
     if moments is None:
         return ""
-    means, spread = (
-        math.ceil(100 * settings.noise_multiplier / math.sqrt(share)) / 100 for share in (MEANS_SHARE, 1 - MEANS_SHARE)
-    )
     return f"""\
       warm_up:  # noisy moments of each class's latents, then training on draws from them
         frame: {moments.frame}  # public directions
         clip_norm: {moments.clip_norm:g}  # bound on a record in them; a quantile of public images
         classes: {settings.classes}
         rounds:  # {MOMENTS_SHARE:.0%} of epsilon, as one query with noise multiplier {settings.noise_multiplier:g}
-          - {{noise_multiplier: {means:g}, weights: [1, 1, 0]}}  # counts and means
-          - {{noise_multiplier: {spread:g}, weights: [0.2, 0.3, 1], centred: true, clip_norm: {moments.spread_norm:g}}}
-        training: {{{FURTHER_TRAINING}}}  # costs no privacy
+{_rounds_text(settings, moments)}        training: {{{FURTHER_TRAINING}}}  # costs no privacy
 """

@@ -88,6 +88,14 @@ def test_class_moments_stay_within_epsilon(name: str, shapes: Path, capsys: pyte
     assert list(dp.public_data) and config.data.params.train.target == "ldm.data.folder.ImageFolder"
 
 
+def test_a_small_signal_is_measured_by_one_query(shapes: Path) -> None:
+    dispatch(["new", str(shapes), "--epsilon", "1", "--dataset-size", "310"])
+    dp = load_config(["shapes.yaml"]).model.params.dp_config
+    statistics = StatisticsPlan.read(to_plain(dp.warm_up))
+    assert len(statistics.rounds) == 1 and not statistics.rounds[0].centred
+    assert 0.9 < epsilon(statistics.events("add_or_remove_one"), dp.delta) < 1
+
+
 @pytest.mark.slow
 def test_a_folder_becomes_a_private_model(shapes: Path) -> None:
     """`dp-ldm train` on the YAML of `dp-ldm new`: a release that verifies; it says nothing about quality."""
