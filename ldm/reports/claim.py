@@ -36,16 +36,6 @@ def check_weights(card: ReleaseCard, content: Mapping[str, Any], path: object) -
 
     Raises UserError for another plan, for steps missing from the card, and for weights that it does not name.
     """
-    ledger = check_account(card, content, path)
-    if not card.weights:
-        return f"{path}: {ledger.steps} steps, all on the card, which names no weights to compare"
-    if made_from(content) not in card.weights:
-        raise UserError(f"{path}: is none of the {len(card.weights)} checkpoints that the card names")
-    return f"{path}: {ledger.steps} steps, all on the card, which names these weights"
-
-
-def check_account(card: ReleaseCard, content: Mapping[str, Any], path: object) -> Ledger:
-    """The ledger in a file of a card's run. Raises UserError for another plan or steps missing from the card."""
     account = inherited_privacy(content)
     if not account:
         raise UserError(f"{path}: carries no privacy account, and lies in a run whose card says that it is private")
@@ -57,7 +47,11 @@ def check_account(card: ReleaseCard, content: Mapping[str, Any], path: object) -
         _check_charged(card, other, path)
     if not card.ledger.covers(ledger):
         raise UserError(f"{path}: has taken {ledger.steps} steps, and not all of them are charged on the card")
-    return ledger
+    if not card.weights:
+        return f"{path}: {ledger.steps} steps, all on the card, which names no weights to compare"
+    if made_from(content) not in card.weights:
+        raise UserError(f"{path}: is none of the {len(card.weights)} checkpoints that the card names")
+    return f"{path}: {ledger.steps} steps, all on the card, which names these weights"
 
 
 def _check_charged(card: ReleaseCard, other: Mapping[str, Any], path: object) -> None:

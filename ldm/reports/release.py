@@ -19,7 +19,7 @@ from ldm.files import check_writable, file_digest
 from ldm.inference.load import without_checkpoints
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.audit_file import AUDIT, AuditFile
-from ldm.reports.claim import check_account, check_weights
+from ldm.reports.claim import check_weights
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_facts import (
     CARD_PAGE,
@@ -59,7 +59,7 @@ def release_run(
     check_weights(card, read_checkpoint(weights), weights)  # weights of another run would go out under this card
     draws = run / DRAWS
     if draws.is_file():
-        check_account(card, read_checkpoint(draws), draws)
+        check_weights(card, read_checkpoint(draws), draws)
     card = with_audit(card, run)
     section = model_section(run)
     if out.exists():

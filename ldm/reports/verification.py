@@ -154,10 +154,10 @@ def check_audit(folder: Path) -> str:
 def check_weights(folder: Path) -> str:
     """The ledger in the weights equals that of the card, and the card names the checkpoint of the weights.
 
-    The card also covers what paid for the statistics to draw from, if the release has them.
+    The same holds for the statistics to draw from, if the release has them.
     """
     if (folder / DRAWS).exists():
-        claim.check_account(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / DRAWS), DRAWS)
+        claim.check_weights(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / DRAWS), DRAWS)
     return claim.check_weights(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / WEIGHTS), WEIGHTS)
 
 

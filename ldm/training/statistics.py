@@ -179,7 +179,9 @@ def prepare_model(
     add_classifier(statistics, dataset, plan, ledger, run_dir.statistics, releases)
     released(releases)
     account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
-    LatentDraws.of(mixture, frame, shape).save(run_dir.draws, account)
+    draws = LatentDraws.of(mixture, frame, shape)
+    _list_on_card(model, draws.state())
+    draws.save(run_dir.draws, account)
     if not statistics.training.steps:
         return
     if run_dir.warmed_up.is_file():
@@ -187,10 +189,15 @@ def prepare_model(
         return
     train_further(model, drawer(mixture, frame, shape), statistics.training)
     state = model.state_dict()
-    if model.private is not None:
-        model.private.release(state)  # the card lists each weights file before the file is written
+    _list_on_card(model, state)
     content = {"state_dict": state, "model_config": dict(model_config), "privacy": account}
     save_checkpoint(content, run_dir.warmed_up)
+
+
+def _list_on_card(model: Any, state: Mapping[str, Tensor]) -> None:
+    """Put the digest of a file's tensors on the run's card, which lists a file before it is written."""
+    if model.private is not None:
+        model.private.release(state)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from ldm.commands.table import dispatch
 from ldm.data.latent_cache import LatentCache
 from ldm.data.mnist import MNISTTrain
 from ldm.errors import UserError
+from ldm.files import file_digest
 from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.card import ReleaseCard
@@ -235,10 +237,20 @@ def test_the_draws_of_a_run_go_with_its_release(finished: RunDirectory, tmp_path
     with pytest.raises(UserError, match="takes no diffusion step"):
         dispatch(["sample", str(finished.path), "--draws", "--output", str(images[0]), "--steps", "5"])
 
+    drawn = LatentDraws.read(place)  # other numbers under the right account, with checksums that agree
+    account = copy.deepcopy(checkpoint_metadata(read_checkpoint(place), "privacy"))
+    replace(drawn, centre=drawn.centre + 1).save(place, account)
+    sums = tmp_path / "release" / "SHA256SUMS"
+    named = {name: digest for digest, name in (line.split("  ") for line in sums.read_text().splitlines())}
+    named["draws.safetensors"] = file_digest(place)
+    sums.write_text("".join(f"{digest}  {name}\n" for name, digest in named.items()))
+    lines = verify_release(tmp_path / "release").lines()
+    assert [line[:5] for line in lines].count("WRONG") == 1 and any("none of the" in line for line in lines)
+
     content = read_checkpoint(place)  # statistics of a run that the card does not charge
     account = copy.deepcopy(checkpoint_metadata(content, "privacy"))
     account["plan"]["noise_multiplier"] *= 2
-    LatentDraws.read(place).save(place, account)
+    drawn.save(place, account)
     lines = verify_release(tmp_path / "release").lines()
     assert [line[:5] for line in lines].count("WRONG") == 2 and any("another plan" in line for line in lines)
     place.unlink()

@@ -42,12 +42,15 @@ class LatentDraws:
         rows = self.centre + self.mixture.draw(labels, generator) @ self.lift
         return rows.float().view(len(labels), *self.shape)
 
-    def save(self, path: Path, account: Mapping[str, Any]) -> None:
-        """Write ``.safetensors``, atomically, with the privacy ``account`` (plan and ledger) that paid for it."""
+    def state(self) -> dict[str, Tensor]:
+        """The content as named tensors."""
         mixture = self.mixture
         content = (mixture.shares, mixture.weights, mixture.means, mixture.factors, self.centre, self.lift)
-        tensors = dict(zip(TENSORS, (*content, torch.tensor(self.shape)), strict=True))
-        save_safetensors(tensors, path, {"privacy": json.dumps(account)})
+        return dict(zip(TENSORS, (*content, torch.tensor(self.shape)), strict=True))
+
+    def save(self, path: Path, account: Mapping[str, Any]) -> None:
+        """Write ``.safetensors``, atomically, with the privacy ``account`` (plan and ledger) that paid for it."""
+        save_safetensors(self.state(), path, {"privacy": json.dumps(account)})
 
     @classmethod
     def read(cls, path: Path) -> LatentDraws:

@@ -316,4 +316,22 @@ ACCOUNTS = (
         why="a run whose mechanism was seen to leak too much is released",
         test="tests/reports/test_audit.py::test_a_planted_mistake_ends_with_code_1_and_no_release",
     ),
+    PlantedBug(
+        name="statistics to draw from that the card does not name",
+        rule=4,
+        file="ldm/training/statistics.py",
+        old="    _list_on_card(model, draws.state())\n",
+        new="",
+        why="a release could hold statistics that nobody has paid for, or that are not those of the run",
+        test="tests/training/test_statistics.py::test_the_draws_of_a_run_go_with_its_release",
+    ),
+    PlantedBug(
+        name="a release whose statistics to draw from nobody checks",
+        rule=4,
+        file="ldm/reports/verification.py",
+        old="        claim.check_weights(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / DRAWS), DRAWS)\n",
+        new="        pass\n",
+        why="swapped statistics would pass as those of the card",
+        test="tests/training/test_statistics.py::test_the_draws_of_a_run_go_with_its_release",
+    ),
 )
