@@ -9,11 +9,14 @@ its size is that of the moments of `dp-ldm new`: this is for made-up folders onl
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a file, from any folder
 
 from benchmarks.own_images import accuracy, images_of
 from ldm.cli import ArgumentParser, run

@@ -27,7 +27,7 @@ from ldm.errors import UserError
 from ldm.evaluation.inputs.sources import collect
 from ldm.files import write_atomic
 from ldm.privacy.card import ReleaseCard
-from ldm.reports.quickstart import Protocol, Scorer, last_checkpoint, model_samples
+from ldm.reports.quickstart import ReportOptions, Scorer, last_checkpoint, model_samples
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def measure(cell: Cell, work: Path, scorer: Scorer) -> dict[str, float]:
     trained = cell.train(work / cell.name, scorer.device)
     card = ReleaseCard.read(trained / "privacy.json")
     row, _ = scorer.row(
-        cell.name, model_samples(CONFIGS[cell.kind], last_checkpoint(trained), scorer.protocol, scorer.device)
+        cell.name, model_samples(CONFIGS[cell.kind], last_checkpoint(trained), scorer.options, scorer.device)
     )
     found = {
         "accuracy": row.mean,
@@ -123,7 +123,7 @@ def main() -> None:
     device = pick_device(args.device)
     public = collect(GlyphsTrain(count=6000, classes="digits"), progress=False)
     real, held_out = (collect(data, progress=False) for data in (MNIST5kTrain(), MNIST5kVal()))
-    scorer = Scorer(Protocol(seeds=(0,)), public, real, held_out, device)
+    scorer = Scorer(ReportOptions(seeds=(0,)), public, real, held_out, device)
     cells = [
         Cell(kind, epsilon, copies, args.steps, seed)
         for seed in range(args.seeds)

@@ -67,7 +67,7 @@ class DPConfig:
     other_runs: tuple[str, ...] = ()
     #: ``eta`` and ``gamma`` of a private selection, of which this run is one; `dp-ldm sweep` sets them.
     selection: dict[str, Any] | None = None
-    #: The statistics that are released before the first step; `ldm.training.statistics` reads them.
+    #: The statistics that are released before the first step; `ldm.training.statistics_plan` reads them.
     warm_up: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

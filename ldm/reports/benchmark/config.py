@@ -54,8 +54,9 @@ class BenchmarkConfig:
     ``run``: configuration file of the private run, for ``main.py``; ``budgets``: epsilon to the settings that override
     it. ``test``: node of the real test set. ``rehearsal``: nodes ``train`` and ``test`` of the data sets that replace
     the private set and the test set while settings are chosen. ``statistics_only``: a ``dp_config.warm_up`` section
-    whose rounds share the whole budget evenly, with ``budgets`` as above. ``quick``: settings that override this file
-    to run the whole chain in minutes. ``linear``: settings of the linear classifier trained directly, with ``budgets``.
+    whose rounds divide the whole budget by their ``share``, with ``budgets`` as above. ``quick``: settings that
+    override this file to run the whole chain in minutes. ``linear``: settings of the linear classifier trained
+    directly, with ``budgets``.
     ``classifiers``: names of the classifiers of a row (``classifier.name``, or ``classifier.names`` for several).
     ``files``: files that must exist before anything is run, such as a public model, each with how to get it.
     """
