@@ -1,4 +1,4 @@
-"""Quantiles of per-record gradient norms on PUBLIC images: a clipping norm chosen by them costs no privacy."""
+"""Per-record gradient norms on PUBLIC images: a clipping norm or loss weights chosen by them cost no privacy."""
 
 from __future__ import annotations
 
@@ -16,15 +16,26 @@ def main() -> None:
     add("--args", nargs="*", default=[], metavar="KEY:VALUE", help="its arguments, such as count:2000 classes:digits")
     add("--records", type=int, default=512, help="how many public records to look at")
     add("--copies", type=int, default=1, help="noise draws a record, as dp_config.noise_multiplicity")
+    add("--by_timestep", action="store_true", help="medians by timestep, and the loss weights that make them equal")
     add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
     add_download_flag(parser)
     args = parser.parse_args()
 
     from ldm.evaluation.inputs.sources import open_dataset, parse_settings
-    from ldm.reports.gradient_norms import record_norms, starting_model
+    from ldm.reports.gradient_norms import equalizing_weights, medians_by_timestep, record_norms, starting_model
 
     model = starting_model(args.yaml, args.ckpt, pick_device(args.device))
-    norms = record_norms(model, open_dataset(args.dataset, parse_settings(args.args)), args.records, args.copies)
+    dataset = open_dataset(args.dataset, parse_settings(args.args))
+    if args.by_timestep:
+        medians = medians_by_timestep(model, dataset, args.records, args.copies)
+        print(f"median gradient norms of {args.records} public records by timestep, {args.copies} noise draws each")
+        for step, norm in medians.items():
+            print(f"  {step:4d}  {norm:.4g}")
+        table = equalizing_weights(medians)
+        print("the norms become equal with, under model.params:")
+        print(f"  timestep_weights: {{steps: {table['steps']}, values: {table['values']}}}")
+        return
+    norms = record_norms(model, dataset, args.records, args.copies)
     print(f"gradient norms of {len(norms)} public records, {args.copies} noise draws each")
     for share in (0.05, 0.25, 0.5, 0.75, 0.95):
         print(f"  {share:4.0%} quantile  {float(norms.quantile(share)):.4g}")

@@ -37,21 +37,41 @@ def starting_model(config: str | Path, checkpoint: str | Path, device: torch.dev
     return instantiate_from_config(plain).to(device).eval()
 
 
-def record_norms(model: Any, dataset: Any, count: int, multiplicity: int = 1, microbatch: int = 64) -> Tensor:
+def record_norms(
+    model: Any, dataset: Any, count: int, multiplicity: int = 1, microbatch: int = 64, timestep: int | None = None
+) -> Tensor:
     """Gradient norms (count,) of the first ``count`` public records under the model's fine-tuning rule.
 
-    A record's loss is the mean over ``multiplicity`` timesteps and noises, as in training; ``microbatch`` is the
-    number of records computed at a time.
+    A record's loss is the mean over ``multiplicity`` timesteps and noises, as in training, or over noises at one
+    ``timestep``; ``microbatch`` is the number of records computed at a time.
     """
     selection = model.select_trainable()
     recorder = NormRecorder(max_grad_norm=1.0)
     clipper = PerRecordClipper(model, selection.parameters, recorder)
     loader = DataLoader(Subset(dataset, range(min(count, len(dataset)))), batch_size=microbatch)
     for batch in loader:
-        examples: Mapping[str, Tensor] = model.expand_batch(on_device(batch, model.device), multiplicity, microbatch)
+        examples: dict[str, Tensor] = dict(model.expand_batch(on_device(batch, model.device), multiplicity, microbatch))
+        if timestep is not None:
+            examples["t"] = torch.full_like(examples["t"], timestep)
         clipper.accumulate(model.per_example_losses, examples, multiplicity)
     clipper.pop_sums()
     return torch.cat(recorder.seen)
+
+
+def medians_by_timestep(model: Any, dataset: Any, count: int, multiplicity: int, points: int = 11) -> dict[int, float]:
+    """The median norm of `record_norms` at ``points`` timesteps from 0 to the last, evenly spaced.
+
+    A model's own ``timestep_weights`` must be unset, because norms include them.
+    """
+    last = model.num_timesteps - 1
+    chosen = sorted({round(last * place / (points - 1)) for place in range(points)})
+    return {t: float(record_norms(model, dataset, count, multiplicity, timestep=t).median()) for t in chosen}
+
+
+def equalizing_weights(medians: Mapping[int, float]) -> dict[str, list[float]]:
+    """The table ``timestep_weights`` under which the given median norms become equal: their inverse, at least 1."""
+    largest = max(medians.values())
+    return {"steps": list(medians), "values": [float(f"{largest / norm:.3g}") for norm in medians.values()]}
 
 
 def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from ldm.reports.gradient_norms import record_norms, starting_model
+from ldm.models.diffusion.timesteps import TimestepRule
+from ldm.reports.gradient_norms import equalizing_weights, medians_by_timestep, record_norms, starting_model
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,22 @@ def test_norms_are_those_of_single_backward_passes(monkeypatch):
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         expected = torch.stack([grad.norm() for grad in found if grad is not None]).norm()
         torch.testing.assert_close(norm, expected, rtol=1e-4, atol=0)
+
+
+def test_weights_from_norms_by_timestep_make_the_norms_equal():
+    model = tiny.build(tiny.ldm(train_condition_only=True)).eval()
+    tiny.scatter(model.model)
+    records = Records(tiny.batch(8))
+    medians = medians_by_timestep(model, records, 8, 1, points=3)
+    last = model.num_timesteps - 1
+    assert list(medians) == [0, round(last / 2), last]
+    assert max(medians.values()) > 1.2 * min(medians.values())  # else the weights would change nothing
+    table = equalizing_weights(medians)
+    assert min(table["values"]) == 1
+    rule = TimestepRule(model.num_timesteps, table)
+    assert rule.weights is not None
+    equal = [norm * float(rule.weights[t]) for t, norm in medians.items()]
+    torch.testing.assert_close(torch.tensor(equal), torch.full((3,), equal[0]), rtol=0.02, atol=0)
 
 
 def test_adapters_are_measured_where_fine_tuning_puts_them():

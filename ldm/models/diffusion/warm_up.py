@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.errors import UserError
+from ldm.models.diffusion.timesteps import TimestepRule
 from ldm.modules.ema import LitEma
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ class FurtherTraining:
     ``first_timestep``: timesteps below it are not trained, which keeps the fine detail of the public model.
     ``weight_limit``: the loss on the noise is multiplied by 1 / ᾱ_t, at most by this, and by 1 without it. That is the
     loss of v-prediction (Salimans and Ho 2022, section 4), under which the noisy timesteps, where a sample's class is
-    decided, count as much as the others; a short training hardly learns them otherwise.
+    decided, count as much as the others; a short training hardly learns them otherwise. Above 1 it takes the place of
+    the model's own ``timestep_weights``, which are for the private steps.
     ``ema_power``: exponent of the power-function EMA that gives the final weights (Karras et al. 2024, section 3.1); a
     larger exponent averages over fewer steps. ``seed``: public seed of latents, timesteps and noise. Raises UserError
     for values out of range.
@@ -86,10 +88,13 @@ def train_further(model: Any, draw: Draw, how: FurtherTraining, progress: bool =
     was_training = model.training
     parts.requires_grad_(True)
     model.train()
-    started = time.monotonic()
+    started, rule = time.monotonic(), model.timesteps
+    if how.weight_limit > 1:
+        model.timesteps = TimestepRule(model.num_timesteps)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(how.seed)
         _steps(model, parts, draw, how, progress)
+    model.timesteps = rule
     for parameter, wanted in frozen.items():
         parameter.requires_grad_(wanted)
         parameter.grad = None
