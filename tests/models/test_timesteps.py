@@ -146,6 +146,18 @@ def test_early_timesteps_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
         FurtherTraining(-1)
 
 
+def test_a_weight_limit_takes_the_place_of_the_private_steps_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {"steps": [0, 999], "values": [1.0, 40.0]}
+    model, seen = tiny.build(tiny.ldm(timestep_weights=table)), []
+    own, real = model.timesteps, model.loss_terms
+    monkeypatch.setattr(model, "loss_terms", lambda *given: (seen.append(model.timesteps.weights), real(*given))[1])
+    for limit in (1.0, 50.0):
+        train_further(model, draw, FurtherTraining(1, 8, weight_limit=limit), progress=False)
+    assert seen[0] is own.weights and own.weights is not None
+    assert seen[1] is None  # else both weights would be multiplied
+    assert model.timesteps is own
+
+
 def test_a_weight_limit_makes_the_loss_that_of_v_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     """v = a e - s z (Salimans and Ho 2022): a wrong noise at z_t gives another v, and its error is what is weighed."""
     model = tiny.build(tiny.ldm())
