@@ -3,68 +3,26 @@
 Usage: python jobs/make_jobs.py --write
 
 A job is a short shell script with its limits, its requirements and the commands that a user would type. The shell code
-is in ``templates/``; the table below assigns experiments to templates. File names, run folders, sample files and
-statistics all come from the experiment's row, so that fine-tuning, sampling and scoring of one experiment are
-consistent. Limits in hours are those of the study.
+is in ``templates/``, the rendering and the files in ``job_files.py``; the table below assigns experiments to templates.
+File names, run folders, sample files and statistics all come from the experiment's row, so that fine-tuning, sampling
+and scoring of one experiment are consistent. Limits in hours are those of the study.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a file, from any folder
 
+from jobs.job_files import CONFIGS, Job, differences, render, write
 from ldm.cli import ArgumentParser, run
 from ldm.errors import UserError
 
-CONFIGS = "dp_lora/reproducibility_experiments"
-HANDWRITTEN = ("common.sh", "make_jobs.py", "submit.sh")
-TEMPLATES = Path(__file__).parent / "templates"
-
 CIN256 = "dp_lora/models/ldm/cin256/model.ckpt"
 CIN256_V2 = "models/ldm/cin256-v2/model.ckpt"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One script: its path below ``jobs/``, its purpose, hours, jobs it waits for, and aliases.
-
-    template: the file in ``templates/`` with its commands; values: the values for the template.
-    """
-
-    path: str
-    about: str
-    hours: int
-    template: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-    after: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return Path(self.path).stem
-
-    def text(self) -> str:
-        """The script's text; the script can be submitted from any folder of the repository or run with bash."""
-        values = {"configs": CONFIGS, "place": "", **self.values}
-        return _templates().get_template(f"{self.template}.sh.jinja").render(job=self, **values)
-
-
-@cache
-def _templates() -> Environment:
-    """The template environment, without escaping for shell code, and strict about undefined names."""
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -389,59 +347,9 @@ def _setup_jobs() -> Iterator[Job]:
     )
 
 
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
 def files() -> dict[str, str | Path]:
     """The expected files below ``jobs/``: path to the text of a script, or to the target `Path` of a link."""
-    found: dict[str, str | Path] = {}
-    for job in all_jobs():
-        for path in (job.path, *job.aliases):
-            if path in found:
-                raise ValueError(f"two jobs are called {path}")
-        found[job.path] = job.text()
-        for alias in job.aliases:  # an alias is in the same folder
-            found[alias] = Path(Path(job.path).name)
-    return found
-
-
-def differences(folder: Path, wanted: Mapping[str, str | Path] | None = None) -> list[str]:
-    """One line for every file below ``folder`` that is missing, superfluous or different from the table."""
-    expected = dict(files() if wanted is None else wanted)
-    found = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    ours = {str(path.relative_to(folder)) for path in found if "__pycache__" not in path.parts}
-    present = {path for path in ours if Path(path).parts[0] != TEMPLATES.name}
-    lines = [f"{path}: is not in the table" for path in sorted(present - set(expected) - set(HANDWRITTEN))]
-    for path, content in expected.items():
-        if path not in present:
-            lines.append(f"{path}: is missing")
-        elif _read(folder / path) != content:
-            lines.append(f"{path}: differs from the table")
-    return lines
-
-
-def write(folder: Path) -> int:
-    """Update ``folder`` to the table's files and the handwritten ones; returns the number of changed files."""
-    wanted = files()
-    changed = 0
-    for line in differences(folder, wanted):
-        path = folder / line.partition(":")[0]
-        path.unlink(missing_ok=True)
-        changed += 1
-        content = wanted.get(str(path.relative_to(folder)))
-        if content is None:
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            path.symlink_to(content)
-        else:
-            path.write_text(content)
-            path.chmod(0o755)
-    return changed
-
-
-def _read(path: Path) -> str | Path:
-    return path.readlink() if path.is_symlink() else path.read_text()
+    return render(all_jobs())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -452,14 +360,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     what.add_argument("--check", action="store_true", help="change nothing; exit code 2 when a file differs")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
     args = parser.parse_args(argv)
+    wanted = files()
     if args.write:
-        print(f"{args.folder}: {write(args.folder)} of {len(files())} files changed")
+        print(f"{args.folder}: {write(args.folder, wanted)} of {len(wanted)} files changed")
         return
-    lines = differences(args.folder)
+    lines = differences(args.folder, wanted)
     if lines:
         more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
         raise UserError(f"{args.folder}/{lines[0]}{more}; type python jobs/make_jobs.py --write")
-    print(f"{args.folder}: {len(files())} files as the table has them")
+    print(f"{args.folder}: {len(wanted)} files as the table has them")
 
 
 if __name__ == "__main__":

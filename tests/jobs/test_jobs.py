@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from jobs import make_jobs as jobs
+from jobs.job_files import HANDWRITTEN, differences, write
 from ldm.config import load_config
 from tests.jobs.dry import JOBS, ROOT, bash, dry_run, dry_run_all, parse
 from tests.tiny_runs import Commands, commands
@@ -84,9 +87,16 @@ def lines() -> dict[str, list[list[str]]]:
 
 
 def test_the_files_are_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    assert jobs.differences(JOBS) == [], "type python jobs/make_jobs.py --write"
+    assert differences(JOBS, jobs.files()) == [], "type python jobs/make_jobs.py --write"
     jobs.main(["--check"])
     assert "as the table has them" in capsys.readouterr().out
+
+
+def test_the_script_runs_as_a_file_from_any_folder(tmp_path: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(JOBS / "make_jobs.py"), "--check"]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_names_are_the_studys() -> None:
@@ -117,8 +127,8 @@ def test_writing_mends_what_differs_and_leaves_handwritten_files(commands: Comma
     assert commands.type(jobs.main, "--check", "--folder", folder) == 2
     assert "stray.job: is not in the table and 2 more; type python jobs/make_jobs.py --write" in commands.err
     assert commands.type(jobs.main, "--write", "--folder", folder) == 0 and "3 of" in commands.out
-    assert jobs.differences(folder) == [] and (folder / "common.sh").read_text() == "# mine\n"
-    assert jobs.write(folder) == 0
+    assert differences(folder, jobs.files()) == [] and (folder / "common.sh").read_text() == "# mine\n"
+    assert write(folder, jobs.files()) == 0
 
 
 def test_links_lead_to_the_job_of_the_same_experiment() -> None:
@@ -130,7 +140,7 @@ def test_links_lead_to_the_job_of_the_same_experiment() -> None:
 
 
 def test_scripts_are_bash() -> None:
-    scripts = [*ALL, *(name for name in jobs.HANDWRITTEN if name.endswith(".sh"))]
+    scripts = [*ALL, *(name for name in HANDWRITTEN if name.endswith(".sh"))]
     done = bash("-c", 'for job in "$@"; do bash -n "jobs/$job" || exit 1; done', "all", *scripts)
     assert done.returncode == 0, done.stderr
 
