@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from collections.abc import Mapping
@@ -15,9 +16,16 @@ import yaml
 import main
 from ldm import cli
 from ldm.checkpoint import save_checkpoint
+from ldm.config.aliases import NETWORKS
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
+
+#: Classes that no configuration names: those that stand for others in sampling, and the wrapper of the network.
+INTERNAL = {
+    *({path.rpartition(".")[2] for path in NETWORKS.values()} - {path.rpartition(".")[2] for path in NETWORKS}),
+    "DiffusionWrapper",
+}
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> str:
@@ -85,12 +93,16 @@ class Commands:
         return self.type(main.main, *words)
 
     def refused(self, verb: Any, *words: object) -> str:
-        """The one line on stderr with which a command refuses these words, exit code 2; it must leave no new file."""
+        """The one line on stderr with which a command refuses these words, exit code 2.
+
+        It must leave no new file, and name no class that the user cannot know.
+        """
         before = self.files()
         code = self.type(verb, *words)
         assert code == 2, (code, self.err)
         (line,) = [line for line in self.err.splitlines() if line.startswith("error: ")]
         assert "Traceback" not in self.err
+        assert not INTERNAL & set(re.findall(r"\w+", self.err)), "a class that no configuration names"
         assert self.files() == before, "something was left behind"
         return line.removeprefix("error: ")
 

@@ -40,8 +40,8 @@ def ema_to_parameters(module: nn.Module, state_dict: Mapping[str, Tensor]) -> di
     stray = [key for key in averages if key not in by_dotless]
     if stray:
         raise UserError(
-            f"{len(stray)} of {len(averages)} averaged weights belong to no parameter of {type(module).__name__}, "
-            f"the first is '{PREFIX}{stray[0]}'; the checkpoint is of another network"
+            f"{len(stray)} of {len(averages)} averaged weights belong to no parameter of the network, the first is "
+            f"'{PREFIX}{stray[0]}'; the checkpoint is of another network: give the YAML file that it was trained with"
         )
     named = {by_dotless[key]: value for key, value in averages.items()}
     for name, value in named.items():

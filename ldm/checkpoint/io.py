@@ -29,6 +29,9 @@ SUFFIXES = (*PICKLED_SUFFIXES, ".safetensors")
 OF_HUB = ".bin"  # the suffix of pickled weights on the Hugging Face hub; read, never written
 _SHOWN = 10
 
+#: What to do about weights that do not fit a model.
+OTHER_MODEL = "give the YAML file that they were trained with (a run keeps its own in configs/), or another checkpoint"
+
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a Lightning ``.ckpt``, a ``.pt``/``.pth`` or a ``.safetensors`` file; tensors are on the CPU.
@@ -67,6 +70,8 @@ def load_weights(
     ignore: Sequence[str] = (),
     allow_missing: Sequence[str] = (),
     source: str = "",
+    model: str = "the model of the configuration",
+    advice: str = OTHER_MODEL,
 ) -> list[str]:
     """Copy tensors into a module; every key must match or have one of the given prefixes.
 
@@ -76,6 +81,8 @@ def load_weights(
         ignore: keys of ``state_dict`` with one of these prefixes are ignored.
         allow_missing: keys of ``module`` with one of these prefixes may be missing, as may the ignored ones.
         source: name of the origin in messages, usually the path.
+        model: the words for ``module`` in messages; its class is not what a user has typed.
+        advice: what to do about keys that do not match.
 
     Returns:
         The keys of ``module`` that kept their values.
@@ -102,7 +109,7 @@ def load_weights(
             *_rows("unexpected in the file", unexpected),
             *_rows("of another shape or kind", mismatched),
         ]
-        raise UserError(f"{source or 'the checkpoint'} does not fit {type(module).__name__}: " + "\n".join(table))
+        raise UserError(f"{source or 'the checkpoint'} does not fit {model}; {advice}: " + "\n".join(table))
     require_finite(kept, source or "the checkpoint")
     module.load_state_dict(kept, strict=False)
     return absent

@@ -143,9 +143,7 @@ class FirstStage(FirstStageNetworks, pl.LightningModule):
                 "lossconfig.target: torch.nn.Identity is for inference; name a loss of ldm.modules.losses to train"
             )
         if self.learning_rate is None:
-            raise UserError(
-                f"{type(self).__name__}.learning_rate is not set; give model.base_learning_rate in the config"
-            )
+            raise UserError("the autoencoder has no learning rate; set model.base_learning_rate in the configuration")
         if hasattr(self.loss, "check_ready"):
             self.loss.check_ready()
         rate = self.learning_rate

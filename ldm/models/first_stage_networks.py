@@ -76,8 +76,12 @@ class FirstStageNetworks(nn.Module):
         super().__init__()
         ddconfig = check_ddconfig(ddconfig)
         if bool(ddconfig.get("double_z", True)) != double_z:
-            what = "mean and log-variance per latent channel" if double_z else "a code has no variance"
-            raise UserError(f"ddconfig.double_z must be {str(double_z).lower()} for {type(self).__name__} ({what})")
+            kind = (
+                "AutoencoderKL (mean and log-variance per latent channel)"
+                if double_z
+                else "VQModel (codes, no variance)"
+            )
+            raise UserError(f"ddconfig.double_z must be {str(double_z).lower()} for {kind}")
         self.z_channels = ddconfig["z_channels"]
         self.image_key = image_key
         self.embed_dim = embed_dim
@@ -117,7 +121,14 @@ class FirstStageNetworks(nn.Module):
                 ignore.append(prefix)
             if here and not there:
                 allow_missing.append(prefix)
-        absent = load_weights(self, state_dict, ignore=ignore, allow_missing=allow_missing, source=str(path))
+        absent = load_weights(
+            self,
+            state_dict,
+            ignore=ignore,
+            allow_missing=allow_missing,
+            source=str(path),
+            model="the autoencoder of the configuration",
+        )
         if "loss." in allow_missing:
             logger.warning("%s has no tensors of the training loss; the loss starts afresh", path)
         logger.info("restored the autoencoder from %s", path)

@@ -81,15 +81,13 @@ class Subject:
             raise UserError(f"{run}: has made no private step yet; train first, or audit its YAML file")
         model = load_model(files.config, files.weights, device, ema=False)
         stated = next(iter(card.epsilons().values()))
-        return cls(_selected(model), replace(card.plan, steps=taken), model.dp_config.engine, stated, run)
+        return cls(_selected(model, run), replace(card.plan, steps=taken), model.dp_config.engine, stated, run)
 
     @classmethod
     def _of_config(cls, path: Path, settings: Sequence[str], device: torch.device) -> Subject:
         config, plan, _ = config_plan(path, settings)
         model = build_model(config).to(device)
-        if not hasattr(model, "per_example_losses"):
-            raise UserError(f"{path}: describes {type(model).__name__}, which has no per-record losses to audit")
-        return cls(_selected(model), plan, model.dp_config.engine)
+        return cls(_selected(model, path), plan, model.dp_config.engine)
 
 
 @dataclass(frozen=True)
@@ -197,9 +195,9 @@ def save_audit(subject: Subject, audit: Audit) -> Path | None:
     return path
 
 
-def _selected(model: Any) -> Any:
-    """The model in training mode, with all but its trained parameters frozen."""
+def _selected(model: Any, place: Path) -> Any:
+    """The model of ``place`` in training mode, with all but its trained parameters frozen."""
     if not hasattr(model, "select_trainable"):
-        raise UserError(f"{type(model).__name__} has no private training to audit")
+        raise UserError(f"{place}: its model has no private training to audit; audit a latent diffusion model")
     model.select_trainable()
     return model.train()

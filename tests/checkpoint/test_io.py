@@ -310,7 +310,7 @@ def test_every_kind_of_mismatch_is_listed_and_nothing_is_loaded():
     with pytest.raises(UserError) as failure:
         load_weights(target, state, source="old.ckpt")
     text = str(failure.value)
-    assert text.startswith("old.ckpt does not fit ModuleDict")
+    assert text.startswith("old.ckpt does not fit the model of the configuration; give the YAML file that they were ")
     assert "1 missing from the file:\n    first.weight" in text
     assert "1 unexpected in the file:\n    frist.weight" in text
     assert "second.bias is (3,) in the file, (2,) in the model" in text

@@ -155,7 +155,7 @@ def test_targets_are_endings_of_dotted_names() -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (["kv"], "'kv' names no layer of Net; near it are qkv, "),
+        (["kv"], "'kv' names no layer of the network; near it are qkv, "),
         (["to_out"], r"names attn.to_out \(Sequential\); .*near it are to_out.0"),
         (["to_out.Linear"], "near it are to_out.0"),
         ([], "no LoRA targets"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ldm.checkpoint import read_checkpoint, save_checkpoint
 from ldm.commands.table import dispatch
@@ -224,6 +224,19 @@ def test_an_autoencoder_of_the_library_becomes_a_first_stage(kind: str, tmp_path
         torch.testing.assert_close(ours.decode(latents), theirs.decode(latents).sample, atol=1e-5, rtol=1e-4)
 
 
+#: A configuration of the library that this project can compute.
+FOLDER = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [32, 64],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "latent_channels": 4,
+    "in_channels": 3,
+    "out_channels": 3,
+    "layers_per_block": 1,
+}
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -234,18 +247,17 @@ def test_an_autoencoder_of_the_library_becomes_a_first_stage(kind: str, tmp_path
     ],
 )
 def test_another_autoencoder_is_refused(change: dict[str, Any], line: str, tmp_path: Path) -> None:
-    values = {
-        "_class_name": "AutoencoderKL",
-        "block_out_channels": [32, 64],
-        "down_block_types": ["DownEncoderBlock2D"] * 2,
-        "up_block_types": ["UpDecoderBlock2D"] * 2,
-        "latent_channels": 4,
-        "in_channels": 3,
-        "out_channels": 3,
-        "layers_per_block": 1,
-    }
-    (tmp_path / "config.json").write_text(json.dumps({**copy.deepcopy(values), **change}))
+    (tmp_path / "config.json").write_text(json.dumps({**FOLDER, **change}))
     with pytest.raises(UserError, match=line):
         import_autoencoder(tmp_path, tmp_path / "own")
     with pytest.raises(UserError, match="has no config.json"):
         import_autoencoder(tmp_path / "nowhere", tmp_path / "own")
+
+
+def test_weights_of_another_model_than_the_configuration_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(FOLDER))
+    save_file({"quant_conv.bias": torch.zeros(3)}, tmp_path / "diffusion_pytorch_model.safetensors")
+    line = f"the weights file in {tmp_path} does not fit the autoencoder of its config.json; download the folder again"
+    with pytest.raises(UserError, match=line):
+        import_autoencoder(tmp_path, tmp_path / "own")
+    assert not (tmp_path / "own").exists()

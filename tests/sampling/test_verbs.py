@@ -262,7 +262,7 @@ def test_samples_go_on_to_the_metrics(conditional: Any, capsys: pytest.CaptureFi
         ("--output samples.txt", "samples.txt: cannot tell what to write; end the name in .pt or .png"),
         ("--output /proc/none/a.pt", "/proc/none/a.pt: folder /proc/none: cannot be written to"),
         ("--ckpt {files}/class.yaml", "class.yaml' is not a checkpoint by its name"),
-        ("--ckpt {files}/guided.ckpt", "guided.ckpt does not fit LatentDenoiser"),
+        ("--ckpt {files}/guided.ckpt", "guided.ckpt does not fit the model of the configuration; give the YAML"),
         ("--yaml {files}/plain.yaml", "class.ckpt: "),
         ("--device tpu9", "'tpu9' is no device; type --device cpu"),
         ("--ddim_stepp 2", "unknown flag '--ddim_stepp'; did you mean '--ddim_step"),

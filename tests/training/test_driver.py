@@ -235,7 +235,7 @@ def test_a_resumed_checkpoint_is_checked_before_anything_is_written(copy: Path, 
     shutil.copy(weights, copy / "checkpoints" / "weights.ckpt")
     for name, line in (
         ("text.ckpt", "not a readable checkpoint"),
-        ("other.ckpt", "does not fit LatentDiffusion"),
+        ("other.ckpt", "does not fit the model of the configuration; give the YAML file that they were trained"),
         ("weights.ckpt", "holds weights only, no state of a training run; start a new run from it"),
     ):
         assert line in commands.refused(main.main, "-r", copy / "checkpoints" / name, "-t")
@@ -371,7 +371,7 @@ def test_a_model_with_two_optimizers_accumulates_by_itself(
         ("model.params.cond_stage_config.target=subprocess.run", "target 'subprocess.run' is not allowed"),
         ("model.params.ckpt_path=none.ckpt", "checkpoint 'none.ckpt' does not exist"),
         ("model.params.ckpt_path=text.ckpt", "'text.ckpt' is not a readable checkpoint"),
-        ("model.params.ckpt_path=other.ckpt", "other.ckpt does not fit LatentDiffusion"),
+        ("model.params.ckpt_path=other.ckpt", "other.ckpt does not fit the model of the configuration; give"),
         ("model.params.cond_stage_config.params.n_classes=4", "data.params.train: class_label: label 4 is outside the"),
         ("data.params.batch_siz=1", "has no parameter 'batch_siz'; did you mean 'batch_size'?"),
         ("data.params.batch_size=0", "data: batch_size=0; give 1 or more"),

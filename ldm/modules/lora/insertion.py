@@ -40,9 +40,7 @@ def find_targets(root: nn.Module, targets: Sequence[str]) -> list[str]:
     for target in targets:
         named = [name for name in modules if name == target or name.endswith(f".{target}")]
         if not named:
-            raise UserError(
-                f"the LoRA target {target!r} names no layer of {type(root).__name__}; {_near(target, modules)}"
-            )
+            raise UserError(f"the LoRA target {target!r} names no layer of the network; {_near(target, modules)}")
         for name in named:
             if not isinstance(modules[name], ADAPTABLE):
                 kind = type(modules[name]).__name__

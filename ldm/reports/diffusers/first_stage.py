@@ -44,7 +44,13 @@ def import_autoencoder(folder: Path, out: Path) -> dict[str, Any]:
     values = _config(folder)
     section = first_stage_section(values, folder)
     state = _state(folder, len(values["block_out_channels"]))
-    load_weights(instantiate_from_config(section), state, source=str(folder))
+    load_weights(
+        instantiate_from_config(section),
+        state,
+        source=f"the weights file in {folder}",
+        model=f"the autoencoder of its {CONFIG}",
+        advice="download the folder again, so that both are of one model",
+    )
     section["params"]["ckpt_path"] = OUT_WEIGHTS
     scale = float(values.get("scaling_factor", 1.0))
     staging = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
