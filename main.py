@@ -37,7 +37,8 @@ def get_parser() -> ArgumentParser:
 
 def main() -> None:
     """Parse the command line and train."""
-    train(command.read_options(build_parser(), sys.argv[1:]))
+    options = command.read_options(build_parser(), sys.argv[1:])
+    command.print_trained(train(options), options)
 
 
 if __name__ == "__main__":

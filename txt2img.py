@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldm.cli import ArgumentParser, run
+from ldm.commands.sample import print_sampled
 from ldm.errors import UserError
 from ldm.inference import SamplingRequest, check_output, cycled, read_prompts
 from ldm.reports.flags import add_drawing_flags, add_sampling_flags, sampling_options
@@ -50,7 +51,7 @@ def main() -> None:
     if args.sampler == "ddim" and args.eta is None:
         args.eta = 0.0  # as in the published command
     options = sampling_options(args, lineage_eta=0.0, height=args.H, width=args.W)
-    SamplingRequest(
+    complete = SamplingRequest(
         output=output,
         config=args.yaml,
         checkpoint=args.ckpt,
@@ -63,6 +64,7 @@ def main() -> None:
         guide=args.guide_with,
         shard=Shard.here(args.shard),
     ).run()
+    print_sampled(output, len(captions), complete, output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, pick_device, run
+from ldm.cli import ArgumentParser, pick_device, print_end, print_part_end, run
 from ldm.reports.flags import add_device_flag, add_extractor_flags, add_shard_flag
 from ldm.shards import Shard
 
@@ -35,9 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = {"batch_size": args.batch_size, "quantize": args.quantize, "shard": Shard.here(args.shard)}
     statistics = write_statistics(samples, extractor, args.output, **options)
     if statistics is None:
-        print(f"{args.output}: this part is written; the process that finishes last merges all of them")
+        print_part_end(args.output)
         return
-    print(f"{args.output}: {statistics.count} images, {len(statistics.mu)} {extractor.name} features")
+    print_end(
+        f"{args.output}: {statistics.count} images, {len(statistics.mu)} {extractor.name} features",
+        f"python fid/compute_fid.py --path1 REAL.npz --path2 {args.output}",
+    )
 
 
 if __name__ == "__main__":

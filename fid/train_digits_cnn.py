@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, pick_device, run, seed
+from ldm.cli import ArgumentParser, pick_device, print_end, run, seed
 from ldm.reports.flags import add_download_flag
 
 
@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(args.device)
     extractor = DigitFeatures.fit(public, epochs=args.epochs, lr=args.lr, seed=args.seed, device=device)
     extractor.save(args.output)
-    print(f"{args.output}: digits-cnn {extractor.weights} trained on {len(public)} images")
+    print_end(
+        f"{args.output}: digits-cnn {extractor.weights} trained on {len(public)} images",
+        f"dp-ldm evaluate --samples SAMPLES --real FOLDER --extractor digits-cnn --weights {args.output}",
+    )
 
 
 if __name__ == "__main__":

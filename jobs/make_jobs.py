@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a file, from any folder
 
 from jobs.job_files import CONFIGS, Job, differences, render, write
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, print_end, run
 from ldm.errors import UserError
 
 CIN256 = "dp_lora/models/ldm/cin256/model.ckpt"
@@ -362,7 +362,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     wanted = files()
     if args.write:
-        print(f"{args.folder}: {write(args.folder, wanted)} of {len(wanted)} files changed")
+        print_end(
+            f"{args.folder}: {write(args.folder, wanted)} of {len(wanted)} files changed",
+            "jobs/submit.sh --dry-run celebahq_eps1",
+        )
         return
     lines = differences(args.folder, wanted)
     if lines:

@@ -151,6 +151,18 @@ def _own_gpu() -> str:
     return f"cuda:{int(local) % count}" if local.isdecimal() and count > 1 else "cuda"
 
 
+def print_end(written: object, *following: str) -> None:
+    """Print the end of a command: what it has written, then what to type next, one line each."""
+    print(f"written to {written}")
+    for number, line in enumerate(following):
+        print(f"{'      ' if number else 'next: '}{line}")
+
+
+def print_part_end(written: object) -> None:
+    """Print the end of one of several processes that write parts of a file."""
+    print_end(f"parts of {written}", "wait for the other parts; the process that finishes last merges all of them")
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command, log to standard error, and report a :class:`UserError` as ``error: ...`` with exit code 2.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, print_end, run
 from ldm.reports.flags import add_download_flag
 
 
@@ -50,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     )
     print(format_table(collect_rows(folder)))
-    print(f"results and samples: {folder}")
+    shorter = [flag for flag, given in (("--quick", args.quick), ("--rehearse", args.rehearse)) if given]
+    more = (
+        f"without {' and '.join(shorter)}" if shorter else f"with --repeat {args.repeat + 1} for one more private run"
+    )
+    print_end(f"{folder}: results and samples", f"the same command {more}; it goes on from what is there")
 
 
 if __name__ == "__main__":

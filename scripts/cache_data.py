@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, print_end, run
 from ldm.reports.flags import add_download_flag
 
 
@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     count = cache_dataset(
         dataset, output, batch_size=args.batch_size, num_workers=args.num_workers, as_bytes=args.uint8
     )
-    print(f"{output}: {count} items of {args.dataset}")
+    print_end(
+        f"{output}: {count} items of {args.dataset}",
+        f"in a YAML file, target: ldm.data.in_memory_dataset.InMemoryDataset, params: {{path: {output}}}",
+    )
 
 
 if __name__ == "__main__":

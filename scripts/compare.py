@@ -6,8 +6,9 @@ python scripts/compare.py outputs/evaluation/eps1 outputs/evaluation/eps10 --out
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, print_end, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_output_folder(args.output)
     comparison = compare_evaluations(args.runs, args.names, args.output)
     print(format_comparison(comparison))
-    print(f"written to {args.output}: comparison.json, comparison.html")
+    page = Path(args.output) / "comparison.html"
+    print_end(f"{args.output}: comparison.json, comparison.html", f"open {page} in a browser")
 
 
 if __name__ == "__main__":

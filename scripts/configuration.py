@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, print_end, run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = configuration_page([ROOT / "configs", ROOT / "dp_lora"])
     if args.write:
         write_atomic(args.page, lambda path: path.write_text(text, encoding="utf-8"))
+        print_end(args.page, f"git diff {args.page}")
     elif not args.page.is_file() or args.page.read_text(encoding="utf-8") != text:
         raise UserError(f"{args.page} is out of date; type python scripts/configuration.py --write")
 

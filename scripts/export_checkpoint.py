@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, print_end, run
 
 
 def main() -> None:
@@ -23,7 +23,11 @@ def main() -> None:
     from ldm.checkpoint import export_checkpoint
 
     count = export_checkpoint(args.ckpt, args.output, args.ema, args.note, args.decoder, args.half)
-    print(f"{args.output}: {count:,} values")
+    print_end(
+        f"{args.output}: {count:,} values",
+        f"dp-ldm sample --yaml YAML --ckpt {args.output} --output samples.png",
+        f"dp-ldm train YAML model.params.ckpt_path={args.output}",
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, print_end, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         files = fetch_parquet(REPOSITORY, root / "dataset")
     counts = extract(files, root, male=args.male, overwrite=args.overwrite)
-    print(f"{root}: {counts['train']:,} train and {counts['test']:,} test images")
+    print_end(
+        f"{root}: {counts['train']:,} train and {counts['test']:,} test images",
+        "dp-ldm train configs/finetuning/celebahq-dp-eps10.yaml --dry-run",
+    )
 
 
 if __name__ == "__main__":

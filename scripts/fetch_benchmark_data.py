@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, print_end, run
 from ldm.errors import UserError, nearest
 
 TIMEOUT_S = 1800
@@ -262,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     root.mkdir(parents=True, exist_ok=True)
     for name in names:
         print(f"{name}: {fetch_fonts(root) if name == 'fonts' else fetch(name, root)}")
+    print_end(root, "python scripts/benchmark.py configs/benchmark/mnist.yaml --quick")
 
 
 if __name__ == "__main__":

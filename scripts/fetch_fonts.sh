@@ -41,7 +41,8 @@ while read -r package; do
   echo "$package"
 done < <(rows | cut -f2 | sort -u)
 
-echo "$(find "$target" -type f | wc -l) fonts in $target"
+echo "written to $target: $(find "$target" -type f | wc -l) fonts"
+echo "next: in a YAML file, fonts: [builtin, $target] for a data set of ldm.data.glyphs"
 if [ "${#missing[@]}" -gt 0 ]; then
   printf 'not found: %s\n' "${missing[@]}" >&2
   [ "${#missing[@]}" -lt "$(rows | wc -l)" ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, pick_device, run, seed
+from ldm.cli import ArgumentParser, pick_device, print_end, run, seed
 from ldm.reports.flags import add_dataset_flags, add_device_flag, add_model_flags
 
 
@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.output:
         text = json.dumps([result.to_dict() for result in results], indent=2)
         write_atomic(args.output, lambda path: path.write_text(text))
+    written = [path for path in (args.plot, args.output) if path]
+    if written:
+        print_end(", ".join(written), "dp-ldm audit RUN measures what the run leaks without a private image")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, print_end, run
 
 
 def main() -> None:
@@ -24,7 +24,10 @@ def main() -> None:
     from ldm.checkpoint.adapters import merge_checkpoint
 
     count = merge_checkpoint(args.ckpt, args.output, args.base, args.ema, args.alpha)
-    print(f"{args.output}: {count:,} values, no adapters")
+    print_end(
+        f"{args.output}: {count:,} values, no adapters",
+        f"dp-ldm sample --yaml YAML --ckpt {args.output} --output samples.png (the YAML file without adapters)",
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, run
+from ldm.cli import ArgumentParser, print_end, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     features, sources = public_feature_map(args.yaml, args.count, args.rank, args.whitening)
     save_feature_map(features, args.output, f"{args.count} images each of {', '.join(sources)}")
-    print(f"{args.output}: {features.rank} features of {features.channels}x{features.size}x{features.size} images")
+    print_end(
+        f"{args.output}: {features.rank} features of {features.channels}x{features.size}x{features.size} images",
+        f"in a benchmark file, classifier: {{features: {args.output}}}",
+    )
 
 
 if __name__ == "__main__":

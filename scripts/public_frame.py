@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ldm.cli import ArgumentParser, pick_device, run
+from ldm.cli import ArgumentParser, pick_device, print_end, run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,9 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, instantiate_from_config(node), args.count, args.rank, args.whitening
     )
     save_frame(frame, args.output, f"{args.count} images of {node['target']} of {args.yaml}")
-    print(f"{args.output}: {args.rank} directions")
     print(f"norms of the public images, for clip_norm: {_quantiles(norms)}")
     print(f"norms of their differences from the mean of their class, for a centred round: {_quantiles(differences)}")
+    print_end(
+        f"{args.output}: {args.rank} directions",
+        f"in a YAML file, frame: {args.output} in model.params.dp_config.warm_up, with a clip_norm from above",
+    )
 
 
 def _quantiles(values: Tensor) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ldm.cli import ArgumentParser, pick_device, run
+from pathlib import Path
+
+from ldm.cli import ArgumentParser, pick_device, print_end, run
 from ldm.reports.flags import add_sampling_flags, sampling_options
 
 
@@ -48,6 +50,8 @@ def main() -> None:
             device=pick_device(args.device),
         )
     )
+    images = Path(args.output) / "samples.png"
+    print_end(f"{args.output}: results.json, results.txt, samples.png, curves.png", f"look at {images}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ldm.cli import ArgumentParser, pick_device, run, seed
+from ldm.cli import ArgumentParser, pick_device, print_end, run, seed
 from ldm.reports.flags import add_device_flag, add_download_flag
 
 
@@ -115,6 +115,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"EMA  : epoch {result.average_epoch - 1:03}: {result.average_accuracy:.3f}")
     if args.output:
         write_curves(result, args.output)
+        print_end(
+            args.output, f"dp-ldm evaluate --samples {args.train_data} --real FOLDER measures the images themselves"
+        )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
     def read(*words: str) -> RunOptions:
         found: list[RunOptions] = []
         monkeypatch.setattr(main, "train", found.append)
+        monkeypatch.setattr(main.command, "print_trained", lambda *_: None)
         monkeypatch.setattr(sys, "argv", ["main.py", *words])
         main.main()
         return found[0]

@@ -72,7 +72,11 @@ class Commands:
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
 
     def type(self, verb: Any, *words: object) -> int:
-        """Run a command (its main function, or the path of its script) and return the exit code."""
+        """Run a command (its main function, or the path of its script) and return the exit code.
+
+        A command that wrote a file must have said so, and what to type next.
+        """
+        before = self.files()
         self.monkeypatch.setattr(sys, "argv", ["verb", *map(str, words)])
         if self.capsys is not None:
             self.capsys.readouterr()
@@ -86,6 +90,8 @@ class Commands:
             code = int(stop.code or 0)
         if self.capsys is not None:
             self.out, self.err = self.capsys.readouterr()
+            silent = "written to " not in self.out or "next: " not in self.out
+            assert code or not silent or self.files() <= before, "something was written, and not a word about it"
         return code
 
     def train(self, *words: object) -> int:

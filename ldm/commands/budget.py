@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, split_settings
+from ldm.cli import ArgumentParser, print_end, split_settings
 
 
 def build_parser(prog: str = "dp-ldm budget") -> ArgumentParser:
@@ -96,3 +96,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm budget") -> None
         from ldm.reports.budget_plot import draw_budgets
 
         draw_budgets(rows, arguments.plot)
+        print_end(
+            arguments.plot, f"look at {arguments.plot}, then type dp-ldm train YAML with the batch that you chose"
+        )

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, pick_device, seed
+from ldm.cli import ArgumentParser, pick_device, print_end, seed
 from ldm.reports.flags import add_dataset_flags, add_device_flag, add_extractor_flags
 from ldm.shards import Shard
 
@@ -101,5 +101,4 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm evaluate") -> No
         return
     write_evaluation(evaluation.result, evaluation.images, folder)
     print(format_result(evaluation.result))
-    print(f"written to {folder}: evaluation.json, report.html, samples.png")
-    print(f"next: open {folder / 'report.html'} in a browser")
+    print_end(f"{folder}: evaluation.json, report.html, samples.png", f"open {folder / 'report.html'} in a browser")

@@ -17,7 +17,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser
+from ldm.cli import ArgumentParser, print_end
 from ldm.errors import UserError
 
 SAMPLE_FORMS = ("npz", "images", "parquet", "webdataset")
@@ -62,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "first-stage": _import_first_stage,
             "peft": _export_peft,
         }[form](args)
-    print(f"written to {args.out}")
-    print(f"next: {follow}")
+    print_end(args.out, follow)
 
 
 def likely_form(source: Path, out: Path) -> str:

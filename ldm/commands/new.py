@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser
+from ldm.cli import ArgumentParser, print_end
 from ldm.errors import UserError
 
 
@@ -69,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"directions  written to {settings.model.moments.frame}, from public collages")
     text = yaml_text(settings, _as_named_in(out, args.folder), listing.class_names)
     write_atomic(out, lambda path: path.write_text(text, encoding="utf-8") and None)
-    print(f"written to {out}")
-    print(f"next: read it, then type dp-ldm train {out}")
+    print_end(out, f"read it, then type dp-ldm train {out}")
 
 
 def _as_named_in(out: Path, folder: Path) -> str:

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser
+from ldm.cli import ArgumentParser, print_end
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,5 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         audit=args.audit,
     )
     files = release_run(args.run, args.out, facts, args.checkpoint, args.half)
-    print(f"written to {args.out}: {', '.join(path.name for path in files)}")
-    print(f"next: read {args.out / 'card.html'}, then type dp-ldm verify {args.out}")
+    print_end(
+        f"{args.out}: {', '.join(path.name for path in files)}",
+        f"read {args.out / 'card.html'}, then type dp-ldm verify {args.out}",
+    )

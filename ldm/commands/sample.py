@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm.cli import ArgumentParser, split_settings
+from ldm.cli import ArgumentParser, print_end, print_part_end, split_settings
 from ldm.errors import UserError
 from ldm.inference import SamplingRequest, check_output
 from ldm.inference.request import require_file
@@ -45,15 +45,16 @@ def draw(
     *,
     by_caption: bool = False,
     **more: Any,
-) -> bool:
-    """Draw the images that the flags of sampling ask for; whether the output is complete. Raises UserError.
+) -> None:
+    """Draw the images that the flags of sampling ask for, and say what was written. Raises UserError.
 
     ``by_caption``: a column of a grid is a caption, else a line is a class. ``more``: other fields of the request.
     """
     kinds = len(classes or prompts or ())
     columns = 10 if not kinds else kinds if by_caption else max(1, round(args.num_samples / kinds))
-    more.setdefault("output", args.output)
-    return SamplingRequest(
+    output = Path(more.pop("output", args.output))
+    complete = SamplingRequest(
+        output=output,
         config=config,
         checkpoint=weights,
         count=args.num_samples,
@@ -65,8 +66,30 @@ def draw(
         ema=args.ema,
         guide=args.guide_with,
         shard=Shard.here(args.shard),
-        **{**more, "output": Path(more["output"])},
+        **more,
     ).run()
+    print_sampled(output, args.num_samples, complete, more.get("picture"))
+
+
+def print_sampled(output: Path, count: int, complete: bool = True, picture: Path | None = None) -> None:
+    """Print that ``count`` images were written, or this process's part of them, and what to type next."""
+    written = f"{output}: {count} images{f', and the grid {picture}' if picture else ''}"
+    if not complete:
+        print_part_end(output)
+    elif output.suffix == ".pt":
+        from ldm.samples import SampleFile
+
+        size = SampleFile.open(output).shape[-1]
+        print_end(
+            written,
+            f"dp-ldm evaluate --samples {output} --real FOLDER --real_args size:{size}",
+            f"dp-ldm export {output} NEW_FOLDER",
+        )
+    else:
+        print_end(
+            written,
+            f"look at {output}; --output samples.pt writes a file for dp-ldm evaluate and dp-ldm export",
+        )
 
 
 def build_parser() -> ArgumentParser:
@@ -155,16 +178,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = files.class_names or None
     if args.draws:
         draw_statistics(args, files, classes)
-    elif not draw(args, files.config, files.weights, classes, args.prompt, class_names=names, settings=settings):
-        print("this part is written; the process that finishes last merges all of them")
-        return
-    output = Path(args.output)
-    print(f"written to {output}: {args.num_samples} images")
-    if output.suffix == ".png":
-        print(f"next: look at {output}; --output samples.pt writes a file for dp-ldm evaluate and dp-ldm export")
+        print_sampled(Path(args.output), args.num_samples)
     else:
-        from ldm.samples import SampleFile
-
-        size = SampleFile.open(output).shape[-1]
-        print(f"next: dp-ldm evaluate --samples {output} --real FOLDER --real_args size:{size}")
-        print(f"      dp-ldm export {output} NEW_FOLDER")
+        draw(args, files.config, files.weights, classes, args.prompt, class_names=names, settings=settings)

@@ -10,11 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ldm.cli import ArgumentParser, split_settings, str2bool
+from ldm.cli import ArgumentParser, print_end, split_settings, str2bool
 from ldm.reports.flags import add_download_flag
 from ldm.training import RunOptions, train
 from ldm.training.trainer_flags import add_trainer_flags
+
+if TYPE_CHECKING:
+    from ldm.training.run_directory import RunDirectory
 
 
 def build_parser(prog: str, description: str) -> ArgumentParser:
@@ -73,8 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.usage = "dp-ldm train YAML ... [flags] [key.path=value ...]"
     parser.set_defaults(train=True)
     options = read_options(parser, sys.argv[1:] if argv is None else argv, files_alone=True)
-    run_dir = train(options)
+    print_trained(train(options), options)
 
+
+def print_trained(run_dir: RunDirectory, options: RunOptions) -> None:
+    """Print what a run of these options has written, and what to type next."""
     from ldm.training.run_directory import launched
 
     if launched():  # of several processes, only one prints
@@ -82,10 +89,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.dry_run:
         print("nothing was trained or written; next: type the same command without --dry-run")
         return
-    print(f"written to {run_dir.path}")
+    if not options.train:
+        print("nothing was trained; next: type the same command with -t")
+        return
+    following = [f"dp-ldm sample {run_dir.path} --output samples.png"]
     if run_dir.privacy_card.is_file():
-        print(f"next: dp-ldm sample {run_dir.path} --output samples.png")
-        print(f"      dp-ldm audit {run_dir.path}, which puts a measured bound on the card")
-        print(f"      dp-ldm release {run_dir.path} NEW_FOLDER")
+        following.append(f"dp-ldm audit {run_dir.path}, which puts a measured bound on the card")
+        following.append(f"dp-ldm release {run_dir.path} NEW_FOLDER")
     else:
-        print(f"next: dp-ldm sample {run_dir.path} --output samples.png (a latent diffusion model)")
+        following[0] += " (a latent diffusion model)"
+    print_end(run_dir.path, *following)

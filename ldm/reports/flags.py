@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ldm.cli import ArgumentParser, pick_device, seed
+from ldm.cli import ArgumentParser, pick_device, print_end, seed
 from ldm.errors import UserError
 from ldm.files import DOWNLOAD_VARIABLE
 from ldm.inference.options import (
@@ -186,3 +186,5 @@ def print_scores(
             output=args.output,
         )
     )
+    if args.output:
+        print_end(args.output, f"dp-ldm evaluate --samples {train} --real FOLDER measures the images themselves")

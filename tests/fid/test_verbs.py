@@ -58,8 +58,10 @@ def test_a_set_against_its_own_file_is_zero(tmp_path: Path, capsys: pytest.Captu
     call(compute_fid, path1=real, path2=made)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        f"{real}: 80 images, 64 pixels features",
-        f"{made}: 80 images, 64 pixels features",
+        f"written to {real}: 80 images, 64 pixels features",
+        f"next: python fid/compute_fid.py --path1 {real} --path2 SAMPLES",
+        f"written to {made}: 80 images, 64 pixels features",
+        f"next: python fid/compute_fid.py --path1 REAL.npz --path2 {made}",
         "Frechet distance (pixels): 0.0000",
     ]
     assert FeatureStatistics.load(real).source == f"{DATASET} {size}"

@@ -61,7 +61,8 @@ def published(files: Path, *more: object) -> list[object]:
 def test_published_spelling_with_an_honest_choice(commands: Commands, files: Path) -> None:
     more = ["--val_bs", 64, "--T_mult", 1, "--ema_beta", 0.9, "--val_period", 2, "--seed", 3, "--quiet"]
     assert commands.type(train_classifier.main, *published(files, *more, "--output", "run.pt")) == 0, commands.err
-    first, model, ema = commands.out.splitlines()
+    first, model, ema, written, _ = commands.out.splitlines()
+    assert written == "written to run.pt"
     assert first == "accuracy on 200 real images, epoch chosen on held-out samples"
     assert model.startswith("Model: epoch 00") and ema.startswith("EMA  : epoch 00")
     content = torch.load("run.pt", weights_only=True)
@@ -76,7 +77,7 @@ def test_published_spelling_with_an_honest_choice(commands: Commands, files: Pat
 def test_published_choice_is_marked(commands: Commands, files: Path) -> None:
     more = ["--selection", "best-test-epoch", "--ema_beta", 0, "--output", "run.pt"]
     assert commands.type(train_classifier.main, *published(files, *more)) == 0, commands.err
-    first, model = commands.out.splitlines()
+    first, model, *_ = commands.out.splitlines()
     assert "not an accuracy on unseen images" in first
     content = torch.load("run.pt", weights_only=True)
     assert content["train_losses"].shape == (4, 24), "all 600 samples train"
@@ -127,7 +128,8 @@ def test_wide_resnet_from_npz(commands: Commands, files: Path, monkeypatch: pyte
     monkeypatch.setattr(classifier_training, "build_classifier", small)
     words = [files / "samples.npz", "--test", files / "real.pt", "--epochs", 1, "--batch_size", 20, "--device", "cpu"]
     assert commands.type(acc_wrn40_4.main, *words, "--output", "wrn.json") == 0, commands.err
-    first, score = commands.out.splitlines()
+    first, score, written, _ = commands.out.splitlines()
+    assert written == "written to wrn.json"
     assert first == "accuracy on 200 real images, last epoch, nothing chosen" and score.startswith("WRN-40-4: ")
     assert asked == [("wrn-40-4", 0.3)]
     assert json.loads(Path("wrn.json").read_text())["wrn-40-4"]["protocol"] == "wrn40-4, changed"

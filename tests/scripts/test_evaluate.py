@@ -38,6 +38,7 @@ def test_evaluate_twice_and_compare(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (
         printed.split()[:2] == ["run1", "run2"] and "*" in printed and (tmp_path / "both" / "comparison.html").exists()
     )
+    assert printed.splitlines()[-1] == f"next: open {tmp_path / 'both' / 'comparison.html'} in a browser"
 
 
 def test_rounding_can_be_switched_off(tmp_path: Path) -> None:

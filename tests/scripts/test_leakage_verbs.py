@@ -70,7 +70,8 @@ def test_membership(commands: Commands, files: Path) -> None:
     more = ["--epsilon", 1, "--delta", 1e-5, "--reference_ckpt", files / "model.ckpt", "--no-ema"]
     words = attacking(files, *more, "--plot", "roc.png", "--output", "attack.json")
     assert commands.type(membership.main, *words) == 0, commands.err
-    first, plain, calibrated = commands.out.splitlines()
+    first, plain, calibrated, written, following = commands.out.splitlines()
+    assert written == "written to roc.png, attack.json" and following.startswith("next: dp-ldm audit RUN")
     assert first.startswith("40 members, 40 held-out images; computed from private images")
     assert plain.startswith("loss threshold: AUC 0.") and plain.endswith("allow 0.462: within the guarantee")
     assert calibrated.startswith("loss threshold, calibrated: AUC 0.500"), "a model calibrated by itself says nothing"

@@ -59,7 +59,8 @@ def test_readme_command(commands: Commands, files: Path, monkeypatch: pytest.Mon
     assert (len(train), len(held_out), len(test)) == (23, 7, 12)
     assert torch.bincount(train.labels).tolist() == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
     assert not torch.equal(train.images[:1], held_out.images[:1]), "held-out samples are others"
-    lines = commands.out.splitlines()
+    *lines, written, following = commands.out.splitlines()
+    assert written == "written to scores.json" and following.startswith("next: dp-ldm sample --yaml ")
     assert lines[0] == "accuracy on 12 real images, epoch chosen on 7 held-out samples"
     assert [line.split(":")[0] for line in lines[1:]] == ["Logistic regression", "MLP", "CNN", "mean of 3 classifiers"]
     assert all(" +- " in line and line.endswith(" %") for line in lines[1:4])

@@ -39,7 +39,9 @@ def test_a_table_and_a_image_over_batch_sizes(capsys, tmp_path):
     target = tmp_path / "budget.png"
     arguments = ["--epsilon", "5", "--delta", "1e-5", "--num_records", "4000", "--batch_size", "100", "200", "400"]
     call(*arguments, "--epochs", "5", "--plot", str(target))
-    found = rows(capsys.readouterr().out)
+    text = capsys.readouterr().out
+    assert f"written to {target}\nnext: " in text
+    found = rows(text.partition("written to")[0])
     assert [row["batch"] for row in found] == [100, 200, 400]
     assert [row["sigma"] for row in found] == sorted(row["sigma"] for row in found)
     assert [row["sigma/B"] for row in found] == sorted((row["sigma/B"] for row in found), reverse=True)
