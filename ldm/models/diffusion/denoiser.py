@@ -179,7 +179,7 @@ class Denoiser(ForwardProcess):
         the state dict, and with ``fresh_adapters`` adapter tensors may be missing too. ``source`` names the file in
         errors.
         """
-        state = dict(state)
+        state, without = self.adapt_state(state, source, fresh_adapters)
         self._check_schedule(state, source)
         # a half-precision file holds rounded schedule constants; keep the model's exact ones
         state = {key: value for key, value in state.items() if key not in BUFFERS or not is_rounded(value)}
@@ -197,11 +197,17 @@ class Denoiser(ForwardProcess):
             self,
             state,
             ignore=dropped,
-            allow_missing=(*unused, *BUFFERS, *own, *ignore, *absent),
+            allow_missing=(*unused, *BUFFERS, *own, *ignore, *absent, *without),
             source=source,
         )
         if self.use_ema:
             self.model_ema.reset(self.model)
+
+    def adapt_state(
+        self, state: Mapping[str, Tensor], source: str, fresh_adapters: bool
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """A checkpoint's state dict under this model's names, and the keys of the model that it may lack."""
+        return dict(state), ()
 
     def unused_prefixes(self) -> tuple[str, ...]:
         """Prefixes of keys in a lineage checkpoint that this model does not use."""

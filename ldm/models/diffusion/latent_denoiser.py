@@ -147,21 +147,17 @@ class LatentDenoiser(LineageSampling, LatentScale, Denoiser):
         keeps_average = hasattr(self.first_stage_model, "model_ema")  # sampling decodes with the trained weights
         return unused if keeps_average else (*unused, "first_stage_model.model_ema.")
 
-    def load_lineage_state(
-        self,
-        state: Mapping[str, Tensor],
-        ignore: Sequence[str] = (),
-        source: str = "",
-        absent: Sequence[str] = (),
-        fresh_adapters: bool = False,
-    ) -> None:
-        state, missing = to_model_names(self, state, source, fresh_adapters)
-        if "scale_factor" in state:
-            self._take_scale_of(state["scale_factor"])
+    def adapt_state(
+        self, state: Mapping[str, Tensor], source: str, fresh_adapters: bool
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """As in `Denoiser`, with the adapters of any naming style; takes the scale of the latents from the state."""
+        own, missing = to_model_names(self, state, source, fresh_adapters)
+        if "scale_factor" in own:
+            self._take_scale_of(own["scale_factor"])
         elif not self.scale_is_known:
             logger.info("%s holds no scale_factor: it stays %g, as in its training", source, float(self.scale_factor))
             self.scale_is_known = True
-        super().load_lineage_state(state, ignore, source, (*absent, *missing))
+        return own, missing
 
     # ------------------------------------------------------------------ the first stage
 
