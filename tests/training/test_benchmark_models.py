@@ -49,7 +49,10 @@ def test_diffusion_models_live_in_the_autoencoders_latents(name):
     stored = read_checkpoint(SHIPPED / f"{name}32-ldm.safetensors").state_dict
     own = read_checkpoint(AUTOENCODER).state_dict
     inside = {key: value for key, value in own.items() if key.startswith(("encoder.", "quant_conv."))}
-    assert inside and all(torch.equal(stored[f"first_stage_model.{key}"], value) for key, value in inside.items())
+    assert inside
+    for key, value in inside.items():
+        there = stored[f"first_stage_model.{key}"]
+        assert torch.equal(there, value.to(there.dtype))  # a file in half precision holds the rounded encoder
 
 
 @pytest.mark.parametrize("name", ["digits", "clothes"])
