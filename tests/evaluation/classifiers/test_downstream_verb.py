@@ -71,7 +71,8 @@ def test_a_protocol_that_looks_at_the_test_images_says_so(files: Path, capsys: p
     verb.main(
         [*words, "--models", "logreg", "--epochs", "2", "--output", str(files / "marked.json"), "--device", "cpu"]
     )
-    first, score = capsys.readouterr().out.splitlines()
+    first, score, *end = capsys.readouterr().out.splitlines()
+    assert end[0].startswith("written to ") and end[1].startswith("next: ")
     assert "not an accuracy on unseen images" in first and "not an accuracy on unseen images" in score
     marked = json.loads((files / "marked.json").read_text())["logreg"]
     assert marked["protocol"] == "dp-lora, changed" and marked["honest"] is False
