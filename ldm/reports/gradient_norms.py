@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ldm.config import instantiate_from_config, load_config, to_plain
 from ldm.inference.load import without_checkpoints
+from ldm.models.diffusion.timesteps import TimestepRule
 from ldm.privacy.clipping import Clipping, PerRecordClipper
 
 
@@ -61,11 +62,15 @@ def record_norms(
 def medians_by_timestep(model: Any, dataset: Any, count: int, multiplicity: int, points: int = 11) -> dict[int, float]:
     """The median norm of `record_norms` at ``points`` timesteps from 0 to the last, evenly spaced.
 
-    A model's own ``timestep_weights`` must be unset, because norms include them.
+    The model's own ``timestep_weights`` do not count, so that a configuration that has them gives the same table again.
     """
-    last = model.num_timesteps - 1
+    last, rule = model.num_timesteps - 1, model.timesteps
     chosen = sorted({round(last * place / (points - 1)) for place in range(points)})
-    return {t: float(record_norms(model, dataset, count, multiplicity, timestep=t).median()) for t in chosen}
+    model.timesteps = TimestepRule(model.num_timesteps)
+    try:
+        return {t: float(record_norms(model, dataset, count, multiplicity, timestep=t).median()) for t in chosen}
+    finally:
+        model.timesteps = rule
 
 
 def equalizing_weights(medians: Mapping[int, float]) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch.utils.data import Dataset
 
@@ -57,6 +58,13 @@ def test_weights_from_norms_by_timestep_make_the_norms_equal():
     assert min(table["values"]) == 1
     rule = TimestepRule(model.num_timesteps, table)
     assert rule.weights is not None
+    own, model.timesteps = rule, rule  # weights that the configuration has already do not count
+    torch.manual_seed(0)
+    weighted = medians_by_timestep(model, records, 8, 1, points=3)
+    model.timesteps = TimestepRule(model.num_timesteps)
+    torch.manual_seed(0)
+    assert weighted == pytest.approx(medians_by_timestep(model, records, 8, 1, points=3), rel=1e-5)
+    assert own.weights is not None and own.weights.max() > 1.05
     equal = [norm * float(rule.weights[t]) for t, norm in medians.items()]
     torch.testing.assert_close(torch.tensor(equal), torch.full((3,), equal[0]), rtol=0.02, atol=0)
 

@@ -91,10 +91,12 @@ def train_further(model: Any, draw: Draw, how: FurtherTraining, progress: bool =
     started, rule = time.monotonic(), model.timesteps
     if how.weight_limit > 1:
         model.timesteps = TimestepRule(model.num_timesteps)
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(how.seed)
-        _steps(model, parts, draw, how, progress)
-    model.timesteps = rule
+    try:
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(how.seed)
+            _steps(model, parts, draw, how, progress)
+    finally:
+        model.timesteps = rule
     for parameter, wanted in frozen.items():
         parameter.requires_grad_(wanted)
         parameter.grad = None
