@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm.evaluation.classifiers.augment import AUGMENTATIONS, crop, flip, jitter, noise
+from ldm.evaluation.classifiers.augment import AUGMENTATIONS, affine, crop, flip, jitter, noise
 
 
 def test_jitter_moves_a_little_and_stays_in_range() -> None:
@@ -18,6 +18,23 @@ def test_jitter_moves_a_little_and_stays_in_range() -> None:
     assert not torch.equal(moved, images)
     assert moved[..., :8, :].max() < -0.99  # at most 2 pixels and 10 degrees away
     assert (moved.sum(dim=(1, 2, 3)) - images.sum(dim=(1, 2, 3))).abs().max() < 20
+
+
+def test_affine_changes_slant_and_size_within_its_limits() -> None:
+    images = -torch.ones(400, 1, 32, 32)
+    images[..., 8:24, 15:17] = 1  # an upright line
+    torch.manual_seed(0)
+    ink = (affine(images) + 1) / 2
+    assert ink.min() >= 0 and ink.max() <= 1 + 1e-6
+    rows, weight = torch.arange(32.0), ink.sum(dim=(1, 2, 3))
+    middle = [(ink.sum(dim=axis).squeeze(1) * rows).sum(dim=1) / weight for axis in (2, 3)]  # column, row
+    assert all((place - 15.5).abs().max() < 3.2 for place in middle)  # 2 pixels, and what scaling and rounding add
+    offsets = [rows - place[:, None] for place in middle]
+    both = torch.einsum("nrc,nr,nc->n", ink[:, 0], offsets[1], offsets[0]) / weight
+    height = torch.einsum("nr,nr->n", ink.sum(dim=3).squeeze(1), offsets[1].square()) / weight
+    slant = both / height  # columns a row: at most 0.3 by the shear and tan 17 degrees by the rotation, over the size
+    assert 0.45 < slant.abs().max() < (0.3 + 0.31) / 0.8 and slant.mean().abs() < 0.05
+    assert height.max() / height.min() > 1.6
 
 
 def test_flip_mirrors_about_half() -> None:

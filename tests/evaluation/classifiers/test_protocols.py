@@ -30,6 +30,7 @@ def test_selection_of_the_published_ones() -> None:
     assert chosen == {
         "held-out": HELD_OUT,
         "one-cycle": HELD_OUT,
+        "one-cycle-affine": HELD_OUT,
         "dpdm": HELD_OUT,
         "dp-ldm": HELD_OUT,
         "wrn40-4": LAST,
@@ -55,6 +56,7 @@ def test_numbers_of_the_published_ones() -> None:
 
 def test_one_cycle_goes_with_no_other_schedule() -> None:
     assert PROTOCOLS["one-cycle"].one_cycle and PROTOCOLS["one-cycle"].augment == ("noise",)
+    assert PROTOCOLS["one-cycle-affine"].one_cycle and PROTOCOLS["one-cycle-affine"].augment == ("affine", "noise")
     with pytest.raises(UserError, match="one_cycle sets the rate"):
         ClassifierProtocol(one_cycle=True, anneal_period=3)
     with pytest.raises(UserError, match="adam, adamw or sgd"):
