@@ -18,7 +18,7 @@ from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.models.diffusion.warm_up import Draw, train_further
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
-from ldm.privacy.statistics import ClassMixture, Frame, Release, fit_mixture, release
+from ldm.privacy.statistics import ClassMixture, Frame, Release, fit_round, release
 from ldm.training.private_classifier import release_classifier
 from ldm.training.run_directory import RunDirectory, launched
 from ldm.training.statistics_plan import StatisticsPlan
@@ -109,7 +109,7 @@ def release_rounds(
             logger.info("%s released once with noise multiplier %.4g", answer.name, answer.event.noise_multiplier)
         elif releases[index].constants != query.describe():
             raise UserError(f"{path}: release {index} has other constants than dp_config.warm_up; a run keeps its plan")
-        mixture = fit_mixture(query, releases[index], spread=statistics.spread)
+        mixture = fit_round(query, releases[index], mixture, spread=statistics.spread)
     assert mixture is not None
     return mixture, releases
 
@@ -132,7 +132,7 @@ def stored_mixture(statistics: StatisticsPlan, frame: Frame, releases: Sequence[
         query = statistics.query(index, frame, mixture)
         if item.constants != query.describe():
             raise UserError(f"release {index} has other constants than dp_config.warm_up")
-        mixture = fit_mixture(query, item, spread=statistics.spread)
+        mixture = fit_round(query, item, mixture, spread=statistics.spread)
     if mixture is None:
         raise UserError("nothing has been released yet")
     return mixture

@@ -10,7 +10,7 @@ from typing import Any
 from ldm.errors import UserError, nearest
 from ldm.models.diffusion.warm_up import FurtherTraining
 from ldm.privacy.event import History
-from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame
+from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, leading_cells
 from ldm.privacy.statistics.query import event_of
 from ldm.privacy.validate import number, whole
 from ldm.training.private_classifier import KEYS as CLASSIFIER_KEYS
@@ -27,6 +27,8 @@ class MomentRound:
     They are its noise multiplier, the number of cells per class, and the weights of count, mean and second moment.
     ``centred``: the moments are those of the differences from the cells' centres. ``clip_norm``: bound on the norm of
     what is summed; None for that of the section, or, if ``centred``, for the median distance of draws from the centres.
+    ``leading``: the number of leading principal directions of each class in which cells and moments are taken; None
+    for all directions of the frame.
     """
 
     noise_multiplier: float
@@ -35,10 +37,18 @@ class MomentRound:
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     centred: bool = False
     clip_norm: float | None = None
+    leading: int | None = None
 
     def __post_init__(self) -> None:
         number("warm_up.rounds noise_multiplier", self.noise_multiplier, above=0)
         whole("warm_up.rounds cells", self.cells)
+        if self.leading is not None:
+            whole("warm_up.rounds leading", self.leading)
+            if not (self.centred and self.second_by_cell and self.weights[1] and self.weights[2]):
+                raise UserError(
+                    "warm_up.rounds leading: needs means and spread of cells around their centres; set centred and "
+                    "second_by_cell to true and give three weights above 0"
+                )
         if self.clip_norm is not None:
             number("warm_up.rounds clip_norm", self.clip_norm, above=0)
 
@@ -112,11 +122,21 @@ class StatisticsPlan:
         """The query of round ``index``; its cells are centred on the mixture of the previous rounds."""
         entry = self.rounds[index]
         anchors, norm = None, self.clip_norm if entry.clip_norm is None else entry.clip_norm
+        basis = None
         if before is not None and (entry.cells > 1 or entry.centred):
-            anchors = before.centres(entry.cells)
+            if entry.leading is None:
+                anchors = before.centres(entry.cells)
+            else:
+                if entry.leading > frame.rank:
+                    raise UserError(
+                        f"warm_up.rounds leading: {entry.leading}, and the frame has {frame.rank} directions"
+                    )
+                anchors, basis = leading_cells(before, entry.cells, entry.leading)
             if entry.centred and entry.clip_norm is None:
-                norm = before.radius(anchors)
-        return ClassMoments(frame, self.classes, norm, entry.weights, anchors, entry.second_by_cell, entry.centred)
+                norm = before.radius(anchors, basis)
+        return ClassMoments(
+            frame, self.classes, norm, entry.weights, anchors, entry.second_by_cell, entry.centred, basis
+        )
 
 
 def _check_order(rounds: Sequence[MomentRound]) -> None:
@@ -131,7 +151,7 @@ def _check_order(rounds: Sequence[MomentRound]) -> None:
     for place, (before, entry) in enumerate(itertools.pairwise(rounds), start=2):
         if before.weights[2]:  # it releases the spread of the classes
             continue
-        if entry.cells > 1:
+        if entry.cells > 1 or entry.leading is not None:
             raise UserError(
                 f"{where}: number {place} splits classes whose spread number {place - 1} did not release; give that "
                 "one a third weight above 0"

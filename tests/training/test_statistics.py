@@ -26,7 +26,7 @@ from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
-from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, fit_mixture, release
+from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, fit_round, release
 from ldm.reports.release import release_run
 from ldm.reports.release_facts import ReleaseFacts
 from ldm.reports.verification import verify_release
@@ -276,6 +276,8 @@ def test_other_constants_are_refused_on_resume(place: Path, monkeypatch: pytest.
 
 # ---------------------------------------------------------------------- refusals
 
+LEADING = {"noise_multiplier": 8, "centred": True, "second_by_cell": True, "leading": 2}
+
 
 @pytest.mark.parametrize(
     ("change", "words"),
@@ -289,6 +291,9 @@ def test_other_constants_are_refused_on_resume(place: Path, monkeypatch: pytest.
         ({"rounds": [{"noise_multiplier": 8, "clip_norm": 0}]}, "rounds clip_norm"),
         ({"rounds": [MEANS, {"noise_multiplier": 8, "cells": 3}]}, "number 2 splits classes whose spread"),
         ({"rounds": [MEANS, {"noise_multiplier": 8, "centred": True}]}, "number 2 is centred.*set a clip_norm"),
+        ({"rounds": [MEANS, {"noise_multiplier": 8, "leading": 2}]}, "set centred and second_by_cell"),
+        ({"rounds": [{"noise_multiplier": 8}, {**LEADING, "leading": 0}]}, "leading"),
+        ({"rounds": [MEANS, {**LEADING, "clip_norm": 2}]}, "number 2 splits classes whose spread"),
         ({"training": {"stepz": 3}}, "training.stepz is unknown"),
         ({"training": {"steps": -1}}, "steps"),
         ({"frame": None}, "frame is missing"),
@@ -305,6 +310,7 @@ def test_centred_rounds_take_their_centres_and_norms_from_the_rounds_before() ->
         MEANS,
         {"noise_multiplier": 8, "weights": [0.2, 0.3, 1], "centred": True, "clip_norm": 9},
         {"noise_multiplier": 8, "cells": 2, "second_by_cell": True, "centred": True},
+        {"noise_multiplier": 8, "cells": 4, "second_by_cell": True, "centred": True, "leading": 2},
     ]
     statistics = StatisticsPlan.read(
         {**WARM_UP, "frame": "frame.safetensors", "classes": 2, "clip_norm": 20, "rounds": rounds}
@@ -315,18 +321,28 @@ def test_centred_rounds_take_their_centres_and_norms_from_the_rounds_before() ->
     frame = Frame.identity(3)
     mixture: ClassMixture | None = None
     queries: list[ClassMoments] = []
-    for index in range(3):
+    for index in range(4):
         queries.append(statistics.query(index, frame, mixture))
         answer = release(queries[-1], rows, labels, noise_multiplier=0.01, ledger=Ledger())
-        mixture = fit_mixture(queries[-1], answer)
+        mixture = fit_round(queries[-1], answer, mixture)
     assert [query.clip_norm for query in queries[:2]] == [20.0, 9.0]
-    assert [query.centred for query in queries] == [False, True, True]
+    assert [query.centred for query in queries] == [False, True, True, True]
     own = rows[labels == 0].double().mean(dim=0)
     assert queries[1].anchors is not None and queries[2].anchors is not None
     assert torch.allclose(queries[1].anchors[0, 0], own, atol=0.02), "the mean of the class, as released"
     assert queries[2].anchors.shape == (2, 2, 3)
     near = torch.cdist(rows[labels == 0].double(), queries[2].anchors[0]).amin(dim=1).median()
     assert queries[2].clip_norm == pytest.approx(float(near), rel=0.1), "the median distance, known from draws"
+    assert queries[3].basis is not None and queries[3].basis.shape == (2, 3, 2) and queries[3].anchors is not None
+    flat = (rows[labels == 0].double() @ queries[3].basis[0])[:, None] - queries[3].anchors[0] @ queries[3].basis[0]
+    near_flat = flat.norm(dim=2).amin(dim=1)
+    assert queries[3].clip_norm < queries[2].clip_norm, "distances in two directions are shorter"
+    assert queries[3].describe()["leading"] == 2 and "leading" not in queries[2].describe()
+    assert queries[3].clip_norm == pytest.approx(float(near_flat.median()), rel=0.25)
+    with pytest.raises(UserError, match="the frame has 3 directions"):
+        replace(statistics, rounds=(*statistics.rounds[:3], replace(statistics.rounds[3], leading=4))).query(
+            3, frame, mixture
+        )
 
 
 def test_a_warm_up_that_costs_more_than_the_budget_is_refused_before_a_record_is_read(place: Path) -> None:

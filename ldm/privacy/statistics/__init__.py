@@ -5,11 +5,13 @@
 * ``images``: `ClassMeanImages`; ``fourier``: `FourierEmbedding`
 * ``linear``: `fit_linear`, a linear classifier on public features, by noisy gradients of all records
 * ``frame``: `Frame`, the public directions
-* ``gaussians``: the distribution of a class from released moments (post-processing)
+* ``gaussians``: the distribution of a class from released moments; ``cells``: the same from moments of cells in the
+  leading directions of each class (post-processing)
 """
 
 from __future__ import annotations
 
+from ldm.privacy.statistics.cells import fit_round, leading_cells
 from ldm.privacy.statistics.fourier import FourierEmbedding
 from ldm.privacy.statistics.frame import Frame
 from ldm.privacy.statistics.gaussians import ClassMixture, fit_mixture
@@ -31,5 +33,7 @@ __all__ = [
     "classifier_of",
     "fit_linear",
     "fit_mixture",
+    "fit_round",
+    "leading_cells",
     "release",
 ]

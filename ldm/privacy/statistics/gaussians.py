@@ -71,17 +71,20 @@ class ClassMixture:
             result.append(places)
         return torch.stack(result)
 
-    def radius(self, anchors: Tensor, seed: int = 0, draws: int = 2000) -> float:
+    def radius(self, anchors: Tensor, basis: Tensor | None = None, seed: int = 0, draws: int = 2000) -> float:
         """The median distance of draws from the nearest of their class's ``anchors`` (classes, cells, k).
 
+        With a ``basis`` (classes, k, r), the distance in these directions of each class.
         It is a clip norm of centred moments: it comes from released numbers and reads no record. Three digits of it
         are returned, so that another machine's rounding does not change a run's constants.
         """
         generator = torch.Generator().manual_seed(seed)
         distances = []
         for label in range(self.classes):
-            rows = self.draw(torch.full((draws,), label), generator)
-            distances.append(torch.cdist(rows, anchors[label].double()).amin(dim=1))
+            rows, places = self.draw(torch.full((draws,), label), generator), anchors[label].double()
+            if basis is not None:
+                rows, places = rows @ basis[label], places @ basis[label]
+            distances.append(torch.cdist(rows, places).amin(dim=1))
         return float(f"{float(torch.cat(distances).median()):.3g}")
 
 
@@ -187,8 +190,19 @@ def denoised(matrix: Tensor, error: float, *, spread: bool = True, rounds: int =
     return (vectors * result) @ vectors.T
 
 
+def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (k,) of a symmetric matrix in rising order, and eigenvectors (k, k) in columns.
+
+    The largest entry of each eigenvector is positive: its sign would otherwise depend on the machine, and with it the
+    draws and cells of a run that is resumed on another one.
+    """
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return values, vectors * largest.sign()
+
+
 def _factor(covariance: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = eigen(covariance)
     return vectors * values.clamp(min=0).sqrt()
 
 

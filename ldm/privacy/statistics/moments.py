@@ -29,7 +29,9 @@ class ClassMoments:
     They are public, or computed from earlier releases. Second moments are those of the whole class, or of each
     cell when ``second_by_cell``: then ``second`` is (classes · cells, k (k + 1) / 2), and the bound is the same.
     When ``centred``, v is the difference of a record from its anchor, clipped to norm R: differences are shorter than
-    records, so that R is smaller and the same noise on the sums is less noise on the moments.
+    records, so that R is smaller and the same noise on the sums is less noise on the moments. With a ``basis``
+    (classes, k, r) of orthonormal directions of each class, the difference is taken in these r directions alone, and r
+    stands for k in the shapes above.
 
     All fields are public constants. Raises UserError for values out of range.
     """
@@ -41,6 +43,7 @@ class ClassMoments:
     anchors: Tensor | None = field(default=None)
     second_by_cell: bool = False
     centred: bool = False
+    basis: Tensor | None = field(default=None)
     name: str = "class moments of latents"
 
     def __post_init__(self) -> None:
@@ -61,6 +64,22 @@ class ClassMoments:
             )
         if self.centred and self.anchors is None:
             raise UserError("centred moments need anchors to be centred on: the means of an earlier release")
+        if self.basis is not None:
+            self._check_basis(self.basis)
+
+    def _check_basis(self, basis: Tensor) -> None:
+        if not (self.centred and self.second_by_cell):
+            raise UserError("a basis is for centred second moments of cells: set centred and second_by_cell")
+        if basis.ndim != 3 or basis.shape[:2] != (self.classes, self.frame.rank):
+            raise UserError(f"basis has shape {tuple(basis.shape)}; expected ({self.classes}, {self.frame.rank}, r)")
+        products = basis.double().transpose(1, 2) @ basis.double()
+        if not torch.allclose(products, torch.eye(basis.shape[2], dtype=torch.float64), atol=1e-6):
+            raise UserError("the directions of a basis must be orthonormal")
+
+    @property
+    def rank(self) -> int:
+        """Number of coordinates whose moments are released."""
+        return self.frame.rank if self.basis is None else self.basis.shape[2]
 
     @property
     def cells(self) -> int:
@@ -75,7 +94,7 @@ class ClassMoments:
     @cached_property
     def triangle(self) -> tuple[Tensor, Tensor, Tensor]:
         """Row and column of every stored number of a matrix, and the factor it is stored with."""
-        row, column = torch.triu_indices(self.frame.rank, self.frame.rank)
+        row, column = torch.triu_indices(self.rank, self.rank)
         factor = torch.where(row == column, 1.0, math.sqrt(2.0)).double()
         return row, column, factor
 
@@ -91,12 +110,13 @@ class ClassMoments:
             "bound": self.bound,
             "second_by_cell": self.second_by_cell,
         }
-        # releases made before this field existed have no such entry, and are compared with this one
-        return {**constants, "centred": True} if self.centred else constants
+        # releases made before these fields existed have no such entries, and are compared with this one
+        later = {"centred": self.centred, "leading": 0 if self.basis is None else self.rank}
+        return {**constants, **{name: value for name, value in later.items() if value}}
 
     def total(self, records: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The sums over flattened or shaped latents (N, ...) with labels (N,); see the class for their shapes."""
-        k, groups = self.frame.rank, self.classes * self.cells
+        k, groups = self.rank, self.classes * self.cells
         count = torch.zeros(groups, dtype=torch.float64)
         mean = torch.zeros(groups, k, dtype=torch.float64)
         matrices = torch.zeros(groups if self.second_by_cell else self.classes, k, k, dtype=torch.float64)
@@ -117,7 +137,7 @@ class ClassMoments:
         }
 
     def _contributions(self, coordinates: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-        """The row of ``count`` and ``mean`` of each record (B,), and v (B, k) of length <= 1."""
+        """The row of ``count`` and ``mean`` of each record (B,), and v (B, k or r) of length <= 1."""
         if not self.centred:  # the length is limited first, so that the cell is that of the vector which is summed
             coordinates = clipped(coordinates, self.clip_norm)
         if self.anchors is None:
@@ -125,13 +145,16 @@ class ClassMoments:
         places = self.anchors.double()[which]
         nearest = (coordinates[:, None, :] - places).square().sum(dim=2).argmin(dim=1)
         if self.centred:
-            coordinates = clipped(coordinates - places[torch.arange(len(which)), nearest], self.clip_norm)
+            offsets = coordinates - places[torch.arange(len(which)), nearest]
+            if self.basis is not None:
+                offsets = torch.einsum("nk,nkr->nr", offsets, self.basis.double()[which])
+            coordinates = clipped(offsets, self.clip_norm)
         return which * self.cells + nearest, coordinates / self.clip_norm
 
     def matrices(self, stored: Tensor) -> Tensor:
         """Symmetric matrices (G, k, k) from stored triangles (G, k (k + 1) / 2), without the weight."""
         row, column, factor = self.triangle
-        k = self.frame.rank
+        k = self.rank
         result = torch.zeros(len(stored), k, k, dtype=torch.float64)
         result[:, row, column] = stored / factor
         result[:, column, row] = stored / factor

@@ -34,6 +34,11 @@ def anchors(cells: int = 2, rank: int = 5) -> Tensor:
     return torch.randn(CLASSES, cells, rank, generator=torch.Generator().manual_seed(8))
 
 
+def basis(directions: int = 2, rank: int = 5) -> Tensor:
+    columns = torch.randn(CLASSES, rank, directions, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    return torch.linalg.qr(columns)[0]
+
+
 QUERIES: dict[str, Callable[[], SumQuery]] = {
     "moments": lambda: ClassMoments(frame(), CLASSES, 1.5),
     "weighted moments": lambda: ClassMoments(frame(), CLASSES, 0.5, weights=(0.3, 2.0, 1.1)),
@@ -43,6 +48,9 @@ QUERIES: dict[str, Callable[[], SumQuery]] = {
     "centred": lambda: ClassMoments(frame(), CLASSES, 0.7, (0.2, 0.3, 1.0), anchors(1), centred=True),
     "centred cells with matrices": lambda: ClassMoments(
         frame(), CLASSES, 0.7, anchors=anchors(), second_by_cell=True, centred=True
+    ),
+    "cells in leading directions": lambda: ClassMoments(
+        frame(), CLASSES, 0.7, (0.5, 0.7, 1.0), anchors(), second_by_cell=True, centred=True, basis=basis()
     ),
     "mean images": lambda: ClassMeanImages(CLASSES, 2),
     "mean images, small norm": lambda: ClassMeanImages(CLASSES, 2, clip_norm=0.5),
@@ -133,7 +141,7 @@ def clipped_in_each_coordinate(rows: Tensor, norm: float) -> Tensor:
 @pytest.mark.parametrize("broken", [unclipped, clipped_in_each_coordinate])
 def test_the_measurement_catches_a_norm_that_is_not_kept(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "clipped", broken)
-    for name in ("moments", "centred"):
+    for name in ("moments", "centred", "cells in leading directions"):
         query = QUERIES[name]()
         assert measured(query, ADD_OR_REMOVE_ONE) > 1.1 * query.bound, name
 
