@@ -1,4 +1,4 @@
-"""Two ways to spend one budget on class moments: one query of all, or the means and then the spread around them.
+"""Three ways to spend one budget on class moments: one query; the means and then the spread around them; cells as well.
 
 python benchmarks/class_moments.py my-shapes my-shapes-test --epsilon 1 5
 
@@ -23,31 +23,46 @@ from ldm.cli import ArgumentParser, run
 from ldm.data.folder import ImageFolder
 from ldm.inference import labels_for, load_model
 from ldm.privacy.ledger import Ledger
-from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, fit_mixture, release
+from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, fit_round, leading_cells, release
 from ldm.reports.own_images import MEANS_SHARE, PUBLIC_MODELS, Moments, Settings
 from ldm.samples import SampleSet
+from ldm.shipped import find_shipped
 from ldm.training.statistics import load_frame
 
 BY_NAME = {model.name: model for model in PUBLIC_MODELS if model.moments is not None}
-ALL, MEANS, SPREAD = (1.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.2, 0.3, 1.0)
+ALL, MEANS, SPREAD, OWN = (1.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.2, 0.3, 1.0), (0.5, 0.7, 1.0)
+#: Shares of the budget for means, spread and cells; cells a class, and the leading directions they are in.
+SHARES, CELLS, LEADING = (0.05, 0.6, 0.35), 4, 24
+
+
+def shipped(name: str) -> Path:
+    """The place of a shipped file, so that the working folder does not matter."""
+    return find_shipped(name) or Path(name)
 
 
 def released(
     way: str, moments: Moments, frame: Frame, sigma: float, latents: Tensor, labels: Tensor, classes: int, seed: int
 ) -> ClassMixture:
-    """The mixture fitted to moments that were released in one query ("one") or around the means ("centred")."""
+    """The mixture fitted to moments released in one query ("one"), around the means ("centred"), or also of cells."""
 
-    def answer(query: ClassMoments, noise: float, place: int) -> ClassMixture:
+    def answer(query: ClassMoments, share: float, place: int, before: ClassMixture | None = None) -> ClassMixture:
+        noise = sigma / math.sqrt(share)
         noisy = release(
             query, latents, labels, noise_multiplier=noise, ledger=Ledger(), insecure_seed=100 * seed + place
         )
-        return fit_mixture(query, noisy)
+        return fit_round(query, noisy, before)
 
     if way == "one":
-        return answer(ClassMoments(frame, classes, moments.clip_norm, ALL), sigma, 0)
-    means = answer(ClassMoments(frame, classes, moments.clip_norm, MEANS), sigma / math.sqrt(MEANS_SHARE), 0)
+        return answer(ClassMoments(frame, classes, moments.clip_norm, ALL), 1.0, 0)
+    shares = (MEANS_SHARE, 1 - MEANS_SHARE) if way == "centred" else SHARES
+    means = answer(ClassMoments(frame, classes, moments.clip_norm, MEANS), shares[0], 0)
     around = ClassMoments(frame, classes, moments.spread_norm, SPREAD, means.centres(1), centred=True)
-    return answer(around, sigma / math.sqrt(1 - MEANS_SHARE), 1)
+    spread = answer(around, shares[1], 1)
+    if way == "centred":
+        return spread
+    anchors, basis = leading_cells(spread, CELLS, LEADING)
+    norm = spread.radius(anchors, basis)
+    return answer(ClassMoments(frame, classes, norm, OWN, anchors, True, True, basis), shares[2], 2, spread)
 
 
 @torch.no_grad()
@@ -68,7 +83,7 @@ def decoded(model: Any, mixture: ClassMixture, frame: Frame, count: int) -> Samp
 
 
 def main() -> None:
-    """Parse the command line and print the accuracy of both ways for every epsilon and seed of the noise."""
+    """Parse the command line and print the accuracy of all ways for every epsilon and seed of the noise."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="made-up images, a subfolder a class")
     parser.add_argument("test", type=Path, help="held-out images with the same classes")
@@ -82,11 +97,11 @@ def main() -> None:
     names = ImageFolder(root=args.folder, size=public.size, channels=public.channels).class_names
     train, test = (images_of(place, public.size, public.channels, names) for place in (args.folder, args.test))
     assert train.labels is not None
-    model = load_model(public.configs[0], public.weights, torch.device("cpu"))
-    frame, latents = load_frame(public.moments.frame), encoded(model, train.images)
+    model = load_model(public.configs[0], shipped(public.weights), torch.device("cpu"))
+    frame, latents = load_frame(shipped(public.moments.frame)), encoded(model, train.images)
     for epsilon in args.epsilon:
         sigma = Settings.for_size(public, epsilon, len(train.images), len(names)).noise_multiplier
-        for way in ("one", "centred"):
+        for way in ("one", "centred", "cells"):
             scores = []
             for seed in range(args.seeds):
                 mixture = released(way, public.moments, frame, sigma, latents, train.labels, len(names), seed)

@@ -133,7 +133,8 @@ class StatisticsPlan:
                     )
                 anchors, basis = leading_cells(before, entry.cells, entry.leading)
             if entry.centred and entry.clip_norm is None:
-                norm = before.radius(anchors, basis)
+                # 0 when the noise has hidden every spread: a run that has spent budget must not stop because of it
+                norm = before.radius(anchors, basis) or self.clip_norm
         return ClassMoments(
             frame, self.classes, norm, entry.weights, anchors, entry.second_by_cell, entry.centred, basis
         )

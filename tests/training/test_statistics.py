@@ -305,6 +305,19 @@ def test_mistakes_in_the_config_are_named(change: dict[str, Any], words: str) ->
         StatisticsPlan.read({**WARM_UP, "frame": "frame.safetensors", **change})
 
 
+def test_a_round_after_nothing_but_noise_has_the_norm_of_the_section() -> None:
+    rounds = [{"noise_multiplier": 8}, {"noise_multiplier": 8, "cells": 2, **LEADING}]
+    statistics = StatisticsPlan.read({**WARM_UP, "frame": "frame.safetensors", "clip_norm": 3, "rounds": rounds})
+    nothing = torch.zeros(2, 1, 3).double()
+    flat = ClassMixture(
+        torch.ones(2).double() / 2, torch.ones(2, 1).double(), nothing, torch.zeros(2, 1, 3, 3).double()
+    )
+    query = replace(statistics, classes=2).query(1, Frame.identity(3), flat)
+    assert query.clip_norm == 3 and query.rank == 2
+    answer = release(query, torch.randn(9, 3), torch.arange(9) % 2, noise_multiplier=8, ledger=Ledger())
+    assert torch.isfinite(fit_round(query, answer, flat).factors).all()
+
+
 def test_centred_rounds_take_their_centres_and_norms_from_the_rounds_before() -> None:
     rounds = [
         MEANS,
