@@ -24,15 +24,13 @@ from ldm.data.folder import ImageFolder
 from ldm.inference import labels_for, load_model
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, fit_round, leading_cells, release
-from ldm.reports.own_images import MEANS_SHARE, PUBLIC_MODELS, Moments, Settings
+from ldm.reports.own_images import CELL_SHARES, CELLS, LEADING, MEANS_SHARE, PUBLIC_MODELS, Moments, Settings
 from ldm.samples import SampleSet
 from ldm.shipped import find_shipped
 from ldm.training.statistics import load_frame
 
 BY_NAME = {model.name: model for model in PUBLIC_MODELS if model.moments is not None}
 ALL, MEANS, SPREAD, OWN = (1.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.2, 0.3, 1.0), (0.5, 0.7, 1.0)
-#: Shares of the budget for means, spread and cells; cells a class, and the leading directions they are in.
-SHARES, CELLS, LEADING = (0.05, 0.6, 0.35), 4, 24
 
 
 def shipped(name: str) -> Path:
@@ -54,7 +52,7 @@ def released(
 
     if way == "one":
         return answer(ClassMoments(frame, classes, moments.clip_norm, ALL), 1.0, 0)
-    shares = (MEANS_SHARE, 1 - MEANS_SHARE) if way == "centred" else SHARES
+    shares = (MEANS_SHARE, 1 - MEANS_SHARE) if way == "centred" else CELL_SHARES
     means = answer(ClassMoments(frame, classes, moments.clip_norm, MEANS), shares[0], 0)
     around = ClassMoments(frame, classes, moments.spread_norm, SPREAD, means.centres(1), centred=True)
     spread = answer(around, shares[1], 1)

@@ -124,6 +124,8 @@ LARGEST_BATCH = 4096
 #: The share of epsilon that class moments may spend, and of their budget (1 / sigma squared) that the means take.
 MOMENTS_SHARE = 0.95
 MEANS_SHARE = 0.1
+#: The same shares for means, spread and cells, and the cells: chosen on MNIST and Fashion-MNIST (docs/benchmarks.md).
+CELL_SHARES, CELLS, LEADING = (0.05, 0.6, 0.35), 4, 24
 
 #: Signals (see `Settings.signal`) of measured runs of DP-SGD: the smallest with a result near that of the run without
 #: privacy, and the smallest with a better result than the public model.
@@ -308,16 +310,24 @@ lightning:
 
 
 def _rounds_text(settings: Settings, moments: Moments) -> str:
-    """The means, then the spread around them; one query where a small part of the budget would not find the means."""
-    sigma = settings.noise_multiplier
-    if settings.class_signal < MOMENTS_BETTER:
+    """The means, then the spread around them, then cells.
+
+    One query where a small part of the budget would not find the means, and no cells where it would not find those.
+    """
+    sigma, signal = settings.noise_multiplier, settings.class_signal
+    if signal < MOMENTS_BETTER:
         return f"          - {{noise_multiplier: {sigma:g}}}\n"
-    means, spread = (math.ceil(100 * sigma / math.sqrt(share)) / 100 for share in (MEANS_SHARE, 1 - MEANS_SHARE))
+    shares = CELL_SHARES if signal >= MOMENTS_GOOD else (MEANS_SHARE, 1 - MEANS_SHARE)
+    means, spread, *cells = (math.ceil(100 * sigma / math.sqrt(share)) / 100 for share in shares)
     around = f"weights: [0.2, 0.3, 1], centred: true, clip_norm: {moments.spread_norm:g}"
-    return f"""\
-          - {{noise_multiplier: {means:g}, weights: [1, 1, 0]}}  # counts and means
-          - {{noise_multiplier: {spread:g}, {around}}}
-"""
+    lines = [
+        f"          - {{noise_multiplier: {means:g}, weights: [1, 1, 0]}}  # counts and means",
+        f"          - {{noise_multiplier: {spread:g}, {around}}}",
+    ]
+    for noise in cells:
+        which = f"cells: {CELLS}, second_by_cell: true, leading: {LEADING}"
+        lines.append(f"          - {{noise_multiplier: {noise:g}, weights: [0.5, 0.7, 1], centred: true, {which}}}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _moments_text(settings: Settings) -> str:

@@ -88,6 +88,15 @@ def test_class_moments_stay_within_epsilon(name: str, shapes: Path, capsys: pyte
     assert list(dp.public_data) and config.data.params.train.target == "ldm.data.folder.ImageFolder"
 
 
+def test_a_large_signal_pays_for_cells(shapes: Path) -> None:
+    dispatch(["new", str(shapes), "--epsilon", "10", "--dataset-size", "3100"])
+    dp = load_config(["shapes.yaml"]).model.params.dp_config
+    statistics = StatisticsPlan.read(to_plain(dp.warm_up))
+    assert [each.cells for each in statistics.rounds] == [1, 1, 4]
+    assert statistics.rounds[2].leading == 24 and statistics.rounds[2].clip_norm is None
+    assert 0.9 * 10 < epsilon(statistics.events("add_or_remove_one"), dp.delta) < 10
+
+
 def test_a_small_signal_is_measured_by_one_query(shapes: Path) -> None:
     dispatch(["new", str(shapes), "--epsilon", "1", "--dataset-size", "310"])
     dp = load_config(["shapes.yaml"]).model.params.dp_config
