@@ -44,12 +44,14 @@ quickstart-full: venv ## the same with the public autoencoder and latent diffusi
 # one epsilon after the other: EPSILON="1 10" OPTIONS="--repeat 3" make benchmark-mnist
 EPSILON ?= 1 10
 OPTIONS ?=
+# rows beside the private ones, such as BASELINES="statistics direct"; all of them take hours
+BASELINES ?=
 
 benchmark-mnist: venv ## private MNIST from the public model to one table; goes on where it was stopped
-	@$(BIN)/python scripts/benchmark.py configs/benchmark/mnist-glyphs.yaml --epsilon $(EPSILON) $(OPTIONS)
+	@$(BIN)/python scripts/benchmark.py configs/benchmark/mnist-glyphs.yaml --epsilon $(EPSILON) --baselines $(BASELINES) $(OPTIONS)
 
 benchmark-fmnist: venv ## the same for Fashion-MNIST; OPTIONS=--quick shows the chain in minutes
-	@$(BIN)/python scripts/benchmark.py configs/benchmark/fmnist.yaml --epsilon $(EPSILON) $(OPTIONS)
+	@$(BIN)/python scripts/benchmark.py configs/benchmark/fmnist.yaml --epsilon $(EPSILON) --baselines $(BASELINES) $(OPTIONS)
 
 lint: venv ## style, import floors and types
 	@$(BIN)/ruff check .

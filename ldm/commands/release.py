@@ -16,7 +16,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("run", type=Path, metavar="RUN", help="run directory, such as logs/2026-01-01T00-00-00_faces")
     add("out", type=Path, metavar="OUT", help="new folder to write")
     add("--checkpoint", type=Path, metavar="FILE", help="checkpoint of the run; checkpoints/last.ckpt without it")
-    add("--half", action="store_true", help="weights in half precision: a file of half the size; score it again")
+    add(
+        "--half",
+        action="store_true",
+        help="weights and statistics in half precision: half the size; score it again",
+    )
     add("--title", default="", help="heading of the card")
     add("--curator", default="", help="who answers for the data")
     add("--contact", default="", help="how to reach the curator")

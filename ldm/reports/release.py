@@ -17,6 +17,7 @@ from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.files import check_writable, file_digest
 from ldm.inference.load import without_checkpoints
+from ldm.models.diffusion.latent_draws import write_half
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.audit_file import AUDIT, AuditFile
 from ldm.reports.claim import check_weights
@@ -46,8 +47,8 @@ def release_run(
 ) -> tuple[Path, ...]:
     """Write the release of a run directory into the new folder ``out``, atomically; returns its files.
 
-    ``checkpoint``: a file of the run, by default ``checkpoints/last.ckpt``. ``half``: weights in half precision. All
-    checks come before the first write.
+    ``checkpoint``: a file of the run, by default ``checkpoints/last.ckpt``. ``half``: weights and statistics in half
+    precision. All checks come before the first write.
 
     Raises UserError, with advice, for a run that is not private as a whole, a folder without card, configuration or
     checkpoint, and an ``out`` that exists.
@@ -71,7 +72,7 @@ def release_run(
         export_checkpoint(weights, staging / WEIGHTS, half=half)
         (staging / CONFIG).write_text(yaml.safe_dump({"model": section}, sort_keys=False), encoding="utf-8")
         if draws.is_file():
-            shutil.copyfile(draws, staging / DRAWS)
+            (write_half if half else shutil.copyfile)(draws, staging / DRAWS)
         card.write(staging / PRIVACY)
         (staging / FACTS).write_text(json.dumps(facts.to_dict(), indent=2) + "\n", encoding="utf-8")
         content = CardContent.make(facts, card)

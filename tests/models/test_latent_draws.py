@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from ldm.checkpoint import checkpoint_metadata, read_checkpoint
+from ldm.checkpoint.metadata import made_from
 from ldm.errors import UserError
-from ldm.models.diffusion.latent_draws import LatentDraws
+from ldm.models.diffusion.latent_draws import LatentDraws, write_half
 from ldm.privacy.statistics import ClassMixture, Frame
 from tests import tiny
 
@@ -45,3 +47,20 @@ def test_the_file_gives_the_same_draws_and_carries_the_account(draws: LatentDraw
     assert checkpoint_metadata(read_checkpoint(path), "privacy")["plan"] == {"delta": 1e-5}
     with pytest.raises(UserError, match="holds no released statistics"):
         LatentDraws.read(tiny.public_checkpoint(tmp_path / "public.ckpt"))
+
+
+def test_half_precision_gives_nearly_the_same_draws_under_the_same_account(draws: LatentDraws, tmp_path: Path) -> None:
+    path, small, labels = tmp_path / "draws.safetensors", tmp_path / "half.safetensors", torch.arange(200) % 2
+    draws.save(path, {"plan": {"delta": 1e-5}, "ledger": {}})
+    write_half(path, small)
+    assert read_checkpoint(small)["state_dict"]["factors"].dtype == torch.float16
+    again = LatentDraws.read(small)
+    first, second = (one.draw(labels, torch.Generator().manual_seed(2)) for one in (draws, again))
+    torch.testing.assert_close(second, first, rtol=0, atol=2e-3 * float(first.abs().max()))
+    assert not torch.equal(first, second)
+    assert made_from(read_checkpoint(small)) == made_from(read_checkpoint(path)), "the digest that the card lists"
+    assert checkpoint_metadata(read_checkpoint(small), "privacy")["plan"] == {"delta": 1e-5}
+    mixture = replace(draws.mixture, factors=draws.mixture.factors * 1e9)
+    replace(draws, mixture=mixture).save(path, {})
+    with pytest.raises(UserError, match="beyond half precision"):
+        write_half(path, small)

@@ -228,6 +228,9 @@ def test_the_draws_of_a_run_go_with_its_release(finished: RunDirectory, tmp_path
     release_run(finished.path, tmp_path / "release", ReleaseFacts(class_names=("a", "b")))
     place = tmp_path / "release" / "draws.safetensors"
     assert verify_release(tmp_path / "release").sound and place.read_bytes() == finished.draws.read_bytes()
+    release_run(finished.path, tmp_path / "half", ReleaseFacts(class_names=("a", "b")), half=True)
+    assert verify_release(tmp_path / "half").sound
+    assert LatentDraws.read(tmp_path / "half" / "draws.safetensors").mixture.classes == 10
     images = [tmp_path / "draws.pt", tmp_path / "again.pt"]
     for output, model in zip(images, (finished.path, tmp_path / "release"), strict=True):
         dispatch(["sample", str(model), "--draws", "--output", str(output), "-n", "6", "--classes", "3", "7"])
