@@ -21,6 +21,8 @@ from ldm.privacy.statistics.query import Release
 DRAWS = 6000
 #: A variance is at least this share of the smallest one that the Gaussian of the class has in the leading directions.
 LEAST_VARIANCE = 0.05
+#: Cells differ from the Gaussian only if the sum of squared differences is this many deviations above that of noise.
+SIGNIFICANT = 2.0
 
 
 def leading_cells(before: ClassMixture, cells: int, rank: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -128,8 +130,12 @@ def _mean(raw: Tensor, error: Tensor, expected: Tensor) -> Tensor:
     """Cell means (cells, r) with noise ``error`` (cells, 1), shrunk towards the expected ones."""
     cells, r = raw.shape
     offset = raw - expected
-    spread = ((offset.square().sum() - r * error.square().sum()) / cells).clamp(min=1e-9)
-    return expected + spread / (spread + r * error.square()) * offset
+    variance = error.square().expand(cells, r)
+    excess = float((offset.square() - variance).sum())
+    if excess <= SIGNIFICANT * math.sqrt(2 * float(variance.square().sum())):
+        return expected
+    spread = excess / (cells * r)
+    return expected + spread / (spread + variance) * offset
 
 
 def _second(raw: Tensor, error: Tensor, expected: Tensor, variances: Tensor) -> Tensor:
@@ -141,6 +147,11 @@ def _second(raw: Tensor, error: Tensor, expected: Tensor, variances: Tensor) -> 
     offset, r = raw - expected, len(variances)
     scale = (variances[:, None] * variances[None, :]).clamp(min=1e-12)
     noise = error.square() * (1 + torch.eye(r, dtype=torch.float64))
+    against_noise = scale / noise.square()  # the weights for a small tau
+    excess = float((against_noise * (offset.square() - noise)).sum())
+    # both triangles have the same noise: twice the variance of as many independent entries
+    if excess <= SIGNIFICANT * math.sqrt(4 * float((against_noise * noise).square().sum())):
+        return expected
     tau = 1.0
     for _ in range(30):
         weight = (scale / (tau * scale + noise)).square()

@@ -61,19 +61,25 @@ def test_two_blobs_are_found_again() -> None:
 
 
 def test_noise_alone_leaves_the_earlier_gaussian() -> None:
-    before, query, mixture = rounds(1e4)
-    labels = torch.zeros(40_000, dtype=torch.long)
-    drawn, earlier = (one.draw(labels, torch.Generator().manual_seed(0)) for one in (mixture, before))
-    # the counts are pure noise, so the weights are; each cell is what the Gaussian has there
+    """In nearly all of twenty releases of almost pure noise each cell is what the Gaussian has there."""
+    rows, labels = data()
+    before, query, _ = rounds(1.0)
     assert query.basis is not None and query.anchors is not None
-    rest = torch.eye(K).double() - query.basis[0] @ query.basis[0].T
-    assert torch.allclose(covariance(drawn @ rest), covariance(earlier @ rest), atol=0.01)
+    earlier = before.draw(torch.zeros(40_000, dtype=torch.long), torch.Generator().manual_seed(0))
     nearest = torch.cdist(earlier, query.anchors[0]).argmin(dim=1)
-    for cell in (0, 1):
-        own = earlier[nearest == cell]
-        assert torch.allclose(mixture.means[0, cell], own.mean(dim=0), atol=0.15)
-        factor = mixture.factors[0, cell]
-        assert torch.allclose(factor @ factor.T, covariance(own), atol=0.15 * float(covariance(own).max()))
+    parts = [earlier[nearest == cell] for cell in (0, 1)]
+    left, rest = 0, torch.eye(K).double() - query.basis[0] @ query.basis[0].T
+    for seed in range(20):
+        answer = release(query, rows, labels, noise_multiplier=1e4, ledger=Ledger(), insecure_seed=seed)
+        mixture = fit_round(query, answer, before)
+        close = []
+        for cell, own in enumerate(parts):
+            found, expected = mixture.factors[0, cell] @ mixture.factors[0, cell].T, covariance(own)
+            assert torch.allclose(rest @ found @ rest, rest @ covariance(earlier) @ rest, atol=0.02)
+            close.append(torch.allclose(mixture.means[0, cell], own.mean(dim=0), atol=0.15))
+            close.append(torch.allclose(found, expected, atol=0.15 * float(expected.max())))
+        left += all(close)
+    assert left >= 18
 
 
 def test_the_sums_are_those_of_a_loop() -> None:
