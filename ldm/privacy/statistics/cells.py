@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.privacy.statistics.gaussians import ClassMixture, eigen, fit_mixture
+from ldm.privacy.statistics.gaussians import ClassMixture, eigen, fit_mixture, k_means
 from ldm.privacy.statistics.moments import ClassMoments
 from ldm.privacy.statistics.query import Release
 
@@ -36,11 +36,7 @@ def leading_cells(before: ClassMixture, cells: int, rank: int, seed: int = 0) ->
         mean, _, vectors = principal(before, label)
         basis = vectors[:, -rank:]
         rows = (before.draw(torch.full((DRAWS,), label), generator) - mean) @ basis
-        places = rows[torch.randperm(DRAWS, generator=generator)[:cells]].clone()
-        for _ in range(20):
-            nearest = torch.cdist(rows, places).argmin(dim=1)
-            for cell in nearest.unique().tolist():
-                places[cell] = rows[nearest == cell].mean(dim=0)
+        places = k_means(rows, cells, generator)
         anchors.append(mean + places @ basis.T)
         bases.append(basis)
     return torch.stack(anchors), torch.stack(bases)

@@ -53,7 +53,7 @@ class ClassMixture:
         return result
 
     def centres(self, cells: int, seed: int = 0, draws: int = 4000, rounds: int = 20) -> Tensor:
-        """``cells`` anchors a class (classes, cells, k): k-means (Lloyd 1982) on draws from this mixture.
+        """``cells`` anchors a class (classes, cells, k): k-means on draws from this mixture.
 
         One anchor is the mean of the class.
         """
@@ -63,12 +63,7 @@ class ClassMixture:
         result = []
         for label in range(self.classes):
             rows = self.draw(torch.full((draws,), label), generator)
-            places = rows[torch.randperm(draws, generator=generator)[:cells]].clone()
-            for _ in range(rounds):
-                nearest = torch.cdist(rows, places).argmin(dim=1)
-                for cell in nearest.unique().tolist():
-                    places[cell] = rows[nearest == cell].mean(dim=0)
-            result.append(places)
+            result.append(k_means(rows, cells, generator, rounds))
         return torch.stack(result)
 
     def radius(self, anchors: Tensor, basis: Tensor | None = None, seed: int = 0, draws: int = 2000) -> float:
@@ -86,6 +81,16 @@ class ClassMixture:
                 rows, places = rows @ basis[label], places @ basis[label]
             distances.append(torch.cdist(rows, places).amin(dim=1))
         return float(f"{float(torch.cat(distances).median()):.3g}")
+
+
+def k_means(rows: Tensor, cells: int, generator: torch.Generator, rounds: int = 20) -> Tensor:
+    """Centres (cells, k) of k-means (Lloyd 1982) on rows (N, k), started at ``cells`` of them."""
+    places = rows[torch.randperm(len(rows), generator=generator)[:cells]].clone()
+    for _ in range(rounds):
+        nearest = torch.cdist(rows, places).argmin(dim=1)
+        for cell in nearest.unique().tolist():
+            places[cell] = rows[nearest == cell].mean(dim=0)
+    return places
 
 
 def fit_mixture(query: ClassMoments, release: Release, *, spread: bool = True) -> ClassMixture:
