@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ldm.errors import UserError
 from ldm.privacy.accounting import epsilon
+from ldm.privacy.event import REPLACE_ONE, SamplingEvent
 
 if TYPE_CHECKING:
     from ldm.privacy.card import ReleaseCard
@@ -50,6 +52,7 @@ def check_card(values: Mapping[str, Any], card: ReleaseCard) -> None:
     check_size(card)
     for find in (
         _ledger_finding,
+        _statistics_finding,
         _epsilon_finding,
         _fact_finding,
         _weights_finding,
@@ -70,6 +73,35 @@ def _ledger_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
         return f"{others} of the {card.ledger.steps} steps in its ledger are not steps of its plan"
     reasons = [reason for account in card.others if (reason := account.composes_with(card.plan))]
     return f"another run cannot be charged: {reasons[0]}" if reasons else ""
+
+
+def _statistics_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
+    """The first statistic with other noise than the ledger charges, or noise on the ledger that no statistic has."""
+    named: Counter[SamplingEvent] = Counter()
+    for statistic in card.statistics:
+        noise, relation = float(statistic["noise_multiplier"]), str(statistic.get("relation", card.plan.relation))
+        named[SamplingEvent(1.0, noise, relation=relation)] += int(statistic.get("count", 1))
+        bound, std = statistic.get("constants", {}).get("bound"), statistic.get("noise_std")
+        if bound is not None and std is not None:
+            right = noise * bound * (2 if relation == REPLACE_ONE else 1)
+            if not math.isclose(std, right, rel_tol=1e-9):
+                return f"a statistic's noise_std is {_brief(std)}, its noise multiplier and bound give {right!r}"
+    charged: Counter[SamplingEvent] = Counter()
+    for event, count in card.ledger.events:
+        charged[event] += count
+    for event, count in named.items():
+        if charged[event] < count:
+            return (
+                f"{count} statistics have noise multiplier {event.noise_multiplier:g}, its ledger charges "
+                f"{charged[event]} of them"
+            )
+    for event, count in charged.items():
+        if event != card.plan.event() and count > named[event]:
+            return (
+                f"its ledger charges {count} releases with noise multiplier {event.noise_multiplier:g}, it names "
+                f"{named[event]} of them"
+            )
+    return ""
 
 
 def _epsilon_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:

@@ -16,6 +16,7 @@ from ldm.data.latent_cache import LatentCache
 from ldm.errors import UserError
 from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.models.diffusion.warm_up import Draw, train_further
+from ldm.privacy.event import History, SamplingEvent
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.statistics import ClassMixture, Frame, Release, fit_round, release
@@ -42,12 +43,48 @@ def load_frame(path: str | Path) -> Frame:
     return Frame(state["centre"], state["directions"], state["lift"])
 
 
-def save_releases(path: Path, plan: PrivacyPlan, ledger: Ledger, releases: list[Release]) -> None:
-    """Write the releases, the plan and the ledger that charges them into one file, atomically."""
+def save_releases(
+    path: Path, plan: PrivacyPlan, ledger: Ledger, releases: list[Release], planned: History = ()
+) -> None:
+    """Write the releases, the plan and the ledger that charges them into one file, atomically.
+
+    ``planned``: the events of all releases of the run, those that are still to come included. Raises UserError when
+    the file at ``path`` charges what ``ledger`` does not: another process releases the same statistics.
+    """
+    require_own(path, ledger)
     state = {f"{place}.{name}": value for place, item in enumerate(releases) for name, value in item.sums.items()}
     facts = [{**item.to_dict(), "sums": sorted(item.sums)} for item in releases]
     account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
-    save_checkpoint({"state_dict": state, "privacy": account, "releases": facts}, path)
+    events = [{"event": event.to_dict(), "count": count} for event, count in planned]
+    save_checkpoint({"state_dict": state, "privacy": account, "releases": facts, "planned": events}, path)
+
+
+def require_own(path: Path, ledger: Ledger) -> None:
+    """Raise UserError when the file at ``path`` holds releases that ``ledger`` does not charge.
+
+    Two processes in one folder would each answer the queries with noise of its own, and charge its own answers only.
+    """
+    if path.is_file() and not ledger.covers(Ledger.from_dict(load_releases(path)[0]["ledger"])):
+        raise UserError(f"{path}: another process has released these statistics meanwhile; let it end, then --resume")
+
+
+def require_planned(path: Path, planned: History) -> None:
+    """Raise UserError when the releases at ``path`` were begun with other noise for them or for those to come.
+
+    The noise of the steps was calibrated for what was planned then.
+    """
+    if not path.is_file():
+        return
+    stored = read_checkpoint(path).get("planned")
+    if stored is None:  # by a version that did not store it
+        return
+    before = [(SamplingEvent.from_dict(entry["event"]), int(entry["count"])) for entry in stored]
+    if before != list(planned):
+        told = [", ".join(f"{event.noise_multiplier:g}" for event, _ in events) for events in (before, planned)]
+        raise UserError(
+            f"{path}: the run was planned with noise multipliers {told[0]} of its statistics, the config now says "
+            f"{told[1]}; a run keeps its plan"
+        )
 
 
 def load_releases(path: Path) -> tuple[dict[str, Any], list[Release]]:
@@ -92,9 +129,12 @@ def release_rounds(
 ) -> tuple[ClassMixture, list[Release]]:
     """Release the rounds that are not ``done``; each is stored in ``path`` before anything is computed from it."""
     releases, mixture = list(done), None
+    planned = statistics.events(plan.relation)
+    require_planned(path, planned)
     for index in range(len(statistics.rounds)):
         query = statistics.query(index, frame, mixture)
         if index == len(releases):
+            require_own(path, ledger)
             answer = release(
                 query,
                 latents,
@@ -105,7 +145,7 @@ def release_rounds(
                 insecure_seed=plan.insecure_seed,
             )
             releases.append(answer)
-            save_releases(path, plan, ledger, releases)
+            save_releases(path, plan, ledger, releases, planned)
             logger.info("%s released once with noise multiplier %.4g", answer.name, answer.event.noise_multiplier)
         elif releases[index].constants != query.describe():
             raise UserError(f"{path}: release {index} has other constants than dp_config.warm_up; a run keeps its plan")
@@ -121,8 +161,9 @@ def add_classifier(
     how = statistics.classifier
     if how is None or len(releases) == statistics.count:
         return
+    require_own(path, ledger)
     releases.append(release_classifier(how, dataset, statistics.classes, plan, ledger))
-    save_releases(path, plan, ledger, releases)
+    save_releases(path, plan, ledger, releases, statistics.events(plan.relation))
 
 
 def stored_mixture(statistics: StatisticsPlan, frame: Frame, releases: Sequence[Release]) -> ClassMixture:

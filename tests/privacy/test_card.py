@@ -269,5 +269,20 @@ def test_a_statistic_is_charged_and_named_and_is_no_step_of_the_plan(tmp_path):
     both.write(tmp_path / "privacy.json")
     assert ReleaseCard.read(tmp_path / "privacy.json") == both
     older = both.to_dict()
+    for change, words in (
+        ({"noise_multiplier": 9.0}, "1 statistics have noise multiplier 9, its ledger charges 0"),
+        ({"relation": "replace_one"}, "1 statistics have noise multiplier 8, its ledger charges 0"),
+        ({"constants": {"bound": 2.0}, "noise_std": 8.0}, "noise_std is 8.0, its noise multiplier and bound give 16.0"),
+        ({"count": 2}, "2 statistics have noise multiplier 8, its ledger charges 1"),
+    ):
+        edited = tmp_path / "edited.json"
+        edited.write_text(json.dumps({**older, "statistics": [{**summary, **change}]}))
+        with pytest.raises(UserError, match=words):
+            ReleaseCard.read(edited)
+    ledger.record(SamplingEvent(1.0, 3.0), 2)
+    swapped = card(ledger=ledger, statistics=(summary,) * 3)
+    edited.write_text(json.dumps(swapped.to_dict()))
+    with pytest.raises(UserError, match="3 statistics have noise multiplier 8, its ledger charges 1"):
+        ReleaseCard.read(edited)
     del older["statistics"]
     assert ReleaseCard.from_dict(older).statistics == ()

@@ -17,7 +17,7 @@ from ldm.errors import UserError
 from ldm.modules.feature_map import FeatureMap
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.statistics import Frame
-from ldm.reports.benchmark import BenchmarkConfig, BenchmarkOptions, pipeline, run_benchmark
+from ldm.reports.benchmark import BenchmarkConfig, BenchmarkOptions, direct, linear, pipeline, run_benchmark
 from ldm.reports.benchmark.config import DirectTraining, delta_for
 from ldm.reports.benchmark.direct import direct_accuracy
 from ldm.reports.benchmark.settings import keep_settings
@@ -115,9 +115,31 @@ def test_a_classifier_is_trained_with_dp_and_charged(monkeypatch: pytest.MonkeyP
         images[labels == label, :, 8 * label : 8 * label + 8] = 1.0
     images += 0.1 * torch.randn(images.shape, generator=generator)
     how = DirectTraining(classifier="logreg", batch_size=30, steps=40, learning_rate=0.02, max_grad_norm=1.0)
-    found = direct_accuracy(SampleSet(images, labels), SampleSet(images, labels), 100.0, how)
+    found = direct_accuracy(SampleSet(images, labels), SampleSet(images, labels), 3, 100.0, how)
     assert found["accuracies"][0] > 0.7  # a third by chance; the noise is secret, so the number varies
     assert 99 < found["epsilon"] <= 100 and found["delta"] == pytest.approx(delta_for(60))
+
+
+def test_private_baselines_have_the_public_number_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one more than the largest label, which may be that of a single record."""
+    samples = SampleSet(torch.zeros(6, 1, 28, 28), torch.arange(6) % 2)
+    asked: list[int] = []
+
+    class Asked(Exception):
+        pass
+
+    def stop(*given: Any, num_classes: int = 0, **_: Any) -> None:
+        asked.append(num_classes or given[2])
+        raise Asked
+
+    monkeypatch.setattr(direct, "build_classifier", stop)
+    monkeypatch.setattr(linear, "fit_linear", stop)
+    monkeypatch.setattr(linear, "load_feature_map", lambda path: lambda images: images.flatten(1))
+    with pytest.raises(Asked):
+        direct_accuracy(samples, samples, 5, 1.0, DirectTraining(steps=2, batch_size=3))
+    with pytest.raises(Asked):
+        linear.linear_accuracy(samples, samples, 5, 1.0, {"features": "none"})
+    assert asked == [5, 5]
 
 
 # ---------------------------------------------------------------------- the whole chain

@@ -14,6 +14,7 @@ import pytest
 import torch
 from dp_accounting.dp_event import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
+from torch import Tensor
 
 from ldm.checkpoint import checkpoint_metadata, read_checkpoint
 from ldm.commands.table import dispatch
@@ -26,7 +27,8 @@ from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
-from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, fit_round, release
+from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, Release, fit_round, release
 from ldm.reports.release import release_run
 from ldm.reports.release_facts import ReleaseFacts
 from ldm.reports.verification import verify_release
@@ -275,6 +277,68 @@ def test_other_constants_are_refused_on_resume(place: Path, monkeypatch: pytest.
             start(place, "changed", epsilon=None, noise_multiplier=3.0)
     with pytest.raises(UserError, match="other constants"):
         resume(run_folder(place, "changed"), "model.params.dp_config.warm_up.clip_norm=5.0")
+
+
+def test_other_noise_is_refused_on_resume(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The noise of the steps was calibrated for the rounds as they were: others could exceed the target."""
+    real, calls = statistics_file.release, []
+
+    def once(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        return real(*args, **options) if len(calls) == 1 else fail()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics_file, "release", once)
+        with pytest.raises(Stop):
+            start(place, "less noise", epsilon=None, noise_multiplier=3.0)
+    less = "model.params.dp_config.warm_up.rounds=[{noise_multiplier: 8}, {noise_multiplier: 0.5, cells: 2}]"
+    more = "model.params.dp_config.warm_up.rounds=[{noise_multiplier: 8}, {noise_multiplier: 9}, {noise_multiplier: 9}]"
+    for change in (less, more):
+        with pytest.raises(UserError, match="planned with noise multipliers 8, 9"):
+            resume(run_folder(place, "less noise"), change)
+
+
+def two_rounds(path: Path, rows: Tensor, labels: Tensor, ledger: Ledger, done: list[Release]) -> list[Release]:
+    """The releases of a plan of two rounds without a model; the second one is centred, in leading directions."""
+    second = {"noise_multiplier": 9, "cells": 2, "centred": True, "second_by_cell": True, "leading": 2}
+    rounds = {**WARM_UP, "frame": "none", "classes": 2, "rounds": [{"noise_multiplier": 8}, second]}
+    plan = PrivacyPlan(0.1, 4, 3.0, 1.0, DELTA, 10)
+    return statistics_file.release_rounds(
+        StatisticsPlan.read(rounds), Frame.identity(3), plan, ledger, rows, labels, path, done
+    )[1]
+
+
+def test_a_second_process_in_the_folder_does_not_release_again(tmp_path: Path) -> None:
+    rows, labels, path = torch.randn(40, 3), torch.arange(40) % 2, tmp_path / "statistics.ckpt"
+    late = Ledger()
+    releases = two_rounds(path, rows, labels, Ledger(), [])
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="another process has released"):
+        two_rounds(path, rows, labels, late, [])
+    assert late.steps == 0 and path.read_bytes() == before, "nothing was asked, and nothing is forgotten"
+    account, read = load_releases(path)
+    assert len(two_rounds(path, rows, labels, Ledger.from_dict(account["ledger"]), read)) == len(releases) == 2
+
+
+def test_cells_and_norms_follow_from_releases_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answers before, quite other records: the next query is the same."""
+    generator = torch.Generator().manual_seed(0)
+    people = [(torch.randn(40, 3, generator=generator), torch.arange(40) % 2)]
+    people += [(5 + 9 * torch.randn(7, 3, generator=generator), torch.ones(7, dtype=torch.long))]
+    first = two_rounds(tmp_path / "first.ckpt", *people[0], Ledger(), [])[:1]
+    asked: list[ClassMoments] = []
+
+    def note(query: ClassMoments, *args: Any, **options: Any) -> Any:
+        asked.append(query)
+        return release(query, *args, **options)
+
+    monkeypatch.setattr(statistics_file, "release", note)
+    for number, (rows, labels) in enumerate(people):
+        two_rounds(tmp_path / f"{number}.ckpt", rows, labels, Ledger(), list(first))
+    one, other = asked
+    assert one.describe() == other.describe()
+    for name in ("anchors", "basis"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 # ---------------------------------------------------------------------- refusals

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 #: The weights of the last steps are averaged: this share of all steps.
 AVERAGED = 0.4
-#: Every contribution stays below the bound by this share, which covers the rounding of float32.
+#: Every contribution stays below the bound by this share, which covers the rounding of its float32 numbers.
 _SLACK = 1e-5
 
 
@@ -130,12 +130,15 @@ class ClassifierGradient:
             usable = torch.isfinite(lengths) & (which >= 0) & (which < classes)
             if not usable.all():
                 rows, which, lengths = rows[usable], which[usable], lengths[usable]
-            errors = self.classifier.scores(rows).softmax(dim=1)
+            errors = self.classifier.scores(rows).softmax(dim=1).nan_to_num(nan=0.0)  # of scores beyond float32
             errors[torch.arange(len(which)), which] -= 1
             norms = errors.norm(dim=1) * lengths  # the gradient is an outer product
             errors *= (self.clip_norm * (1 - _SLACK) / norms.clamp(min=self.clip_norm))[:, None]
-            result[:-1] += (errors.T @ rows).T  # ten times as fast as rows.T @ errors
-            result[-1] += errors.sum(dim=0)
+            # summed in float64: one record more moves the others to other places in their chunks, where float32 would
+            # round sums of thousands of records otherwise; this order is faster than rows.T @ errors
+            exact = errors.double()
+            result[:-1] += (exact.T @ rows.double()).T
+            result[-1] += exact.sum(dim=0)
         return {"gradient": result}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 #: Records whose contributions are computed at once.
 CHUNK = 4096
+#: Released numbers are multiples of 2 to this power, times the noise's standard deviation rounded to a power of two.
+GRID = -16
 
 
 class SumQuery(Protocol):
@@ -122,8 +125,8 @@ def release(
     """Sum the contributions of ``records`` (N, ...) with ``labels`` (N,) int64, and add noise to the sum once.
 
     Every number gets independent Gaussian noise of standard deviation ``noise_multiplier`` times the sensitivity (Dwork
-    and Roth 2014, appendix A), from a generator that the operating system seeds for this call alone. The ledger records
-    the event before the noisy sum exists. With ``insecure_seed`` the noise follows from the seed and the number of
+    and Roth 2014, appendix A), from a generator that the operating system seeds for this call alone, and is rounded
+    (`on_grid`). The ledger records the event before the noisy sum exists. With ``insecure_seed`` the noise follows from the seed and the number of
     steps in the ledger, and the release is not private.
 
     Raises UserError for constants out of range or records and labels that do not belong together.
@@ -141,8 +144,21 @@ def release(
     start = ledger.steps
     ledger.record(event)
     GaussianNoise(std, insecure_seed=insecure_seed, start=start, purpose=STATISTICS).add_(sums)
+    sums = {name: on_grid(value, std) for name, value in sums.items()}
     logger.debug("%s released once with noise multiplier %.4g", query.name, noise_multiplier)
     return Release(query.name, sums, std, event, query.describe())
+
+
+def on_grid(noisy: Tensor, std: float) -> Tensor:
+    """Noisy float64 numbers rounded to multiples of a power of two near std / 65536.
+
+    The generator of the noise makes about 2^52 different numbers in each layer of its ziggurat. A float64 sum plus such
+    a number shows in its last bits which sums are possible: without rounding, the numbers of an empty class are told
+    from those of a class with one record, whatever the noise multiplier (Mironov 2012). Every multiple of the grid
+    comes from at least 2^33 numbers of the generator. Rounding what has noise on it is post-processing.
+    """
+    step = 2.0 ** (math.floor(math.log2(std)) + GRID)
+    return (noisy / step).round() * step
 
 
 def chunks(records: Tensor, labels: Tensor, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -155,6 +171,6 @@ def chunks(records: Tensor, labels: Tensor, classes: int) -> Iterator[tuple[Tens
 
 
 def clipped(rows: Tensor, norm: float) -> Tensor:
-    """Rows (B, k) scaled down to Euclidean norm ``norm`` where they are longer."""
+    """Rows (B, k) scaled down to Euclidean norm ``norm`` where they are longer; a number out of float64's range is 0."""
     lengths = rows.norm(dim=1, keepdim=True)
-    return rows * (norm / lengths.clamp(min=norm))
+    return (rows * (norm / lengths.clamp(min=norm))).nan_to_num(nan=0.0)

@@ -26,11 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 def direct_accuracy(
-    train: SampleSet, test: SampleSet, epsilon: float, how: DirectTraining, size: int = 28, grey: bool = True
+    train: SampleSet,
+    test: SampleSet,
+    classes: int,
+    epsilon: float,
+    how: DirectTraining,
+    size: int = 28,
+    grey: bool = True,
 ) -> dict[str, Any]:
     """Train with ``epsilon`` on ``train`` and score the average of the weights over the last steps on ``test``.
 
-    ``size``, ``grey``: the form in which the classifier sees the images.
+    ``classes`` is the public number of classes: the largest label would be a fact about one record. ``size``, ``grey``:
+    the form in which the classifier sees the images.
 
     The last step counts, so no data choose a step. Sampling and noise are secret. Returns accuracy (0-1) and the
     privacy that was spent.
@@ -45,8 +52,7 @@ def direct_accuracy(
     )
     preparation = Preparation(size, 1 if grey else 3)
     images, labels = preparation(train.images), labels_of(train, "the private records")
-    classes, channels = int(labels.max()) + 1, images.shape[1]
-    network = build_classifier(how.classifier, in_channels=channels, size=size, num_classes=classes).eval()
+    network = build_classifier(how.classifier, in_channels=images.shape[1], size=size, num_classes=classes).eval()
     network.to(device())
     ledger = Ledger()
     average = averaged(network, 0.98)
@@ -80,8 +86,8 @@ def private_steps(
                     rows = {"image": images[index].to(where), "label": labels[index].to(where)}
                     clipper.accumulate(loss, rows)
             sums = clipper.pop_sums()
-            noise.add_(sums)
             ledger.record(plan.event())
+            noise.add_(sums)
             for name, parameter in parameters.items():
                 parameter.grad = sums[name] / plan.expected_batch_size
             optimizer.step()

@@ -31,15 +31,19 @@ def linear_section(section: Mapping[str, Any], epsilon: str) -> dict[str, Any]:
     return settings
 
 
-def linear_accuracy(train: SampleSet, test: SampleSet, epsilon: float, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Train with ``epsilon`` on ``train`` and score on ``test``; returns accuracy (0-1) and the privacy spent."""
+def linear_accuracy(
+    train: SampleSet, test: SampleSet, classes: int, epsilon: float, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train with ``epsilon`` on ``train`` and score on ``test``; returns accuracy (0-1) and the privacy spent.
+
+    ``classes`` is the public number of classes: the largest label would be a fact about one record.
+    """
     how = dict(settings)
     features = load_feature_map(how.pop("features"))
     delta, labels = delta_for(len(train)), labels_of(train, "the private records")
     sigma = calibrate(target_epsilon=epsilon, delta=delta, sample_rate=1.0, steps=1)
     ledger = Ledger()
     training = LinearTraining(sigma, len(train), **how)
-    classes = int(labels.max()) + 1
     classifier, _ = fit_linear(features(train.images), labels, classes, training, ledger=ledger)
     accuracy = (classifier(features(test.images)) == labels_of(test, "the test set")).float().mean().item()
     return {"accuracies": [accuracy], "epsilon": ledger.epsilon(delta), "delta": delta}

@@ -301,11 +301,13 @@ class PrivateRun:
 
     def _direct(self) -> Result:
         records, test, protocol = self.shared.records, self.shared.test, self.config.protocol
-        return direct_accuracy(records, test, float(self.epsilon), self.config.direct, protocol.size, protocol.grey)
+        classes, epsilon, how = self.config.classes, float(self.epsilon), self.config.direct
+        return direct_accuracy(records, test, classes, epsilon, how, protocol.size, protocol.grey)
 
     def _linear(self) -> Result:
         settings = linear_section(self.config.linear, self.epsilon)
-        return linear_accuracy(self.shared.records, self.shared.test, float(self.epsilon), settings)
+        records, test, classes = self.shared.records, self.shared.test, self.config.classes
+        return linear_accuracy(records, test, classes, float(self.epsilon), settings)
 
     def _plain(self) -> Result:
         folder = self.folder / "plain"

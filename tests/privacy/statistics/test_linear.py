@@ -55,6 +55,17 @@ def test_without_clipping_the_sum_is_the_gradient_of_the_cross_entropy() -> None
     torch.testing.assert_close(total[-1].float(), bias.grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 1.3])
+def test_the_rounding_of_a_sum_of_many_equal_records_stays_within_the_bound(value: float) -> None:
+    """In float32 a chunk of them is rounded by more than the slack, and otherwise when one record is missing."""
+    rows, labels = torch.full((20_000, 16), value), torch.zeros(20_000, dtype=torch.long)
+    weight = 0.05 * torch.randn(16, CLASSES, generator=torch.Generator().manual_seed(0))
+    for classifier in (LinearClassifier.zeros(16, CLASSES), LinearClassifier(weight, torch.zeros(CLASSES))):
+        query = ClassifierGradient(classifier, 0.3)
+        change = query.total(rows, labels)["gradient"] - query.total(rows[1:], labels[1:])["gradient"]
+        assert float(change.norm()) <= query.bound
+
+
 @pytest.mark.parametrize("steps", [1, 7, 60])
 def test_all_steps_cost_what_one_query_with_sigma_costs(steps: int) -> None:
     how = LinearTraining(4.0, 600, steps=steps)

@@ -119,6 +119,23 @@ def test_the_bound_is_used_up(name: str) -> None:
     assert measured(query, ADD_OR_REMOVE_ONE) > 0.99 * query.bound
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", QUERIES)
+def test_no_number_of_any_type_moves_the_sum_further(name: str, dtype: torch.dtype) -> None:
+    """Numbers at the ends of a type's range, where norms and products leave it, zeros with a sign, and odd labels."""
+    query, most, least = QUERIES[name](), torch.finfo(dtype).max, torch.finfo(dtype).tiny
+    rows = torch.zeros(10, 1, SIDE, SIDE, dtype=dtype)
+    for place, value in enumerate((most, -most, most / 2, least, -0.0, math.nan, math.inf, -math.inf)):
+        rows[place] = value
+    rows[8, 0, 0, 0], rows[8, 0, 0, 1] = most, -most
+    rows[9, 0, 2] = 1e-3 * most
+    for label in (0, CLASSES - 1, CLASSES, -1, 2**62):
+        for row in rows:
+            total = query.total(row[None], torch.tensor([label]))
+            length = math.sqrt(sum(float(value.square().sum()) for value in total.values()))
+            assert length <= query.bound * (1 + 1e-9), (label, row.flatten()[:2])
+
+
 def test_an_empty_data_set_has_sums_of_the_same_shape() -> None:
     for make in QUERIES.values():
         rows, labels = records()
@@ -239,6 +256,26 @@ def test_noise_is_fresh_and_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     later, _ = ask(query, insecure_seed=3, ledger=ledger)
     assert torch.equal(first.sums["embedding"], again.sums["embedding"])
     assert not torch.equal(first.sums["embedding"], later.sums["embedding"])
+
+
+def test_every_tensor_of_a_release_has_noise_of_its_own() -> None:
+    query = QUERIES["cells"]()
+    exact = query.total(*records())
+    answer, _ = ask(query)
+    noise = [(answer.sums[name] - exact[name]).flatten()[:6] for name in exact]
+    for one, other in itertools.combinations(noise, 2):
+        assert float((one - other).abs().min()) > 1e-3 * answer.noise_std / len(noise)
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_released_numbers_do_not_show_the_last_bits_of_the_noise(name: str) -> None:
+    """A float64 sum plus a normal number tells in its last bits whether the sum is 0, as in a class without records."""
+    for sigma in (0.7, 8.0):
+        answer, _ = ask(QUERIES[name](), noise_multiplier=sigma)
+        numbers = torch.cat([value.flatten() for value in answer.sums.values()])
+        coarse = 2.0 ** math.floor(math.log2(answer.noise_std * 2.0**-17))
+        assert torch.equal(torch.remainder(numbers, coarse), torch.zeros_like(numbers))
+        assert len(numbers.unique()) > 0.9 * len(numbers), "and they are still different numbers"
 
 
 def test_the_event_is_in_the_ledger_before_there_is_noise(monkeypatch: pytest.MonkeyPatch) -> None:
