@@ -232,7 +232,7 @@ class LatentCache(Dataset):
         bar = tqdm(total=count, desc="encoding latents", unit="record", leave=False, disable=None)
         for start in range(0, count, batch_size):
             items = [self.dataset[i] for i in range(start, min(start + batch_size, count))]
-            part = self._encoded(items, encode)
+            part = self._encoded(items, encode, batch_size)
             if moments is None:
                 target = folder / _file(names, "moments")
                 moments = np.lib.format.open_memmap(target, "w+", dtype=stored, shape=(count, *part.shape[1:]))
@@ -249,12 +249,15 @@ class LatentCache(Dataset):
 
     @staticmethod
     @torch.no_grad()
-    def _encoded(items: list[Mapping], encode: Callable[[Tensor], Tensor]) -> np.ndarray:
-        images = torch.stack([torch.as_tensor(item["image"]) for item in items]).permute(0, 3, 1, 2).contiguous()
+    def _encoded(items: list[Mapping], encode: Callable[[Tensor], Tensor], batch_size: int) -> np.ndarray:
+        # The last batch is filled with copies: kernels round otherwise for other shapes, and the number of records in
+        # it, hence their latents' last digits, would change with one record more.
+        filled = [*items, *items[-1:] * (batch_size - len(items))]
+        images = torch.stack([torch.as_tensor(item["image"]) for item in filled]).permute(0, 3, 1, 2).contiguous()
         moments = encode(images)
-        if moments.ndim != 4 or len(moments) != len(items):
+        if moments.ndim != 4 or len(moments) != len(filled):
             raise ValueError(f"encode gave {tuple(moments.shape)} for {tuple(images.shape)}, expected (B, 2z, h, w)")
-        return moments.detach().float().cpu().numpy()
+        return moments[: len(items)].detach().float().cpu().numpy()
 
 
 def read_index(folder: Path) -> dict[str, Any]:

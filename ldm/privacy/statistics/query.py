@@ -126,8 +126,8 @@ def release(
 
     Every number gets independent Gaussian noise of standard deviation ``noise_multiplier`` times the sensitivity (Dwork
     and Roth 2014, appendix A), from a generator that the operating system seeds for this call alone, and is rounded
-    (`on_grid`). The ledger records the event before the noisy sum exists. With ``insecure_seed`` the noise follows from the seed and the number of
-    steps in the ledger, and the release is not private.
+    (`on_grid`). The ledger records the event before the noisy sum exists. With ``insecure_seed`` the noise follows from
+    the seed and the number of steps in the ledger, and the release is not private.
 
     Raises UserError for constants out of range or records and labels that do not belong together.
     """
@@ -171,6 +171,6 @@ def chunks(records: Tensor, labels: Tensor, classes: int) -> Iterator[tuple[Tens
 
 
 def clipped(rows: Tensor, norm: float) -> Tensor:
-    """Rows (B, k) scaled down to Euclidean norm ``norm`` where they are longer; a number out of float64's range is 0."""
+    """Rows (B, k) scaled down to Euclidean norm ``norm`` where they are longer; what float64 cannot hold is 0."""
     lengths = rows.norm(dim=1, keepdim=True)
     return (rows * (norm / lengths.clamp(min=norm))).nan_to_num(nan=0.0)

@@ -333,6 +333,28 @@ LEAKS = (
         test=f"{RELEASE}::test_the_noise_has_the_size_that_the_ledger_says",
     ),
     PlantedBug(
+        name="the last bits of released numbers",
+        rule=5,
+        file="ldm/privacy/statistics/query.py",
+        old="    sums = {name: on_grid(value, std) for name, value in sums.items()}\n",
+        new="",
+        why="a float64 sum and its noise show which sums are possible, such as that of an empty class",
+        test=f"{RELEASE}::test_released_numbers_do_not_show_the_last_bits_of_the_noise",
+    ),
+    PlantedBug(
+        name="cells of the private records themselves",
+        rule=5,
+        file="ldm/training/statistics.py",
+        old="        query = statistics.query(index, frame, mixture)\n        if index",
+        new="        query = statistics.query(index, frame, mixture)\n"
+        "        if query.anchors is not None:\n"
+        "            shift = 0 * query.anchors + frame.project(latents.flatten(1)).mean(dim=0)\n"
+        '            query = type(query)(**{**vars(query), "anchors": shift})\n'
+        "        if index",
+        why="the centres are a statistic of the records that nobody charges",
+        test="tests/training/test_statistics.py::test_cells_and_norms_follow_from_releases_alone",
+    ),
+    PlantedBug(
         name="latents centred by themselves",
         rule=5,
         file="ldm/training/statistics.py",

@@ -144,6 +144,15 @@ PLANS = (
         "test_statistics_and_steps_together_meet_the_target_by_another_accountant",
     ),
     PlantedBug(
+        name="statistics with other noise than planned",
+        rule=3,
+        file="ldm/training/statistics.py",
+        old="    if before != list(planned):\n",
+        new="    if len(before) > len(planned):\n",
+        why="the steps were calibrated for the noise that the statistics had when the run began",
+        test="tests/training/test_statistics.py::test_other_noise_is_refused_on_resume",
+    ),
+    PlantedBug(
         name="the classifier costs nothing",
         rule=3,
         file="ldm/training/statistics_plan.py",

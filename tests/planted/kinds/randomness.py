@@ -140,6 +140,17 @@ SECRETS = (
         test=f"{STEP}::test_what_a_loss_draws_does_not_follow_from_the_training_seed",
     ),
     PlantedBug(
+        name="one stream of noise for all tensors of a statistic",
+        rule=6,
+        file="ldm/privacy/statistics/query.py",
+        old="    GaussianNoise(std, insecure_seed=insecure_seed, start=start, purpose=STATISTICS).add_(sums)\n",
+        new="    seed = hash(object()) >> 8 if insecure_seed is None else insecure_seed\n"
+        "    for value in sums.values():\n"
+        '        GaussianNoise(std, insecure_seed=seed, start=start, purpose=STATISTICS).add_({"": value})\n',
+        why="the difference of two numbers with the same noise has none",
+        test="tests/privacy/statistics/test_release.py::test_every_tensor_of_a_release_has_noise_of_its_own",
+    ),
+    PlantedBug(
         name="numpy keeps the training seed",
         rule=6,
         file="ldm/privacy/randomness.py",

@@ -250,8 +250,8 @@ SENSITIVITY = (
         name="statistics without clipping",
         rule=2,
         file="ldm/privacy/statistics/query.py",
-        old="    return rows * (norm / lengths.clamp(min=norm))",
-        new="    return rows * (norm / lengths.clamp(min=norm)).clamp(min=0.5)",
+        old="    return (rows * (norm / lengths.clamp(min=norm))).nan_to_num(nan=0.0)",
+        new="    return (rows * (norm / lengths.clamp(min=norm)).clamp(min=0.5)).nan_to_num(nan=0.0)",
         why="a record far away moves the released sum by more than its sensitivity",
         test=f"{RELEASE}::test_one_record_moves_the_sum_by_at_most_the_sensitivity",
     ),
@@ -263,6 +263,26 @@ SENSITIVITY = (
         new="coordinates = offsets",
         why="a record far from its centre moves the centred sums by more than their sensitivity",
         test=f"{RELEASE}::test_one_record_moves_the_sum_by_at_most_the_sensitivity",
+    ),
+    PlantedBug(
+        name="cells by the private number of records of a class",
+        rule=2,
+        file="ldm/privacy/statistics/moments.py",
+        old="        if self.centred:\n            offsets",
+        new="        nearest = torch.where(which.bincount()[which] > 3, nearest, nearest * 0)\n"
+        "        if self.centred:\n            offsets",
+        why="one record more moves others into another cell",
+        test=f"{RELEASE}::test_one_record_moves_the_sum_by_at_most_the_sensitivity",
+    ),
+    PlantedBug(
+        name="gradients of a classifier summed in float32",
+        rule=2,
+        file="ldm/privacy/statistics/linear.py",
+        old="            result[:-1] += (exact.T @ rows.double()).T\n",
+        new="            result[:-1] += (errors.T @ rows).T\n",
+        why="the rounding of a whole chunk changes with one record more, by more than the slack",
+        test="tests/privacy/statistics/test_linear.py::"
+        "test_the_rounding_of_a_sum_of_many_equal_records_stays_within_the_bound",
     ),
     PlantedBug(
         name="directions of a basis that are not checked",
