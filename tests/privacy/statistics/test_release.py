@@ -264,7 +264,7 @@ def test_every_tensor_of_a_release_has_noise_of_its_own() -> None:
     answer, _ = ask(query)
     noise = [(answer.sums[name] - exact[name]).flatten()[:6] for name in exact]
     for one, other in itertools.combinations(noise, 2):
-        assert float((one - other).abs().min()) > 1e-3 * answer.noise_std / len(noise)
+        assert float((one - other).abs().max()) > 0.01 * answer.noise_std
 
 
 @pytest.mark.parametrize("name", QUERIES)
