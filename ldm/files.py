@@ -1,4 +1,4 @@
-"""Atomic writes, digests of files, checksums of zip archives, and checks that a folder is writable."""
+"""Atomic writes of files and folders, digests, checksums of zip archives, and checks of paths before long work."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,6 +68,45 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file, atomically. Raises UserError as `write_atomic`."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomic(path, write)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write plain values as indented JSON, atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def check_new_folder(folder: Path, reason: str = "") -> None:
+    """Raise UserError when ``folder`` exists or cannot be created; called before the work that fills it.
+
+    ``reason``: why an existing folder is not taken, as words that continue "name a new folder".
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists; name a new folder{reason}")
+    check_writable(folder.absolute().parent, f"{folder}: folder")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Write a folder atomically: the body fills a temporary one beside it, which is renamed when the body ends.
+
+    After an exception neither folder is there. Missing parent folders are created. Call `check_new_folder` first.
+    """
+    staging = folder.absolute().parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def downloads_allowed() -> bool:
@@ -162,16 +202,12 @@ def _require_all_entries(path: str | Path, found: int) -> None:
         raise zipfile.BadZipFile(f"its directory lists {found} of {count} members")
 
 
-def require_regular(path: str | Path) -> None:
-    """Raise UserError for a path that is not a regular file; reading a pipe or a device might never end."""
+def require_regular(path: str | Path) -> int:
+    """As `require_regular_file`, with UserError for a missing file, too."""
     try:
-        mode = Path(path).stat().st_mode
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror or error}") from None
-    if stat.S_ISDIR(mode):
-        raise UserError(f"'{path}' is a folder; name a file in it")
-    if not stat.S_ISREG(mode):
-        raise UserError(f"'{path}' is no ordinary file but a pipe or a device; copy its content to a file")
+        return require_regular_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from None
 
 
 def read_json(path: str | Path, largest: int) -> Any:
@@ -181,10 +217,9 @@ def read_json(path: str | Path, largest: int) -> Any:
         UserError: when it cannot be read, is larger, is not JSON, is nested too deeply, or contains NaN or a number
             with thousands of digits.
     """
-    require_regular(path)
+    if require_regular(path) > largest:
+        raise UserError(f"'{path}' is larger than {largest} bytes; it is refused")
     try:
-        if Path(path).stat().st_size > largest:
-            raise UserError(f"'{path}' is larger than {largest} bytes; it is refused")
         return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
     except RecursionError:
         raise UserError(f"'{path}' is nested too deep; it is refused") from None

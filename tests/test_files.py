@@ -1,4 +1,4 @@
-"""Text files that are no text, too large, or no files at all: one line, at once."""
+"""Files that are of another kind or too large are one line, at once; new folders are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ldm.data.camelyon import read_metadata
 from ldm.data.celeba_attributes import AttributeTable
 from ldm.errors import UserError
 from ldm.evaluation.features.inception import InceptionFeatures
-from ldm.files import read_text
+from ldm.files import check_new_folder, new_folder, read_json, read_text, write_json
 from ldm.inference import read_prompts
 from ldm.modules.encoders.wordpiece import _read_vocabulary
 from ldm.modules.losses.lpips import _tensors_of
@@ -73,3 +73,28 @@ def test_lists_of_images_in_other_encodings(tmp_path: Path) -> None:
     (tmp_path / "list_eval_partition.txt").write_bytes(b"000001.jpg 0\n\xff\xfe 1\n")
     with pytest.raises(UserError, match="list_eval_partition.txt' as text"):
         celeba.partition(tmp_path, None)
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    out = tmp_path / "above" / "new"
+    with pytest.raises(ZeroDivisionError), new_folder(out) as folder:
+        (folder / "a.txt").write_text("half")
+        raise ZeroDivisionError
+    assert [path for path in tmp_path.rglob("*") if path != out.parent] == []
+    with new_folder(out) as folder:
+        assert not out.exists() and folder.parent == out.parent  # a rename within one file system
+        (folder / "a.txt").write_text("whole")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")] == ["above/new/a.txt"]
+    with pytest.raises(UserError, match="new exists; name a new folder, because"):
+        check_new_folder(out, ", because")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written to"):
+        check_new_folder(tmp_path / "file" / "new")
+
+
+def test_json_files_hold_what_json_can(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"ε": [1.5, None]})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "ε": [\n    1.5,\n    null\n  ]\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert read_json(tmp_path / "a.json", 100) == {"ε": [1.5, None]}
