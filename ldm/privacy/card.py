@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.files import read_json, write_atomic
+from ldm.files import read_json, write_text
 from ldm.privacy.account import Account, distinct
 from ldm.privacy.accounting import Spending, accountants_for, epsilon, joint_epsilon
 from ldm.privacy.card_checks import check_card, check_size
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
 
+#: Name of the card's file in a run directory and in a release.
+CARD_FILE = "privacy.json"
 FORMAT = "latent diffusion privacy card"
 VERSION = 1
 LARGEST = 16 * 2**20
@@ -198,15 +200,17 @@ class ReleaseCard:
             others = distinct((*before.others, *self.others))
             card = replace(self, weights={**before.weights, **self.weights}, others=others)
         text = json.dumps(card.to_dict(), indent=2, allow_nan=False) + "\n"
-        write_atomic(target, lambda temporary: _write_for_all(temporary, text))
+        write_text(target, text)
 
     @classmethod
     def read(cls, path: str | Path) -> ReleaseCard:
         """Read a card and check that it agrees with itself; epsilon is computed anew.
 
-        Raises UserError, naming the file, when it is missing, is no card, or was damaged or changed.
+        ``path``: the file, or the folder that holds it (a run directory, a release). Raises UserError, naming the
+        file, when it is missing, is no card, or was damaged or changed.
         """
-        return _read(Path(path), checked=True)
+        path = Path(path)
+        return _read(path / CARD_FILE if path.is_dir() else path, checked=True)
 
 
 def _read(path: Path, checked: bool) -> ReleaseCard:
@@ -232,7 +236,3 @@ def _epsilons(spendings: tuple[Spending, ...], delta: float) -> tuple[tuple[str,
     events = [entry for own, _ in spendings for entry in own]
     names = [name for name in accountants_for(events) if name != "prv"]
     return tuple((name, epsilon(events, delta, name)) for name in names)
-
-
-def _write_for_all(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.inference import load_model
-from ldm.models.diffusion.protocols import PrivateModel
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 from ldm.privacy.audit import (
     AuditResult,
     DrawsResult,
@@ -35,14 +35,14 @@ from ldm.privacy.clipping import Clipping, PerRecordClipper
 from ldm.privacy.event import POISSON
 from ldm.privacy.plan import PrivacyPlan
 from ldm.reports.audit_file import AUDIT, AuditFile
-from ldm.reports.budget import config_plan
+from ldm.reports.budget import PlannedRun
 from ldm.reports.model_files import ModelFiles
 from ldm.training.driver import build_model
 
 logger = logging.getLogger(__name__)
 
 MICROBATCH = 16
-#: Pairs that are measured for ``--method pairs``, where ``canaries`` is the number of small data sets.
+#: The method that measures small data sets, whose number is then that of ``canaries``.
 PAIRS = "pairs"
 
 
@@ -53,7 +53,7 @@ class Subject:
     ``stated_epsilon`` is None for a plan that was not trained yet; ``run`` the directory that the result belongs to.
     """
 
-    model: Any
+    model: LatentDenoiser
     plan: PrivacyPlan
     engine: str
     stated_epsilon: float | None = None
@@ -75,7 +75,7 @@ class Subject:
     @classmethod
     def _of_run(cls, run: Path, device: torch.device) -> Subject:
         files = ModelFiles.find(run)
-        card = ReleaseCard.read(run / "privacy.json")
+        card = ReleaseCard.read(run)
         taken = card.ledger.count(card.plan.event())
         if taken == 0:
             raise UserError(f"{run}: has made no private step yet; train first, or audit its YAML file")
@@ -85,9 +85,9 @@ class Subject:
 
     @classmethod
     def _of_config(cls, path: Path, settings: Sequence[str], device: torch.device) -> Subject:
-        config, plan, _ = config_plan(path, settings)
-        model = build_model(config).to(device)
-        return cls(_selected(model, path), plan, model.dp_config.engine)
+        run = PlannedRun.read(path, settings)
+        model = build_model(run.config).to(device)
+        return cls(_selected(model, path), run.plan(), model.dp_config.engine)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Audit:
         return {name: part.to_dict() for name, part in vars(self).items() if part is not None}
 
 
-def landed_mechanism(engine: str) -> Mechanism:
+def training_mechanism(engine: str) -> Mechanism:
     """Sampler, clipper, noise and ledger as training uses them, with the configured engine of the clipper."""
 
     def clipper(module: nn.Module, parameters: Mapping[str, nn.Parameter], plan: PrivacyPlan) -> PerRecordClipper:
@@ -138,14 +138,14 @@ def landed_mechanism(engine: str) -> Mechanism:
 
 def run_audit(subject: Subject, request: AuditRequest) -> Audit:
     """Measure what ``request`` asks for. Raises UserError for requests that do not fit the plan."""
-    plan, mechanism = subject.plan, landed_mechanism(subject.engine)
-    rows, loss = made_up(subject.model, request.records)
+    plan, mechanism = subject.plan, training_mechanism(subject.engine)
+    rows, loss = made_up_records(subject.model, request.records)
     if request.sensitivity:
         if not rows:
             raise UserError("--sensitivity needs records, and none with this model's condition can be made up")
-        fixed = subject.model.expand_batch(
-            subject.model.example_batch(request.records), plan.noise_multiplicity, MICROBATCH
-        )
+        batch = subject.model.example_batch(request.records)
+        assert batch is not None  # the records above were made from it
+        fixed = subject.model.expand_batch(batch, plan.noise_multiplicity, MICROBATCH)
         loss = subject.model.per_example_losses
         return Audit(sensitivity=audit_sensitivity(subject.model, plan, loss, fixed, mechanism=mechanism))
     if request.method == PAIRS:
@@ -166,7 +166,7 @@ def run_audit(subject: Subject, request: AuditRequest) -> Audit:
     return Audit(judge(signals, method, request.confidence), audit_draws(signals))
 
 
-def made_up(model: PrivateModel, count: int) -> tuple[dict[str, Tensor], PerExampleLoss]:
+def made_up_records(model: LatentDenoiser, count: int) -> tuple[dict[str, Tensor], PerExampleLoss]:
     """``count`` made-up records of a model, and its loss with fresh timesteps and noise for each row.
 
     No records, and a log line, for a condition that cannot be made up; the mechanism is then audited on canaries alone.
@@ -195,7 +195,7 @@ def save_audit(subject: Subject, audit: Audit) -> Path | None:
     return path
 
 
-def _selected(model: Any, place: Path) -> Any:
+def _selected(model: Any, place: Path) -> LatentDenoiser:
     """The model of ``place`` in training mode, with all but its trained parameters frozen."""
     if not hasattr(model, "select_trainable"):
         raise UserError(f"{place}: its model has no private training to audit; audit a latent diffusion model")

@@ -24,7 +24,7 @@ from ldm.checkpoint.adapters import export_adapter_next_to
 from ldm.config import instantiate_from_config, to_plain
 from ldm.errors import Stopped, UserError
 from ldm.models.diffusion.dp_config import read_dp_config
-from ldm.training import private_run
+from ldm.training import private_run, run_account
 from ldm.training.allocator import keep_freed_memory
 from ldm.training.data_check import check_data, check_labels
 from ldm.training.dry_run import plan_lines
@@ -33,6 +33,7 @@ from ldm.training.lightning_warnings import filter_lightning_warnings
 from ldm.training.model_check import check_parts
 from ldm.training.preparation import cache_latents
 from ldm.training.request import RunRequest
+from ldm.training.run_account import RunAccount
 from ldm.training.run_directory import RunDirectory, launched
 from ldm.training.trainer_flags import own_device
 from ldm.training.trainer_parts import build_callbacks, build_loggers, one_line, uncovered_loggers
@@ -117,12 +118,12 @@ def read_resumed(request: RunRequest) -> Mapping[str, Any] | None:
     return content
 
 
-def plan(request: RunRequest) -> tuple[Any, private_run.Account | None]:
+def plan(request: RunRequest) -> tuple[Any, RunAccount | None]:
     """The data, checked against the configured model, and the privacy account of a private run."""
     params = request.model_params
     dp_config = read_dp_config(request.dp_config, params.get("DPDM_k") or 1)
     if request.private:
-        private_run.check_settings(dp_config, request.settings)
+        run_account.check_settings(dp_config, request.settings)
     check_parts(params)
     data = instantiate_from_config(request.config.data)
     data.prepare_data()
@@ -130,10 +131,10 @@ def plan(request: RunRequest) -> tuple[Any, private_run.Account | None]:
     check_data(params, data)
     if not request.private:
         return data, None
-    return data, private_run.open_account(dp_config, data, request.settings, request.run_dir)
+    return data, run_account.open_account(dp_config, data, request.settings, request.run_dir)
 
 
-def print_plan(request: RunRequest, data: Any, planned: private_run.Account | None) -> None:
+def print_plan(request: RunRequest, data: Any, planned: RunAccount | None) -> None:
     """Print the plan of a ``--dry-run``."""
     rate = rate_of(request, data)
     steps = planned.ledger.count(planned.plan.event()) if planned else 0
@@ -157,9 +158,7 @@ def rate_of(request: RunRequest, data: Any) -> float:
 # ---------------------------------------------------------------------- building
 
 
-def build(
-    request: RunRequest, data: Any, planned: private_run.Account | None, resumed: Mapping[str, Any] | None
-) -> Run:
+def build(request: RunRequest, data: Any, planned: RunAccount | None, resumed: Mapping[str, Any] | None) -> Run:
     """Build the model, the private session and the Trainer; writes nothing."""
     model = build_model(request.config)
     check_labels(model, data)
@@ -290,7 +289,7 @@ def fit(request: RunRequest, run: Run) -> None:
     if trainer.is_global_zero:
         forget_run(run_dir.path.parent)
         if getattr(run.model, "adapter_plan", None):
-            export_adapter_next_to(run_dir.checkpoints / "last.ckpt")
+            export_adapter_next_to(run_dir.last_checkpoint)
 
 
 def how_to_go_on(run_dir: RunDirectory) -> str:

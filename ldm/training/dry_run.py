@@ -16,7 +16,7 @@ from ldm.privacy.plan import PrivacyPlan
 from ldm.training.estimate import Needs, count_needs, measured_rate
 from ldm.training.private_checks import requested_length
 from ldm.training.request import RunRequest
-from ldm.training.statistics_plan import StatisticsPlan
+from ldm.training.statistics_plan import charges_before
 from ldm.training.trainer_flags import device_count, own_device
 
 #: Share of the free memory that a microbatch is expected to fill.
@@ -42,7 +42,7 @@ def plan_lines(
         lines.append(f"goes on from    {request.resume}")
     warm_up = request.dp_config.get("warm_up") if plan is not None else None
     if plan is not None:
-        before = StatisticsPlan.read(warm_up).events(plan.relation) if warm_up else ()
+        before = charges_before(warm_up, plan.relation)
         lines += privacy_lines(plan, taken, records, before, others)
     else:
         lines += public_lines(request, data, records)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ldm.errors import UserError, nearest
 from ldm.files import check_writable
-from ldm.training.newest_checkpoint import newest_checkpoint
+from ldm.training.newest_checkpoint import LAST, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +22,24 @@ VARIABLE = "LDM_RUN_DIRECTORY"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The folder of one run: ``<logdir>/<time>_<name>``, with ``configs``, ``checkpoints`` and ``images`` in it."""
+    """The folder of one run: ``<logdir>/<time>_<name>``, with ``configs``, ``checkpoints`` and ``images`` in it.
+
+    ``stamp``: the start of this process, which names its configuration files; "" for one that reads a finished run.
+    ``resume_from``: the checkpoint from which this process goes on.
+    """
 
     path: Path
-    stamp: str
+    stamp: str = ""
     resume_from: Path | None = None
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The newest checkpoint of a run that has ended."""
+        return self.checkpoints / LAST
 
     @property
     def configs(self) -> Path:

@@ -140,6 +140,11 @@ class StatisticsPlan:
         )
 
 
+def charges_before(warm_up: Mapping[str, Any] | None, relation: str) -> History:
+    """The ledger's charges for ``dp_config.warm_up``, which precede the first step; none without that section."""
+    return StatisticsPlan.read(warm_up).events(relation) if warm_up else ()
+
+
 def _check_order(rounds: Sequence[MomentRound]) -> None:
     """Raise UserError for a round that needs more than the rounds before it release."""
     where = "dp_config.warm_up.rounds"

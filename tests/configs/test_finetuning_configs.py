@@ -20,7 +20,7 @@ from ldm.checkpoint import read_checkpoint, save_checkpoint
 from ldm.config import load_config, to_plain
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.reports.parameter_counts import count_config
-from ldm.training.private_run import make_plan
+from ldm.training.run_account import make_plan
 from tests import shipped, tiny
 from tests.shipped import FAMILIES, FINE_TUNING, WRITTEN_OUT, family, path_of
 from tests.tiny_runs import Commands, commands

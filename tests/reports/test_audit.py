@@ -19,7 +19,7 @@ from ldm.privacy.audit import Mechanism, Signals, audit_draws
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.plan import PrivacyPlan
 from ldm.reports import audit as reports_audit
-from ldm.reports.audit import AuditRequest, Subject, made_up, run_audit
+from ldm.reports.audit import AuditRequest, Subject, made_up_records, run_audit
 from ldm.reports.audit_file import AUDIT, AuditFile
 from ldm.reports.release import release_run
 from ldm.reports.release_facts import ReleaseFacts
@@ -100,7 +100,7 @@ def test_a_run_is_audited_on_its_own_model_and_the_result_goes_on_the_card(
 def test_a_planted_mistake_ends_with_code_1_and_no_release(
     own: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports_audit, "landed_mechanism", lambda engine: BROKEN[name])
+    monkeypatch.setattr(reports_audit, "training_mechanism", lambda engine: BROKEN[name])
     assert audited(own) == 1
     said = capsys.readouterr().out
     assert "EXCEEDED" in said and "do not publish" in said
@@ -111,7 +111,7 @@ def test_a_planted_mistake_ends_with_code_1_and_no_release(
 
 def test_copies_clipped_as_records_move_the_sum_too_far(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = BROKEN["noise draws clipped as records"]
-    monkeypatch.setattr(reports_audit, "landed_mechanism", lambda engine: broken)
+    monkeypatch.setattr(reports_audit, "training_mechanism", lambda engine: broken)
     assert audited(own, "--sensitivity") == 1
 
 
@@ -123,7 +123,7 @@ def test_shuffling_leaks_more_than_is_claimed_among_records_that_pull_the_other_
     values["lightning"]["trainer"]["max_steps"] = 150
     path = Path(tiny.options(tmp_path, values).base[0])
     monkeypatch.setattr(
-        reports_audit, "landed_mechanism", lambda engine: BROKEN["shuffled epochs instead of Poisson draws"]
+        reports_audit, "training_mechanism", lambda engine: BROKEN["shuffled epochs instead of Poisson draws"]
     )
     assert audited(path, "--method", "pairs") == 1
     assert "shuffled" not in capsys.readouterr().err
@@ -142,7 +142,7 @@ def test_the_parts_that_are_audited_are_those_that_training_uses(run: Path) -> N
     card = ReleaseCard.read(run / "privacy.json")
     trained = {name for name, value in subject.model.named_parameters() if value.requires_grad}
     assert trained == set(card.trained)
-    rows, loss = made_up(subject.model, 2)
+    rows, loss = made_up_records(subject.model, 2)
     assert loss(rows).shape == (2,) and not torch.equal(loss(rows), loss(rows)), "noise is drawn for each row"
 
 
@@ -202,4 +202,4 @@ def test_a_model_whose_condition_cannot_be_made_up_is_audited_on_canaries(
     assert "canaries go through the mechanism alone" in caplog.text and not found.exceeded
     with pytest.raises(UserError, match="none with this model's condition"):
         run_audit(subject, AuditRequest(sensitivity=True))
-    assert isinstance(reports_audit.landed_mechanism("naive"), Mechanism)
+    assert isinstance(reports_audit.training_mechanism("naive"), Mechanism)

@@ -21,7 +21,7 @@ from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.ranks import Ranks
 from ldm.privacy.sampling import FixedSizeBatchSampler, PoissonBatchSampler, sampler_from_plan
 from ldm.training import train
-from ldm.training.private_run import make_plan
+from ldm.training.run_account import make_plan
 from tests import tiny
 
 RECORDS, BATCH, DELTA = 200, 30, 1e-4

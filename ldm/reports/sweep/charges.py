@@ -9,57 +9,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
-from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.privacy.account import epsilon_of
-from ldm.privacy.accounting import Spending, joint_epsilon, least_noise
+from ldm.privacy.accounting import joint_epsilon, least_noise
 from ldm.privacy.card import ReleaseCard
-from ldm.privacy.config import DPConfig
 from ldm.privacy.event import History
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.selection import Selection
-from ldm.reports.budget import config_plan
+from ldm.reports.budget import PlannedRun
 from ldm.reports.sweep.grid import Setting
-from ldm.training.private_checks import required_length
-from ldm.training.private_run import read_others
-from ldm.training.statistics_plan import StatisticsPlan
-from ldm.training.trainer_flags import rename_legacy_arguments
+from ldm.training.run_account import read_others
 
 DP = "model.params.dp_config"
-
-
-class _Candidate:
-    """One setting's private configuration, whose plan follows from a noise multiplier."""
-
-    def __init__(self, base: Path, setting: Setting) -> None:
-        config = load_config([base], setting)
-        raw = to_plain(config.model.params.get("dp_config")) or {}
-        self.config: DPConfig = read_dp_config(raw, config.model.params.get("DPDM_k") or 1)
-        if self.config.dataset_size is None:
-            raise UserError(f"{base}: dp_config.dataset_size is not stated; type {DP}.dataset_size=N")
-        self.batch = config.data.params.batch_size
-        settings = rename_legacy_arguments(to_plain((config.get("lightning") or {}).get("trainer")) or {})
-        self.epochs, self.steps = required_length(settings)
-        warm_up = self.config.warm_up
-        self.before: History = StatisticsPlan.read(warm_up).events(self.config.relation) if warm_up else ()
-
-    def plan(self, sigma: float) -> PrivacyPlan:
-        """The plan with this noise multiplier."""
-        given = replace(self.config, epsilon=None, noise_multiplier=sigma)
-        size = self.config.dataset_size or 0
-        return given.plan(
-            num_records=size, batch_size=self.batch, epochs=self.epochs, steps=self.steps, history=self.before
-        )
-
-    def spending(self, sigma: float) -> Spending:
-        plan = self.plan(sigma)
-        return [*self.before, (plan.event(), plan.steps)], None
 
 
 def compose(base: Path, grid: Sequence[Setting], folder: Path) -> list[list[str]]:
@@ -68,22 +34,22 @@ def compose(base: Path, grid: Sequence[Setting], folder: Path) -> list[list[str]
     ``base`` is the configuration; its other private runs (``dp_config.other_runs``) are charged too. Raises UserError
     for a target that cannot be met, and for settings that differ in delta.
     """
-    candidates = [_Candidate(base, setting) for setting in grid]
-    first = candidates[0].config
+    runs = [PlannedRun.read(base, setting) for setting in grid]
+    first = runs[0].dp
     delta, target = first.delta, first.epsilon
-    if delta is None or any(candidate.config.delta != delta for candidate in candidates):
+    if delta is None or any(run.dp.delta != delta for run in runs):
         raise UserError(f"{base}: all runs of a sweep need one dp_config.delta")
     others = [account.spending for account in read_others(first.other_runs)]
 
     def spent(sigma: float) -> float:
-        return joint_epsilon([*others, *(candidate.spending(sigma) for candidate in candidates)], delta)
+        return joint_epsilon([*others, *(run.spending(run.plan(sigma)) for run in runs)], delta)
 
     sigma = least_noise(spent, target) if target is not None else first.noise_multiplier
     if sigma is None:
         raise UserError(f"{base}: dp_config needs epsilon or noise_multiplier")
     files = [folder / f"{number:02d}.json" for number in range(1, len(grid) + 1)]
-    for candidate, path in zip(candidates, files, strict=True):
-        planned_card(candidate.plan(sigma), candidate.before).write(path)
+    for run, path in zip(runs, files, strict=True):
+        planned_card(run.plan(sigma), run.before).write(path)
     overrides = []
     for number in range(len(grid)):
         charged = [*first.other_runs, *(str(path.resolve()) for place, path in enumerate(files) if place != number)]
@@ -116,7 +82,7 @@ def select(base: Path, grid: Sequence[Setting], selection: Selection) -> list[st
     guarantees are the same, and for a configuration without a target epsilon or noise multiplier.
     """
     words = [f"{DP}.selection.eta={selection.eta!r}", f"{DP}.selection.gamma={selection.gamma!r}"]
-    plans = [config_plan(base, [*setting, *words])[1] for setting in grid]
+    plans = [PlannedRun.read(base, [*setting, *words]).plan() for setting in grid]
     for setting, plan in zip(grid, plans, strict=True):
         if (plan.event(), plan.steps, plan.delta) != (plans[0].event(), plans[0].steps, plans[0].delta):
             raise UserError(

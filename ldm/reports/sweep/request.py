@@ -15,11 +15,10 @@ from omegaconf import OmegaConf
 
 from ldm.config import load_config
 from ldm.errors import UserError
-from ldm.files import read_json
-from ldm.reports.evaluation_files import write_json
+from ldm.files import read_json, write_json
+from ldm.reports.budget import PlannedRun
 from ldm.reports.sweep.grid import Setting
 from ldm.reports.sweep.result import RESULT
-from ldm.training.settings import check_settings
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class SweepRequest:
     progress: Callable[[str], None] = logger.info
 
     def check(self) -> None:
-        """Raise UserError for a request that is not covered, and for settings whose keys do not exist."""
+        """Raise UserError for a request that is not covered, a configuration that is not private, or an unknown key."""
         if bool(self.public) == bool(self.charge):
             raise UserError(
                 "say which images to try on: --public CLASS|FOLDER (free), or the private ones with --charge "
@@ -64,15 +63,14 @@ class SweepRequest:
         if self.charge == SELECTION and not self.held_out:
             raise UserError("--charge selection needs public images to choose by: --held-out CLASS|FOLDER")
         for setting in self.grid:
-            words = [*self.settings, *setting]
-            check_settings(load_config([self.base], words), words)
+            PlannedRun.read(self.base, [*self.settings, *setting])
 
     def check_new(self) -> None:
         """Raise UserError when the folder is there, naming the command that goes on with a stopped sweep."""
         if (self.out / REQUEST).is_file() and not (self.out / RESULT).is_file():
             raise UserError(f"{self.out} holds a sweep that was stopped; type dp-ldm sweep --resume {self.out}")
         if self.out.exists():
-            raise UserError(f"{self.out} exists; name a new folder with --out")
+            raise UserError(f"{self.out} exists; name a new folder with --output")
 
     def write(self, overrides: Sequence[Sequence[str]] = ()) -> None:
         """Write ``request.json``. ``overrides``: the further settings of each run, with what it is charged."""

@@ -23,6 +23,7 @@ from ldm.errors import Stopped, UserError
 from ldm.evaluation.inputs.sources import open_dataset, parse_settings
 from ldm.inference import load_model
 from ldm.privacy.selection import Selection
+from ldm.reports.budget import PlannedRun
 from ldm.reports.membership import LossOptions, image_losses
 from ldm.reports.model_files import ModelFiles
 from ldm.reports.release import CANDIDATES
@@ -30,7 +31,7 @@ from ldm.reports.sweep.candidates import Candidates
 from ldm.reports.sweep.charges import compose, private_set, select, total_epsilon
 from ldm.reports.sweep.grid import Setting
 from ldm.reports.sweep.request import COMPOSITION, PUBLIC, REQUEST, SELECTION, SweepRequest
-from ldm.reports.sweep.result import RESULT, SweepResult, Tried, ranked
+from ldm.reports.sweep.result import RESULT, SweepResult, ranked
 from ldm.reports.sweep.stages import Stage, stage_of
 from ldm.training import RunOptions, train
 
@@ -84,7 +85,7 @@ def _carried_out(request: SweepRequest, overrides: list[list[str]] | None) -> Sw
 
 def _on_public(request: SweepRequest) -> SweepResult:
     node, full = _node(request, request.public, request.public_args)
-    count = _dataset_size(request)
+    count = PlannedRun.read(request.base, request.settings).num_records
     held = min(HELD_OUT, len(full) // 5) if not request.held_out else 0
     used = min(count, len(full) - held)
     if used < 1:
@@ -220,14 +221,3 @@ def _node(request: SweepRequest, name: str, words: Sequence[str]) -> tuple[dict[
 
 def _held_out(request: SweepRequest) -> Any:
     return _node(request, request.held_out, request.held_out_args)[1]
-
-
-def _dataset_size(request: SweepRequest) -> int:
-    from ldm.reports.budget import config_plan
-
-    plan = config_plan(request.base, request.settings)[1]
-    assert plan.num_records is not None  # config_plan demands it
-    return plan.num_records
-
-
-__all__ = ["SweepRequest", "Tried", "resume_sweep", "run_sweep"]

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from ldm.privacy.card import ReleaseCard
-from ldm.training.newest_checkpoint import LAST, newest_checkpoint, steps_of
+from ldm.training.newest_checkpoint import newest_checkpoint, steps_of
 from ldm.training.run_directory import RunDirectory
 
 
@@ -26,7 +26,7 @@ def stage_of(folder: Path, number: int) -> tuple[Stage, Path | None]:
     found: dict[Stage, Path] = {}
     for path in sorted(folder.glob("*")):
         if (name := re.search(r"_(\d+)(-\d+)?$", path.name)) and int(name[1]) == number:
-            found[_stage(RunDirectory(path, ""))] = path
+            found[_stage(RunDirectory(path))] = path
     for stage in (Stage.FINISHED, Stage.UNFINISHED, Stage.LOST):
         if stage in found:
             return stage, found[stage]
@@ -35,7 +35,7 @@ def stage_of(folder: Path, number: int) -> tuple[Stage, Path | None]:
 
 def _stage(run: RunDirectory) -> Stage:
     card = ReleaseCard.read(run.privacy_card) if run.privacy_card.is_file() else None
-    whole = steps_of(run.checkpoints / LAST) is not None
+    whole = steps_of(run.last_checkpoint) is not None
     if card is not None and whole and card.ledger.count(card.plan.event()) >= card.plan.steps:
         return Stage.FINISHED
     newest = newest_checkpoint(run.checkpoints)

@@ -245,7 +245,7 @@ PLANS = (
     PlantedBug(
         name="other runs are charged after the noise was chosen",
         rule=3,
-        file="ldm/training/private_run.py",
+        file="ldm/training/run_account.py",
         old="    spent = tuple(account.spending for account in others)\n    return",
         new="    spent = ()\n    return",
         why="all runs together exceed the target epsilon",

@@ -127,6 +127,7 @@ def test_a_sweep_says_who_pays(place: Path, words: list[str], message: str) -> N
         (["--try", "model.base_learning_rat=1,2"], "model has no key 'base_learning_rat'; did you mean 'base_l"),
         (["--try", RATES, "lightning.trainer.max_step=9"], "no key 'max_step'; did you mean 'max_steps'"),
         (["--try", RATES, "model.params.dp_config.delt=1"], "no key 'delt'; did you mean 'delta'"),
+        (["--try", RATES, "model.params.dp_config.enabled=false"], "would have no guarantee to account for"),
     ],
 )
 def test_a_misspelt_key_is_named_before_anything_is_written(place: Path, words: list[str], message: str) -> None:
