@@ -25,7 +25,7 @@ from ldm.data.glyphs import GlyphsTrain
 from ldm.data.mnist import MNIST5kTrain, MNIST5kVal
 from ldm.errors import UserError
 from ldm.evaluation.inputs.sources import collect
-from ldm.files import write_atomic
+from ldm.files import write_text
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.quickstart import ReportOptions, Scorer, last_checkpoint, model_samples
 
@@ -72,7 +72,7 @@ def measure(cell: Cell, work: Path, scorer: Scorer) -> dict[str, float]:
         found: dict[str, float] = json.loads(file.read_text())
         return found
     trained = cell.train(work / cell.name, scorer.device)
-    card = ReleaseCard.read(trained / "privacy.json")
+    card = ReleaseCard.read(trained)
     row, _ = scorer.row(
         cell.name, model_samples(CONFIGS[cell.kind], last_checkpoint(trained), scorer.options, scorer.device)
     )
@@ -82,7 +82,7 @@ def measure(cell: Cell, work: Path, scorer: Scorer) -> dict[str, float]:
         "epsilon": next(iter(card.epsilons().values())),
         "sigma": card.plan.noise_multiplier,
     }
-    write_atomic(file, lambda path: path.write_text(json.dumps(found)))
+    write_text(file, json.dumps(found))
     return found
 
 
@@ -133,7 +133,7 @@ def main() -> None:
     ]
     results = {cell: measure(cell, args.work, scorer) for cell in tqdm(cells, unit="run")}
     text = table(results) + "\n"
-    write_atomic(args.output, lambda path: path.write_text(text))
+    write_text(args.output, text)
     print(text)
 
 

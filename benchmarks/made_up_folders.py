@@ -19,7 +19,6 @@ from ldm.cli import ArgumentParser, run, seed
 
 SIDE = 48
 SCALE = 4  # drawn larger and reduced, so that edges are smooth
-Painter = Callable[[ImageDraw.ImageDraw, str, np.random.Generator], None]
 
 
 def _polygon(corners: int, centre: tuple[float, float], radius: float, turn: float) -> list[tuple[float, float]]:

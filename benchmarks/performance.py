@@ -30,7 +30,7 @@ from benchmarks.private_step import GIB, finish, peak_resident, processor
 from benchmarks.whole_step import PARTS, PlainStep, PrivateStep, Workload, compare
 from benchmarks.workloads import SELECTIONS
 from ldm.cli import ArgumentParser, pick_device, run
-from ldm.files import write_atomic
+from ldm.files import write_text
 from ldm.training.allocator import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Page:
         """Append lines and write the whole page."""
         self.lines += lines
         text = "\n".join(self.lines) + "\n"
-        write_atomic(self.file, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(self.file, text)
 
     def table(self, title: str, *columns: str) -> None:
         """Begin a section with a table."""

@@ -36,7 +36,7 @@ from benchmarks.engines import ENGINES, Engine, record_gradients
 from benchmarks.workloads import SELECTIONS, SIZES, build, make_rows
 from ldm.cli import ArgumentParser, pick_device, run
 from ldm.errors import UserError
-from ldm.files import write_atomic
+from ldm.files import write_text
 from ldm.privacy.noise import GaussianNoise
 
 logger = logging.getLogger(__name__)
@@ -364,7 +364,7 @@ def main() -> None:
             if args.device.type == "cuda":
                 torch.cuda.empty_cache()  # the next measurements of memory are other processes
     text = "\n\n".join(parts) + "\n"
-    write_atomic(args.output, lambda path: path.write_text(text))
+    write_text(args.output, text)
     print(text)
     logger.info("written to %s", args.output)
 

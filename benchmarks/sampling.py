@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ldm.data.mnist import MNIST5kTrain, MNIST5kVal
     from ldm.evaluation.inputs.sources import collect
     from ldm.evaluation.metrics.statistics import compare
-    from ldm.files import write_atomic
+    from ldm.files import write_text
     from ldm.reports.quickstart import ReportOptions, Scorer
 
     class Scores(Scorer):
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for row in measure(name, checkpoint, scorer, cases, {row.key: row for row in rows}, args.guide):
                 rows.append(row)
                 content = {"command": vars(args), "rows": [asdict(row) for row in rows]}
-                write_atomic(output, lambda path, content=content: path.write_text(json.dumps(content, indent=1)))
+                write_text(output, json.dumps(content, indent=1))
     print(table(rows))
 
 

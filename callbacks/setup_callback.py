@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from callbacks.step_clock import StepClock, show_text
-from ldm.files import write_atomic
+from ldm.files import write_text
 
 
 class SetupCallback(Callback):
@@ -42,10 +42,7 @@ class SetupCallback(Callback):
             ("project", self.config),
             ("lightning", OmegaConf.create({"lightning": self.lightning_config})),
         ):
-            text = OmegaConf.to_yaml(content)
-            write_atomic(
-                self.run_dir / "configs" / f"{self.stamp}-{kind}.yaml", lambda path, text=text: path.write_text(text)
-            )
+            write_text(self.run_dir / "configs" / f"{self.stamp}-{kind}.yaml", OmegaConf.to_yaml(content))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

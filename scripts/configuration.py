@@ -24,12 +24,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from ldm.errors import UserError
-    from ldm.files import write_atomic
+    from ldm.files import write_text
     from ldm.reports.configuration import configuration_page
 
     text = configuration_page([ROOT / "configs", ROOT / "dp_lora"])
     if args.write:
-        write_atomic(args.page, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(args.page, text)
         print_end(args.page, f"git diff {args.page}")
     elif not args.page.is_file() or args.page.read_text(encoding="utf-8") != text:
         raise UserError(f"{args.page} is out of date; type python scripts/configuration.py --write")

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         some,
         take,
     )
-    from ldm.files import write_atomic
+    from ldm.files import write_text
     from ldm.inference import check_output
     from ldm.samples import SampleSet
 
@@ -89,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         print(f"{name}: shows private images")
     if args.output:
-        text = json.dumps([result.to_dict() for result in results], indent=2)
-        write_atomic(args.output, lambda path: path.write_text(text))
+        write_text(args.output, json.dumps([result.to_dict() for result in results], indent=2))
     written = [str(path) for path in (args.picture, args.output) if path]
     if written:
         print_end(", ".join(written), "keep it where the private images are; epsilon does not cover it")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,7 @@ from ldm.checkpoint.adapters import AdaptedFile, export_adapter, read_adapted
 from ldm.checkpoint.io import save_safetensors
 from ldm.checkpoint.lora_names import WRAPPER
 from ldm.checkpoint.peft_adapter import CONFIG, WEIGHTS
-from ldm.errors import UserError
-from ldm.files import check_writable
+from ldm.files import check_new_folder, new_folder
 
 
 def export_peft(source: str | Path, folder: Path, ema: bool = True, alpha: float | None = None) -> int:
@@ -22,12 +19,8 @@ def export_peft(source: str | Path, folder: Path, ema: bool = True, alpha: float
     EMA weights replace the raw weights unless ``ema`` is False. The metadata of the weights contain the plan and ledger
     of a private run. Returns the number of values; raises UserError for a file without adapters.
     """
-    if folder.exists():
-        raise UserError(f"{folder} exists; name a new folder")
-    check_writable(folder.absolute().parent, f"{folder}: folder")
-    staging = folder.absolute().parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        staging.mkdir(parents=True)
+    check_new_folder(folder)
+    with new_folder(folder) as staging:
         own = staging / "own.safetensors"
         count = export_adapter(source, own, ema, alpha)
         file = read_adapted(own)
@@ -36,9 +29,6 @@ def export_peft(source: str | Path, folder: Path, ema: bool = True, alpha: float
         memory = {key: json.dumps(value) for key, value in file.memory.items()}
         save_safetensors(state, staging / WEIGHTS[0], {"format": "pt", **memory})
         (staging / CONFIG).write_text(json.dumps(peft_config(file), indent=2) + "\n", encoding="utf-8")
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return count
 
 

@@ -34,6 +34,13 @@ def to_plain(config: Any, where: str = "") -> Any:
     return config
 
 
+def value_at(values: Any, *keys: str) -> Any:
+    """The value at nested ``keys`` of plain mappings; None where one of them is missing."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
+
+
 def _unset(key: str) -> UserError:
     return UserError(f"'{key}' has no value yet (???); set it in the YAML file or type {key}=VALUE")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.files import read_json, write_atomic
+from ldm.files import read_json, write_json
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
 from ldm.privacy.plan import PrivacyPlan
@@ -43,8 +42,7 @@ class AuditFile:
 
     def write(self, path: Path) -> None:
         """Write the file, atomically."""
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_json(path, self.to_dict())
 
     @classmethod
     def read(cls, path: Path) -> AuditFile:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ldm.errors import UserError
 from ldm.evaluation.page.comparison import Comparison, compare_results, comparison_page
-from ldm.reports.evaluation_files import read_result, read_sheet, write_json, write_text
+from ldm.files import write_json, write_text
+from ldm.reports.evaluation_files import read_result, read_sheet
 
 COMPARISON_JSON, COMPARISON_PAGE = "comparison.json", "comparison.html"
 

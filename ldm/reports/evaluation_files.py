@@ -16,7 +16,7 @@ from ldm.evaluation.page.evaluation import ImageRows, accuracy_verdict, evaluati
 from ldm.evaluation.page.images import sheet
 from ldm.evaluation.page.verdicts import verdict
 from ldm.evaluation.result import EvaluationResult
-from ldm.files import check_writable, write_atomic
+from ldm.files import check_writable, write_atomic, write_json, write_text
 
 JSON_NAME, PAGE_NAME, SHEET_NAME = "evaluation.json", "report.html", "samples.png"
 #: Key of evaluation.json for the SHA-256 of its other keys.
@@ -38,20 +38,6 @@ def write_evaluation(result: EvaluationResult, images: ImageRows, folder: str | 
     every = rows[0] if len(rows) == 1 else torch.cat(full or rows)
     image = sheet(every[:ON_SHEET], columns=COLUMNS)
     write_atomic(folder / SHEET_NAME, lambda path: image.save(path, format="PNG"))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write plain values as JSON, atomically. NaN and infinity are refused, because JSON cannot represent them."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a UTF-8 file atomically."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(content, encoding="utf-8")
-
-    write_atomic(path, write)
 
 
 def check_output_folder(folder: str | Path) -> None:

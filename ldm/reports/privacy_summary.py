@@ -8,7 +8,6 @@ from ldm.evaluation.result import PrivacySummary, build
 from ldm.privacy.accounting import epsilon_curve
 from ldm.privacy.card import ReleaseCard
 
-CARD_NAME = "privacy.json"
 CURVE_POINTS = 50
 
 
@@ -17,12 +16,10 @@ def read_privacy(path: str | Path) -> PrivacySummary:
 
     Raises UserError when there is no card.
     """
-    path = Path(path)
-    card_path = path / CARD_NAME if path.is_dir() else path
-    read = ReleaseCard.read(card_path)
+    read = ReleaseCard.read(path)
     card = read.to_dict()
     content = {**card, "trained_coordinates": card["trained"]["coordinates"], "curve": spending_curve(read)}
-    return build(PrivacySummary, content, str(card_path))
+    return build(PrivacySummary, content, str(path))
 
 
 def spending_curve(card: ReleaseCard) -> list[tuple[int, float]]:
@@ -35,6 +32,6 @@ def spending_curve(card: ReleaseCard) -> list[tuple[int, float]]:
 
 
 def budget_of(card: str | Path) -> tuple[float, float]:
-    """Epsilon (of the tightest accountant) and delta that a privacy card states. Raises UserError."""
+    """Epsilon (of the tightest accountant) and delta of a privacy card, or of a run directory's. Raises UserError."""
     read = ReleaseCard.read(card)
     return next(iter(read.epsilons().values())), read.plan.delta

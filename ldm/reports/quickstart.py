@@ -18,12 +18,13 @@ from ldm.evaluation.classifiers.protocols import ClassifierProtocol
 from ldm.evaluation.features.digits import DigitFeatures
 from ldm.evaluation.inputs.sources import collect, sample_batches
 from ldm.evaluation.metrics.statistics import FeatureStatistics, compare, compute_statistics
-from ldm.files import write_atomic
+from ldm.files import write_atomic, write_text
 from ldm.inference import SamplingOptions, labels_for, load_model, sample_images
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.privacy_summary import budget_of, spending_curve
 from ldm.reports.run_metrics import read_metric
 from ldm.samples import SampleSet, save_grid
+from ldm.training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def fixed_images(images: SampleSet, count: int) -> Callable[[int], SampleSet]:
 
 def last_checkpoint(run: str | Path) -> Path:
     """The final checkpoint of a run directory. Raises UserError when there is none."""
-    path = Path(run) / "checkpoints" / "last.ckpt"
+    path = RunDirectory(Path(run)).last_checkpoint
     if not path.is_file():
         raise UserError(f"{run}: holds no checkpoints/last.ckpt; has its training finished?")
     return path
@@ -149,7 +150,7 @@ def report(
     folder = Path(output)
     images, digits = collect(public, progress=False), collect(real, progress=False)
     scorer = Scorer(options, images, digits, collect(held_out, progress=False), device)
-    epsilon, delta = budget_of(Path(private_run) / "privacy.json")
+    epsilon, delta = budget_of(private_run)
     models = {
         "public model's samples": Path(public_checkpoint),
         f"private fine-tuning, epsilon {epsilon:.3g}": last_checkpoint(private_run),
@@ -172,8 +173,8 @@ def report(
         "delta": delta,
         "rows": [{"name": row.name, "accuracies": row.accuracies, "distance": row.distance} for row in rows],
     }
-    write_atomic(folder / "results.json", lambda path: path.write_text(json.dumps(content, indent=2)))
-    write_atomic(folder / "results.txt", lambda path: path.write_text(text + "\n"))
+    write_text(folder / "results.json", json.dumps(content, indent=2))
+    write_text(folder / "results.txt", text + "\n")
     return text
 
 
@@ -206,7 +207,7 @@ def draw_curves(private_run: Path, plain_run: Path, path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(*_columns(spending_curve(ReleaseCard.read(private_run / "privacy.json"))))
+    left.plot(*_columns(spending_curve(ReleaseCard.read(private_run))))
     left.set(title="privacy spent", xlabel="step", ylabel="epsilon", ylim=(0, None))
     right.plot(*_columns(read_metric(plain_run, "train/loss_step")), color="tab:orange")
     right.set(title="loss of the run without privacy", xlabel="step", ylabel="loss")

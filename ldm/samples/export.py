@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ldm.errors import UserError
-from ldm.files import check_writable, write_atomic
+from ldm.files import check_new_folder, new_folder, write_atomic
 from ldm.samples.sample_set import SampleSet
 
 
@@ -36,20 +34,14 @@ def write_folder(samples: SampleSet, folder: Path, class_names: Sequence[str] = 
 
     A subfolder is named after its class, or its class number without names; images are numbered as in the sample file.
     """
-    if folder.exists():
-        raise UserError(f"{folder} exists; name a new folder, so that no other image stays in it")
-    check_writable(folder.absolute().parent, f"{folder}: folder")
+    check_new_folder(folder, ", so that no other image stays in it")
     places = _class_folders(samples, class_names)
-    staging = folder.absolute().parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     digits = len(str(max(len(samples) - 1, 0)))
-    try:
+    with new_folder(folder) as staging:
         for index, pixels in enumerate(to_bytes(samples)):
             place = staging / places[index]
             place.mkdir(parents=True, exist_ok=True)
             _image(pixels).save(place / f"{index:0{digits}}.png")
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_parquet(samples: SampleSet, path: Path, class_names: Sequence[str] = ()) -> None:

@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 import io
-import secrets
-import shutil
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.errors import UserError
-from ldm.files import check_writable
+from ldm.files import check_new_folder, new_folder
 from ldm.samples.export import checked_names, png_bytes, to_bytes
 from ldm.samples.sample_set import SampleSet
 
@@ -28,15 +25,11 @@ def write_webdataset(
     Equal samples give equal bytes, because the files in a shard have no time and no owner. Raises UserError for an
     existing folder, and for fewer class names than classes.
     """
-    if folder.exists():
-        raise UserError(f"{folder} exists; name a new folder, so that no other shard stays in it")
-    check_writable(folder.absolute().parent, f"{folder}: folder")
+    check_new_folder(folder, ", so that no other shard stays in it")
     names = checked_names(samples, class_names)
     images = to_bytes(samples)
     starts = range(0, max(len(images), 1), shard)
-    staging = folder.absolute().parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        staging.mkdir(parents=True)
+    with new_folder(folder) as staging:
         for number, start in enumerate(starts):
             with tarfile.open(staging / _name(number), "w", format=tarfile.USTAR_FORMAT) as tar:
                 for index in range(start, min(start + shard, len(images))):
@@ -46,9 +39,6 @@ def write_webdataset(
                         _add(tar, f"{index:08}.cls", str(label).encode())
                         if names:
                             _add(tar, f"{index:08}.txt", names[label].encode())
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return tuple(folder / _name(number) for number in range(len(starts)))
 
 

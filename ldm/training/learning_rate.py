@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ldm.config import config_layers, to_plain
+from ldm.config import config_layers, to_plain, value_at
 from ldm.errors import UserError
 from ldm.training.trainer_flags import device_count
 
@@ -38,8 +38,8 @@ def rate_of_files(paths: Sequence[str]) -> RateForBatch | None:
     batch: Any = None
     for path in paths:
         for source, layer in config_layers(path):
-            batch = _at(layer, "data", "params", "batch_size") or batch
-            base = _at(layer, "model", "base_learning_rate")
+            batch = value_at(layer, "data", "params", "batch_size") or batch
+            base = value_at(layer, "model", "base_learning_rate")
             if base is None:
                 continue
             try:
@@ -47,12 +47,6 @@ def rate_of_files(paths: Sequence[str]) -> RateForBatch | None:
             except (TypeError, ValueError):
                 found = None
     return found
-
-
-def _at(layer: Any, *keys: str) -> Any:
-    for key in keys:
-        layer = layer.get(key) if isinstance(layer, Mapping) else None
-    return layer
 
 
 def base_learning_rate(config: DictConfig) -> float:

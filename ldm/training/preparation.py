@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.data.latent_cache import LatentCache, why_not_cacheable
 from ldm.training.trainer_flags import own_device
@@ -21,7 +21,7 @@ def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:
     if not hasattr(model, "encode_moments") or not data.latent_cache:
         return
     device = own_device(settings)
-    key = state_digest(model.first_stage_model)
+    key = weights_key(model.first_stage_model)
     model.to(device)
     half = data.encoding_precision == "bf16"
     if half:
@@ -43,8 +43,11 @@ def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:
     data.replace_datasets(cached)
 
 
-def state_digest(module: Any) -> str:
-    """Digest of a module's weights (SHA-256, hex)."""
+def weights_key(module: nn.Module) -> str:
+    """Part of the key of a latent cache: SHA-256 (hex) of a module's weights.
+
+    It is older than `ldm.checkpoint.state_digest`, and another digest would encode every cached image again.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.slurm_requeue import noted_run
+from ldm.cli import LARGEST_SEED
 from ldm.config import allow_target, load_config, to_plain
 from ldm.errors import UserError, nearest
 from ldm.files import read_text, require_regular
@@ -22,7 +23,6 @@ from ldm.training.trainer_flags import merge_flags, translate_legacy_arguments
 SECTIONS = ("model", "data", "lightning")
 LIGHTNING_KEYS = ("trainer", "callbacks", "logger", "modelcheckpoint")
 MODEL_KEYS = ("target", "params", "base_learning_rate")
-LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 
 
 @dataclass(frozen=True)

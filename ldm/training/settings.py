@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm.config import RETIRED, accepted_parameters, canonical_target, get_obj_from_str
+from ldm.config import RETIRED, accepted_parameters, canonical_target, get_obj_from_str, value_at
 from ldm.errors import UserError, nearest
 from ldm.models.diffusion.dp_config import DPDM_K
 from ldm.privacy.config import DPConfig
@@ -36,7 +36,7 @@ def check_settings(config: DictConfig, dotlist: Sequence[str]) -> None:
             if not isinstance(node, Mapping):
                 break
             above = ".".join(keys[:place])
-            known = known_keys(above, _at(values, keys[: place - 1]) if place else values)
+            known = known_keys(above, value_at(values, *keys[: place - 1]) if place else values)
             if known is not None and key not in known:
                 where = f"{above} has no key" if above else "there is no section"
                 hint = nearest(key, known) or f"; it has {', '.join(sorted(known))}"
@@ -61,9 +61,3 @@ def known_keys(path: str, parent: Any) -> set[str] | None:
     target = parent["target"]
     named, _, open_ended = accepted_parameters(get_obj_from_str(target))
     return None if open_ended else named | {*RETIRED.get(canonical_target(target), {})}
-
-
-def _at(values: Any, keys: Sequence[str]) -> Any:
-    for key in keys:
-        values = values.get(key) if isinstance(values, Mapping) else None
-    return values

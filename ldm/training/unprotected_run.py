@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.files import read_text, write_atomic
+from ldm.files import read_text, write_text
 from ldm.privacy.card import FORMAT, VERSION
 from ldm.training.run_directory import RunDirectory
 
@@ -58,12 +57,7 @@ def record_unprotected(model: Any, data: Any, run_dir: RunDirectory) -> None:
     if path.exists() and not is_unprotected_card(read_text(path)):
         raise UserError(f"{path}: is the account of a private run; train without privacy in another run directory")
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(card, indent=2) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomic(path, write)
+    write_text(path, json.dumps(card, indent=2) + "\n")
 
 
 def is_unprotected_card(text: str) -> bool:

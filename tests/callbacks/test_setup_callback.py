@@ -48,7 +48,7 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_leaves_no_half_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path, text: str) -> None:
+    def fail(path: Path, text: str, encoding: str) -> None:
         path.write_bytes(text[:3].encode())
         raise OSError("disk full")
 

@@ -11,7 +11,6 @@ from scipy import ndimage
 from ldm.data.rendering.garment_pieces import Dice, Piece
 
 FINE = 3  # samples a side of a pixel
-SOFTEST = 24  # side of the coarse noise that makes folds
 
 
 def painted(pieces: Sequence[Piece], dice: Dice, frame: int = 28, plain: float = 0.55) -> np.ndarray:

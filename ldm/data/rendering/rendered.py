@@ -11,7 +11,7 @@ import numpy as np
 
 from ldm.data.base import RecordDataset, cache_home, digest, size_from_config
 from ldm.errors import UserError
-from ldm.files import file_digest, write_atomic
+from ldm.files import file_digest, write_text
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def keep_images(path: Path, images: np.ndarray) -> np.ndarray:
     np.save(temporary, images)
     content = file_digest(temporary)
     temporary.replace(path)
-    write_atomic(_note(path), lambda place: place.write_text(content))
+    write_text(_note(path), content)
     return np.load(path, mmap_mode="r")
 
 

@@ -17,7 +17,7 @@ from ldm.evaluation.classifiers.downstream import (
 )
 from ldm.evaluation.classifiers.protocols import HELD_OUT, REAL_HELD_OUT, SELECTIONS, ClassifierProtocol
 from ldm.evaluation.inputs.sources import load_labelled
-from ldm.files import require_writable, write_atomic
+from ldm.files import require_writable, write_atomic, write_text
 from ldm.samples import SampleSet
 
 
@@ -76,7 +76,7 @@ def headline(real: int, protocol: ClassifierProtocol, chosen_on: SampleSet | Non
 def write_scores(scores: Sequence[SeedSummary], path: str | Path) -> None:
     """All numbers as JSON, by classifier."""
     text = json.dumps({summary.model: summary.to_dict() for summary in scores}, indent=2)
-    write_atomic(path, lambda temporary: temporary.write_text(text))
+    write_text(path, text)
 
 
 def write_curves(result: DownstreamResult, path: str | Path) -> None:

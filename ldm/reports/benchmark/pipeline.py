@@ -16,7 +16,7 @@ from ldm.config import instantiate_from_config, load_config, to_plain
 from ldm.errors import UserError
 from ldm.evaluation.classifiers.downstream import downstream_accuracy
 from ldm.evaluation.inputs.sources import collect
-from ldm.files import write_atomic
+from ldm.files import write_text
 from ldm.inference import write_samples
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.benchmark.config import BenchmarkConfig, delta_for, require_files, statistics_section
@@ -141,7 +141,7 @@ class Shared:
         text = OmegaConf.to_yaml(above)
         if path.is_file() and path.read_text() != text:
             raise UserError(f"{path}: an earlier run had other settings; name another --output folder")
-        write_atomic(path, lambda temporary: temporary.write_text(text))
+        write_text(path, text)
         return [str(path)]
 
     def sample(self, checkpoint: Path | str, output: Path, count: int | None = None) -> None:
@@ -262,7 +262,7 @@ class PrivateRun:
 
     def _train(self) -> Result:
         train_or_resume(self.folder / "runs", self.shared.run_files(self.folder, self._account(), self._budget()))
-        card = ReleaseCard.read(self.run_dir / "privacy.json")
+        card = ReleaseCard.read(self.run_dir)
         spent = card.epsilons()
         return {"epsilon": next(iter(spent.values())), "delta": card.plan.delta, "statement": card.statement()}
 

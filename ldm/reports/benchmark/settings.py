@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.files import read_json, write_atomic
+from ldm.files import read_json, write_text
 
 LARGEST_SETTINGS = 2**20  # bytes
 NAME = "settings.json"
@@ -29,8 +29,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
                 f"{folder}: earlier results there had other settings ({differences[0]}); name another --output folder"
             )
         return
-    text = json.dumps(wanted, indent=2) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text))
+    write_text(path, json.dumps(wanted, indent=2) + "\n")
 
 
 def _differences(before: Any, now: Any, key: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.files import read_json, write_atomic
+from ldm.files import read_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def run_stages(stages: Sequence[Stage]) -> dict[str, Result]:
             elapsed = time.monotonic() - started
             expected, spent = expected + stage.seconds, spent + elapsed
             done = {**found, "seconds": round(elapsed, 1), "peak_mib": peak_memory()}
-            write_atomic(stage.path, lambda path, done=done: path.write_text(json.dumps(done, indent=2) + "\n"))
+            write_text(stage.path, json.dumps(done, indent=2) + "\n")
             logger.info("%s: done in %s", stage.title, duration(elapsed))
         results[stage.key] = done
     return results

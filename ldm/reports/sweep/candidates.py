@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.files import read_json
+from ldm.files import read_json, write_json
 from ldm.privacy.randomness import secret_generator
 from ldm.privacy.selection import Selection
-from ldm.reports.evaluation_files import write_json
 from ldm.reports.release import CANDIDATES
 
 STATE = "state.json"

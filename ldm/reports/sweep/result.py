@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm.reports.evaluation_files import write_json
+from ldm.files import write_json
 from ldm.reports.sweep.grid import Setting
 
 FORMAT = "dp-ldm sweep"
