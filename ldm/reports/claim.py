@@ -10,11 +10,9 @@ from ldm.checkpoint import SUFFIXES, checkpoint_metadata, inherited_privacy, rea
 from ldm.checkpoint.metadata import made_from, separate_accounts
 from ldm.errors import UserError
 from ldm.privacy.account import Account
-from ldm.privacy.card import ReleaseCard
+from ldm.privacy.card import CARD_FILE, ReleaseCard
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
-
-CARD = "privacy.json"
 
 
 def describe_claim(path: str | Path) -> list[str]:
@@ -66,14 +64,14 @@ def _check_charged(card: ReleaseCard, other: Mapping[str, Any], path: object) ->
 
 
 def _of_run(path: Path) -> list[str]:
-    card = ReleaseCard.read(path / CARD)
+    card = ReleaseCard.read(path)
     files = sorted(file for file in (path / "checkpoints").rglob("*") if file.suffix.lower() in SUFFIXES)
     return [card.statement(), *(check_weights(card, read_checkpoint(file), file) for file in files)]
 
 
 def _of_weights(path: Path) -> list[str]:
     content = read_checkpoint(path)
-    card = next((folder / CARD for folder in path.absolute().parents[:3] if (folder / CARD).is_file()), None)
+    card = next((folder / CARD_FILE for folder in path.absolute().parents[:3] if (folder / CARD_FILE).is_file()), None)
     if card is not None:
         read = ReleaseCard.read(card)
         return [read.statement(), check_weights(read, content, path)]
@@ -91,7 +89,7 @@ def _of_weights(path: Path) -> list[str]:
     return [
         alone.statement() + came,
         f"{path}: {ledger.steps} steps by the account in the file; what its run released besides stands on the run's "
-        f"{CARD}, which is not here",
+        f"{CARD_FILE}, which is not here",
     ]
 
 

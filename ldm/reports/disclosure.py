@@ -11,18 +11,15 @@ Each field comes from the card, the plan or the owner's statements; a missing st
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.files import check_writable
-from ldm.privacy.card import ReleaseCard
+from ldm.files import check_new_folder, new_folder
 from ldm.privacy.event import History
 from ldm.reports.release_card import RELATIONS, CardContent
-from ldm.reports.release_facts import FACTS, PRIVACY, ReleaseFacts
+from ldm.reports.release_folder import ReleaseFolder
 from ldm.reports.verification import verify_release
 
 REGISTRY, LABEL, CHECKLIST = "registry.json", "label.json", "nist-800-226.md"
@@ -36,25 +33,19 @@ def export_disclosure(release: Path, out: Path) -> tuple[Path, ...]:
 
     Raises UserError for a release that does not verify, and for an existing ``out``.
     """
-    if out.exists():
-        raise UserError(f"{out} exists; name a new folder")
+    check_new_folder(out)
     if not verify_release(release).sound:
         raise UserError(f"{release}: does not verify; type dp-ldm verify {release} to see why")
-    check_writable(out.absolute().parent, f"{out}: folder")
-    content = CardContent.make(ReleaseFacts.read(release / FACTS), ReleaseCard.read(release / PRIVACY))
+    whole = ReleaseFolder(release)
+    content = CardContent.make(whole.read_facts(), whole.read_card())
     texts = {
         REGISTRY: json.dumps(registry_entry(content), indent=2, ensure_ascii=False) + "\n",
         LABEL: json.dumps(label(content), indent=2, ensure_ascii=False) + "\n",
         CHECKLIST: checklist(content),
     }
-    staging = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        staging.mkdir(parents=True)
+    with new_folder(out) as folder:
         for name, text in texts.items():
-            (staging / name).write_text(text, encoding="utf-8")
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            (folder / name).write_text(text, encoding="utf-8")
     return tuple(out / name for name in texts)
 
 
@@ -71,7 +62,7 @@ def registry_entry(content: CardContent) -> dict[str, Any]:
         "release_type": "one static release",
         "publication_date": facts.date or OPEN,
         "dp_flavour": {"name": "approximate DP", "input_metric": RELATIONS[plan.relation], "output_measure": "(ε, δ)"},
-        "privacy_loss": {"epsilon": float(content.epsilon), "delta": plan.delta, "zcdp_rho": rho(card.ledger.events)},
+        "privacy_loss": {"epsilon": float(content.epsilon), "delta": plan.delta, "zcdp_rho": stated_rho(content)},
         "privacy_unit": card.record,
         "deployment_model": {"name": "central", "actors": "the curator trains on the plain images and is trusted"},
         "data_domain": {
@@ -91,7 +82,7 @@ def registry_entry(content: CardContent) -> dict[str, Any]:
             },
         },
         "parameter_choice": facts.tuning or OPEN,
-        "implementation": {"software": "dp-ldm", "versions": dict(card.versions), "audit": facts.audit or "none"},
+        "implementation": {"software": "dp-ldm", "versions": dict(card.versions), "audit": audit(content) or "none"},
         "security": security(content),
     }
 
@@ -105,12 +96,20 @@ def unprotected(content: CardContent) -> list[str]:
 
 
 def accounting(content: CardContent) -> str:
-    """What was composed, in a sentence."""
+    """What the stated epsilon charges, in a sentence: steps, statistics, other private runs, a selection among runs."""
     card, plan = content.card, content.card.plan
     count = card.ledger.count(plan.event())
     steps = f"{count} steps of DP-SGD (rate {plan.sample_rate:.4g}, noise {plan.noise_multiplier:.4g})"
     names = [str(statistic.get("name", "a statistic")) for statistic in card.statistics]
-    return " and ".join([steps, *names]) + ", composed in one ledger"
+    others = [f"other private runs ({content.other_runs})"] if card.others else []
+    sentence = " and ".join([steps, *names, *others]) + ", composed in one account"
+    return sentence if plan.selection is None else f"{sentence}; {plan.selection.describe()}"
+
+
+def audit(content: CardContent) -> str:
+    """The measurements of `dp-ldm audit` that the card holds, and the owner's sentence; "" without either."""
+    measured = [f"{name}: {value}" for name, value in content.audit]
+    return "; ".join([*measured, *([content.facts.audit] if content.facts.audit else [])])
 
 
 def security(content: CardContent) -> dict[str, str]:
@@ -122,6 +121,14 @@ def security(content: CardContent) -> dict[str, str]:
         "side_channels": "batch sizes and times of single steps are not written; other side channels are not covered",
         "integrity": "SHA-256 of every file; plan and ledger inside the weights; dp-ldm verify recomputes epsilon",
     }
+
+
+def stated_rho(content: CardContent) -> float | str:
+    """`rho` of everything that the stated epsilon charges, in words where a selection among runs has no such sum."""
+    spendings = content.card.spendings
+    if any(selection is not None for _, selection in spendings):
+        return "not computed for the best of a random number of runs"
+    return rho([entry for events, _ in spendings for entry in events])
 
 
 def rho(events: History) -> float:
@@ -149,7 +156,7 @@ def label(content: CardContent) -> dict[str, Any]:
             epsilon, f"An attacker's best guess whether a person is in is right in {content.guess} at most."
         ),
         "delta": row(plan.delta, "The chance that the bound of epsilon does not hold; far below one person's share."),
-        "rho": row(rho(content.card.ledger.events), "The same loss in another vocabulary (zCDP), as an upper bound."),
+        "rho": row(stated_rho(content), "The same loss in another vocabulary (zCDP), as an upper bound."),
         "unit_of_privacy": row(content.card.record, "Who is protected: a person with one such record."),
         "outside_ideal_range": row(
             epsilon > IDEAL_EPSILON,
@@ -160,7 +167,7 @@ def label(content: CardContent) -> dict[str, Any]:
     }
 
 
-#: The questions by layer of the pyramid, with the function that answers from the card, or None for the curator.
+#: The questions by layer of the pyramid, each with its key among the answers of `checklist`; "" for the curator alone.
 QUESTIONS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "Top: what is promised": (
         ("What are epsilon and delta, and what do they mean?", "promise"),
@@ -197,7 +204,7 @@ def checklist(content: CardContent) -> str:
         "tuning": facts.tuning,
         "trust": "central: the curator sees the plain images; recipients see the release alone.",
         "security": "; ".join(safe.values()),
-        "audit": facts.audit,
+        "audit": audit(content),
         "uncovered": "; ".join(unprotected(content)),
     }
     lines = [f"# {content.title}: questions of NIST SP 800-226", ""]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from pathlib import Path
 
 import yaml
 
 from ldm.errors import UserError
-from ldm.files import check_writable
-from ldm.reports.release_facts import CARD_TEXT, FACTS, ReleaseFacts
+from ldm.files import check_new_folder, new_folder
+from ldm.reports.release_facts import ReleaseFacts
+from ldm.reports.release_folder import ReleaseFolder
 from ldm.reports.verification import verify_release
 
 INSIDE = "release"
@@ -23,25 +23,18 @@ def export_hub(release: Path, out: Path, base_model: str = "", datasets: tuple[s
     ``base_model`` and ``datasets`` are names on the hub, of the public model and of public data. Raises UserError for
     a release that does not verify or states no licence, because an upload cannot be undone.
     """
-    if out.exists():
-        raise UserError(f"{out} exists; name a new folder")
-    verdict = verify_release(release)
-    if not verdict.sound:
+    check_new_folder(out)
+    if not verify_release(release).sound:
         raise UserError(f"{release}: does not verify; type dp-ldm verify {release} to see why")
-    facts = ReleaseFacts.read(release / FACTS)
+    whole = ReleaseFolder(release)
+    facts = whole.read_facts()
     if not facts.licence:
         raise UserError(f"{release}: states no licence, which the hub asks for; release it with --licence NAME")
-    check_writable(out.absolute().parent, f"{out}: folder")
-    staging = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        staging.mkdir(parents=True)
-        shutil.copytree(release, staging / INSIDE)
-        card = (release / CARD_TEXT).read_text(encoding="utf-8")
-        text = f"---\n{_header(facts, base_model, datasets)}---\n\n{card}\n{_how_to_use()}"
-        (staging / "README.md").write_text(text, encoding="utf-8")
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    card = whole.card_text.read_text(encoding="utf-8")
+    text = f"---\n{_header(facts, base_model, datasets)}---\n\n{card}\n{_how_to_use()}"
+    with new_folder(out) as folder:
+        shutil.copytree(release, folder / INSIDE)
+        (folder / "README.md").write_text(text, encoding="utf-8")
     return out / "README.md", out / INSIDE
 
 

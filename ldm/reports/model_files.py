@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ldm.config import load_config, to_plain
+from ldm.config import load_config, to_plain, value_at
 from ldm.errors import UserError, nearest
 from ldm.inference.class_names import declared_class_names
-from ldm.reports.release_facts import CONFIG, DRAWS, FACTS, ReleaseFacts, release_files
+from ldm.reports.release_folder import ReleaseFolder
+from ldm.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,16 @@ class ModelFiles:
         """
         if not place.is_dir():
             raise UserError(f"{place}: no such folder; name a release folder or a run directory, such as logs/RUN")
-        if (place / CONFIG).is_file() and (place / FACTS).is_file():
-            return cls(*release_files(place), ReleaseFacts.read(place / FACTS).class_names, _if_there(place / DRAWS))
-        configs = sorted((place / "configs").glob("*-project.yaml"))
-        weights = place / "checkpoints" / "last.ckpt"
+        release, run = ReleaseFolder(place), RunDirectory(place)
+        if release.config.is_file() and release.facts.is_file():
+            names = release.read_facts().class_names
+            return cls(*release.require_model(), names, _if_there(release.draws))
+        configs = sorted(run.configs.glob("*-project.yaml"))
         if not configs:
             raise UserError(f"{place}: is neither a release folder nor a run directory (no configs/*-project.yaml)")
-        if not weights.is_file():
+        if not run.last_checkpoint.is_file():
             raise UserError(f"{place}: has no checkpoints/last.ckpt; go on with dp-ldm train --resume {place}")
-        return cls(configs[-1], weights, run_class_names(place), _if_there(place / DRAWS))
+        return cls(configs[-1], run.last_checkpoint, run_class_names(place), _if_there(run.draws))
 
     def check_settings(self, settings: Sequence[str]) -> None:
         """Raise UserError for ``key.path=value`` settings that the configuration cannot have."""
@@ -57,7 +58,9 @@ class ModelFiles:
         """
         if self.class_names:
             return list(range(len(self.class_names)))
-        params = _at(to_plain(load_config([self.config]).get("model", {})), "params", "cond_stage_config", "params")
+        params = value_at(
+            to_plain(load_config([self.config]).get("model", {})), "params", "cond_stage_config", "params"
+        )
         count = params.get("n_classes") if isinstance(params, Mapping) else None
         if not isinstance(count, int) or not isinstance(params, Mapping):
             return None
@@ -78,15 +81,9 @@ class ModelFiles:
 
 def run_class_names(run: Path) -> tuple[str, ...]:
     """The names that the configuration of a run directory declares; none without a configuration."""
-    configs = sorted((run / "configs").glob("*-project.yaml"))
+    configs = sorted(RunDirectory(run).configs.glob("*-project.yaml"))
     return declared_class_names(configs[-1]) if configs else ()
 
 
 def _if_there(path: Path) -> Path | None:
     return path if path.is_file() else None
-
-
-def _at(values: Any, *keys: str) -> Any:
-    for key in keys:
-        values = values.get(key) if isinstance(values, Mapping) else None
-    return values

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +14,16 @@ from omegaconf import DictConfig
 from ldm.checkpoint import export_checkpoint, read_checkpoint, without_paths
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
-from ldm.files import check_writable, file_digest
+from ldm.files import check_new_folder, new_folder
 from ldm.inference.load import without_checkpoints
 from ldm.models.diffusion.latent_draws import write_half
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.audit_file import AUDIT, AuditFile
 from ldm.reports.claim import check_weights
 from ldm.reports.release_card import CardContent, card_page, card_text
-from ldm.reports.release_facts import (
-    CARD_PAGE,
-    CARD_TEXT,
-    CONFIG,
-    DRAWS,
-    FACTS,
-    PRIVACY,
-    SUMS,
-    WEIGHTS,
-    ReleaseFacts,
-    files_of,
-)
+from ldm.reports.release_facts import ReleaseFacts
+from ldm.reports.release_folder import ReleaseFolder
+from ldm.training.run_directory import RunDirectory
 
 #: Hidden folder of the runs of a selection (`dp-ldm sweep`), of which the best alone leaves it.
 CANDIDATES = ".candidates"
@@ -53,44 +43,37 @@ def release_run(
     Raises UserError, with advice, for a run that is not private as a whole, a folder without card, configuration or
     checkpoint, and an ``out`` that exists.
     """
-    card = releasable_card(run)
-    weights = checkpoint or run / "checkpoints" / "last.ckpt"
+    card, place = releasable_card(run), RunDirectory(run)
+    weights = checkpoint or place.last_checkpoint
     if not weights.is_file():
         raise UserError(f"{weights}: no such checkpoint; train first, or name one with --checkpoint FILE")
     check_weights(card, read_checkpoint(weights), weights)  # weights of another run would go out under this card
-    draws = run / DRAWS
-    if draws.is_file():
+    draws = place.draws if place.draws.is_file() else None
+    if draws is not None:
         check_weights(card, read_checkpoint(draws), draws)
     card = with_audit(card, run)
     section = model_section(run)
-    if out.exists():
-        raise UserError(f"{out} exists; name a new folder, so that no file of an earlier release stays in it")
-    check_writable(out.absolute().parent, f"{out}: folder")
-    staging = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        staging.mkdir(parents=True)
-        export_checkpoint(weights, staging / WEIGHTS, half=half)
-        (staging / CONFIG).write_text(yaml.safe_dump({"model": section}, sort_keys=False), encoding="utf-8")
-        if draws.is_file():
-            (write_half if half else shutil.copyfile)(draws, staging / DRAWS)
-        card.write(staging / PRIVACY)
-        (staging / FACTS).write_text(json.dumps(facts.to_dict(), indent=2) + "\n", encoding="utf-8")
+    check_new_folder(out, ", so that no file of an earlier release stays in it")
+    with new_folder(out) as staging:
+        release = ReleaseFolder(staging)
+        export_checkpoint(weights, release.weights, half=half)
+        release.config.write_text(yaml.safe_dump({"model": section}, sort_keys=False), encoding="utf-8")
+        if draws is not None:
+            (write_half if half else shutil.copyfile)(draws, release.draws)
+        card.write(release.card)
+        release.facts.write_text(json.dumps(facts.to_dict(), indent=2) + "\n", encoding="utf-8")
         content = CardContent.make(facts, card)
-        (staging / CARD_TEXT).write_text(card_text(content), encoding="utf-8")
-        (staging / CARD_PAGE).write_text(card_page(content), encoding="utf-8")
-        lines = [f"{file_digest(staging / name)}  {name}\n" for name in files_of(staging) if name != SUMS]
-        (staging / SUMS).write_text("".join(lines), encoding="utf-8")
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return tuple(out / name for name in files_of(out))
+        release.card_text.write_text(card_text(content), encoding="utf-8")
+        release.card_page.write_text(card_page(content), encoding="utf-8")
+        release.write_sums()
+    return ReleaseFolder(out).files
 
 
 def releasable_card(run: Path) -> ReleaseCard:
     """The card of a run that is private as a whole. Raises UserError with the reason if it is not."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run directory; type dp-ldm release logs/RUN OUT")
-    path = run / PRIVACY
+    path = RunDirectory(run).privacy_card
     if not path.is_file():
         raise UserError(
             f"{run}: has no privacy.json, so it was not trained privately; only private runs can be released. "
@@ -119,13 +102,15 @@ def with_audit(card: ReleaseCard, run: Path) -> ReleaseCard:
 
 def check_releasable(place: Path) -> None:
     """Raise UserError for a private run directory that `releasable_card` refuses, so that no export goes round it."""
-    if (place / "checkpoints").is_dir() and (place / PRIVACY).is_file():
+    run = RunDirectory(place)
+    if run.checkpoints.is_dir() and run.privacy_card.is_file():
         releasable_card(place)
 
 
 def release_documents(place: Path) -> tuple[Path, ...]:
     """The card files of a release folder, for another folder with its weights; of a run its ``privacy.json``."""
-    return tuple(place / name for name in (PRIVACY, CARD_TEXT, CARD_PAGE) if (place / name).is_file())
+    release = ReleaseFolder(place)
+    return tuple(path for path in (release.card, release.card_text, release.card_page) if path.is_file())
 
 
 def model_section(run: Path) -> dict[str, Any]:

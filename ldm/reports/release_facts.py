@@ -14,25 +14,6 @@ FORMAT = "dp-ldm release"
 VERSION = 1
 LARGEST = 2**20  # bytes
 
-#: The files of a release, in reading order.
-CARD_PAGE, CARD_TEXT, PRIVACY, FACTS, CONFIG, WEIGHTS, SUMS = (
-    "card.html",
-    "CARD.md",
-    "privacy.json",
-    "release.json",
-    "config.yaml",
-    "weights.safetensors",
-    "SHA256SUMS",
-)
-#: One more for a run that released class statistics: the distribution fitted to them, which can be drawn from.
-DRAWS = "draws.safetensors"
-FILES = (CARD_PAGE, CARD_TEXT, PRIVACY, FACTS, CONFIG, WEIGHTS, SUMS)
-
-
-def files_of(folder: Path) -> tuple[str, ...]:
-    """The names of the files that this release should have."""
-    return (*FILES[:-1], DRAWS, SUMS) if (folder / DRAWS).exists() else FILES
-
 
 @dataclass(frozen=True)
 class ReleaseFacts:
@@ -79,12 +60,3 @@ class ReleaseFacts:
             return cls.from_dict(read_json(path, LARGEST))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-
-
-def release_files(folder: Path) -> tuple[Path, Path]:
-    """Configuration and weights of a release folder, for sampling. Raises UserError for another folder."""
-    config, weights = folder / CONFIG, folder / WEIGHTS
-    for path in (config, weights):
-        if not path.is_file():
-            raise UserError(f"{folder}: is no release, {path.name} is missing; dp-ldm release RUN OUT writes one")
-    return config, weights

@@ -10,22 +10,10 @@ from ldm.checkpoint import read_checkpoint
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.files import file_digest, read_text
-from ldm.privacy.card import ReleaseCard
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
 from ldm.reports import claim
 from ldm.reports.release_card import CardContent, card_page, card_text
-from ldm.reports.release_facts import (
-    CARD_PAGE,
-    CARD_TEXT,
-    CONFIG,
-    DRAWS,
-    FACTS,
-    PRIVACY,
-    SUMS,
-    WEIGHTS,
-    ReleaseFacts,
-    files_of,
-)
+from ldm.reports.release_folder import ReleaseFolder
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,7 @@ def verify_release(folder: Path) -> Verdict:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that dp-ldm release has written")
-    questions: tuple[tuple[str, Callable[[Path], str]], ...] = (
+    questions: tuple[tuple[str, Callable[[ReleaseFolder], str]], ...] = (
         ("files and checksums", check_files),
         ("card and its own ledger", check_card),
         ("epsilon by two accountants", check_epsilon),
@@ -77,44 +65,46 @@ def verify_release(folder: Path) -> Verdict:
         ("configuration and plan", check_config),
         ("documents and card", check_documents),
     )
-    return Verdict(folder, tuple(_ask(question, answer, folder) for question, answer in questions))
+    release = ReleaseFolder(folder)
+    return Verdict(folder, tuple(_ask(question, answer, release) for question, answer in questions))
 
 
-def _ask(question: str, answer: Callable[[Path], str], folder: Path) -> Check:
+def _ask(question: str, answer: Callable[[ReleaseFolder], str], release: ReleaseFolder) -> Check:
     try:
-        return Check(question, finding=answer(folder))
+        return Check(question, finding=answer(release))
     except (UserError, OSError, KeyError, TypeError, ValueError) as error:
         return Check(question, problem=str(error) or type(error).__name__)
 
 
-def check_files(folder: Path) -> str:
+def check_files(release: ReleaseFolder) -> str:
     """The folder has exactly the files of a release, each with the digest in ``SHA256SUMS``."""
-    present = {path.name for path in folder.iterdir()}
-    files = files_of(folder)
+    present = {path.name for path in release.path.iterdir()}
+    files = {path.name: path for path in release.files}
     missing, extra = [name for name in files if name not in present], sorted(present - set(files))
     if missing or extra:
         raise UserError(f"missing: {', '.join(missing) or 'none'}; not part of a release: {', '.join(extra) or 'none'}")
-    stated = dict(reversed(line.split("  ", 1)) for line in read_text(folder / SUMS).splitlines())
+    stated = release.read_sums()
     gone = sorted(set(stated) - set(files))  # the file of draws, which not every release has
     if gone:
         raise UserError(f"missing: {', '.join(gone)}")
-    wrong = [name for name in files if name != SUMS and stated.get(name) != file_digest(folder / name)]
+    digests = {name: file_digest(path) for name, path in files.items() if path != release.sums}
+    wrong = [name for name, digest in digests.items() if stated.get(name) != digest]
     if wrong:
         raise UserError(f"changed since the release: {', '.join(wrong)}")
-    return f"{len(files)} files, {len(files) - 1} digests agree"
+    return f"{len(files)} files, {len(digests)} digests agree"
 
 
-def check_card(folder: Path) -> str:
+def check_card(release: ReleaseFolder) -> str:
     """The card is consistent with itself, and its guarantee covers the whole run."""
-    card = ReleaseCard.read(folder / PRIVACY)
+    card = release.read_card()
     if not card.private or card.ledger.steps == 0:
         raise UserError(card.statement())
     return card.statement()
 
 
-def check_epsilon(folder: Path) -> str:
+def check_epsilon(release: ReleaseFolder) -> str:
     """Epsilon of the ledger by every quick accountant; the tightest is the smallest of upper bounds on one number."""
-    card = ReleaseCard.read(folder / PRIVACY)
+    card = release.read_card()
     found = card.epsilons()
     if len(found) < 2:
         return f"{found} (one accountant can judge this ledger)"
@@ -124,9 +114,9 @@ def check_epsilon(folder: Path) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in found.items())
 
 
-def check_plan(folder: Path) -> str:
+def check_plan(release: ReleaseFolder) -> str:
     """The ledger has steps with the plan's noise and sampling, and at most the planned number of them."""
-    card = ReleaseCard.read(folder / PRIVACY)
+    card = release.read_card()
     planned = card.plan.event()
     steps = sum(count for event, count in card.ledger.events if event == planned)
     if steps > card.plan.steps:
@@ -139,9 +129,9 @@ def check_plan(folder: Path) -> str:
     )
 
 
-def check_audit(folder: Path) -> str:
+def check_audit(release: ReleaseFolder) -> str:
     """The card's audit, if there is one, was of these steps, and found no more than they may cost."""
-    card = ReleaseCard.read(folder / PRIVACY)
+    card = release.read_card()
     if not card.audit:
         return "no audit is on the card"
     if finding := audit_finding(card.audit, card):
@@ -151,20 +141,21 @@ def check_audit(folder: Path) -> str:
     return "; ".join(filter(None, (measured, ", ".join(sorted(set(AUDIT_PARTS) & set(card.audit))))))
 
 
-def check_weights(folder: Path) -> str:
+def check_weights(release: ReleaseFolder) -> str:
     """The ledger in the weights equals that of the card, and the card names the checkpoint of the weights.
 
     The same holds for the statistics to draw from, if the release has them.
     """
-    if (folder / DRAWS).exists():
-        claim.check_weights(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / DRAWS), DRAWS)
-    return claim.check_weights(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / WEIGHTS), WEIGHTS)
+    card, weights, draws = release.read_card(), release.weights, release.draws
+    if draws.exists():
+        claim.check_weights(card, read_checkpoint(draws), draws.name)
+    return claim.check_weights(card, read_checkpoint(weights), weights.name)
 
 
-def check_config(folder: Path) -> str:
+def check_config(release: ReleaseFolder) -> str:
     """The mechanism's settings in ``config.yaml`` equal those of the plan."""
-    section = to_plain(load_config([str(folder / CONFIG)])).get("model", {}).get("params", {}).get("dp_config") or {}
-    plan = ReleaseCard.read(folder / PRIVACY).plan
+    section = to_plain(load_config([release.config])).get("model", {}).get("params", {}).get("dp_config") or {}
+    plan = release.read_card().plan
     stated = {
         "delta": plan.delta,
         "epsilon": plan.target_epsilon,
@@ -174,14 +165,17 @@ def check_config(folder: Path) -> str:
     }
     for key, value in stated.items():
         if section.get(key) is not None and value is not None and section[key] != value:
-            raise UserError(f"{CONFIG} says {key} {section[key]}, the plan {value}")
+            raise UserError(f"{release.config.name} says {key} {section[key]}, the plan {value}")
     return f"{len(stated)} values agree"
 
 
-def check_documents(folder: Path) -> str:
+def check_documents(release: ReleaseFolder) -> str:
     """Both forms of the card equal those computed from the facts and the ledger."""
-    content = CardContent.make(ReleaseFacts.read(folder / FACTS), ReleaseCard.read(folder / PRIVACY))
-    for name, text in ((CARD_TEXT, card_text(content)), (CARD_PAGE, card_page(content))):
-        if read_text(folder / name) != text:
-            raise UserError(f"{name} is not what {PRIVACY} and {FACTS} give; it was edited, or by another version")
+    content = CardContent.make(release.read_facts(), release.read_card())
+    for path, text in ((release.card_text, card_text(content)), (release.card_page, card_page(content))):
+        if read_text(path) != text:
+            raise UserError(
+                f"{path.name} is not what {release.card.name} and {release.facts.name} give; it was edited, or by "
+                "another version"
+            )
     return "card.html and CARD.md say what privacy.json says"

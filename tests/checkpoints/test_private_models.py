@@ -10,7 +10,7 @@ import torch
 from ldm.checkpoint import read_checkpoint
 from ldm.inference import SamplingOptions, draw_samples, load_model
 from ldm.privacy.card import ReleaseCard
-from ldm.reports.release_facts import release_files
+from ldm.reports.release_folder import ReleaseFolder
 from ldm.reports.verification import verify_release
 
 FOLDER = Path(__file__).parents[2] / "checkpoints" / "private"
@@ -54,7 +54,7 @@ def test_epsilon_is_that_of_another_accountant(model: Path) -> None:
 
 @each
 def test_the_weights_sample_in_full_precision(model: Path) -> None:
-    config, weights = release_files(model)
+    config, weights = ReleaseFolder(model).require_model()
     assert all(torch.isfinite(value).all() for value in read_checkpoint(weights).state_dict.values())
     network = load_model(config, weights, torch.device("cpu"))
     samples = draw_samples(network, 4, SamplingOptions(steps=4, sampler="dpm-solver++", eta=0.0), range(4))

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ldm.commands.table import dispatch
 from ldm.errors import UserError
+from ldm.privacy.account import Account
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import POISSON, SamplingEvent
-from ldm.reports.disclosure import OPEN, QUESTIONS, rho
+from ldm.privacy.selection import Selection
+from ldm.reports.disclosure import (
+    OPEN,
+    QUESTIONS,
+    accounting,
+    audit,
+    checklist,
+    registry_entry,
+    rho,
+    stated_rho,
+)
 from ldm.reports.release import release_run
+from ldm.reports.release_card import CardContent
 from ldm.reports.release_facts import ReleaseFacts
 from ldm.training import train
 from tests import tiny
@@ -81,3 +94,16 @@ def test_a_damaged_release_gets_no_papers(written: Path) -> None:
 def test_rho_is_the_sum_over_gaussians_by_hand() -> None:
     assert rho([(SamplingEvent(0.5, 2.0), 4), (SamplingEvent(1.0, 1.0), 1)]) == pytest.approx(4 / 8 + 1 / 2)
     assert rho([(SamplingEvent(0.5, 3.0, POISSON, "replace_one"), 18)]) == pytest.approx(1.0)  # noise over 2C
+
+
+def test_the_papers_state_everything_that_the_card_charges_and_measured(written: Path) -> None:
+    card = ReleaseCard.read(written / "release" / "privacy.json")
+    draws = {"draws": {"exceeded": False}, "on": "made-up records"}
+    one_more = replace(card, audit=draws, others=(Account(card.plan, card.ledger),))
+    content = CardContent.make(ReleaseFacts(audit="None by others"), one_more)
+    assert audit(content).startswith("Draws of records: independent") and audit(content).endswith("; None by others")
+    assert registry_entry(content)["implementation"]["audit"] == audit(content) in checklist(content)
+    assert "and other private runs (1, with 2 noised steps)" in accounting(content)
+    assert stated_rho(content) == pytest.approx(2 * rho(card.ledger.events))
+    selected = replace(content, card=replace(card, plan=replace(card.plan, selection=Selection(1.0, 0.5))))
+    assert "best of a random number" in str(stated_rho(selected)) and "best of a secret" in accounting(selected)

@@ -25,12 +25,15 @@ from ldm.reports.hub import export_hub
 from ldm.reports.model_files import ModelFiles
 from ldm.reports.release import release_run
 from ldm.reports.release_card import CardContent, card_page, card_text, power_of_ten
-from ldm.reports.release_facts import FILES, SUMS, ReleaseFacts, release_files
+from ldm.reports.release_facts import ReleaseFacts
+from ldm.reports.release_folder import ReleaseFolder
 from ldm.reports.verification import verify_release
 from ldm.samples import SampleSet
 from ldm.training import train
 from tests import tiny
 
+FILES = ("card.html", "CARD.md", "privacy.json", "release.json", "config.yaml", "weights.safetensors")
+SUMS = "SHA256SUMS"
 FACTS = ReleaseFacts(
     title="Tiny digits | a test", curator="<b>The curator</b>", class_names=("zero", "one"), date="2026-01-01"
 )
@@ -61,7 +64,7 @@ def copy(release: Path, tmp_path: Path) -> Path:
 
 def renew_sums(folder: Path) -> None:
     """What a careful forger does after an edit."""
-    lines = [f"{file_digest(folder / name)}  {name}\n" for name in FILES if name != SUMS]
+    lines = [f"{file_digest(folder / name)}  {name}\n" for name in FILES]
     (folder / SUMS).write_text("".join(lines))
 
 
@@ -72,14 +75,14 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
 
 
 def test_a_release_is_complete_and_sound(release: Path) -> None:
-    assert {path.name for path in release.iterdir()} == set(FILES)
+    assert {path.name for path in release.iterdir()} == {*FILES, SUMS}
     verdict = verify_release(release)
     assert verdict.sound, "\n".join(verdict.lines())
     assert len(verdict.checks) == 8
 
 
 def test_the_released_files_sample(release: Path) -> None:
-    config, weights = release_files(release)
+    config, weights = ReleaseFolder(release).require_model()
     model = load_model(config, weights, torch.device("cpu"))
     assert model.dp_config.enabled
     stated = yaml.safe_load(config.read_text())["model"]["params"]["dp_config"]
@@ -289,7 +292,7 @@ def test_half_precision_halves_the_file_and_nothing_else(run: Path, release: Pat
         network = name.startswith(("model.", "first_stage_model.", "cond_stage_model."))
         assert half[name].dtype == (torch.float16 if network and value.dtype == torch.float32 else value.dtype)
         torch.testing.assert_close(half[name].to(value.dtype), value, rtol=1e-3, atol=1e-6)
-    config, weights = release_files(out)
+    config, weights = ReleaseFolder(out).require_model()
     state = load_model(config, weights, torch.device("cpu")).state_dict()
     assert state["model.diffusion_model.out.2.weight"].dtype == torch.float32
     assert (out / "weights.safetensors").stat().st_size < (release / "weights.safetensors").stat().st_size

@@ -135,7 +135,7 @@ ACCOUNTS = (
     PlantedBug(
         name="steps released since are forgotten",
         rule=4,
-        file="ldm/training/private_run.py",
+        file="ldm/training/run_account.py",
         old="        ledger, not_covered = ledger.absorb(card.ledger), card.not_covered\n",
         new="        not_covered = card.not_covered\n",
         why="resuming an older checkpoint again and again gives steps that nothing charges",
@@ -144,7 +144,7 @@ ACCOUNTS = (
     PlantedBug(
         name="exceptions are forgotten on resume",
         rule=4,
-        file="ldm/training/private_run.py",
+        file="ldm/training/run_account.py",
         old="ledger.absorb(card.ledger), card.not_covered\n",
         new="ledger.absorb(card.ledger), ()\n",
         why="what a run has said is not covered is no longer said",
@@ -153,9 +153,9 @@ ACCOUNTS = (
     PlantedBug(
         name="a lost card is not said",
         rule=4,
-        file="ldm/training/private_run.py",
-        old="    return Account(plan, ledger, not_covered, others)\n",
-        new="    return Account(plan, ledger, not_covered if run_dir.privacy_card.exists() else (), others)\n",
+        file="ldm/training/run_account.py",
+        old="    return RunAccount(plan, ledger, not_covered, others)\n",
+        new="    return RunAccount(plan, ledger, not_covered if run_dir.privacy_card.exists() else (), others)\n",
         why="the new card does not say that steps may be missing from it",
         test=f"{RESUME}::test_a_lost_card_is_said",
     ),
@@ -274,7 +274,7 @@ ACCOUNTS = (
     PlantedBug(
         name="a start without privacy is not said",
         rule=4,
-        file="ldm/training/private_run.py",
+        file="ldm/training/run_account.py",
         old="    if seen and source_of(dataset) in seen:\n",
         new="    if seen and dataset in seen:\n",
         why="weights that were trained on the same records without noise get a card that says private: true",
@@ -292,7 +292,7 @@ ACCOUNTS = (
     PlantedBug(
         name="the latest ancestor only",
         rule=4,
-        file="ldm/training/private_run.py",
+        file="ldm/training/run_account.py",
         old="    for values in separate_accounts(nested):\n",
         new="    for values in separate_accounts(nested)[:1]:\n",
         why="the private runs before the last one are forgotten",
@@ -347,7 +347,7 @@ ACCOUNTS = (
         name="a release whose statistics to draw from nobody checks",
         rule=4,
         file="ldm/reports/verification.py",
-        old="        claim.check_weights(ReleaseCard.read(folder / PRIVACY), read_checkpoint(folder / DRAWS), DRAWS)\n",
+        old="        claim.check_weights(card, read_checkpoint(draws), draws.name)\n",
         new="        pass\n",
         why="swapped statistics would pass as those of the card",
         test="tests/training/test_statistics.py::test_the_draws_of_a_run_go_with_its_release",
