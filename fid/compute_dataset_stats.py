@@ -13,6 +13,7 @@ from ldm.shards import Shard
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, compute the statistics, or this process's part of them, and write them."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--dataset", required=True, help="dataset class, such as ldm.data.mnist.MNISTTrain, or a folder of images")

@@ -13,6 +13,7 @@ from ldm.reports.flags import add_device_flag, add_download_flag, add_extractor_
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and print the distance."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     kinds = "a statistics .npz, or images: .pt, .npz, a folder, a dotted dataset class"

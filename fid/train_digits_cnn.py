@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, print_end, run, seed
-from ldm.reports.flags import add_download_flag
+from ldm.reports.flags import add_device_flag, add_download_flag
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, train, and write the weights."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--dataset", required=True, help="public images: dotted name of a dataset class, or a labelled sample file")
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--epochs", type=int, default=10, help="passes through the images")
     add("--lr", type=float, default=1e-3, help="learning rate of Adam")
     add("--seed", type=seed, default=0, help="initial weights, order and augmentation")
-    add("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
+    add_device_flag(parser)
     add_download_flag(parser)
     args = parser.parse_args(argv)
 

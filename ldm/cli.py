@@ -21,9 +21,10 @@ _TRUE = {"yes", "true", "t", "y", "1"}
 _FALSE = {"no", "false", "f", "n", "0"}
 _SETTING = re.compile(r"((model|data|lightning)(?=[.=])|[a-z_]\w*\.)[\w.\[\]-]*=")
 
+#: The largest seed that every random number generator here accepts; numpy's limit is the smallest.
 LARGEST_SEED = 2**32 - 1
-LOGGED_BAR_SECONDS = 15  # a bar in a log file
-"""The largest seed that every random number generator here accepts; numpy's limit is the smallest."""
+#: Seconds between two states of a progress bar in a log file.
+LOGGED_BAR_SECONDS = 15
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -38,8 +39,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser with one-line errors that suggests the nearest flag for an unknown one.
 
-    Flags may not be abbreviated, because a misspelt flag could match another one.
-    Every error ends the process with exit code 2.
+    Flags may not be abbreviated, because a misspelt flag could match another one. Hyphens and underscores in a flag are
+    alike, because published commands have both. Every error ends the process with exit code 2.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,6 +52,19 @@ class ArgumentParser(argparse.ArgumentParser):
     def flags(self) -> list[str]:
         """All flag spellings this parser knows, such as ``-n`` and ``--name``."""
         return sorted(flag for action in self._actions for flag in action.option_strings)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        return super().parse_known_args([*map(self._as_declared, words[:end]), *words[end:]], namespace)
+
+    def _as_declared(self, word: str) -> str:
+        """An argument with the hyphens and underscores of its flag as this parser declares them."""
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--") or flag in self.flags:
+            return word
+        alike = [known for known in self.flags if known.startswith("--") and _folded(known) == _folded(flag)]
+        return f"{alike[0]}{equals}{value}" if alike else word
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         parsed, rest = self.parse_known_args(args, namespace)
@@ -70,6 +84,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
+
+
+def _folded(flag: str) -> str:
+    return flag[2:].replace("-", "_")
 
 
 def str2bool(value: str | bool) -> bool:

@@ -12,6 +12,7 @@ from ldm.cli import ArgumentParser, print_end, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, compare, write and print."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="+", metavar="FOLDER|JSON", help="what scripts/evaluate.py wrote: its folder or evaluation.json")

@@ -15,6 +15,7 @@ from ldm.cli import ArgumentParser, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and print the counts."""
     flags = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--ckpt", required=True, metavar="FILE", help="checkpoint to count")
     arguments = flags.parse_args(argv)

@@ -27,6 +27,7 @@ def _parser() -> ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and print the counts."""
     settings, words = split_settings(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
     settings += arguments.set

@@ -14,6 +14,7 @@ from ldm.reports.flags import add_classifier_flags, add_dataset_flags, print_sco
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, train and score, and print the accuracies."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--train", required=True, metavar="FILE", help="generated images with labels (.pt or .npz)")

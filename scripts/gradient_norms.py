@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ldm.cli import ArgumentParser, pick_device, run
-from ldm.reports.flags import add_download_flag
+from ldm.reports.flags import add_device_flag, add_download_flag
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     add("--records", type=int, default=512, help="how many public records to look at")
     add("--copies", type=int, default=1, help="noise draws a record, as dp_config.noise_multiplicity")
     add("--by_timestep", action="store_true", help="medians by timestep, and the loss weights that make them equal")
-    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add_device_flag(parser)
     add_download_flag(parser)
     args = parser.parse_args()
 

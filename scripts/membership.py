@@ -14,7 +14,7 @@ from ldm.cli import ArgumentParser, pick_device, print_end, run, seed
 from ldm.reports.flags import add_dataset_flags, add_device_flag, add_model_flags
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add_model_flags(parser)
@@ -33,11 +33,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--plot", metavar="FILE.png", help="draw the curves")
     add("--output", metavar="FILE.json", help="write all numbers")
     add_device_flag(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, attack, write and print."""
+    args = _parser().parse_args(argv)
 
     from ldm.errors import UserError
     from ldm.evaluation.leakage.membership import draw_roc
-    from ldm.files import write_atomic
+    from ldm.files import write_text
     from ldm.inference import check_output
     from ldm.reports.membership import LossOptions, infer_membership, open_records
     from ldm.reports.privacy_summary import budget_of
@@ -67,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plot:
         draw_roc(results, args.plot)
     if args.output:
-        text = json.dumps([result.to_dict() for result in results], indent=2)
-        write_atomic(args.output, lambda path: path.write_text(text))
+        write_text(args.output, json.dumps([result.to_dict() for result in results], indent=2))
     written = [path for path in (args.plot, args.output) if path]
     if written:
         print_end(", ".join(written), "dp-ldm audit RUN measures what the run leaks without a private image")

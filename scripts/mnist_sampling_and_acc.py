@@ -20,8 +20,7 @@ from ldm.reports.flags import (
 REAL = "ldm.data.mnist.MNISTVal"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, sample a training and a held-out set, train, and score on real images."""
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add_model_flags(parser, "-ckpt", "--ckpt_path")
@@ -39,7 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--output", metavar="FILE.json", help="write all numbers, with the curve of every run")
     add_download_flag(parser)
     add_device_flag(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, sample a training and a held-out set, train, and score on real images."""
+    args = _parser().parse_args(argv)
 
     from ldm.errors import UserError
     from ldm.evaluation.classifiers.downstream import downstream_accuracy, format_accuracies

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ldm.cli import ArgumentParser, pick_device, print_end, run
+from ldm.reports.flags import add_device_flag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--count", type=int, default=4000, help="public images to look at")
     add("--rank", type=int, default=48, help="number of directions")
     add("--whitening", type=float, default=0.5, help="0 keeps the scale of the latents, 1 makes all directions alike")
-    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add_device_flag(parser)
     args = parser.parse_args(argv)
 
     from ldm.config import instantiate_from_config, load_config, to_plain

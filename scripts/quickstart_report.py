@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldm.cli import ArgumentParser, pick_device, print_end, run
-from ldm.reports.flags import add_sampling_flags, sampling_options
+from ldm.reports.flags import add_device_flag, add_sampling_flags, sampling_options
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     add_sampling_flags(parser, batch_size=250, guidance=2.0)
     parser.set_defaults(steps=20)  # with which results/quickstart.md was measured
     add("--public_count", type=int, default=6000, help="public images")
-    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add_device_flag(parser)
     args = parser.parse_args()
 
     from ldm.data.glyphs import GlyphsTrain

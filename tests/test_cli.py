@@ -49,6 +49,14 @@ def test_flags_are_not_abbreviated(parser):
         parser.parse_args(["--num", "3"])
 
 
+def test_hyphens_and_underscores_are_alike(parser):
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("rest", nargs="*")
+    args = parser.parse_args(["--num-samples=3", "--dry_run", "--output", "a-b_c", "--", "--dry_run"])
+    assert (args.num_samples, args.dry_run, args.output, args.rest) == (3, True, "a-b_c", ["--dry_run"])
+    assert parser.parse_known_args(["--num-samples", "4", "--dry_runs"])[1] == ["--dry_runs"]
+
+
 def test_help_shows_defaults_only_where_there_are_any(parser):
     text = parser.format_help()
     assert "how many images (default: 20)" in text

@@ -139,7 +139,7 @@ def test_other_settings_and_files_with_an_equals_sign(
     ("words", "line"),
     [
         ("--gpu 0", "unknown flag '--gpu'; did you mean '--gpus'?"),
-        ("--scale-lr no", "unknown flag '--scale-lr'; did you mean '--scale_lr'?"),
+        ("--scale-l no", "unknown flag '--scale-l'; did you mean '--scale_lr'?"),
         ("model.params.x=1 -t yes stray", "unexpected argument 'stray'; --help lists what main.py takes"),
         ("--max_epoch=3", "unknown flag '--max_epoch'; did you mean '--max_epochs'?"),
         ("--seed x", "argument -s/--seed: invalid int value: 'x'"),

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.cli import ArgumentParser, pick_device, split_settings
+from ldm.reports.flags import add_device_flag
 
 METHODS = ("gaussian", "f_dp", "one_run", "pairs")
 
@@ -33,7 +34,7 @@ def build_parser(prog: str = "dp-ldm audit") -> ArgumentParser:
     add("--canaries", type=int, default=2000, help="records that are in or out by a coin (pairs: small data sets)")
     add("--records", type=int, default=16, help="made-up records that go through your model beside them")
     add("--confidence", type=float, default=0.95, help="of the lower bound")
-    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add_device_flag(parser)
     return parser
 
 

@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from ldm.cli import ArgumentParser, pick_device, print_end, seed
@@ -80,12 +81,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm evaluate") -> No
     folder = Path(args.output or Path("outputs") / "evaluation" / Path(args.samples).stem)
     if first:
         check_output_folder(folder)
-    names = (
-        "samples real real_args suite extractor weights test test_args public real_level classifiers protocol epochs "
-        "seeds privacy show_real memorisation title batch_size num_workers"
-    )
+    given = {field.name for field in fields(EvaluationRequest)} - {"summary", "measure"}
     request = EvaluationRequest(
-        **{name: getattr(args, name) for name in names.split()},
+        **{name: getattr(args, name) for name in given},
         summary=SummaryOptions(quantize=args.quantize, subset=args.subset, seed=args.seed),
         measure=MeasureOptions(
             kid_subset_size=args.kid_subset_size,

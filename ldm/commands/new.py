@@ -19,7 +19,14 @@ def build_parser() -> ArgumentParser:
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="images in subfolders, one a class")
     add("--epsilon", type=float, required=True, help="the privacy budget; your decision, and public")
-    add("--out", "-o", type=Path, metavar="YAML", help="file to write; FOLDER's name with .yaml, here, without it")
+    add(
+        "--output",
+        "--out",
+        "-o",
+        type=Path,
+        metavar="YAML",
+        help="file to write; FOLDER's name with .yaml, here, without it",
+    )
     add("--dataset-size", type=int, metavar="N", help="number of images to declare; the real one rounded up without it")
     add("--grey", action="store_true", help="train on the luminance of colour images")
     add("--public-model", metavar="NAME", help="public model to start from; the first that fits without it")
@@ -31,11 +38,11 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, check the images, print the outlook, and write the YAML file."""
     args = build_parser().parse_args(argv)
-    out = args.out or Path(f"{args.folder.absolute().name}.yaml")
+    out = args.output or Path(f"{args.folder.absolute().name}.yaml")
     if out.exists() and not args.force:
-        raise UserError(f"{out} exists; name another file with --out, or type --force to write over it")
+        raise UserError(f"{out} exists; name another file with --output, or type --force to write over it")
 
-    from ldm.files import write_atomic
+    from ldm.files import write_text
     from ldm.reports.own_images import Settings, fitting_model, rounded_up, yaml_text
     from ldm.samples.folder_survey import survey
 
@@ -68,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = write_frame(settings, args.weights, out)
         print(f"directions  written to {settings.model.moments.frame}, from public collages")
     text = yaml_text(settings, _as_named_in(out, args.folder), listing.class_names)
-    write_atomic(out, lambda path: path.write_text(text, encoding="utf-8") and None)
+    write_text(out, text)
     print_end(out, f"read it, then type dp-ldm train {out}")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from ldm.cli import ArgumentParser, print_end
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and write the release."""
+def build_parser() -> ArgumentParser:
+    """The flags of the command."""
     parser = ArgumentParser(prog="dp-ldm release", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="run directory, such as logs/2026-01-01T00-00-00_faces")
@@ -38,7 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--audit", default="", help="a sentence on audits beside that of dp-ldm audit, which goes on the card by itself"
     )
     add("--date", default=datetime.date.today().isoformat(), help="date of the release")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and write the release."""
+    args = build_parser().parse_args(argv)
 
     from ldm.reports.model_files import run_class_names
     from ldm.reports.release import release_run

@@ -37,10 +37,10 @@ def build_parser(prog: str = "dp-ldm sweep") -> ArgumentParser:
     add("--public_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --public, such as size:32")
     add("--charge", choices=("composition", "selection"), default="", help="train on the private images, and pay so")
     add("--held-out", default="", metavar="CLASS|FOLDER", help="public images that score the runs")
-    add("--held-out_args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --held-out")
+    add("--held-out-args", nargs="*", default=[], metavar="KEY:VALUE", help="arguments of --held-out")
     add("--expected-runs", type=float, default=0.0, help="selection: mean number; twice the settings without it")
     add("--eta", type=float, default=1.0, help="selection: 1 geometric, 0 logarithmic (cheaper, longer tail)")
-    add("--out", type=Path, metavar="FOLDER", help="new folder; logs/sweep-TIME without it")
+    add("--output", "--out", "-o", type=Path, metavar="FOLDER", help="new folder; logs/sweep-TIME without it")
     add("--resume", type=Path, metavar="FOLDER", help="go on with the sweep in this folder, which was stopped")
     add("--device", default=None, help="where runs are scored; training follows lightning.trainer.accelerator")
     return parser
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm sweep") -> None:
 
     from ldm.reports.sweep import resume_sweep, run_sweep
 
-    out = args.resume or args.out or Path("logs") / f"sweep-{datetime.datetime.now():%Y-%m-%dT%H-%M-%S}"
+    out = args.resume or args.output or Path("logs") / f"sweep-{datetime.datetime.now():%Y-%m-%dT%H-%M-%S}"
     if args.resume is not None:
         result = resume_sweep(out, pick_device(args.device), print)
     else:

@@ -1,1 +1,1 @@
-"""Whole evaluations, comparisons and budgets; a command calls one of these functions."""
+"""Whole evaluations, comparisons, releases, audits, sweeps, benchmarks and budgets; a command calls one function."""

@@ -28,7 +28,7 @@ EXTRACTORS = "inception (FID), efficientnet-lite0, digits-cnn, pixels, or a dott
 
 def add_device_flag(parser: ArgumentParser) -> None:
     """--device; `ldm.cli.pick_device` reads it."""
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; a GPU when there is one")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; a GPU without it if there is one")
 
 
 class _AllowDownloads(argparse.Action):
@@ -101,7 +101,7 @@ def add_drawing_flags(parser: ArgumentParser, *, seed_default: int | None = 0) -
     """Where and by whom images are sampled: --seed, --device, --ema, --guide_with and --shard."""
     add = parser.add_argument
     add("--seed", type=seed, default=seed_default, help="of the images; a new one without it")
-    add("--device", default=None, help="cpu, cuda, cuda:1; default: a GPU if there is one")
+    add_device_flag(parser)
     add("--ema", action=argparse.BooleanOptionalAction, default=True, help="use the averaged weights if there are any")
     add("--guide_with", metavar="CKPT", help="guidance away from this weaker model, such as the public one")
     add_shard_flag(parser)
