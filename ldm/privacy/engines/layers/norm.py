@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import cast
 
@@ -14,10 +15,16 @@ from ldm.privacy.engines.layers.rule import LayerRule
 from ldm.privacy.engines.layers.stacked import stack_size
 
 
-class GroupNormRule(LayerRule):
-    """``nn.GroupNorm``: inputs (R, C, ...)."""
+class _NormRule(LayerRule):
+    """The part that both kinds share: gradients of every row, and layers of one shape computed as one."""
 
-    kinds = (nn.GroupNorm,)
+    @abstractmethod
+    def _rows(self, module: nn.Module, inputs: Tensor, grad: Tensor, wanted: Sequence[str]) -> list[Tensor]:
+        """The gradient (R, *shape) of every row, for each of the ``wanted`` parameters."""
+
+    @abstractmethod
+    def _options(self, module: nn.Module) -> Hashable:
+        """The settings that two layers must share to be computed as one."""
 
     def contribution(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
@@ -27,16 +34,25 @@ class GroupNormRule(LayerRule):
     def alike(
         self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
     ) -> tuple[Hashable, int] | None:
-        module = cast(nn.GroupNorm, module)
-        return _alike(inputs, grad, (module.num_groups, module.eps, tuple(wanted)))
+        key = (inputs.shape, grad.shape, inputs.dtype, grad.dtype, self._options(module), tuple(wanted))
+        return key, stack_size(inputs.numel() + grad.numel(), 1, len(inputs), grad.device)
 
     def together(
         self, uses: Sequence[tuple[nn.Module, Tensor, Tensor]], records: int, wanted: Sequence[str], sharing: int
     ) -> Sequence[Contribution]:
         return _apart(self._rows(*_as_one(uses), wanted), len(uses), records)
 
+
+class GroupNormRule(_NormRule):
+    """``nn.GroupNorm``: inputs (R, C, ...)."""
+
+    kinds = (nn.GroupNorm,)
+
+    def _options(self, module: nn.Module) -> Hashable:
+        module = cast(nn.GroupNorm, module)
+        return (module.num_groups, module.eps)
+
     def _rows(self, module: nn.Module, inputs: Tensor, grad: Tensor, wanted: Sequence[str]) -> list[Tensor]:
-        """The gradients (R, C) of every row."""
         module = cast(nn.GroupNorm, module)
         per_channel = (grad.shape[0], grad.shape[1], -1)
         grad_outputs = grad.float().reshape(per_channel)
@@ -49,7 +65,7 @@ class GroupNormRule(LayerRule):
         return rows
 
 
-class LayerNormRule(LayerRule):
+class LayerNormRule(_NormRule):
     """``nn.LayerNorm`` over any trailing shape: inputs (R, ..., *normalized_shape)."""
 
     kinds = (nn.LayerNorm,)
@@ -57,24 +73,11 @@ class LayerNormRule(LayerRule):
     def gradient_layout(self, grad: Tensor) -> Tensor:
         return grad.contiguous()
 
-    def contribution(
-        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
-    ) -> Contribution:
-        return _sum_copies(self._rows(module, inputs, grad, wanted), records)
-
-    def alike(
-        self, module: nn.Module, inputs: Tensor, grad: Tensor, records: int, wanted: Sequence[str]
-    ) -> tuple[Hashable, int] | None:
+    def _options(self, module: nn.Module) -> Hashable:
         module = cast(nn.LayerNorm, module)
-        return _alike(inputs, grad, (module.normalized_shape, module.eps, tuple(wanted)))
-
-    def together(
-        self, uses: Sequence[tuple[nn.Module, Tensor, Tensor]], records: int, wanted: Sequence[str], sharing: int
-    ) -> Sequence[Contribution]:
-        return _apart(self._rows(*_as_one(uses), wanted), len(uses), records)
+        return (module.normalized_shape, module.eps)
 
     def _rows(self, module: nn.Module, inputs: Tensor, grad: Tensor, wanted: Sequence[str]) -> list[Tensor]:
-        """The gradients (R, *normalized_shape) of every row."""
         module = cast(nn.LayerNorm, module)
         per_position = (grad.shape[0], -1, *module.normalized_shape)
         grad_outputs = grad.float().reshape(per_position)
@@ -85,11 +88,6 @@ class LayerNormRule(LayerRule):
         if "bias" in wanted:
             rows.append(grad_outputs.sum(1))
         return rows
-
-
-def _alike(inputs: Tensor, grad: Tensor, options: Hashable) -> tuple[Hashable, int]:
-    key = (inputs.shape, grad.shape, inputs.dtype, grad.dtype, options)
-    return key, stack_size(inputs.numel() + grad.numel(), 1, len(inputs), grad.device)
 
 
 def _as_one(uses: Sequence[tuple[nn.Module, Tensor, Tensor]]) -> tuple[nn.Module, Tensor, Tensor]:
