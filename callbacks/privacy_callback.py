@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+
+if TYPE_CHECKING:
+    from ldm.models.diffusion.private_training import PrivateTraining
+    from ldm.privacy.meter import EpsilonMeter
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +18,7 @@ logger = logging.getLogger(__name__)
 class PrivacyCallback(Callback):
     """Follows a `PrivateTraining`: epsilon in the metrics, a stop at the end of the plan."""
 
-    def __init__(self, training: Any, meter: Any):
+    def __init__(self, training: PrivateTraining, meter: EpsilonMeter):
         self.training = training
         self.meter = meter
 

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 from callbacks.step_clock import StepClock
+
+if TYPE_CHECKING:
+    from ldm.models.diffusion.private_training import PrivateTraining
+    from ldm.privacy.meter import EpsilonMeter
+    from ldm.privacy.plan import PrivacyPlan
 
 #: A private run writes about this many lines of progress, a public one a line in so many seconds.
 LINES_OF_A_PLAN = 50
@@ -29,7 +34,7 @@ class StepProgressBar(TQDMProgressBar):
 
     BAR_FORMAT = "{desc} {bar}"
 
-    def __init__(self, training: Any, meter: Any) -> None:
+    def __init__(self, training: PrivateTraining, meter: EpsilonMeter) -> None:
         super().__init__()
         self.training = training
         self.meter = meter
@@ -82,7 +87,13 @@ class ProgressLog(Callback):
     file has the times of ``clock``.
     """
 
-    def __init__(self, path: Path, training: Any = None, meter: Any = None, clock: StepClock | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        training: PrivateTraining | None = None,
+        meter: EpsilonMeter | None = None,
+        clock: StepClock | None = None,
+    ) -> None:
         self.path = path
         self.training = training
         self.meter = meter
@@ -93,7 +104,7 @@ class ProgressLog(Callback):
         self._write(trainer, "training starts" if trainer.global_step == 0 else f"goes on after {trainer.global_step}")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if self.training is not None:
+        if self.training is not None and self.meter is not None:
             plan, taken = self.training.plan, self.training.taken
             if taken % -(-plan.steps // LINES_OF_A_PLAN) == 0 or taken == plan.steps:
                 self._write(trainer, step_line(plan, taken, self.meter))
@@ -115,7 +126,7 @@ class ProgressLog(Callback):
             self.clock.set_file_time(self.path, trainer.global_step)
 
 
-def step_line(plan: Any, taken: int, meter: Any, seconds: float | None = None) -> str:
+def step_line(plan: PrivacyPlan, taken: int, meter: EpsilonMeter, seconds: float | None = None) -> str:
     """Steps, epsilon and the time that is left at ``seconds`` a step (None: unknown)."""
     target = f" of {plan.target_epsilon:.3g}" if plan.target_epsilon is not None else ""
     parts = [f"step {taken} of {plan.steps}", f"ε {meter(taken):.3g}{target}"]

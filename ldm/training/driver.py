@@ -52,7 +52,6 @@ class Run:
     data: Any
     trainer: pl.Trainer
     session: private_run.PrivateSession | None
-    account: Any  # privacy account of the private runs that produced the initial weights
 
 
 def execute(request: RunRequest) -> RunDirectory:
@@ -64,11 +63,11 @@ def execute(request: RunRequest) -> RunDirectory:
     """
     prepare_process(request)
     resumed = read_resumed(request)
-    data, planned = plan(request)
+    data, account = open_data_and_account(request)
     if request.options.dry_run:
-        print_plan(request, data, planned)
+        print_plan(request, data, account)
         return request.run_dir
-    run = build(request, data, planned, resumed)
+    run = build(request, data, account, resumed)
     resumed_at = int(resumed.get("global_step", 0)) if resumed else 0
     del resumed  # frees a checkpoint as large as the model
     cache_latents(run.model, data, request.settings)
@@ -118,12 +117,12 @@ def read_resumed(request: RunRequest) -> Mapping[str, Any] | None:
     return content
 
 
-def plan(request: RunRequest) -> tuple[Any, RunAccount | None]:
+def open_data_and_account(request: RunRequest) -> tuple[Any, RunAccount | None]:
     """The data, checked against the configured model, and the privacy account of a private run."""
     params = request.model_params
     dp_config = read_dp_config(request.dp_config, params.get("DPDM_k") or 1)
     if request.private:
-        run_account.check_settings(dp_config, request.settings)
+        run_account.check_private_settings(dp_config, request.settings)
     check_parts(params)
     data = instantiate_from_config(request.config.data)
     data.prepare_data()
@@ -134,12 +133,12 @@ def plan(request: RunRequest) -> tuple[Any, RunAccount | None]:
     return data, run_account.open_account(dp_config, data, request.settings, request.run_dir)
 
 
-def print_plan(request: RunRequest, data: Any, planned: RunAccount | None) -> None:
+def print_plan(request: RunRequest, data: Any, account: RunAccount | None) -> None:
     """Print the plan of a ``--dry-run``."""
     rate = rate_of(request, data)
-    steps = planned.ledger.count(planned.plan.event()) if planned else 0
-    others = [account.spending for account in planned.others] if planned else []
-    for line in plan_lines(request, data, planned.plan if planned else None, steps, rate, others):
+    steps = account.ledger.count(account.plan.event()) if account else 0
+    others = [other.spending for other in account.others] if account else []
+    for line in plan_lines(request, data, account.plan if account else None, steps, rate, others):
         print(line)
 
 
@@ -158,26 +157,25 @@ def rate_of(request: RunRequest, data: Any) -> float:
 # ---------------------------------------------------------------------- building
 
 
-def build(request: RunRequest, data: Any, planned: RunAccount | None, resumed: Mapping[str, Any] | None) -> Run:
+def build(request: RunRequest, data: Any, account: RunAccount | None, resumed: Mapping[str, Any] | None) -> Run:
     """Build the model, the private session and the Trainer; writes nothing."""
     model = build_model(request.config)
     check_labels(model, data)
     session = None
     if private_run.is_private(model):
-        session = private_run.build_session(model, data, request.settings, request.run_dir, planned)
+        session = private_run.build_session(model, data, request.settings, request.run_dir, account)
     elif request.options.train:
         warn_unprotected(model)
     model.learning_rate = rate_of(request, data)
     settings = dict(request.settings)
     if getattr(model, "has_discriminator", False):  # with two optimizers the model accumulates gradients itself
         model.accumulate_grad_batches = settings.pop("accumulate_grad_batches", None) or model.accumulate_grad_batches
-    account = inherited_accounts(model, resumed)
-    trainer = build_trainer(request, settings, session, account)
+    trainer = build_trainer(request, settings, session, inherited_accounts(model, resumed))
     if session is not None:
         session.start(trainer)
     if resumed is not None:
         check_resumable(model, resumed, request.resume)
-    return Run(model, data, trainer, session, account)
+    return Run(model, data, trainer, session)
 
 
 def build_model(config: DictConfig) -> Any:
@@ -197,9 +195,12 @@ def inherited_accounts(model: Any, resumed: Mapping[str, Any] | None) -> Any:
 
 
 def build_trainer(
-    request: RunRequest, settings: dict[str, Any], session: private_run.PrivateSession | None, account: Any
+    request: RunRequest, settings: dict[str, Any], session: private_run.PrivateSession | None, inherited: Any
 ) -> pl.Trainer:
-    """The Trainer with the default callbacks, merged key by key with those of the configuration."""
+    """The Trainer with the default callbacks, merged key by key with those of the configuration.
+
+    ``inherited``: the account of `inherited_accounts`, which every checkpoint of the run carries.
+    """
     settings = {name: value for name, value in settings.items() if name != "ckpt_path"}
     clock = None
     if session is not None:
@@ -217,7 +218,7 @@ def build_trainer(
             default_root_dir=str(request.run_dir.path),
             logger=loggers,
             callbacks=callbacks,
-            plugins=[SafeCheckpointIO(account, clock)],
+            plugins=[SafeCheckpointIO(inherited, clock)],
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"lightning.trainer: {one_line(error)}") from error

@@ -46,7 +46,7 @@ class RunAccount:
     others: tuple[Account, ...] = ()  # of other private runs on the same records
 
 
-def check_settings(config: DPConfig, settings: Mapping[str, Any]) -> None:
+def check_private_settings(config: DPConfig, settings: Mapping[str, Any]) -> None:
     """Refuse missing settings, and Trainer settings that break the guarantee, before any data is read."""
     config.require_complete()
     refuse_unsafe_settings(settings)
@@ -63,7 +63,7 @@ def open_account(config: DPConfig, data: Any, settings: Mapping[str, Any], run_d
     Raises UserError for settings under which the guarantee would not hold, and for a plan that differs from that of a
     resumed run.
     """
-    check_settings(config, settings)
+    check_private_settings(config, settings)
     records = count_training_records(data)
     if run_dir.resume_from is None and not run_dir.statistics.is_file():
         refuse_other_checkpoint(settings)
