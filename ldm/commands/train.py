@@ -65,7 +65,7 @@ def read_options(parser: ArgumentParser, words: Sequence[str], *, files_alone: b
             parser.error(parser.describe_unknown([item]))
         dotlist.append(item)
     values = vars(options)
-    own = {name: values.pop(name) for name in RunOptions.FROM_FLAGS}
+    own = {name: values.pop(name) for name in RunOptions.flags()}
     own["base"] = base
     trainer = {name: value for name, value in values.items() if value is not None and name != "project"}
     return RunOptions(dotlist=dotlist, trainer=trainer, **own)

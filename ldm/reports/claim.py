@@ -11,8 +11,6 @@ from ldm.checkpoint.metadata import made_from, separate_accounts
 from ldm.errors import UserError
 from ldm.privacy.account import Account
 from ldm.privacy.card import CARD_FILE, ReleaseCard
-from ldm.privacy.ledger import Ledger
-from ldm.privacy.plan import PrivacyPlan
 
 
 def describe_claim(path: str | Path) -> list[str]:
@@ -37,9 +35,10 @@ def check_weights(card: ReleaseCard, content: Mapping[str, Any], path: object) -
     account = inherited_privacy(content)
     if not account:
         raise UserError(f"{path}: carries no privacy account, and lies in a run whose card says that it is private")
-    plan, ledger = _read_account(account, path)
-    if plan != card.plan:
-        differences = ", ".join(plan.differences(card.plan))
+    own = _read_account(account, path)
+    ledger = own.ledger
+    if own.plan != card.plan:
+        differences = ", ".join(own.plan.differences(card.plan))
         raise UserError(f"{path}: was trained by another plan than that of the card ({differences})")
     for other in separate_accounts(account.get("start_privacy")):
         _check_charged(card, other, path)
@@ -56,10 +55,11 @@ def _check_charged(card: ReleaseCard, other: Mapping[str, Any], path: object) ->
     """Raise UserError for an account in the weights that the card neither charges nor names as not covered."""
     if card.not_covered:
         return
-    plan, ledger = _read_account(other, path)
-    if not any(known.plan == plan and known.ledger.covers(ledger) for known in card.others):
+    own = _read_account(other, path)
+    if not any(known.plan == own.plan and known.ledger.covers(own.ledger) for known in card.others):
         raise UserError(
-            f"{path}: carries the account of another private run ({ledger.steps} steps), which the card does not charge"
+            f"{path}: carries the account of another private run ({own.ledger.steps} steps), which the card does not "
+            "charge"
         )
 
 
@@ -80,23 +80,21 @@ def _of_weights(path: Path) -> list[str]:
         raise UserError(
             f"{path}: carries no privacy account: these weights were trained without privacy, as far as it says"
         )
-    plan, ledger = _read_account(account, path)
-    before = tuple(Account(*_read_account(other, path)) for other in separate_accounts(account.get("start_privacy")))
-    alone = ReleaseCard(plan, ledger, others=before)
-    if not ledger.steps:
+    own = _read_account(account, path)
+    before = tuple(_read_account(other, path) for other in separate_accounts(account.get("start_privacy")))
+    alone = ReleaseCard(own.plan, own.ledger, others=before)
+    if not own.ledger.steps:
         raise UserError(f"{path}: its ledger is empty, so nothing was released, or entries were taken out")
     came = "" if checkpoint_metadata(content, "privacy") else "; of the private run that it was trained from"
     return [
         alone.statement() + came,
-        f"{path}: {ledger.steps} steps by the account in the file; what its run released besides stands on the run's "
-        f"{CARD_FILE}, which is not here",
+        f"{path}: {own.ledger.steps} steps by the account in the file; what its run released besides stands on the "
+        f"run's {CARD_FILE}, which is not here",
     ]
 
 
-def _read_account(account: Any, path: object) -> tuple[PrivacyPlan, Ledger]:
+def _read_account(account: Any, path: object) -> Account:
     try:
-        return PrivacyPlan.from_dict(account["plan"]), Ledger.from_dict(account["ledger"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: its privacy account is damaged ({type(error).__name__} {error})") from None
+        return Account.from_dict(account)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldm.cli import ArgumentParser, pick_device, print_end, seed
 from ldm.errors import UserError
@@ -22,6 +22,9 @@ from ldm.inference.options import (
     SAMPLERS,
     SamplingOptions,
 )
+
+if TYPE_CHECKING:
+    from ldm.evaluation.classifiers.protocols import ClassifierProtocol
 
 EXTRACTORS = "inception (FID), efficientnet-lite0, digits-cnn, pixels, or a dotted class"
 
@@ -166,7 +169,11 @@ def add_classifier_flags(
 
 
 def print_scores(
-    args: argparse.Namespace, protocol: Any, classifiers: Sequence[str], train: str, held_out: str | None = None
+    args: argparse.Namespace,
+    protocol: ClassifierProtocol,
+    classifiers: Sequence[str],
+    train: str,
+    held_out: str | None = None,
 ) -> None:
     """Train and score by the flags of `add_classifier_flags`, --test and --test_args; print the table."""
     from ldm.evaluation.classifiers.downstream_files import score_files

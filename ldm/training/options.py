@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,20 +15,6 @@ class RunOptions:
     plan is printed, and nothing is built, encoded, trained or written.
     """
 
-    FROM_FLAGS: ClassVar[tuple[str, ...]] = (
-        "name",
-        "resume",
-        "base",
-        "train",
-        "no_test",
-        "debug",
-        "seed",
-        "postfix",
-        "logdir",
-        "scale_lr",
-        "allow_target",
-        "dry_run",
-    )
     base: list[str]
     name: Any = ""
     resume: str = ""
@@ -43,3 +29,8 @@ class RunOptions:
     dry_run: bool = False
     dotlist: list[str] = field(default_factory=list)
     trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def flags(cls) -> tuple[str, ...]:
+        """The options that have a flag of their own name."""
+        return tuple(entry.name for entry in fields(cls) if entry.name not in ("dotlist", "trainer"))

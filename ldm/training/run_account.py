@@ -165,7 +165,8 @@ def resumed_account(run_dir: RunDirectory, config: DPConfig) -> RunAccount:
     stored = content.get("privacy")
     if not stored:
         raise UserError(f"{path}: it carries no privacy ledger, so a private run cannot be resumed from it")
-    plan, ledger = PrivacyPlan.from_dict(stored["plan"]), Ledger.from_dict(stored["ledger"])
+    own = Account.from_dict(stored)
+    plan, ledger = own.plan, own.ledger
     require_same_mechanism(plan, config)
     others = readable_accounts(content.get("start_privacy"), plan)[0]
     if run_dir.privacy_card.exists():

@@ -66,7 +66,10 @@ def test_what_does_not_belong_together(run: Path, tmp_path: Path) -> None:
         ("21 steps, and not all of them are charged", lambda: write(last, more)),
         (r"another plan than that of the card \(steps\)", lambda: write(last, ledger, plan=replace(PLAN, steps=41))),
         ("carries no privacy account, and lies in a run", lambda: save_checkpoint({"state_dict": STATE}, last)),
-        ("its privacy account is damaged", lambda: save_checkpoint({"state_dict": STATE, "privacy": {"a": 1}}, last)),
+        (
+            "the account of a private run is damaged",
+            lambda: save_checkpoint({"state_dict": STATE, "privacy": {"a": 1}}, last),
+        ),
     ):
         made()
         for path in (run, last):
