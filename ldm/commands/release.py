@@ -15,7 +15,13 @@ def build_parser() -> ArgumentParser:
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="run directory, such as logs/2026-01-01T00-00-00_faces")
     add("out", type=Path, metavar="OUT", help="new folder to write")
-    add("--checkpoint", type=Path, metavar="FILE", help="checkpoint of the run; checkpoints/last.ckpt without it")
+    add(
+        "--checkpoint",
+        "--ckpt",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint of the run; checkpoints/last.ckpt without it",
+    )
     add(
         "--half",
         action="store_true",
