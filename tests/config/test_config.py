@@ -12,7 +12,15 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ldm import config as config_module
-from ldm.config import allow_target, get_obj_from_str, instantiate_from_config, load_config, targets, to_plain
+from ldm.config import (
+    allow_target,
+    get_obj_from_str,
+    instantiate_from_config,
+    load_config,
+    targets,
+    to_plain,
+    value_at,
+)
 from ldm.errors import UserError, nearest
 
 
@@ -61,6 +69,12 @@ def test_later_files_and_settings_win(tmp_path):
 
 def test_scientific_notation_without_a_dot_is_a_number(tmp_path):
     assert load_config([write(tmp_path / "a.yaml", "lr: 5e-7\n")]).lr == 5e-7
+
+
+def test_a_nested_value_or_none():
+    values = {"a": {"b": {"c": 1}}, "d": 2}
+    assert (value_at(values, "a", "b", "c"), value_at(values, "a"), value_at(values)) == (1, values["a"], values)
+    assert [value_at(values, *keys) for keys in (("a", "x"), ("d", "b"), ("x", "b", "c"))] == [None] * 3
 
 
 def test_missing_file_names_its_neighbour(tmp_path):

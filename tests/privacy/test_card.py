@@ -45,6 +45,14 @@ def test_it_says_what_was_spent_by_two_accountants():
     assert f"{values['epsilon']['pld']:.4g}" in values["statement"] and "record" in values["statement"]
 
 
+def test_it_is_read_from_its_folder_too(tmp_path):
+    card().write(tmp_path / "privacy.json")
+    assert ReleaseCard.read(tmp_path) == ReleaseCard.read(tmp_path / "privacy.json")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty/privacy\.json: no privacy card here"):
+        ReleaseCard.read(tmp_path / "empty")
+
+
 def test_it_is_not_private_with_a_known_seed_or_a_release_outside_the_mechanism():
     from dataclasses import replace
 
