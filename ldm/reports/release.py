@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ldm.errors import UserError
 from ldm.files import check_writable, file_digest
 from ldm.inference.load import without_checkpoints
 from ldm.models.diffusion.latent_draws import write_half
+from ldm.models.diffusion.sampling_section import SamplingSection
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.audit_file import AUDIT, AuditFile
 from ldm.reports.claim import check_weights
@@ -62,7 +63,12 @@ def release_run(
     if draws.is_file():
         check_weights(card, read_checkpoint(draws), draws)
     card = with_audit(card, run)
-    section = model_section(run)
+    public = public_config(run)
+    if "sampling" in public and not draws.is_file():
+        raise UserError(
+            f"{draws}: is missing, and the configuration declares sampling.source: draws; go on with dp-ldm train "
+            f"--resume {run}, which writes it"
+        )
     if out.exists():
         raise UserError(f"{out} exists; name a new folder, so that no file of an earlier release stays in it")
     check_writable(out.absolute().parent, f"{out}: folder")
@@ -70,7 +76,7 @@ def release_run(
     try:
         staging.mkdir(parents=True)
         export_checkpoint(weights, staging / WEIGHTS, half=half)
-        (staging / CONFIG).write_text(yaml.safe_dump({"model": section}, sort_keys=False), encoding="utf-8")
+        (staging / CONFIG).write_text(yaml.safe_dump(public, sort_keys=False), encoding="utf-8")
         if draws.is_file():
             (write_half if half else shutil.copyfile)(draws, staging / DRAWS)
         card.write(staging / PRIVACY)
@@ -128,9 +134,10 @@ def release_documents(place: Path) -> tuple[Path, ...]:
     return tuple(place / name for name in (PRIVACY, CARD_TEXT, CARD_PAGE) if (place / name).is_file())
 
 
-def model_section(run: Path) -> dict[str, Any]:
-    """The ``model`` section of a run's configuration as plain values, without paths of files or of private data.
+def public_config(run: Path) -> dict[str, Any]:
+    """What a release tells of a run's configuration, without paths of files or of private data, as plain values.
 
+    It is the section ``model`` and, where draws of the released statistics are declared, the section ``sampling``.
     Raises UserError when the run directory holds no configuration, or one without a model.
     """
     paths = sorted((run / "configs").glob("*.yaml"))
@@ -143,4 +150,5 @@ def model_section(run: Path) -> dict[str, Any]:
     params = section.get("params", {})
     dp_config = params.get("dp_config") or {}
     params["dp_config"] = {key: dp_config[key] for key in PUBLIC_DP_KEYS if key in dp_config}
-    return section
+    sampling = SamplingSection.read(to_plain(config.get("sampling")))
+    return {"model": section} if sampling == SamplingSection() else {"model": section, "sampling": asdict(sampling)}

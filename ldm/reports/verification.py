@@ -10,6 +10,7 @@ from ldm.checkpoint import read_checkpoint
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.files import file_digest, read_text
+from ldm.models.diffusion.sampling_section import SamplingSection
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
 from ldm.reports import claim
@@ -162,8 +163,9 @@ def check_weights(folder: Path) -> str:
 
 
 def check_config(folder: Path) -> str:
-    """The mechanism's settings in ``config.yaml`` equal those of the plan."""
-    section = to_plain(load_config([str(folder / CONFIG)])).get("model", {}).get("params", {}).get("dp_config") or {}
+    """The mechanism's settings in ``config.yaml`` equal those of the plan, and what it says to draw from is there."""
+    config = to_plain(load_config([str(folder / CONFIG)]))
+    section = config.get("model", {}).get("params", {}).get("dp_config") or {}
     plan = ReleaseCard.read(folder / PRIVACY).plan
     stated = {
         "delta": plan.delta,
@@ -175,7 +177,10 @@ def check_config(folder: Path) -> str:
     for key, value in stated.items():
         if section.get(key) is not None and value is not None and section[key] != value:
             raise UserError(f"{CONFIG} says {key} {section[key]}, the plan {value}")
-    return f"{len(stated)} values agree"
+    drawn = SamplingSection.read(config.get("sampling")).draws
+    if drawn and not (folder / DRAWS).is_file():
+        raise UserError(f"{CONFIG} says that images are drawn from the released statistics, but {DRAWS} is missing")
+    return f"{len(stated)} values agree" + (f"; images are drawn from {DRAWS}" if drawn else "")
 
 
 def check_documents(folder: Path) -> str:
