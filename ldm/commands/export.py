@@ -116,15 +116,20 @@ def _export_diffusers(args: argparse.Namespace) -> str:
     from ldm.reports.diffusers.export import export_diffusers
     from ldm.reports.model_files import ModelFiles
     from ldm.reports.release import check_releasable, release_documents
+    from ldm.reports.sample_source import SampleSource
 
     check_releasable(args.source)
     files = ModelFiles(args.yaml, args.source) if args.yaml else ModelFiles.find(args.source)
     names, notes = args.class_names or files.class_names, release_documents(args.source)
-    parts = export_diffusers(files.config, files.weights, args.out, names, args.ema, notes)
+    statistics = None if files.draws is None else (files.draws, SampleSource.choose(files).source)
+    parts = export_diffusers(files.config, files.weights, args.out, names, args.ema, notes, statistics)
     own = sorted(part.name for part in parts.values() if part.module != "diffusers")
     print("parts       " + ", ".join(f"{name}/ {part.name}" for name, part in parts.items()))
     if own:
-        print(f"            {', '.join(own)}: small subclasses, whose code lies in the folder")
+        print(f"            {', '.join(own)}: small classes, whose code lies in the folder")
+    if statistics is not None:
+        other = "model" if statistics[1] == "draws" else "draws"
+        print(f"source      {statistics[1]}, unless pipeline(..., source={other!r}) is called")
     return f"DiffusionPipeline.from_pretrained('{args.out}', trust_remote_code=True)"
 
 

@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ldm.reports.model_files import run_class_names
     from ldm.reports.release import release_run
     from ldm.reports.release_facts import ReleaseFacts
+    from ldm.reports.sample_source import how_to_sample
 
     facts = ReleaseFacts(
         title=args.title,
@@ -70,4 +71,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_end(
         f"{args.out}: {', '.join(path.name for path in files)}",
         f"read {args.out / 'card.html'}, then type dp-ldm verify {args.out}",
+        how_to_sample(args.out),
     )

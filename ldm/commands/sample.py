@@ -2,6 +2,7 @@
 
 dp-ldm sample release/ --output samples.pt --num_samples 1000
 dp-ldm sample logs/2026-01-01T00-00-00_my-images --output samples.png --classes cat dog
+dp-ldm sample release/ --output samples.pt --source model --steps 50
 dp-ldm sample --yaml my-model.yaml --ckpt last.ckpt --output samples.png model.params.scale_factor=0.2
 """
 
@@ -17,6 +18,7 @@ from ldm.cli import ArgumentParser, print_end, print_part_end, split_settings
 from ldm.errors import UserError
 from ldm.inference import SamplingRequest, check_output
 from ldm.inference.request import require_file
+from ldm.models.diffusion.sampling_section import DRAWS, SOURCES
 from ldm.reports.flags import add_drawing_flags, add_sampling_flags, sampling_options
 from ldm.shards import Shard
 
@@ -44,16 +46,18 @@ def draw(
     prompts: Sequence[str] | None = None,
     *,
     by_caption: bool = False,
+    line: str | None = None,
     **more: Any,
 ) -> None:
-    """Draw the images that the flags of sampling ask for, and say what was written. Raises UserError.
+    """Sample the diffusion model as the flags of sampling ask for, and say what was written. Raises UserError.
 
-    ``by_caption``: a column of a grid is a caption, else a line is a class. ``more``: other fields of the request.
+    ``by_caption``: a column of a grid is a caption, else a line is a class. ``line`` says what is drawn from; without
+    it a checkpoint alone was named. ``more``: other fields of the request.
     """
     kinds = len(classes or prompts or ())
     columns = 10 if not kinds else kinds if by_caption else max(1, round(args.num_samples / kinds))
     output = Path(more.pop("output", args.output))
-    complete = SamplingRequest(
+    request = SamplingRequest(
         output=output,
         config=config,
         checkpoint=weights,
@@ -67,7 +71,15 @@ def draw(
         guide=args.guide_with,
         shard=Shard.here(args.shard),
         **more,
-    ).run()
+    )
+    request.check()
+    if line is None:
+        from ldm.reports.sample_source import line_of_weights
+
+        line = line_of_weights(config, request.settings)
+    if line and request.shard.first:
+        print(line)
+    complete = request.run()
     print_sampled(output, args.num_samples, complete, more.get("picture"))
 
 
@@ -107,19 +119,20 @@ def build_parser() -> ArgumentParser:
     what.add_argument("--classes", "-c", nargs="+", metavar="CLASS", help="numbers or names; all without it")
     what.add_argument("--prompt", nargs="+", metavar="TEXT", help="captions, for a model of text")
     add_output_flags(parser)
-    add("--draws", action="store_true", help="decode draws of the released class statistics; no diffusion step")
+    source = parser.add_mutually_exclusive_group()
+    words = (
+        "samples of the diffusion model, or decoded draws of the released class statistics; the declared one without it"
+    )
+    source.add_argument("--source", choices=SOURCES, help=words)
+    source.add_argument("--draws", dest="source", action="store_const", const=DRAWS, help="same as --source draws")
     add_sampling_flags(parser)
     add_drawing_flags(parser)
     return parser
 
 
 def draw_statistics(args: argparse.Namespace, files: ModelFiles, classes: Sequence[int] | None) -> None:
-    """Write images decoded from draws of the run's released statistics. Raises UserError for a model without them."""
-    if files.draws is None:
-        raise UserError(
-            "--draws: this model has no draws.safetensors; a run of dp-ldm new with class moments writes one, and its "
-            "release folder holds it"
-        )
+    """Write images decoded from draws of the run's released statistics. Raises UserError for a class without any."""
+    assert files.draws is not None  # `SampleSource.choose` has looked
     from ldm.inference.draws import decoded_draws
     from ldm.samples import save_grid
 
@@ -141,12 +154,21 @@ def draw_statistics(args: argparse.Namespace, files: ModelFiles, classes: Sequen
         drawn.save(output)
 
 
-def refuse_with_draws(args: argparse.Namespace, settings: Sequence[str]) -> None:
-    """Raise UserError for flags of a sampler, or of another model, beside --draws."""
-    given = (args.sampler, args.steps, args.eta, args.guide_with, args.prompt, args.yaml)
-    others = bool(settings) or args.lineage or args.guidance != 1.0 or not Shard.here(args.shard).whole
-    if others or any(value is not None for value in given):
-        raise UserError("--draws takes no diffusion step: give MODEL alone, without sampler, guidance, prompt or shard")
+def flag_of_the_model(args: argparse.Namespace, settings: Sequence[str]) -> str | None:
+    """The first argument that is about the diffusion model or its sampler, so that it means nothing for draws."""
+    given = {
+        "--sampler": args.sampler,
+        "--steps": args.steps,
+        "--eta": args.eta,
+        "--lineage": args.lineage or None,
+        "--guidance": None if args.guidance == 1.0 else args.guidance,
+        "--uc": args.uc,
+        "--guide_with": args.guide_with,
+        "--prompt": args.prompt,
+        "--yaml": args.yaml,
+    }
+    of_the_model = [word for word in settings if not word.startswith("sampling.")]
+    return next((flag for flag, value in given.items() if value is not None), next(iter(of_the_model), None))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -156,14 +178,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.model is not None and (args.yaml or args.ckpt):
         raise UserError(f"{args.model} and --yaml or --ckpt were given; give one model")
     check_output(args.output)
-    if args.draws:
-        refuse_with_draws(args, settings)
     sampling_options(args)  # a mistake is refused before torch is imported
     for path, kind in ((args.yaml, "config file"), (args.ckpt, "checkpoint")):
         if path is not None:
             require_file(path, kind, shipped=path is args.yaml)
 
     from ldm.reports.model_files import ModelFiles
+    from ldm.reports.sample_source import SampleSource
 
     if args.model is not None:
         files = ModelFiles.find(args.model)
@@ -175,9 +196,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes = None
     if args.prompt is None:
         classes = files.labels(args.classes) if args.classes else files.default_classes()
-    names = files.class_names or None
-    if args.draws:
-        draw_statistics(args, files, classes)
-        print_sampled(Path(args.output), args.num_samples)
-    else:
-        draw(args, files.config, files.weights, classes, args.prompt, class_names=names, settings=settings)
+    source = SampleSource.choose(files, args.source, flag_of_the_model(args, settings), settings)
+    if not source.draws:
+        line = None if args.model is None else source.line
+        names = files.class_names or None
+        draw(args, files.config, files.weights, classes, args.prompt, line=line, class_names=names, settings=settings)
+        return
+    if not Shard.here(args.shard).whole:
+        raise UserError("--shard: one process decodes all draws; leave it and torchrun out, or type --source model")
+    print(source.line)
+    draw_statistics(args, files, classes if args.classes or files.class_names else None)
+    print_sampled(Path(args.output), args.num_samples)

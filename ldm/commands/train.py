@@ -92,7 +92,9 @@ def print_trained(run_dir: RunDirectory, options: RunOptions) -> None:
     if not options.train:
         print("nothing was trained; next: type the same command with -t")
         return
-    following = [f"dp-ldm sample {run_dir.path} --output samples.png"]
+    from ldm.reports.sample_source import how_to_sample
+
+    following = [how_to_sample(run_dir.path)]
     if run_dir.privacy_card.is_file():
         following.append(f"dp-ldm audit {run_dir.path}, which puts a measured bound on the card")
         following.append(f"dp-ldm release {run_dir.path} NEW_FOLDER")

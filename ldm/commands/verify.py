@@ -15,6 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="what dp-ldm release has written")
     args = parser.parse_args(argv)
 
+    from ldm.reports.sample_source import how_to_sample
     from ldm.reports.verification import verify_release
 
     verdict = verify_release(args.folder)
@@ -22,4 +23,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not verdict.sound:
         print("next: do not use this folder; ask the curator for a whole one")
         sys.exit(1)
-    print(f"next: dp-ldm sample {args.folder} --output samples.png")
+    print(f"next: {how_to_sample(args.folder)}")

@@ -15,7 +15,11 @@ import yaml
 from ldm.config import accepted_parameters, canonical_target, get_obj_from_str
 
 #: Sections without a target of their own, and the class that takes them.
-SECTIONS = {"dp_config": "ldm.privacy.config.DPConfig", "ddconfig": "ldm.modules.diffusionmodules.model.Encoder"}
+SECTIONS = {
+    "dp_config": "ldm.privacy.config.DPConfig",
+    "ddconfig": "ldm.modules.diffusionmodules.model.Encoder",
+    "sampling": "ldm.models.diffusion.sampling_section.SamplingSection",
+}
 REQUIRED = "required"
 UNKNOWN = "–"
 
@@ -26,7 +30,8 @@ Written by `python scripts/configuration.py --write` from the constructors; do n
 `{target: dotted.name, params: {...}}` builds one object, and `params` may hold the keys listed under its target. A key
 that is not listed is refused, with the nearest one that is. Types are Python's; a default of None means that the class
 decides, as its line says. `lightning.trainer` takes every argument of Lightning's Trainer, `lightning.callbacks`
-sections with a target of `callbacks`; `base_learning_rate` stands beside `model.target`.
+sections with a target of `callbacks`; `base_learning_rate` stands beside `model.target`, and the
+section `sampling` beside `model`.
 """
 
 

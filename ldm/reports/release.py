@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ldm.errors import UserError
 from ldm.files import check_new_folder, new_folder
 from ldm.inference.load import without_checkpoints
 from ldm.models.diffusion.latent_draws import write_half
+from ldm.models.diffusion.sampling_section import SamplingSection
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.audit_file import AUDIT, AuditFile
 from ldm.reports.claim import check_weights
@@ -52,12 +53,17 @@ def release_run(
     if draws is not None:
         check_weights(card, read_checkpoint(draws), draws)
     card = with_audit(card, run)
-    section = model_section(run)
+    public = public_config(run)
+    if "sampling" in public and draws is None:
+        raise UserError(
+            f"{place.draws}: is missing, and the configuration declares sampling.source: draws; go on with dp-ldm "
+            f"train --resume {run}, which writes it"
+        )
     check_new_folder(out, ", so that no file of an earlier release stays in it")
     with new_folder(out) as staging:
         release = ReleaseFolder(staging)
         export_checkpoint(weights, release.weights, half=half)
-        release.config.write_text(yaml.safe_dump({"model": section}, sort_keys=False), encoding="utf-8")
+        release.config.write_text(yaml.safe_dump(public, sort_keys=False), encoding="utf-8")
         if draws is not None:
             (write_half if half else shutil.copyfile)(draws, release.draws)
         card.write(release.card)
@@ -113,9 +119,10 @@ def release_documents(place: Path) -> tuple[Path, ...]:
     return tuple(path for path in (release.card, release.card_text, release.card_page) if path.is_file())
 
 
-def model_section(run: Path) -> dict[str, Any]:
-    """The ``model`` section of a run's configuration as plain values, without paths of files or of private data.
+def public_config(run: Path) -> dict[str, Any]:
+    """What a release tells of a run's configuration, without paths of files or of private data, as plain values.
 
+    It is the section ``model`` and, where draws of the released statistics are declared, the section ``sampling``.
     Raises UserError when the run directory holds no configuration, or one without a model.
     """
     paths = sorted((run / "configs").glob("*.yaml"))
@@ -128,4 +135,5 @@ def model_section(run: Path) -> dict[str, Any]:
     params = section.get("params", {})
     dp_config = params.get("dp_config") or {}
     params["dp_config"] = {key: dp_config[key] for key in PUBLIC_DP_KEYS if key in dp_config}
-    return section
+    sampling = SamplingSection.read(to_plain(config.get("sampling")))
+    return {"model": section} if sampling == SamplingSection() else {"model": section, "sampling": asdict(sampling)}

@@ -10,6 +10,7 @@ from ldm.checkpoint import read_checkpoint
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.files import file_digest, read_text
+from ldm.models.diffusion.sampling_section import SamplingSection
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
 from ldm.reports import claim
 from ldm.reports.release_card import CardContent, card_page, card_text
@@ -153,8 +154,9 @@ def check_weights(release: ReleaseFolder) -> str:
 
 
 def check_config(release: ReleaseFolder) -> str:
-    """The mechanism's settings in ``config.yaml`` equal those of the plan."""
-    section = to_plain(load_config([release.config])).get("model", {}).get("params", {}).get("dp_config") or {}
+    """The mechanism's settings in ``config.yaml`` equal those of the plan, and what it says to draw from is there."""
+    config = to_plain(load_config([release.config]))
+    section = config.get("model", {}).get("params", {}).get("dp_config") or {}
     plan = release.read_card().plan
     stated = {
         "delta": plan.delta,
@@ -166,7 +168,13 @@ def check_config(release: ReleaseFolder) -> str:
     for key, value in stated.items():
         if section.get(key) is not None and value is not None and section[key] != value:
             raise UserError(f"{release.config.name} says {key} {section[key]}, the plan {value}")
-    return f"{len(stated)} values agree"
+    drawn = SamplingSection.read(config.get("sampling")).draws
+    if drawn and not release.draws.is_file():
+        raise UserError(
+            f"{release.config.name} says that images are drawn from the released statistics, but {release.draws.name} "
+            "is missing"
+        )
+    return f"{len(stated)} values agree" + (f"; images are drawn from {release.draws.name}" if drawn else "")
 
 
 def check_documents(release: ReleaseFolder) -> str:

@@ -14,13 +14,14 @@ from ldm.cli import LARGEST_SEED
 from ldm.config import allow_target, load_config, to_plain
 from ldm.errors import UserError, nearest
 from ldm.files import read_text, require_regular
+from ldm.models.diffusion.sampling_section import SamplingSection
 from ldm.training.learning_rate import RateForBatch, base_learning_rate, rate_of_files
 from ldm.training.newest_checkpoint import newest_checkpoint
 from ldm.training.options import RunOptions
 from ldm.training.run_directory import RunDirectory, new_run, parents_run, resumed_run
 from ldm.training.trainer_flags import merge_flags, translate_legacy_arguments
 
-SECTIONS = ("model", "data", "lightning")
+SECTIONS = ("model", "data", "lightning", "sampling")
 LIGHTNING_KEYS = ("trainer", "callbacks", "logger", "modelcheckpoint")
 MODEL_KEYS = ("target", "params", "base_learning_rate")
 
@@ -81,6 +82,7 @@ def read_request(options: RunOptions) -> RunRequest:
     made_for = None if typed else rate_of_files(paths)
     request = RunRequest(options, run_dir, config, lightning, settings, base_learning_rate(config), made_for)
     check_privacy_settings(request)
+    SamplingSection.read(to_plain(config.get("sampling"))).check(request.dp_config)
     check_named_files(request)
     return request
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from ldm.config import RETIRED, accepted_parameters, canonical_target, get_obj_from_str, value_at
 from ldm.errors import UserError, nearest
 from ldm.models.diffusion.dp_config import DPDM_K
+from ldm.models.diffusion.sampling_section import SamplingSection
 from ldm.privacy.config import DPConfig
 from ldm.training.request import LIGHTNING_KEYS, MODEL_KEYS, SECTIONS
 from ldm.training.trainer_flags import known_trainer_settings
@@ -52,6 +53,7 @@ def known_keys(path: str, parent: Any) -> set[str] | None:
         "data": {"target", "params"},
         "lightning": {*LIGHTNING_KEYS},
         "lightning.trainer": known_trainer_settings(),
+        "sampling": {field.name for field in fields(SamplingSection)},
         DP_CONFIG: {DPDM_K, *(field.name for field in fields(DPConfig))},
     }
     if path in fixed:

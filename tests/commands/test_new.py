@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from ldm.commands.table import dispatch
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.privacy.accounting import epsilon
-from ldm.reports.own_images import PUBLIC_MODELS, Settings, fitting_model, rounded_down, rounded_up
+from ldm.reports.own_images import (
+    MOMENTS_MEASURED,
+    PUBLIC_MODELS,
+    Settings,
+    fitting_model,
+    rounded_down,
+    rounded_up,
+    yaml_text,
+)
 from ldm.samples import SampleSet
 from ldm.samples.folder_survey import survey
 from ldm.shipped import find_shipped
@@ -51,6 +61,7 @@ def test_the_yaml_says_what_the_rules_say(shapes: Path, capsys: pytest.CaptureFi
     assert list(config.data.params.train.params.class_names) == ["circle", "cross"]
     assert Path(config.model.params.ckpt_path).is_file()
     assert config.model.target == "ldm.models.diffusion.ddpm.LatentDiffusion"
+    assert "sampling" not in config, "DP-SGD releases no statistics to draw from"
     with pytest.raises(UserError, match="exists; name another file"):
         dispatch(["new", str(shapes), "--epsilon", "5"])
 
@@ -85,6 +96,7 @@ def test_class_moments_stay_within_epsilon(name: str, shapes: Path, capsys: pyte
     assert config.model.params.first_stage_config.params.ddconfig.in_channels == BY_NAME[name].channels
     assert Path(config.model.params.ckpt_path).name == f"{name}-ldm.safetensors"
     assert config.lightning.trainer.max_steps == 1 and config.model.params.scale_by_std
+    assert config.sampling == {"source": "draws"}
     assert list(dp.public_data) and config.data.params.train.target == "ldm.data.folder.ImageFolder"
 
 
@@ -116,7 +128,7 @@ def test_a_folder_becomes_a_private_model(shapes: Path) -> None:
     dispatch(["verify", "release"])
     dispatch(["sample", "release", "--output", "s.pt", "-n", "2", "--ddim_steps", "2", "--classes", "cross"])
     assert SampleSet.load(Path("s.pt")).labels.tolist() == [1, 1]
-    dispatch(["sample", "release", "--draws", "--output", "d.pt", "-n", "3"])
+    dispatch(["sample", "release", "--output", "d.pt", "-n", "3"])
     drawn = SampleSet.load(Path("d.pt"))
     assert drawn.labels.tolist() == [0, 0, 1] and drawn.images.shape == (3, 1, 32, 32)
 
@@ -217,8 +229,44 @@ def test_a_delta_is_never_rounded_up() -> None:
     assert rounded_down(1e-5) == 1e-5
 
 
-@pytest.mark.parametrize(("name", "epsilon"), [("glyphs32", 5.0), ("clothes32", 1.0)])
-def test_the_outlook_follows_the_number_of_images(name: str, epsilon: float) -> None:
-    sizes = (310, 3100, 33_000)
-    words = [" ".join(Settings.for_size(BY_NAME[name], epsilon, size, 4).outlook()) for size in sizes]
+def outlook(name: str, epsilon: float, size: int) -> str:
+    return " ".join(Settings.for_size(BY_NAME[name], epsilon, size, 4).outlook())
+
+
+@pytest.mark.parametrize(("name", "epsilon", "middle"), [("glyphs32", 5.0, 3100), ("clothes32", 1.0, 2100)])
+def test_the_outlook_follows_the_number_of_images(name: str, epsilon: float, middle: int) -> None:
+    words = [outlook(name, epsilon, size) for size in (310, middle, 33_000)]
     assert "WILL NOT DO" in words[0] and "in between" in words[1] and "enough" in words[2]
+
+
+@pytest.mark.parametrize(
+    ("size", "epsilon", "rounds", "measured"),
+    [
+        (310, 1, "one round", "46 to 55 % (25)"),
+        (310, 10, "two rounds", "66 to 71 % (96)"),
+        (3100, 1, "two rounds", "88 % (206)"),
+        (3100, 5, "three rounds", "98 to 99 % (846)"),
+    ],
+)
+def test_the_outlook_is_that_of_the_rounds_that_are_written(
+    size: int, epsilon: float, rounds: str, measured: str
+) -> None:
+    settings = Settings.for_size(BY_NAME["clothes32"], epsilon, size, 4)
+    assert f"class moments in {rounds}" in outlook("clothes32", epsilon, size)
+    assert measured in outlook("clothes32", epsilon, size)
+    written = yaml.safe_load(yaml_text(settings, "images", "abcd"))["model"]["params"]["dp_config"]["warm_up"]
+    assert len(written["rounds"]) == len(settings.shares) == {"one": 1, "two": 2, "three": 3}[rounds.split()[0]]
+
+
+def test_the_outlook_has_the_numbers_of_the_documentation() -> None:
+    """Every figure of the outlook is one of the table in docs/your-data.md, rounded."""
+    page = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")
+    table = page.partition("### Class moments")[2].partition("1,000 draws of one query")[0]
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    found = {round(float(number) + 1e-6) for row in rows for number in re.findall(r"\d+\.\d", row)}
+    signals = {cell for row in rows for cell in re.findall(r"[\d,]+(?=:)", row)}
+    for _, words in MOMENTS_MEASURED:
+        brackets = re.findall(r"\(([^)]*)\)", words)
+        assert {each for part in brackets for each in part.split(" and ")} <= signals
+        percents = re.findall(r"(\d+)(?: to (\d+))? %", words)
+        assert {int(each) for pair in percents for each in pair if each} <= found

@@ -40,6 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data.params.train.params.sise=8", "did you mean 'size'"),
         ("lightning.trainer.max_step=3", "did you mean 'max_steps'"),
         ("lightning.calbacks.x=3", "did you mean 'callbacks'"),
+        ("sampling.sorce=draws", "sampling has no key 'sorce'; did you mean 'source'"),
         ("model.params.qwertz=1", "no key 'qwertz'; it has "),
     ],
 )

@@ -17,7 +17,10 @@ from ldm.commands.table import dispatch
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.inference import load_model
+from ldm.inference.draws import decoded_draws
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.latent_draws import LatentDraws
+from ldm.privacy.statistics import ClassMixture
 from ldm.reports.diffusers.export import export_diffusers
 from ldm.reports.diffusers.first_stage import import_autoencoder
 from tests import tiny
@@ -176,6 +179,75 @@ def test_a_folder_is_written_without_the_library_and_carries_the_account(tmp_pat
             assert json.loads(file.metadata()["privacy"]) == {"ledger": "spent"}
     with pytest.raises(UserError, match="exists"):
         export_diffusers(config, weights, tmp_path / "folder")
+
+
+def statistics_file(path: Path, *, cells: int = 2) -> Path:
+    """Made-up statistics of five classes of the tiny model's latents, one covariance a cell."""
+    generator = torch.Generator().manual_seed(3)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    weights = torch.full((5, cells), 1 / cells, dtype=torch.float64)
+    factors = 0.3 * numbers(5, cells, 3, 3)
+    mixture = ClassMixture(weights.sum(dim=1) / 5, weights, numbers(5, cells, 3), factors)
+    LatentDraws(mixture, numbers(32), numbers(3, 32), (2, 4, 4)).save(path, {"ledger": "of the statistics"})
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cells", [1, 2])
+def test_draws_of_the_statistics_are_ours(cells: int, tmp_path: Path) -> None:
+    config, weights = model_files(tmp_path, tiny.ldm())
+    file = statistics_file(tmp_path / "draws.safetensors", cells=cells)
+    export_diffusers(config, weights, tmp_path / "folder", ["a", "b", "c", "d", "e"], statistics=(file, "draws"))
+    ours = decoded_draws(file, config, weights, 9, [0, 3, 4], seed=7, device="cpu")
+    pipeline = library().DiffusionPipeline.from_pretrained(str(tmp_path / "folder"), trust_remote_code=True)
+    pipeline.set_progress_bar_config(disable=True)
+    assert ours.labels is not None
+    names = ["abcde"[label] for label in ours.labels.tolist()]
+    for source in ({}, {"source": "draws"}):
+        theirs = pipeline(names, generator=torch.Generator().manual_seed(7), output_type="pt", **source).images
+        assert ours.images.std() > 0.01 and (ours.images - theirs).abs().max() < 1e-4
+    steps = {"num_inference_steps": 2, "output_type": "pt"}
+    model = [
+        pipeline(names, generator=torch.Generator().manual_seed(7), **steps, **more).images
+        for more in ({}, {"source": "model"})
+    ]
+    assert torch.equal(*model) and not torch.equal(model[0], theirs)
+    with pytest.raises(ValueError, match="draws take no diffusion step; leave num_inference_steps out"):
+        pipeline(names, source="draws", num_inference_steps=2)
+    with pytest.raises(ValueError, match="statistics of 5 classes were released"):
+        pipeline([5])
+    with pytest.raises(ValueError, match="'drawn' is unknown"):
+        pipeline(names, source="drawn")
+    pipeline.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "draws" / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_folder_without_statistics_says_so(tmp_path: Path) -> None:
+    config, weights = model_files(tmp_path, tiny.ldm())
+    export_diffusers(config, weights, tmp_path / "folder")
+    pipeline = library().DiffusionPipeline.from_pretrained(str(tmp_path / "folder"), trust_remote_code=True)
+    with pytest.raises(ValueError, match="this release has no statistics to draw from"):
+        pipeline([0], source="draws")
+
+
+def test_statistics_go_with_the_folder_and_keep_their_account(tmp_path: Path) -> None:
+    config, weights = model_files(tmp_path, tiny.ldm())
+    file = statistics_file(tmp_path / "draws.safetensors")
+    export_diffusers(config, weights, tmp_path / "folder", statistics=(file, "model"))
+    index = json.loads((tmp_path / "folder" / "model_index.json").read_text())
+    assert index["draws"] == ["draws", "ReleasedStatistics"] and index["source"] == "model"
+    with safe_open(tmp_path / "folder" / "draws" / "diffusion_pytorch_model.safetensors", "pt") as written:
+        assert json.loads(written.metadata()["privacy"]) == {"ledger": "of the statistics"}
+    other = tiny.ldm()
+    other["params"]["image_size"] = 8
+    config, weights = model_files(tmp_path / "other", other)
+    with pytest.raises(UserError, match=r"statistics of latents \(2, 4, 4\), which are not those"):
+        export_diffusers(config, weights, tmp_path / "wrong", statistics=(file, "model"))
+    assert not (tmp_path / "wrong").exists()
 
 
 def refused() -> dict[str, tuple[dict[str, Any], str]]:

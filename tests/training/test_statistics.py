@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from dp_accounting.dp_event import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from torch import Tensor
@@ -262,6 +264,62 @@ def test_the_draws_of_a_run_go_with_its_release(finished: RunDirectory, tmp_path
     assert not verify_release(tmp_path / "release").sound
     with pytest.raises(UserError, match=r"no draws.safetensors"):
         dispatch(["sample", str(tmp_path / "release"), "--draws", "--output", str(images[0])])
+
+
+def declaring(run: RunDirectory, place: Path) -> Path:
+    """A copy of a run whose configuration declares draws, as the YAML of `dp-ldm new` does."""
+    shutil.copytree(run.path, place)
+    (config,) = (place / "configs").glob("*-project.yaml")
+    config.write_text(config.read_text() + "sampling:\n  source: draws\n")
+    return place
+
+
+def test_what_is_declared_for_sampling_goes_with_the_release(
+    finished: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = declaring(finished, tmp_path / "run"), tmp_path / "release"
+    dispatch(["release", str(run), str(folder)])
+    assert f"dp-ldm sample {folder} --output samples.png (draws of the released statistics" in capsys.readouterr().out
+    assert yaml.safe_load((folder / "config.yaml").read_text())["sampling"] == {"source": "draws"}
+    dispatch(["verify", str(folder)])
+    out = capsys.readouterr().out
+    assert "images are drawn from draws.safetensors" in out and "every check passed" in out
+    images = {}
+    words = {
+        "default": [],
+        "draws": ["--draws"],
+        "model": ["--source", "model", "--steps", "2"],
+        "steps": ["--steps", "2"],
+    }
+    for name, more in words.items():
+        output = tmp_path / f"{name}.pt"
+        dispatch(["sample", str(folder), "--output", str(output), "-n", "4", "--classes", "3", "7", *more])
+        images[name] = SampleSet.load(output).images
+        taken = "the diffusion model" if name in ("model", "steps") else "draws of the released statistics"
+        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"source      {taken}")]
+    assert torch.equal(images["default"], images["draws"]) and torch.equal(images["model"], images["steps"])
+    assert not torch.equal(images["default"], images["model"])
+    with pytest.raises(UserError, match="--shard: one process decodes all draws"):
+        dispatch(["sample", str(folder), "--output", str(tmp_path / "a.pt"), "--shard", "1/2"])
+
+    (folder / "draws.safetensors").unlink()  # and from the sums, as somebody who hides it would do
+    sums = (folder / "SHA256SUMS").read_text().splitlines()
+    (folder / "SHA256SUMS").write_text("".join(f"{line}\n" for line in sums if "draws" not in line))
+    lines = verify_release(folder).lines()
+    assert [line[:5] for line in lines].count("WRONG") == 1 and any(
+        "draws.safetensors is missing" in line for line in lines
+    )
+    (run / "draws.safetensors").unlink()
+    with pytest.raises(UserError, match=r"draws\.safetensors: is missing.*--resume"):
+        release_run(run, tmp_path / "other", ReleaseFacts())
+
+
+def test_a_run_without_statistics_cannot_declare_draws(place: Path) -> None:
+    config = config_of(place)
+    del config["model"]["params"]["dp_config"]["warm_up"]
+    with pytest.raises(UserError, match=r"sampling\.source: draws are those of"):
+        train(tiny.options(place / "undeclared", {**config, "sampling": {"source": "draws"}}))
+    assert not (place / "undeclared" / "logs").exists()
 
 
 def test_a_finished_run_that_is_resumed_keeps_its_statistics(finished: RunDirectory) -> None:

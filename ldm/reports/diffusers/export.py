@@ -20,6 +20,7 @@ from ldm.errors import UserError
 from ldm.files import check_writable
 from ldm.inference import load_model
 from ldm.inference.load import without_checkpoints
+from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.modules.lora import merge_adapters
 from ldm.reports.diffusers.config import (
     LIBRARY,
@@ -44,12 +45,14 @@ def export_diffusers(
     class_names: Sequence[str] = (),
     ema: bool = True,
     notes: Sequence[Path] = (),
+    statistics: tuple[Path, str] | None = None,
 ) -> dict[str, Part]:
     """Write the new folder ``out`` from a configuration and a checkpoint; returns its components by name.
 
     Adapters are merged. The plan and ledger of a private run go into the metadata of both weight files. ``notes`` are
-    files, such as a card, that are copied beside them. The library itself is not needed. Raises UserError, before
-    anything is written, for a model that the library cannot compute, with the reason in one line.
+    files, such as a card, that are copied beside them. ``statistics``: a file of `LatentDraws`, whose own account goes
+    with it, and what the pipeline takes by default, "model" or "draws". The library itself is not needed. Raises
+    UserError, before anything is written, for a model that the library cannot compute, with the reason in one line.
     """
     if out.exists():
         raise UserError(f"{out} exists; name a new folder")
@@ -57,18 +60,19 @@ def export_diffusers(
     model = load_model(config, weights, torch.device("cpu"), ema)
     merge_adapters(model)
     section = to_plain(without_checkpoints(load_config([config]).model).params.first_stage_config)
-    made = {"unet": _network(model), "vae": _autoencoder(model, section)}
-    components = {name: part for name, (part, _) in made.items()}
-    content = read_checkpoint(weights)
-    memory = {key: json.dumps(value) for key in MEMORIES if (value := checkpoint_metadata(content, key))}
+    made = {"unet": (*_network(model), weights), "vae": (*_autoencoder(model, section), weights)}
+    if statistics is not None:
+        made["draws"] = (*_statistics(statistics[0], model), statistics[0])
+    components = {name: part for name, (part, *_) in made.items()}
     staging = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
     try:
-        for name, (part, state) in made.items():
-            _write_part(staging / name, part, state, memory)
+        for name, (part, state, source) in made.items():
+            _write_part(staging / name, part, state, _memory(source))
         (staging / "scheduler").mkdir()
         _write_json(staging / "scheduler" / "scheduler_config.json", scheduler_config(model))
         shutil.copyfile(FILES / "pipeline.py", staging / "pipeline.py")
-        _write_json(staging / "model_index.json", _index(components, class_names, _null_class(model)))
+        index = _index(components, class_names, _null_class(model)) | ({"source": statistics[1]} if statistics else {})
+        _write_json(staging / "model_index.json", index)
         for note in notes:
             shutil.copyfile(note, staging / note.name)
         staging.rename(out)
@@ -98,6 +102,24 @@ def _autoencoder(model: Any, section: Mapping[str, Any]) -> tuple[Part, dict[str
     state = model.first_stage_model.state_dict()
     kept = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema.", "colorize"))}
     return part, autoencoder_to_diffusers(kept, len(section["params"]["ddconfig"]["ch_mult"]))
+
+
+def _statistics(path: Path, model: Any) -> tuple[Part, dict[str, Tensor]]:
+    """The released statistics in single precision. Raises UserError for those of other latents."""
+    draws = LatentDraws.read(path)
+    if draws.shape != (model.channels, model.image_size, model.image_size):
+        raise UserError(f"{path}: statistics of latents {draws.shape}, which are not those of this model")
+    state = {name: draws.state()[name].float() for name in ("weights", "means", "factors", "centre", "lift")}
+    classes, cells, directions = draws.mixture.means.shape
+    config = {"classes": classes, "cells": cells, "covariances": draws.mixture.factors.shape[1]}
+    config |= {"directions": directions, "latent_shape": list(draws.shape)}
+    return Part("draws", "ReleasedStatistics", config), state
+
+
+def _memory(source: Path) -> dict[str, str]:
+    """What a file says about the privacy of its numbers, for the metadata of another one."""
+    content = read_checkpoint(source)
+    return {key: json.dumps(value) for key in MEMORIES if (value := checkpoint_metadata(content, key))}
 
 
 def scheduler_config(model: Any) -> dict[str, Any]:
