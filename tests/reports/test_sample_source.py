@@ -22,7 +22,7 @@ def files(folder: Path, declared: str | None, *, statistics: bool = True) -> Mod
     [
         ("draws", None, None, "draws", "declares sampling.source: draws"),
         ("draws", "model", None, "model", "you asked for it"),
-        ("draws", None, "--steps", "model", "--steps is a matter of it"),
+        ("draws", None, "--steps", "model", "--steps applies to it alone"),
         ("model", None, None, "model", "declares no other"),
         (None, None, None, "model", "declares no other"),
         (None, "draws", None, "draws", "you asked for it"),
