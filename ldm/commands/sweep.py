@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm.cli import ArgumentParser, pick_device, split_settings
+from ldm.cli import ArgumentParser, pick_device, print_end, split_settings
 from ldm.errors import UserError
 
 if TYPE_CHECKING:
-    from ldm.reports.sweep import SweepRequest
+    from ldm.reports.sweep import SweepRequest, SweepResult
 
 
 def build_parser(prog: str = "dp-ldm sweep") -> ArgumentParser:
@@ -69,18 +69,22 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm sweep") -> None:
         result = run_sweep(_request(args, settings, out))
     print("\n".join(result.lines()))
     print(result.statement)
-    print(f"written to {out}")
+    print_end(out, *_following(args, out, result))
+
+
+def _following(args: argparse.Namespace, out: Path, result: SweepResult) -> tuple[str, ...]:
+    """What to type after a sweep: a training with the best setting, or the release of the run that may be released."""
     if result.mode == "public" and result.best is not None:
         chosen = " ".join(result.tried[result.best].setting)
-        print(f"next: dp-ldm train {args.yaml or 'YAML'} {chosen}")
-        print(f'      dp-ldm release RUN OUT --tuning "{result.statement}"')
-        return
+        return (
+            f"dp-ldm train {args.yaml or 'YAML'} {chosen}",
+            f'dp-ldm release RUN OUT --tuning "{result.statement}"',
+        )
     runs = [entry.run for entry in result.tried if entry.run]
     if not runs:
-        print("next: nothing can be released; every run was stopped before its first checkpoint")
-        return
+        return ("nothing can be released; every run was stopped before its first checkpoint",)
     chosen = runs[0] if result.best is None else result.tried[result.best].run
-    print(f"next: dp-ldm release {out / chosen} NEW_FOLDER")
+    return (f"dp-ldm release {out / chosen} NEW_FOLDER",)
 
 
 def _request(args: argparse.Namespace, settings: Sequence[str], out: Path) -> SweepRequest:
