@@ -378,6 +378,21 @@ def test_a_second_process_in_the_folder_does_not_release_again(tmp_path: Path) -
     assert len(two_rounds(path, rows, labels, Ledger.from_dict(account["ledger"]), read)) == len(releases) == 2
 
 
+def test_answers_of_another_process_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process stores its answer while this one computes: between the first check and the write."""
+    rows, labels, path = torch.randn(40, 3), torch.arange(40) % 2, tmp_path / "statistics.ckpt"
+
+    def slow(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(statistics_file, "release", release)
+        two_rounds(path, rows, labels, Ledger(), [])
+        return release(*args, **options)
+
+    monkeypatch.setattr(statistics_file, "release", slow)
+    with pytest.raises(UserError, match="another process has released"):
+        two_rounds(path, rows, labels, Ledger(), [])
+    assert len(load_releases(path)[1]) == 2, "the other's answers and charges are kept"
+
+
 def test_cells_and_norms_follow_from_releases_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same answers before, quite other records: the next query is the same."""
     generator = torch.Generator().manual_seed(0)
