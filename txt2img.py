@@ -12,7 +12,7 @@ from ldm.commands.sample import print_sampled
 from ldm.errors import UserError
 from ldm.inference import SamplingRequest, check_output, cycled, read_prompts
 from ldm.reports.flags import add_drawing_flags, add_sampling_flags, sampling_options
-from ldm.shards import Shard
+from ldm.samples.shards import Shard
 
 PUBLISHED_PROMPTS = "celeba_inputcaption.txt"  # what the published command reads when no captions are given
 

@@ -57,7 +57,7 @@ def groups(images: int, compiled: bool) -> dict[str, dict[str, Case]]:
     from ldm.inference import draw_samples, load_model
     from ldm.inference.decode import Decoder
     from ldm.inference.generate import sample_batches
-    from ldm.shards import Shard
+    from ldm.samples.shards import Shard
 
     model = load_model(CONFIG, CKPT, torch.device("cpu"))
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ldm.cli import ArgumentParser, pick_device, print_end, print_part_end, run
 from ldm.reports.flags import add_device_flag, add_download_flag, add_extractor_flags, add_shard_flag
-from ldm.shards import Shard
+from ldm.samples.shards import Shard
 
 
 def main(argv: Sequence[str] | None = None) -> None:

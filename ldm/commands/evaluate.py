@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ldm.cli import ArgumentParser, pick_device, print_end, seed
 from ldm.reports.flags import add_dataset_flags, add_device_flag, add_extractor_flags
-from ldm.shards import Shard
+from ldm.samples.shards import Shard
 
 
 def build_parser(prog: str = "dp-ldm evaluate") -> ArgumentParser:

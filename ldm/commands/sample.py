@@ -20,7 +20,7 @@ from ldm.inference import SamplingRequest, check_output
 from ldm.inference.request import require_file
 from ldm.models.diffusion.sampling_section import DRAWS, SOURCES
 from ldm.reports.flags import add_drawing_flags, add_sampling_flags, sampling_options
-from ldm.shards import Shard
+from ldm.samples.shards import Shard
 
 if TYPE_CHECKING:
     from ldm.reports.model_files import ModelFiles

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed
 
 from ldm.errors import UserError
-from ldm.shards import Shard
+from ldm.samples.shards import Shard
 
 Result = TypeVar("Result")
 

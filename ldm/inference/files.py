@@ -31,8 +31,8 @@ from ldm.samples import (
     unfinished_folder,
     unfinished_meta,
 )
+from ldm.samples.shards import WHOLE, Shard, merge_when_complete
 from ldm.samples.writer import PLACES
-from ldm.shards import WHOLE, Shard, merge_when_complete
 
 logger = logging.getLogger(__name__)
 

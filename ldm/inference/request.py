@@ -9,7 +9,7 @@ from pathlib import Path
 from ldm.errors import UserError, nearest
 from ldm.files import check_writable
 from ldm.inference.options import SamplingOptions
-from ldm.shards import Shard
+from ldm.samples.shards import Shard
 from ldm.shipped import find_shipped
 
 

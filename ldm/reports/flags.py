@@ -111,7 +111,7 @@ def add_drawing_flags(parser: ArgumentParser, *, seed_default: int | None = 0) -
 
 
 def add_shard_flag(parser: ArgumentParser) -> None:
-    """--shard; `ldm.shards.Shard.here` reads it."""
+    """--shard; `ldm.samples.shards.Shard.here` reads it."""
     parser.add_argument(
         "--shard", metavar="I/N", help="do part I of N, as a task of a SLURM array does; torchrun needs no flag"
     )

@@ -15,7 +15,7 @@ import torch
 from ldm.errors import UserError
 from ldm.inference import SamplingOptions, sample_set, write_samples
 from ldm.samples import SampleSet, SampleWriter
-from ldm.shards import Shard
+from ldm.samples.shards import Shard
 from tests.tiny_runs import ROOT, small_checkpoint, small_ldm, write_yaml
 
 CPU = torch.device("cpu")

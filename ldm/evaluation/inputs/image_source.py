@@ -31,7 +31,7 @@ from ldm.samples.framing import to_size
 from ldm.samples.image_files import all_problems, read_image
 from ldm.samples.image_folder import ImageFolderListing, list_images, read_headers, require_one_size
 from ldm.samples.pixel_range import BYTES
-from ldm.shards import WHOLE, Shard
+from ldm.samples.shards import WHOLE, Shard
 
 Batches = Iterator[tuple[Tensor, Tensor | None]]
 

@@ -19,7 +19,7 @@ from ldm.config import accepted_parameters, allow_target, get_obj_from_str, inst
 from ldm.errors import UserError
 from ldm.samples import SampleSet
 from ldm.samples.sample_set import IMAGE_KEY, LABEL_KEY
-from ldm.shards import WHOLE, Shard
+from ldm.samples.shards import WHOLE, Shard
 
 logger = logging.getLogger(__name__)
 

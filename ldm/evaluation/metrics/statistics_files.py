@@ -11,7 +11,7 @@ from ldm.errors import UserError
 from ldm.evaluation.features import FeatureExtractor, make_extractor
 from ldm.evaluation.inputs.image_source import ImageSource, is_statistics_file, open_images
 from ldm.evaluation.metrics.statistics import FeatureStatistics, compute_statistics, merged
-from ldm.shards import WHOLE, Shard, merge_when_complete
+from ldm.samples.shards import WHOLE, Shard, merge_when_complete
 
 
 def statistics_of(

@@ -14,7 +14,7 @@ from ldm.evaluation.inputs.image_source import ImageSource, folder_images, open_
 from ldm.evaluation.metrics.statistics import FeatureStatistics, RunningStatistics, merged
 from ldm.evaluation.metrics.statistics_files import write_statistics
 from ldm.samples import SampleSet, save_grid
-from ldm.shards import Shard
+from ldm.samples.shards import Shard
 
 COUNT, BATCH = 23, 5
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm.errors import UserError
-from ldm.shards import Shard, merge_when_complete
+from ldm.samples.shards import Shard, merge_when_complete
 
 
 @given(count=st.integers(1, 20), total=st.integers(0, 200))
@@ -27,8 +27,12 @@ def test_where_the_part_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert Shard.here() == Shard(3, 4) and Shard.here("1/2") == Shard(0, 2)
-    for text in ("0/2", "3/2", "2", "a/b", "1/0"):
-        with pytest.raises(UserError):
+    no_number, outside = "--shard {}: is no part of a job; type 1/4", "part {} does not exist; parts are 1/4"
+    for text in ("2", "a/b"):
+        with pytest.raises(UserError, match=no_number.format(text)):
+            Shard.here(text)
+    for text in ("0/2", "3/2", "1/0"):
+        with pytest.raises(UserError, match=outside.format(text.replace("/", " of "))):
             Shard.here(text)
 
 
