@@ -39,6 +39,6 @@ def test_there_and_back(tmp_path: Path) -> None:
 
 def test_a_file_without_adapters(tmp_path: Path) -> None:
     public = tiny.public_checkpoint(tmp_path / "public.ckpt")
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="has no adapters"):
         export_peft(public, tmp_path / "peft")
     assert not (tmp_path / "peft").exists() and not list(tmp_path.glob(".peft*"))

@@ -314,7 +314,7 @@ def test_a_module_that_fails_to_import_something_else_keeps_its_error(monkeypatc
 
 def test_allow_target_opens_one_package(monkeypatch):
     monkeypatch.setattr(targets, "ALLOWED_PREFIXES", set())
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="target 'toys.Base' is not allowed"):
         get_obj_from_str("toys.Base")
     allow_target("toys")
     assert get_obj_from_str("toys.Base") is Base

@@ -85,18 +85,18 @@ def test_the_older_config_spelling_gives_the_same_set():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "message"),
     [
-        {"size": 0},
-        {"channels": 2},
-        {"flip_p": 1.5},
-        {"flip_p": -0.1},
-        {"framing": "stretch"},
-        {"interpolation": "cubic"},
+        ({"size": 0}, "size=0; give a whole number from 1"),
+        ({"channels": 2}, "channels=2; give 1 .* or 3"),
+        ({"flip_p": 1.5}, "flip_p=1.5 is not a probability"),
+        ({"flip_p": -0.1}, "flip_p=-0.1 is not a probability"),
+        ({"framing": "stretch"}, "framing='stretch'; one of "),
+        ({"interpolation": "cubic"}, "interpolation='cubic'; did you mean 'bicubic'"),
     ],
 )
-def test_values_outside_the_range_are_refused(wrong):
-    with pytest.raises(UserError):
+def test_values_outside_the_range_are_refused(wrong, message):
+    with pytest.raises(UserError, match=message):
         ArrayDataset(IMAGES, LABELS, **wrong)
 
 
@@ -165,7 +165,7 @@ def test_a_split_is_stratified_disjoint_and_fixed():
     assert np.array_equal(kept, again[0]) and np.array_equal(held, again[1])
     assert not np.array_equal(held, stratified_split(labels, 100, seed=1)[1])
     assert len(stratified_split(labels, 0)[1]) == 0
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="1001 records cannot be held out of 1000"):
         stratified_split(labels, 1001)
 
 

@@ -90,5 +90,6 @@ def test_reading_again_and_sending_to_a_worker(cache):
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"seed": -1}, {"size": 8}])
 def test_bad_arguments(cache, wrong):
-    with pytest.raises(UserError):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"{name}={value}; give "):
         GarmentsTrain(**{"count": 2, "cache": cache, **wrong})

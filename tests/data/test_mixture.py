@@ -34,5 +34,5 @@ def test_a_part_with_random_mirrors_makes_it_random():
 def test_parts_from_nodes():
     node = {"target": "ldm.data.garments.GarmentsTrain", "params": {"count": 1, "size": 16}}
     assert len(Mixture([node, node])) == 2
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="no parts; give a list"):
         Mixture([])

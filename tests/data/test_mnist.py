@@ -55,7 +55,7 @@ def test_downloading_happens_when_asked_for(tmp_path, monkeypatch):
             write_digits(Path(root) / "MNIST" / "raw")
 
     monkeypatch.setattr("torchvision.datasets.MNIST", Fetched)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="download=[Tt]rue"):
         MNISTTrain(root=tmp_path)
     assert not any(tmp_path.iterdir())
     assert len(MNISTTrain(root=tmp_path, download=True)) == 40

@@ -120,9 +120,9 @@ def test_mistakes_are_user_errors():
         module(train=node(count=0)).setup()
     with pytest.raises(UserError, match="no 'test' set"):
         module().test_dataloader()
-    for wrong in ({"batch_size": 0}, {"num_workers": -1}):
-        with pytest.raises(UserError):
-            module(**wrong)
+    for name, value in (("batch_size", 0), ("num_workers", -1)):
+        with pytest.raises(UserError, match=f"data: {name}={value}; give {value + 1} or more"):
+            module(**{name: value})
     with pytest.raises(TypeError):
         module(batchsize=3)
 

@@ -74,5 +74,6 @@ def test_every_digit_has_several_habits_and_readable_places():
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"seed": -1}, {"size": 30}])
 def test_bad_arguments(tmp_path, wrong):
-    with pytest.raises(UserError):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"{name}={value}; give "):
         StrokeDigitsTrain(**{"count": 2, "cache": tmp_path, **wrong})

@@ -62,7 +62,14 @@ def test_label_outside_the_classes(label):
     model.check(torch.empty(0, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("params", [{"ucg_rate": 1.0}, {"ucg_rate": -0.1}, {"n_classes": 1, "ucg_rate": 0.1}])
-def test_bad_parameters(params):
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"ucg_rate": 1.0}, "ucg_rate: 1.0 must be at least 0 and below 1"),
+        ({"ucg_rate": -0.1}, "ucg_rate: -0.1 must be at least 0 and below 1"),
+        ({"n_classes": 1, "ucg_rate": 0.1}, "n_classes: 1 is too small; count the null class"),
+    ],
+)
+def test_bad_parameters(params, message):
+    with pytest.raises(UserError, match=message):
         ClassEmbedder(embed_dim=2, **params)

@@ -247,7 +247,7 @@ def test_weights_inside_a_checkpoint_are_enough(vgg_file, no_cache, images):
     source = adversarial(perceptual_weight=1.0)
     vgg_file.unlink()
     target = adversarial(perceptual_weight=1.0)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="the perceptual loss has no weights"):
         target.check_ready()
     incomplete = source.state_dict()
     del incomplete["perceptual_loss.lin3.model.1.weight"]

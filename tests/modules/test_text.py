@@ -152,7 +152,7 @@ def test_download_only_where_allowed(nothing_here, monkeypatch, tmp_path):
         return str(cached(tmp_path, repository))
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="captions need the vocabulary of bert-base-uncased"):
         vocabulary.find_vocabulary()
     assert not asked
     monkeypatch.setenv(vocabulary.DOWNLOAD_VARIABLE, "1")

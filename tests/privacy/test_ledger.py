@@ -65,7 +65,7 @@ def test_recording_needs_a_real_event_and_count():
     with pytest.raises(TypeError):
         ledger.record("step")
     for count in (0, -1, 1.5, True):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match="must be a whole number of at least 1"):
             ledger.record(A, count)
     assert ledger.steps == 0
 

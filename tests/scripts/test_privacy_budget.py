@@ -126,5 +126,5 @@ def test_nonsense_ends_with_exit_code_2_and_one_line(capsys, arguments, message)
 
 
 def test_the_library_raises_what_the_verb_reports():
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="the sampling rate is unknown: give num_records"):
         budget(batch_size=10, delta=1e-5, epochs=1, target_epsilon=1)
