@@ -27,7 +27,7 @@ from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, fit_round,
 from ldm.reports.own_images import CELL_SHARES, CELLS, LEADING, MEANS_SHARE, PUBLIC_MODELS, Moments, Settings
 from ldm.samples import SampleSet
 from ldm.shipped import find_shipped
-from ldm.training.statistics import load_frame
+from ldm.training.public_frame import load_frame
 
 BY_NAME = {model.name: model for model in PUBLIC_MODELS if model.moments is not None}
 ALL, MEANS, SPREAD, OWN = (1.0, 1.0, 1.0), (1.0, 1.0, 0.0), (0.2, 0.3, 1.0), (0.5, 0.7, 1.0)

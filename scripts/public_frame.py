@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ldm.config import instantiate_from_config, load_config, to_plain
     from ldm.inference import load_model
-    from ldm.training.statistics import public_frame, save_frame
+    from ldm.training.public_frame import public_frame, save_frame
 
     node = to_plain(load_config([args.yaml]).data.params.train)
     model = load_model(args.yaml, args.ckpt, pick_device(args.device))

@@ -12,7 +12,7 @@ from ldm.data.collages import CollagesTrain
 from ldm.inference import load_model
 from ldm.reports.own_images import Moments, Settings
 from ldm.shipped import find_shipped
-from ldm.training.statistics import public_frame, save_frame
+from ldm.training.public_frame import public_frame, save_frame
 
 COUNT, RANK, WHITENING = 2000, 48, 0.5
 #: The share of public images whose coordinates are not clipped.

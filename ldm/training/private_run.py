@@ -41,9 +41,10 @@ from ldm.training.run_account import (
     private_ancestors,
 )
 from ldm.training.run_directory import RunDirectory
-from ldm.training.statistics import load_releases, prepare_model
+from ldm.training.statistics_file import load_releases
 from ldm.training.statistics_plan import StatisticsPlan, charges_before
 from ldm.training.trainer_flags import own_device
+from ldm.training.warm_up import prepare_model
 
 logger = logging.getLogger(__name__)
 

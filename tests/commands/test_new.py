@@ -26,7 +26,7 @@ from ldm.reports.own_images import (
 from ldm.samples import SampleSet
 from ldm.samples.folder_survey import survey
 from ldm.shipped import find_shipped
-from ldm.training.statistics import load_frame
+from ldm.training.public_frame import load_frame
 from ldm.training.statistics_plan import StatisticsPlan
 
 ROOT = Path(__file__).parents[2]

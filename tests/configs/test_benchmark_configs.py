@@ -22,7 +22,7 @@ from ldm.privacy.accounting import calibrate
 from ldm.privacy.statistics import Frame
 from ldm.reports.benchmark import BenchmarkConfig, BenchmarkOptions, run_benchmark
 from ldm.reports.benchmark.config import delta_for
-from ldm.training.statistics import save_frame
+from ldm.training.public_frame import save_frame
 from ldm.training.statistics_plan import StatisticsPlan
 from tests import shipped, tiny
 from tests.shipped import CONFIGS

@@ -27,7 +27,7 @@ from ldm.reports.benchmark.table import collect_rows, format_table
 from ldm.samples import SampleSet
 from ldm.training import private_run
 from ldm.training.private_classifier import save_feature_map
-from ldm.training.statistics import save_frame
+from ldm.training.public_frame import save_frame
 from scripts import benchmark as verb
 from tests import tiny
 

@@ -25,8 +25,9 @@ from ldm.training.private_classifier import (
     save_feature_map,
     stored_classifier,
 )
+from ldm.training.public_frame import save_frame
 from ldm.training.run_directory import RunDirectory
-from ldm.training.statistics import load_releases, save_frame
+from ldm.training.statistics_file import load_releases
 from ldm.training.statistics_plan import StatisticsPlan
 from tests import tiny
 
@@ -101,11 +102,11 @@ def test_samples_get_the_classes_that_the_stored_classifier_finds(finished: RunD
 def test_a_released_classifier_is_not_trained_again(
     place: Path, finished: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ldm.training import statistics
+    from ldm.training import warm_up
 
-    monkeypatch.setattr(statistics, "release_classifier", lambda *args: pytest.fail("the records were read again"))
+    monkeypatch.setattr(warm_up, "release_classifier", lambda *args: pytest.fail("the records were read again"))
     _, releases = load_releases(finished.statistics)
-    statistics.add_classifier(StatisticsPlan.read(section(place)), None, None, None, finished.statistics, releases)  # type: ignore[arg-type]
+    warm_up.add_classifier(StatisticsPlan.read(section(place)), None, None, None, finished.statistics, releases)  # type: ignore[arg-type]
 
 
 def test_mistakes_are_named(finished: RunDirectory, place: Path, tmp_path: Path) -> None:

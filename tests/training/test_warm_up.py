@@ -30,15 +30,16 @@ from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
-from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, Release, fit_round, release
+from ldm.privacy.statistics import ClassMoments, Frame, Release, release
 from ldm.reports.release import release_run
 from ldm.reports.release_facts import ReleaseFacts
 from ldm.reports.verification import verify_release
 from ldm.samples import SampleSet
 from ldm.training import private_run, train
-from ldm.training import statistics as statistics_file
+from ldm.training import warm_up as warm_up_module
+from ldm.training.public_frame import save_frame
 from ldm.training.run_directory import RunDirectory
-from ldm.training.statistics import load_releases, save_frame
+from ldm.training.statistics_file import load_releases
 from ldm.training.statistics_plan import StatisticsPlan
 from tests import tiny
 
@@ -142,7 +143,7 @@ def test_latents_are_taken_as_they_are(tmp_path: Path) -> None:
     """No centre, no scale of their own: what a record contributes may depend on no other record."""
     digits = MNISTTrain(root=str(tiny.write_digits(tmp_path / "digits")), size=tiny.SIDE, channels=1)
     cache = LatentCache(digits, lambda images: images.repeat(1, 4, 1, 1), "key", root=tmp_path / "cache")
-    latents, labels = statistics_file.latents_of(SimpleNamespace(scale_factor=0.5, channels=2), cache)
+    latents, labels = warm_up_module.latents_of(SimpleNamespace(scale_factor=0.5, channels=2), cache)
     images = torch.stack([torch.as_tensor(digits[place]["image"]).permute(2, 0, 1) for place in range(len(digits))])
     torch.testing.assert_close(latents, 0.5 * images.repeat(1, 2, 1, 1))
     assert labels.tolist() == [digits[place]["class_label"] for place in range(len(digits))]
@@ -176,10 +177,10 @@ def fail(*_: Any, **__: Any) -> None:
 
 
 STOPS = {
-    "before the statistics": ("statistics.release", 0),
+    "before the statistics": ("warm_up.release", 0),
     "after the first round": ("second release", 1),
     "before the card": ("card", 2),
-    "in the warm-up": ("statistics.train_further", 2),
+    "in the warm-up": ("warm_up.train_further", 2),
     "before the first step": ("step", 2),
 }
 
@@ -196,16 +197,16 @@ def test_a_run_that_stops_between_stages_spends_nothing_twice(
         elif what == "step":
             patch.setattr(PrivateTraining, "step", fail)
         elif what == "second release":
-            real = statistics_file.release
+            real = warm_up_module.release
             calls: list[int] = []
 
             def once(*args: Any, **options: Any) -> Any:
                 calls.append(1)
                 return real(*args, **options) if len(calls) == 1 else fail()
 
-            patch.setattr(statistics_file, "release", once)
+            patch.setattr(warm_up_module, "release", once)
         else:
-            patch.setattr(statistics_file, what.split(".")[1], fail)
+            patch.setattr(warm_up_module, what.split(".")[1], fail)
         with pytest.raises(Stop):
             start(place, name, epsilon=None, noise_multiplier=3.0)
     folder = run_folder(place, name)
@@ -330,7 +331,7 @@ def test_a_finished_run_that_is_resumed_keeps_its_statistics(finished: RunDirect
 
 def test_other_constants_are_refused_on_resume(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(statistics_file, "train_further", fail)
+        patch.setattr(warm_up_module, "train_further", fail)
         with pytest.raises(Stop):
             start(place, "changed", epsilon=None, noise_multiplier=3.0)
     with pytest.raises(UserError, match="other constants"):
@@ -339,14 +340,14 @@ def test_other_constants_are_refused_on_resume(place: Path, monkeypatch: pytest.
 
 def test_other_noise_is_refused_on_resume(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The noise of the steps was calibrated for the rounds as they were: others could exceed the target."""
-    real, calls = statistics_file.release, []
+    real, calls = warm_up_module.release, []
 
     def once(*args: Any, **options: Any) -> Any:
         calls.append(1)
         return real(*args, **options) if len(calls) == 1 else fail()
 
     with monkeypatch.context() as patch:
-        patch.setattr(statistics_file, "release", once)
+        patch.setattr(warm_up_module, "release", once)
         with pytest.raises(Stop):
             start(place, "less noise", epsilon=None, noise_multiplier=3.0)
     less = "model.params.dp_config.warm_up.rounds=[{noise_multiplier: 8}, {noise_multiplier: 0.5, cells: 2}]"
@@ -361,7 +362,7 @@ def two_rounds(path: Path, rows: Tensor, labels: Tensor, ledger: Ledger, done: l
     second = {"noise_multiplier": 9, "cells": 2, "centred": True, "second_by_cell": True, "leading": 2}
     rounds = {**WARM_UP, "frame": "none", "classes": 2, "rounds": [{"noise_multiplier": 8}, second]}
     plan = PrivacyPlan(0.1, 4, 3.0, 1.0, DELTA, 10)
-    return statistics_file.release_rounds(
+    return warm_up_module.release_rounds(
         StatisticsPlan.read(rounds), Frame.identity(3), plan, ledger, rows, labels, path, done
     )[1]
 
@@ -383,11 +384,11 @@ def test_answers_of_another_process_are_not_overwritten(tmp_path: Path, monkeypa
     rows, labels, path = torch.randn(40, 3), torch.arange(40) % 2, tmp_path / "statistics.ckpt"
 
     def slow(*args: Any, **options: Any) -> Any:
-        monkeypatch.setattr(statistics_file, "release", release)
+        monkeypatch.setattr(warm_up_module, "release", release)
         two_rounds(path, rows, labels, Ledger(), [])
         return release(*args, **options)
 
-    monkeypatch.setattr(statistics_file, "release", slow)
+    monkeypatch.setattr(warm_up_module, "release", slow)
     with pytest.raises(UserError, match="another process has released"):
         two_rounds(path, rows, labels, Ledger(), [])
     assert len(load_releases(path)[1]) == 2, "the other's answers and charges are kept"
@@ -405,7 +406,7 @@ def test_cells_and_norms_follow_from_releases_alone(tmp_path: Path, monkeypatch:
         asked.append(query)
         return release(query, *args, **options)
 
-    monkeypatch.setattr(statistics_file, "release", note)
+    monkeypatch.setattr(warm_up_module, "release", note)
     for number, (rows, labels) in enumerate(people):
         two_rounds(tmp_path / f"{number}.ckpt", rows, labels, Ledger(), list(first))
     one, other = asked
@@ -415,87 +416,6 @@ def test_cells_and_norms_follow_from_releases_alone(tmp_path: Path, monkeypatch:
 
 
 # ---------------------------------------------------------------------- refusals
-
-LEADING = {"noise_multiplier": 8, "centred": True, "second_by_cell": True, "leading": 2}
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"clipnorm": 3}, "warm_up.clipnorm is unknown"),
-        ({"rounds": [{"noise_multiplier": 8, "cells": 3}]}, "one cell a class"),
-        ({"rounds": [{"cells": 1}]}, "noise_multiplier"),
-        ({"rounds": []}, "rounds is empty"),
-        ({"rounds": [{"noise_multiplier": 0}]}, "noise_multiplier"),
-        ({"rounds": [{"noise_multiplier": 8, "centred": True}]}, "the first has no centre"),
-        ({"rounds": [{"noise_multiplier": 8, "clip_norm": 0}]}, "rounds clip_norm"),
-        ({"rounds": [MEANS, {"noise_multiplier": 8, "cells": 3}]}, "number 2 splits classes whose spread"),
-        ({"rounds": [MEANS, {"noise_multiplier": 8, "centred": True}]}, "number 2 is centred.*set a clip_norm"),
-        ({"rounds": [MEANS, {"noise_multiplier": 8, "leading": 2}]}, "set centred and second_by_cell"),
-        ({"rounds": [{"noise_multiplier": 8}, {**LEADING, "leading": 0}]}, "leading"),
-        ({"rounds": [MEANS, {**LEADING, "clip_norm": 2}]}, "number 2 splits classes whose spread"),
-        ({"training": {"stepz": 3}}, "training.stepz is unknown"),
-        ({"training": {"steps": -1}}, "steps"),
-        ({"frame": None}, "frame is missing"),
-        ({"clip_norm": 0}, "clip_norm"),
-    ],
-)
-def test_mistakes_in_the_config_are_named(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        StatisticsPlan.read({**WARM_UP, "frame": "frame.safetensors", **change})
-
-
-def test_a_round_after_nothing_but_noise_has_the_norm_of_the_section() -> None:
-    rounds = [{"noise_multiplier": 8}, {"noise_multiplier": 8, "cells": 2, **LEADING}]
-    statistics = StatisticsPlan.read({**WARM_UP, "frame": "frame.safetensors", "clip_norm": 3, "rounds": rounds})
-    nothing = torch.zeros(2, 1, 3).double()
-    flat = ClassMixture(
-        torch.ones(2).double() / 2, torch.ones(2, 1).double(), nothing, torch.zeros(2, 1, 3, 3).double()
-    )
-    query = replace(statistics, classes=2).query(1, Frame.identity(3), flat)
-    assert query.clip_norm == 3 and query.rank == 2
-    answer = release(query, torch.randn(9, 3), torch.arange(9) % 2, noise_multiplier=8, ledger=Ledger())
-    assert torch.isfinite(fit_round(query, answer, flat).factors).all()
-
-
-def test_centred_rounds_take_their_centres_and_norms_from_the_rounds_before() -> None:
-    rounds = [
-        MEANS,
-        {"noise_multiplier": 8, "weights": [0.2, 0.3, 1], "centred": True, "clip_norm": 9},
-        {"noise_multiplier": 8, "cells": 2, "second_by_cell": True, "centred": True},
-        {"noise_multiplier": 8, "cells": 4, "second_by_cell": True, "centred": True, "leading": 2},
-    ]
-    statistics = StatisticsPlan.read(
-        {**WARM_UP, "frame": "frame.safetensors", "classes": 2, "clip_norm": 20, "rounds": rounds}
-    )
-    generator = torch.Generator().manual_seed(2)
-    rows, labels = torch.randn(4000, 3, generator=generator), torch.arange(4000) % 2
-    rows[labels == 1] += 4
-    frame = Frame.identity(3)
-    mixture: ClassMixture | None = None
-    queries: list[ClassMoments] = []
-    for index in range(4):
-        queries.append(statistics.query(index, frame, mixture))
-        answer = release(queries[-1], rows, labels, noise_multiplier=0.01, ledger=Ledger())
-        mixture = fit_round(queries[-1], answer, mixture)
-    assert [query.clip_norm for query in queries[:2]] == [20.0, 9.0]
-    assert [query.centred for query in queries] == [False, True, True, True]
-    own = rows[labels == 0].double().mean(dim=0)
-    assert queries[1].anchors is not None and queries[2].anchors is not None
-    assert torch.allclose(queries[1].anchors[0, 0], own, atol=0.02), "the mean of the class, as released"
-    assert queries[2].anchors.shape == (2, 2, 3)
-    near = torch.cdist(rows[labels == 0].double(), queries[2].anchors[0]).amin(dim=1).median()
-    assert queries[2].clip_norm == pytest.approx(float(near), rel=0.1), "the median distance, known from draws"
-    assert queries[3].basis is not None and queries[3].basis.shape == (2, 3, 2) and queries[3].anchors is not None
-    flat = (rows[labels == 0].double() @ queries[3].basis[0])[:, None] - queries[3].anchors[0] @ queries[3].basis[0]
-    near_flat = flat.norm(dim=2).amin(dim=1)
-    assert queries[3].clip_norm < queries[2].clip_norm, "distances in two directions are shorter"
-    assert queries[3].describe()["leading"] == 2 and "leading" not in queries[2].describe()
-    assert queries[3].clip_norm == pytest.approx(float(near_flat.median()), rel=0.25)
-    with pytest.raises(UserError, match="the frame has 3 directions"):
-        replace(statistics, rounds=(*statistics.rounds[:3], replace(statistics.rounds[3], leading=4))).query(
-            3, frame, mixture
-        )
 
 
 def test_a_warm_up_that_costs_more_than_the_budget_is_refused_before_a_record_is_read(place: Path) -> None:

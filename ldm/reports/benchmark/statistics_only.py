@@ -27,16 +27,10 @@ from ldm.samples import SampleSet
 from ldm.training.driver import build_model
 from ldm.training.preparation import cache_latents
 from ldm.training.private_classifier import ClassifierPlan, label_samples, stored_classifier
-from ldm.training.statistics import (
-    add_classifier,
-    drawer,
-    latents_of,
-    load_frame,
-    load_releases,
-    release_rounds,
-    stored_mixture,
-)
+from ldm.training.public_frame import load_frame
+from ldm.training.statistics_file import load_releases
 from ldm.training.statistics_plan import StatisticsPlan
+from ldm.training.warm_up import add_classifier, drawer, latents_of, release_rounds, stored_mixture
 
 logger = logging.getLogger(__name__)
 

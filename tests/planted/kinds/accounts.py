@@ -319,11 +319,11 @@ ACCOUNTS = (
     PlantedBug(
         name="a second process that releases again",
         rule=4,
-        file="ldm/training/statistics.py",
+        file="ldm/training/statistics_file.py",
         old="    if path.is_file() and not ledger.covers(",
         new="    if path.is_file() and not Ledger().covers(Ledger()) and not ledger.covers(",
         why="the answers of one of them are charged nowhere",
-        test="tests/training/test_statistics.py::test_a_second_process_in_the_folder_does_not_release_again",
+        test="tests/training/test_warm_up.py::test_a_second_process_in_the_folder_does_not_release_again",
     ),
     PlantedBug(
         name="a card with other statistics than its ledger",
@@ -337,11 +337,11 @@ ACCOUNTS = (
     PlantedBug(
         name="statistics to draw from that the card does not name",
         rule=4,
-        file="ldm/training/statistics.py",
+        file="ldm/training/warm_up.py",
         old="    _list_on_card(model, draws.state())\n",
         new="",
         why="a release could hold statistics that nobody has paid for, or that are not those of the run",
-        test="tests/training/test_statistics.py::test_the_draws_of_a_run_go_with_its_release",
+        test="tests/training/test_warm_up.py::test_the_draws_of_a_run_go_with_its_release",
     ),
     PlantedBug(
         name="a release whose statistics to draw from nobody checks",
@@ -350,6 +350,6 @@ ACCOUNTS = (
         old="        claim.check_weights(card, read_checkpoint(draws), draws.name)\n",
         new="        pass\n",
         why="swapped statistics would pass as those of the card",
-        test="tests/training/test_statistics.py::test_the_draws_of_a_run_go_with_its_release",
+        test="tests/training/test_warm_up.py::test_the_draws_of_a_run_go_with_its_release",
     ),
 )

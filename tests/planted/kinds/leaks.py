@@ -344,7 +344,7 @@ LEAKS = (
     PlantedBug(
         name="cells of the private records themselves",
         rule=5,
-        file="ldm/training/statistics.py",
+        file="ldm/training/warm_up.py",
         old="        query = statistics.query(index, frame, mixture)\n        if index",
         new="        query = statistics.query(index, frame, mixture)\n"
         "        if query.anchors is not None:\n"
@@ -352,16 +352,16 @@ LEAKS = (
         '            query = type(query)(**{**vars(query), "anchors": shift})\n'
         "        if index",
         why="the centres are a statistic of the records that nobody charges",
-        test="tests/training/test_statistics.py::test_cells_and_norms_follow_from_releases_alone",
+        test="tests/training/test_warm_up.py::test_cells_and_norms_follow_from_releases_alone",
     ),
     PlantedBug(
         name="latents centred by themselves",
         rule=5,
-        file="ldm/training/statistics.py",
+        file="ldm/training/warm_up.py",
         old="    return latents, torch.from_numpy(dataset.labels)\n",
         new="    return latents - latents.mean(0), torch.from_numpy(dataset.labels)\n",
         why="the centre is a statistic of the records: every contribution depends on all of them",
-        test="tests/training/test_statistics.py::test_latents_are_taken_as_they_are",
+        test="tests/training/test_warm_up.py::test_latents_are_taken_as_they_are",
     ),
     PlantedBug(
         name="times in the log of a private run",

@@ -140,17 +140,16 @@ PLANS = (
         old="[(event_of(round.noise_multiplier, relation), 1) for round in self.rounds]\n",
         new="[(event_of(round.noise_multiplier, relation), 1) for round in self.rounds[:0]]\n",
         why="the steps are calibrated for the whole target, and the statistics come on top",
-        test="tests/training/test_statistics.py::"
-        "test_statistics_and_steps_together_meet_the_target_by_another_accountant",
+        test="tests/training/test_warm_up.py::test_statistics_and_steps_together_meet_the_target_by_another_accountant",
     ),
     PlantedBug(
         name="statistics with other noise than planned",
         rule=3,
-        file="ldm/training/statistics.py",
+        file="ldm/training/statistics_file.py",
         old="    if before != list(planned):\n",
         new="    if len(before) > len(planned):\n",
         why="the steps were calibrated for the noise that the statistics had when the run began",
-        test="tests/training/test_statistics.py::test_other_noise_is_refused_on_resume",
+        test="tests/training/test_warm_up.py::test_other_noise_is_refused_on_resume",
     ),
     PlantedBug(
         name="the classifier costs nothing",
