@@ -76,7 +76,7 @@ def decoded(model: Any, mixture: ClassMixture, frame: Frame, count: int) -> Samp
     labels = labels_for(range(mixture.classes), count)
     assert labels is not None
     latents = frame.restore(mixture.draw(labels, torch.Generator().manual_seed(0))).float()
-    shaped = latents.view(count, model.channels, model.image_size, model.image_size)
+    shaped = latents.view(count, *model.latent_shape)
     return SampleSet(torch.cat([model.decode_first_stage(part).clamp(-1, 1) for part in shaped.split(250)]), labels)
 
 

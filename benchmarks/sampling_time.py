@@ -65,7 +65,7 @@ def groups(images: int, compiled: bool) -> dict[str, dict[str, Case]]:
         options = SamplingOptions(sampler=name, steps=steps, guidance=guidance, seed=0, batch_size=images, **more)
         return lambda: cpu(lambda: draw_samples(of, images, options, range(10)))
 
-    latents = torch.randn(images, model.channels, model.image_size, model.image_size)
+    latents = torch.randn(images, *model.latent_shape)
     plain = copy.deepcopy(model)
     decoder = Decoder(model)
 

@@ -41,7 +41,7 @@ def decoded_draws(
     check_count(count)
     model = load_model(config, weights, pick_device(device))
     source = LatentDraws.read(draws)
-    if source.shape != (model.channels, model.image_size, model.image_size):
+    if source.shape != model.latent_shape:
         raise UserError(f"{draws}: statistics of latents {source.shape}, which are not those of this model")
     labels = labels_for(range(source.mixture.classes) if classes is None else classes, count)
     assert labels is not None  # classes were given

@@ -222,14 +222,14 @@ def checked_condition(
 @torch.no_grad()
 def image_side(model: Any) -> int:
     """Height and width in pixels of a model's generated images."""
-    shape = (1, model.channels, model.image_size, model.image_size)
-    return model.decode_first_stage(torch.zeros(shape, device=model.betas.device)).shape[-1]
+    latent = torch.zeros(1, *model.latent_shape, device=model.betas.device)
+    return model.decode_first_stage(latent).shape[-1]
 
 
 def latent_shape(model: Any, options: SamplingOptions) -> tuple[int, int, int]:
     """Shape (C, h, w) of the latents of one image. Raises UserError for a size that the networks do not support."""
     if options.height is None and options.width is None:
-        return model.channels, model.image_size, model.image_size
+        return model.latent_shape
     side = image_side(model)
     factor = side // model.image_size
     multiple = factor * 2 ** (len(model.unet_params.get("channel_mult", (1,))) - 1)

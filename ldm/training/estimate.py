@@ -72,9 +72,9 @@ def count_needs(section: Mapping[str, Any]) -> Needs | None:
 
 def _count(model: Any, trained: int) -> Needs:
     rows = {
-        "x_start": torch.zeros(1, model.channels, model.image_size, model.image_size),
+        "x_start": torch.zeros(1, *model.latent_shape),
         "t": torch.zeros(1, dtype=torch.long),
-        "noise": torch.zeros(1, model.channels, model.image_size, model.image_size),
+        "noise": torch.zeros(1, *model.latent_shape),
     }
     stage = getattr(model, "cond_stage_model", None)
     if stage is not None:

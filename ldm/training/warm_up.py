@@ -130,7 +130,7 @@ def prepare_model(
     earlier process of the run has trained the model, its weights (``warm_up.ckpt``) are loaded.
     """
     frame = load_frame(statistics.frame)
-    shape = (model.channels, model.image_size, model.image_size)
+    shape = model.latent_shape
     if frame.dimensions != math.prod(shape):
         raise UserError(f"{statistics.frame}: directions of {frame.dimensions} numbers; latents here have {shape}")
     if launched() and not run_dir.warmed_up.is_file():

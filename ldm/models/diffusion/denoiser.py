@@ -218,6 +218,11 @@ class Denoiser(ForwardProcess):
         """Device of the model."""
         return self.betas.device
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape (C, h, w) of what is diffused: the latent of one image, or the image itself without a first stage."""
+        return self.channels, self.image_size, self.image_size
+
     @contextmanager
     def ema_scope(self, context: str | None = None) -> Iterator[None]:
         """Run the body with the averaged weights in place of the trained ones (no effect without EMA)."""

@@ -194,7 +194,7 @@ class LatentDenoiser(LineageSampling, LatentScale, Denoiser):
             parts = images.split(microbatch or max(1, len(images)))
             moments = torch.cat([self.encode_moments(part) for part in parts]) if len(images) else None
             if moments is None:
-                return images.new_zeros(0, self.channels, self.image_size, self.image_size)
+                return images.new_zeros(0, *self.latent_shape)
         if moments.shape[1] == 2 * self.channels:
             return self.get_first_stage_encoding(DiagonalGaussianDistribution(moments))
         return self.scale_factor * moments
@@ -296,7 +296,7 @@ class LatentDenoiser(LineageSampling, LatentScale, Denoiser):
 
     def example_batch(self, records: int) -> dict[str, Any] | None:
         """A batch of random latents with class 0 or a one-word caption; None for any other condition."""
-        shape = (records, self.channels, self.image_size, self.image_size)
+        shape = (records, *self.latent_shape)
         batch: dict[str, Any] = {"moments": torch.randn(shape).to(self.device)}
         if self.cond_stage_model is None:
             return batch

@@ -34,7 +34,7 @@ class LineageSampling:
         ``cond`` is an encoded condition: a tensor, or a list or dict of tensors; rows beyond ``batch_size`` are
         ignored.
         """
-        shape = (batch_size, self.channels, self.image_size, self.image_size) if shape is None else shape
+        shape = (batch_size, *self.latent_shape) if shape is None else shape
         return p_sample_loop(
             self,
             first_rows(cond, batch_size),
@@ -58,8 +58,7 @@ class LineageSampling:
         if not ddim:
             samples, kept = self.sample(cond, batch_size, return_intermediates=True, **options)
             return samples, kept
-        shape = (self.channels, self.image_size, self.image_size)
-        return DDIMSampler(self).sample(ddim_steps, batch_size, shape, cond, **options)
+        return DDIMSampler(self).sample(ddim_steps, batch_size, self.latent_shape, cond, **options)
 
     def get_input(
         self: Any,

@@ -45,8 +45,9 @@ def log_images(
         condition = model.get_learned_conditioning({"class_label": classes})
     if not samples:
         return images
-    shape = (model.channels, model.image_size, model.image_size)
     with model.ema_scope():
-        latents, _ = DDIMSampler(model).sample(S=steps, batch_size=count, shape=shape, conditioning=condition, eta=eta)
+        latents, _ = DDIMSampler(model).sample(
+            S=steps, batch_size=count, shape=model.latent_shape, conditioning=condition, eta=eta
+        )
     images["samples"] = model.decode_first_stage(latents)
     return images

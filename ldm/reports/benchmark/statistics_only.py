@@ -50,7 +50,8 @@ def release_statistics(
     data = instantiate_from_config(data_node)
     data.setup()
     cache_latents(model, data, trainer_flags())
-    records, path = len(data.datasets["train"]), folder / "statistics.ckpt"
+    train = data.datasets["train"]
+    records, path = len(train), folder / "statistics.ckpt"
     if path.is_file():
         account, done = load_releases(path)
         plan, ledger = PrivacyPlan.from_dict(account["plan"]), Ledger.from_dict(account["ledger"])
@@ -59,8 +60,7 @@ def release_statistics(
         statistics, done = shared_out(warm_up, epsilon, records), []
         plan, ledger = plan_of_queries(statistics, records), Ledger()
     frame = load_frame(statistics.frame)
-    latents, labels = latents_of(model, data.datasets["train"])
-    train = data.datasets["train"]
+    latents, labels = latents_of(model, train)
     _, releases = release_rounds(statistics, frame, plan, ledger, latents, labels, path, done)
     add_classifier(statistics, train, plan, ledger, path, releases)
     public = (f"weights of {section.model.params.ckpt_path}",)
@@ -75,14 +75,9 @@ def train_on_release(folder: Path, run: Path, warm_up: Mapping[str, Any]) -> Non
     account, releases = load_releases(folder / "statistics.ckpt")
     statistics = with_noise(warm_up, multipliers_of(warm_up, releases), 1.0)
     frame = load_frame(statistics.frame)
-    draw = drawer(stored_mixture(statistics, frame, releases), frame, latent_shape(model))
+    draw = drawer(stored_mixture(statistics, frame, releases), frame, model.latent_shape)
     train_further(model, draw, statistics.training)
     save_checkpoint({"state_dict": model.state_dict(), "privacy": account}, folder / "warm_up.ckpt")
-
-
-def latent_shape(model: Any) -> tuple[int, int, int]:
-    """Channels, height and width of a model's latents."""
-    return model.channels, model.image_size, model.image_size
 
 
 def shared_out(warm_up: Mapping[str, Any], epsilon: float, records: int) -> StatisticsPlan:
@@ -152,9 +147,9 @@ def draws_of(run_dir: Path, run: Path, overlay: Mapping[str, Any], count: int, s
     labels = labels_for(range(mixture.classes), count)
     assert labels is not None
     generator = torch.Generator().manual_seed(seed)
-    shape, images = latent_shape(model), []
+    images = []
     for part in labels.split(500):
-        latents = frame.restore(mixture.draw(part, generator)).float().view(len(part), *shape)
+        latents = frame.restore(mixture.draw(part, generator)).float().view(len(part), *model.latent_shape)
         images.append(model.decode_first_stage(latents.to(model.device)).clamp(-1, 1).cpu())
     return SampleSet(torch.cat(images), labels)
 

@@ -107,7 +107,7 @@ def _autoencoder(model: Any, section: Mapping[str, Any]) -> tuple[Part, dict[str
 def _statistics(path: Path, model: Any) -> tuple[Part, dict[str, Tensor]]:
     """The released statistics in single precision. Raises UserError for those of other latents."""
     draws = LatentDraws.read(path)
-    if draws.shape != (model.channels, model.image_size, model.image_size):
+    if draws.shape != model.latent_shape:
         raise UserError(f"{path}: statistics of latents {draws.shape}, which are not those of this model")
     state = {name: draws.state()[name].float() for name in ("weights", "means", "factors", "centre", "lift")}
     classes, cells, directions = draws.mixture.means.shape
