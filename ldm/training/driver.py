@@ -27,6 +27,7 @@ from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.training import private_run, run_account
 from ldm.training.allocator import keep_freed_memory
 from ldm.training.data_check import check_data, check_labels
+from ldm.training.devices import own_device
 from ldm.training.dry_run import plan_lines
 from ldm.training.learning_rate import learning_rate
 from ldm.training.lightning_warnings import filter_lightning_warnings
@@ -35,7 +36,6 @@ from ldm.training.preparation import cache_latents
 from ldm.training.request import RunRequest
 from ldm.training.run_account import RunAccount
 from ldm.training.run_directory import RunDirectory, launched
-from ldm.training.trainer_flags import own_device
 from ldm.training.trainer_parts import build_callbacks, build_loggers, one_line, uncovered_loggers
 from ldm.training.unprotected_run import record_unprotected, warn_unprotected
 

@@ -13,11 +13,11 @@ from ldm.privacy.accounting import Spending, joint_epsilon
 from ldm.privacy.config import AUTO
 from ldm.privacy.event import History
 from ldm.privacy.plan import PrivacyPlan
+from ldm.training.devices import device_count, own_device
 from ldm.training.estimate import Needs, count_needs, measured_rate
 from ldm.training.private_checks import requested_length
 from ldm.training.request import RunRequest
 from ldm.training.statistics_plan import charges_before
-from ldm.training.trainer_flags import device_count, own_device
 
 #: Share of the free memory that a microbatch is expected to fill.
 ROOM = 0.8

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from ldm.config import config_layers, to_plain, value_at
 from ldm.errors import UserError
-from ldm.training.trainer_flags import device_count
+from ldm.training.devices import device_count
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.data.latent_cache import LatentCache, why_not_cacheable
-from ldm.training.trainer_flags import own_device
+from ldm.training.devices import own_device
 
 logger = logging.getLogger(__name__)
 

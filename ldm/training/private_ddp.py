@@ -9,7 +9,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from ldm.errors import UserError
 from ldm.privacy.distributed import broadcast_state
-from ldm.training.trainer_flags import device_count
+from ldm.training.devices import device_count
 
 
 class PrivateDDP(DDPStrategy):

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 
 from callbacks.privacy_callback import PrivacyCallback
 from callbacks.progress import ProgressLog
@@ -27,6 +26,7 @@ from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.ranks import Ranks
 from ldm.privacy.sampling import sampler_from_plan
 from ldm.privacy.statistics import Release
+from ldm.training.devices import device_name, own_device
 from ldm.training.private_checks import (
     refuse_fresh,
     refuse_unsafe_model,
@@ -43,7 +43,6 @@ from ldm.training.run_account import (
 from ldm.training.run_directory import RunDirectory
 from ldm.training.statistics_file import load_releases
 from ldm.training.statistics_plan import StatisticsPlan, charges_before
-from ldm.training.trainer_flags import own_device
 from ldm.training.warm_up import prepare_model
 
 logger = logging.getLogger(__name__)
@@ -217,11 +216,6 @@ def remember_microbatch(training: PrivateTraining, run_dir: RunDirectory, settin
             write_text(file, json.dumps({"records": size, "device": device}) + "\n")
 
     training.on_microbatch = keep
-
-
-def device_name(device: str) -> str:
-    """The name of a GPU, which decides how much memory there is; the device itself otherwise."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def describe_session(plan: PrivacyPlan, selection: Selection) -> None:

@@ -318,14 +318,14 @@ def test_what_a_file_needs_and_lacks_is_said_first(files: Path, monkeypatch: pyt
 
 def test_the_accelerator_of_the_environment_is_that_of_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     from ldm.reports.benchmark import machine
-    from ldm.training import trainer_flags
+    from ldm.training import devices
 
     monkeypatch.delenv(machine.VARIABLE, raising=False)
     assert machine.device() == torch.device("cpu") and machine.trainer_flags()["accelerator"] == "cpu"
     monkeypatch.setenv(machine.VARIABLE, "gpu")
-    monkeypatch.setattr(trainer_flags, "gpu_count", lambda: 1)
+    monkeypatch.setattr(devices, "gpu_count", lambda: 1)
     assert machine.device() == torch.device("cuda:0") and machine.trainer_flags()["accelerator"] == "gpu"
-    monkeypatch.setattr(trainer_flags, "gpu_count", lambda: 0)
+    monkeypatch.setattr(devices, "gpu_count", lambda: 0)
     with pytest.raises(UserError, match="no GPU is visible"):
         machine.device()
 

@@ -1,4 +1,4 @@
-"""Trainer flags of every age, devices in every spelling, and what a mistake in them is answered with."""
+"""Trainer flags of every age, and what a mistake in them is answered with."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-import torch
 
 from ldm.cli import ArgumentParser
 from ldm.errors import UserError
 from ldm.training import trainer_flags
 from ldm.training.trainer_flags import (
     add_trainer_flags,
-    device_count,
     merge_flags,
-    parse_gpus,
     parse_value,
     translate_legacy_arguments,
 )
@@ -39,17 +36,6 @@ OLD = (
     "stochastic_weight_avg",
 )
 # fmt: on
-
-
-@pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Pretend that this machine has a number of GPUs."""
-
-    def pretend(count: int) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-
-    return pretend
 
 
 @pytest.fixture
@@ -108,78 +94,6 @@ def test_values_are_read_as_meant(text: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"),
-    [
-        (None, None),
-        ("0,", [0]),
-        ("0,1", [0, 1]),
-        ("1, 3,", [1, 3]),
-        ("[0]", [0]),
-        ("[0,1]", [0, 1]),
-        ([2], [2]),
-        (1, [0]),
-        ("2", [0, 1]),
-        (True, [0]),
-        (-1, [0, 1, 2]),
-        (0, []),
-        ("", []),
-    ],
-)
-def test_gpus_in_every_spelling(gpus: Any, value: Any, wanted: Any) -> None:
-    gpus(3)
-    assert parse_gpus(value) == wanted
-
-
-@pytest.mark.parametrize("value", ["one", "a,b", "[x]", -2, [None]])
-def test_gpus_that_are_none(value: Any) -> None:
-    with pytest.raises(UserError, match="--gpus .*expected indices such as 0,"):
-        parse_gpus(value)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"gpus": "0,"}, {"gpus": 1}, {"gpus": -1}, {"gpus": [0]}, {"accelerator": "gpu"}, {"accelerator": "cuda"}],
-)
-def test_a_gpu_where_there_is_none_names_the_way_out(gpus: Any, settings: dict[str, Any]) -> None:
-    gpus(0)
-    with pytest.raises(UserError, match="no GPU is visible on this machine; type --accelerator cpu"):
-        translate_legacy_arguments(settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "accelerator", "devices"),
-    [
-        ({}, "gpu", 1),
-        ({"gpus": "0,"}, "gpu", [0]),
-        ({"gpus": "0,", "accelerator": "gpu"}, "gpu", [0]),
-        ({"gpus": "1,", "accelerator": "ddp"}, "gpu", [1]),
-        ({"gpus": 2, "accelerator": "ddp"}, "gpu", [0, 1]),
-        ({"gpus": 0}, "cpu", 1),
-        ({"gpus": "0,", "accelerator": "cpu"}, "cpu", 1),
-        ({"accelerator": "cpu", "devices": [0]}, "cpu", 1),
-        ({"accelerator": "cpu", "devices": 3}, "cpu", 3),
-        ({"accelerator": "gpu", "devices": 2}, "gpu", 2),
-        ({"distributed_backend": "dp", "gpus": 1}, "gpu", [0]),
-    ],
-)
-def test_devices_with_two_gpus(gpus: Any, settings: dict[str, Any], accelerator: str, devices: Any) -> None:
-    gpus(2)
-    result = translate_legacy_arguments(settings)
-    assert (result["accelerator"], result["devices"]) == (accelerator, devices)
-    assert result.get("strategy") == ("ddp" if devices == [0, 1] else None)
-
-
-@pytest.mark.parametrize(
-    "settings", [{}, {"accelerator": "ddp"}, {"gpus": "0,", "accelerator": "cpu"}, {"gpus": ""}, {"gpus": 0}]
-)
-def test_devices_without_a_gpu(gpus: Any, settings: dict[str, Any]) -> None:
-    gpus(0)
-    result = translate_legacy_arguments(settings)
-    assert result["accelerator"] in ("auto", "cpu") and result["devices"] == 1
-    assert "strategy" not in result
-
-
-@pytest.mark.parametrize(
     ("earlier", "flags", "merged"),
     [
         ({"accelerator": "cpu", "devices": 1}, {"gpus": "0,"}, {"gpus": "0,"}),
@@ -191,14 +105,6 @@ def test_devices_without_a_gpu(gpus: Any, settings: dict[str, Any]) -> None:
 )
 def test_typed_devices_replace_configured_ones(earlier: dict, flags: dict, merged: dict) -> None:
     assert merge_flags(earlier, flags) == merged
-
-
-@pytest.mark.parametrize(
-    ("devices", "count"), [(1, 1), (4, 4), ([0], 1), ([0, 2], 2), ("0,1", 2), ("3", 3), ("auto", 2), (-1, 2)]
-)
-def test_device_count(gpus: Any, devices: Any, count: int) -> None:
-    gpus(2)
-    assert device_count({"accelerator": "gpu", "devices": devices}) == count
 
 
 def test_old_keys_of_yaml_files(gpus: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -242,9 +148,3 @@ def test_unknown_arguments_name_the_nearest(
         parser.parse_args([f"--{name}", "1"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"error: unknown flag '--{name}'; did you mean '--{meant}'?\n"
-
-
-@pytest.mark.parametrize("devices", ["x", "two", "1.5", 1.5, True, {"a": 1}, ""])
-def test_what_is_no_number_of_devices(devices: Any) -> None:
-    with pytest.raises(UserError, match="no number of devices"):
-        device_count({"accelerator": "cpu", "devices": devices})

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ldm.training.trainer_flags import own_device, resolve_devices
+from ldm.training.devices import own_device, resolve_devices
 
 #: Environment variable with the accelerator of all stages: cpu (the default) or gpu.
 VARIABLE = "LDM_BENCHMARK_ACCELERATOR"
