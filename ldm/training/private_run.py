@@ -43,7 +43,7 @@ from ldm.training.run_account import (
 from ldm.training.run_directory import RunDirectory
 from ldm.training.statistics_file import load_releases
 from ldm.training.statistics_plan import StatisticsPlan, charges_before
-from ldm.training.warm_up import prepare_model
+from ldm.training.warm_up import WarmUp
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class PrivateSession:
 
     @property
     def plan(self) -> PrivacyPlan:
+        """The public constants of the run."""
         return self.training.plan
 
     def trainer_arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,10 +116,9 @@ class PrivateSession:
             self.releases = tuple(releases)
             self.write_card()
 
-        plan, ledger, train = self.plan, self.training.ledger, self.data.datasets["train"]
-        prepare_model(
-            self.model, train, self.statistics, plan, ledger, self.run_dir, self.releases, released, model_config
-        )
+        train, ledger = self.data.datasets["train"], self.training.ledger
+        stage = WarmUp(self.model, train, self.statistics, self.plan, ledger, self.run_dir)
+        stage.run(self.releases, released, model_config)
         self.model.select_trainable()
 
     def write_card(self, weights: str | None = None) -> None:
@@ -192,9 +192,18 @@ def build_session(
     spent = tuple(other.spending for other in others)
     meter = EpsilonMeter(account.plan, before, others=spent) if before or spent else EpsilonMeter(account.plan)
     releases = tuple(load_releases(run_dir.statistics)[1]) if run_dir.statistics.is_file() else ()
-    session = PrivateSession(model, data, run_dir, training, meter, config.public_data, not_covered)
-    session.statistics, session.releases, session.others = statistics, releases, others
-    return session
+    return PrivateSession(
+        model,
+        data,
+        run_dir,
+        training,
+        meter,
+        config.public_data,
+        not_covered,
+        statistics=statistics,
+        releases=releases,
+        others=others,
+    )
 
 
 def remember_microbatch(training: PrivateTraining, run_dir: RunDirectory, settings: Mapping[str, Any]) -> None:

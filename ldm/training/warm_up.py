@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,63 +103,89 @@ def stored_mixture(statistics: StatisticsPlan, frame: Frame, releases: Sequence[
     return mixture
 
 
-def drawer(mixture: ClassMixture, frame: Frame, shape: tuple[int, int, int]) -> Draw:
-    """Sampler of scaled latents (B, *shape) and labels, with equal probability for all classes."""
-    draws = LatentDraws.of(mixture, frame, shape)
+def drawer(draws: LatentDraws) -> Draw:
+    """Sampler of scaled latents (B, C, h, w) and labels (B,), with equal probability for all classes."""
 
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        labels = torch.randint(mixture.classes, (count,), generator=generator)
+        labels = torch.randint(draws.mixture.classes, (count,), generator=generator)
         return draws.draw(labels, generator), labels
 
     return draw
 
 
-def prepare_model(
-    model: Any,
-    dataset: Any,
-    statistics: StatisticsPlan,
-    plan: PrivacyPlan,
-    ledger: Ledger,
-    run_dir: RunDirectory,
-    done: Sequence[Release],
-    released: Callable[[Sequence[Release]], None],
-    model_config: Mapping[str, Any],
-) -> None:
-    """Release the rounds that are not ``done``, and train ``model`` on latents drawn from the fitted mixture.
+@dataclass(frozen=True)
+class WarmUp:
+    """The part of a private run before its first step: it releases statistics and trains the model on draws from them.
 
-    ``released`` is called when the file with the releases is complete; the fitted mixture is then stored, too. If an
-    earlier process of the run has trained the model, its weights (``warm_up.ckpt``) are loaded.
+    Files in the run directory: ``statistics.ckpt`` with the releases, ``draws.safetensors`` with the fitted mixture,
+    ``warm_up.ckpt`` with the trained weights.
     """
-    frame = load_frame(statistics.frame)
-    shape = model.latent_shape
-    if frame.dimensions != math.prod(shape):
-        raise UserError(f"{statistics.frame}: directions of {frame.dimensions} numbers; latents here have {shape}")
-    if launched() and not run_dir.warmed_up.is_file():
-        raise UserError("dp_config.warm_up runs in one process; start on one device, then --resume on several")
-    if len(done) < len(statistics.rounds):
-        latents, labels = latents_of(model, dataset)
-    else:
-        latents, labels = torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long)  # no query is left
-    mixture, releases = release_rounds(statistics, frame, plan, ledger, latents, labels, run_dir.statistics, list(done))
-    add_classifier(statistics, dataset, plan, ledger, run_dir.statistics, releases)
-    released(releases)
-    account = {"plan": plan.to_dict(), "ledger": ledger.to_dict()}
-    draws = LatentDraws.of(mixture, frame, shape)
-    _list_on_card(model, draws.state())
-    draws.save(run_dir.draws, account)
-    if not statistics.training.steps:
-        return
-    if run_dir.warmed_up.is_file():
-        model.load_lineage_state(read_checkpoint(run_dir.warmed_up)["state_dict"], source=str(run_dir.warmed_up))
-        return
-    train_further(model, drawer(mixture, frame, shape), statistics.training)
-    state = model.state_dict()
-    _list_on_card(model, state)
-    content = {"state_dict": state, "model_config": dict(model_config), "privacy": account}
-    save_checkpoint(content, run_dir.warmed_up)
 
+    model: Any
+    dataset: Any
+    statistics: StatisticsPlan
+    plan: PrivacyPlan
+    ledger: Ledger
+    run_dir: RunDirectory
 
-def _list_on_card(model: Any, state: Mapping[str, Tensor]) -> None:
-    """Put the digest of a file's tensors on the run's card, which lists a file before it is written."""
-    if model.private is not None:
-        model.private.release(state)
+    def run(
+        self,
+        done: Sequence[Release],
+        released: Callable[[Sequence[Release]], None],
+        model_config: Mapping[str, Any],
+    ) -> None:
+        """Make the releases that are not ``done``, store the fitted mixture, and train the model on its draws.
+
+        ``released`` is called with all releases when their file is complete. ``model_config`` goes into the file of
+        weights. Raises UserError for a frame of other latents, and for several processes.
+        """
+        frame = self._read_frame()
+        mixture, releases = self._release(frame, done)
+        released(releases)
+        draws = LatentDraws.of(mixture, frame, self.model.latent_shape)
+        self._list_on_card(draws.state())
+        draws.save(self.run_dir.draws, self._account())
+        if self.statistics.training.steps:
+            self._train(draws, model_config)
+
+    def _read_frame(self) -> Frame:
+        frame, shape = load_frame(self.statistics.frame), self.model.latent_shape
+        if frame.dimensions != math.prod(shape):
+            raise UserError(
+                f"{self.statistics.frame}: directions of {frame.dimensions} numbers; latents here have {shape}"
+            )
+        if launched() and not self.run_dir.warmed_up.is_file():
+            raise UserError("dp_config.warm_up runs in one process; start on one device, then --resume on several")
+        return frame
+
+    def _release(self, frame: Frame, done: Sequence[Release]) -> tuple[ClassMixture, list[Release]]:
+        """The mixture and all releases; the records are read only if a round is not ``done``."""
+        if len(done) < len(self.statistics.rounds):
+            latents, labels = latents_of(self.model, self.dataset)
+        else:
+            latents, labels = torch.zeros(0, *self.model.latent_shape), torch.zeros(0, dtype=torch.long)
+        path = self.run_dir.statistics
+        mixture, releases = release_rounds(
+            self.statistics, frame, self.plan, self.ledger, latents, labels, path, list(done)
+        )
+        add_classifier(self.statistics, self.dataset, self.plan, self.ledger, path, releases)
+        return mixture, releases
+
+    def _train(self, draws: LatentDraws, model_config: Mapping[str, Any]) -> None:
+        """Train the model on draws, or load the weights if an earlier process of the run has trained it."""
+        path = self.run_dir.warmed_up
+        if path.is_file():
+            self.model.load_lineage_state(read_checkpoint(path)["state_dict"], source=str(path))
+            return
+        train_further(self.model, drawer(draws), self.statistics.training)
+        state = self.model.state_dict()
+        self._list_on_card(state)
+        save_checkpoint({"state_dict": state, "model_config": dict(model_config), "privacy": self._account()}, path)
+
+    def _account(self) -> dict[str, Any]:
+        return {"plan": self.plan.to_dict(), "ledger": self.ledger.to_dict()}
+
+    def _list_on_card(self, state: Mapping[str, Tensor]) -> None:
+        """Put the digest of a file's tensors on the run's card, which lists a file before it is written."""
+        if self.model.private is not None:
+            self.model.private.release(state)

@@ -15,6 +15,7 @@ from ldm.checkpoint import save_checkpoint
 from ldm.config import instantiate_from_config, load_config, to_plain
 from ldm.errors import UserError
 from ldm.inference import labels_for
+from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.models.diffusion.warm_up import train_further
 from ldm.privacy.accounting import calibrate
 from ldm.privacy.card import ReleaseCard
@@ -75,8 +76,8 @@ def train_on_release(folder: Path, run: Path, warm_up: Mapping[str, Any]) -> Non
     account, releases = load_releases(folder / "statistics.ckpt")
     statistics = with_noise(warm_up, multipliers_of(warm_up, releases), 1.0)
     frame = load_frame(statistics.frame)
-    draw = drawer(stored_mixture(statistics, frame, releases), frame, model.latent_shape)
-    train_further(model, draw, statistics.training)
+    draws = LatentDraws.of(stored_mixture(statistics, frame, releases), frame, model.latent_shape)
+    train_further(model, drawer(draws), statistics.training)
     save_checkpoint({"state_dict": model.state_dict(), "privacy": account}, folder / "warm_up.ckpt")
 
 
