@@ -1,4 +1,4 @@
-"""Exceptions for user errors, and suggestions for misspelt names."""
+"""Exceptions for user errors, suggestions for misspelt names, and other libraries' messages as one line."""
 
 from __future__ import annotations
 
@@ -33,3 +33,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
     return f"; did you mean '{by_folded[close[0]]}'?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line with text of an exception's message; the name of its type for an empty message."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
+def all_lines(error: BaseException) -> str:
+    """The whole message of an exception as one line; the name of its type for an empty message."""
+    return " ".join(str(error).split()) or type(error).__name__

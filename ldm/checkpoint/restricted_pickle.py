@@ -21,7 +21,7 @@ import torch
 from numpy._core.multiarray import _reconstruct as _numpy_reconstruct  # type: ignore[attr-defined]
 from numpy._core.multiarray import scalar as _numpy_scalar  # type: ignore[attr-defined]
 
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 from ldm.files import ZIP_DAMAGE, verify_zip
 
 MAX_ENTRIES = 2_000_000
@@ -177,8 +177,9 @@ def load_pickled(path: Path) -> Any:
     except UserError as error:
         raise UserError(f"checkpoint '{path}' is refused: {error}; nothing in it was run") from None
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"'{path}' is not a readable checkpoint (cut short or damaged?): {reason[:120]}") from None
+        raise UserError(
+            f"'{path}' is not a readable checkpoint (cut short or damaged?): {first_line(error)[:120]}"
+        ) from None
 
 
 def _check_container(path: Path) -> None:

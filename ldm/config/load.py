@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm.config.paths import find_base, find_config, with_found_paths
-from ldm.config.plain import brief, one_line
+from ldm.config.plain import brief
 from ldm.config.spelling import setting_with_spelling, with_spelling
-from ldm.errors import UserError, nearest
+from ldm.errors import UserError, first_line, nearest
 from ldm.files import require_regular_file
 
 MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_VALUES = 2**20, 64, 20_000
@@ -44,7 +44,7 @@ def load_config(paths: Sequence[str | Path], dotlist: Sequence[str] = ()) -> Dic
         try:
             setting = OmegaConf.from_dotlist([f"{key}={setting_with_spelling(key, value)}"])
         except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
-            raise UserError(f"cannot read the setting '{entry}': {one_line(error)}") from None
+            raise UserError(f"cannot read the setting '{entry}': {first_line(error)}") from None
         merged = _merge(merged, setting, f"'{entry}'")
     return merged
 
@@ -94,9 +94,9 @@ def _load_yaml(path: Path) -> DictConfig:
         raise UserError(f"config file '{path}' does not exist{_neighbour(path)}") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"config file '{path}'{line} is not valid YAML: {error.problem or one_line(error)}") from None
+        raise UserError(f"config file '{path}'{line} is not valid YAML: {error.problem or first_line(error)}") from None
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"cannot read config file '{path}': {one_line(error)}") from None
+        raise UserError(f"cannot read config file '{path}': {first_line(error)}") from None
     if not isinstance(loaded, DictConfig):
         raise UserError(f"config file '{path}' must hold sections such as 'model:', not a list")
     return loaded
@@ -139,4 +139,4 @@ def _merge(base: DictConfig, other: DictConfig, what: str) -> DictConfig:
     try:
         return cast(DictConfig, OmegaConf.merge(base, other))
     except OmegaConfBaseException as error:
-        raise UserError(f"cannot merge {what}: {one_line(error)}") from None
+        raise UserError(f"cannot merge {what}: {first_line(error)}") from None

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 
 
 def to_plain(config: Any, where: str = "") -> Any:
@@ -23,7 +23,7 @@ def to_plain(config: Any, where: str = "") -> Any:
         except MissingMandatoryValue as error:
             raise _unset(str(error.full_key)) from None
         except OmegaConfBaseException as error:
-            raise UserError(f"cannot resolve '{error.full_key}' in the configuration: {one_line(error)}") from None
+            raise UserError(f"cannot resolve '{error.full_key}' in the configuration: {first_line(error)}") from None
     if isinstance(config, Mapping):
         return {key: to_plain(value, f"{where}.{key}" if where else str(key)) for key, value in config.items()}
     if isinstance(config, list | tuple):
@@ -43,12 +43,6 @@ def value_at(values: Any, *keys: str) -> Any:
 
 def _unset(key: str) -> UserError:
     return UserError(f"'{key}' has no value yet (???); set it in the YAML file or type {key}=VALUE")
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def brief(value: Any) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, check_choice, data_root
 from ldm.data.celeba_attributes import AttributedFiles, AttributeTable, check_targets
 from ldm.data.splits import HOW_TO_DOWNLOAD
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 from ldm.files import downloads_allowed, read_text
 
 PARTS = {"train": 0, "validation": 1, "valid": 1, "test": 2, "all": None}
@@ -134,9 +134,9 @@ def fetch(name: str, base: Path) -> None:
     try:
         torchvision.datasets.CelebA(str(base / "CelebA"), target_type=[], download=True)
     except Exception as error:  # gdown raises its own exception types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{name}: download failed ({reason}); Google Drive often refuses, so fetch the files by hand and set root"
+            f"{name}: download failed ({first_line(error)}); Google Drive often refuses, so fetch the files by hand "
+            "and set root"
         ) from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ldm.data.base import DATA_ROOT_VARIABLE, RecordDataset, RecordOptions, content_digests, data_root, digest
 from ldm.data.formats.plain_pickle import read_pickle
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 from ldm.samples.array_files import NpzArchive
 
 FORMS = ("", ".npz", ".pkl", ".pickle")
@@ -147,8 +147,7 @@ def read_batch(path: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except Exception as error:  # a damaged file can raise any exception
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a batch of 'data' and 'labels' ({reason}); fetch it again") from None
+        raise UserError(f"{path}: not a batch of 'data' and 'labels' ({first_line(error)}); fetch it again") from None
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * side**2 or len(data) != len(labels):
         raise UserError(
             f"{path}: {data.dtype} {data.shape} with {len(labels)} labels; expected rows of 3 x {side} x {side} bytes"

@@ -19,7 +19,7 @@ from ldm.data.base import (
     system_data_dirs,
     whole_number,
 )
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 from ldm.files import downloads_allowed
 
 HOW_TO_DOWNLOAD = (
@@ -143,8 +143,9 @@ class SplitDataset(ArrayDataset):
             try:
                 self.fetch(torchvision.datasets, data_root(root))
             except (RuntimeError, OSError, ImportError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise UserError(f"{name}: download failed ({reason}); {self.how_to_fetch} and set root") from error
+                raise UserError(
+                    f"{name}: download failed ({first_line(error)}); {self.how_to_fetch} and set root"
+                ) from error
             found = self.load(folders, test)
         if found is None:
             raise UserError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 
 SUFFIX = ".dcm"
 HOW_TO_INSTALL = "DICOM files need the pydicom package: pip install 'dp-ldm[dicom]'"
@@ -35,7 +35,7 @@ def read_dicom(path: str | Path) -> np.ndarray:
     try:
         stored = data.pixel_array
     except Exception as error:  # pydicom's decoders raise whatever their plugins do
-        raise UserError(f"{path}: its pixels cannot be decoded ({_first_line(error)})") from None
+        raise UserError(f"{path}: its pixels cannot be decoded ({first_line(error)})") from None
     kind = str(data.get("PhotometricInterpretation", ""))
     if kind in GREY and stored.ndim == 2:
         grey = np.rint(255 * _tones(stored.astype(np.float64), data, path)).astype(np.uint8)
@@ -72,9 +72,7 @@ def _dataset(path: str | Path, pixels: bool) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such image; check the folder") from None
     except (InvalidDicomError, OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{path}: cannot be read as DICOM ({_first_line(error)}); remove it or fetch it again"
-        ) from None
+        raise UserError(f"{path}: cannot be read as DICOM ({first_line(error)}); remove it or fetch it again") from None
 
 
 def _tones(stored: np.ndarray, data: Any, path: str | Path) -> np.ndarray:
@@ -102,7 +100,3 @@ def _tones(stored: np.ndarray, data: Any, path: str | Path) -> np.ndarray:
 def _first(value: Any) -> float:
     """A window's number; the first where a file states several windows."""
     return float(value[0] if not isinstance(value, str) and hasattr(value, "__len__") else value)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -32,7 +32,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 from ldm.files import require_regular_file
 from ldm.samples.dicom_files import SUFFIX as DICOM
 from ldm.samples.dicom_files import dicom_size, person, read_dicom
@@ -126,8 +126,7 @@ def decode_bytes(content: bytes, where: str) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as image:
             return decode(image)
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{where}: cannot be read as an image ({reason})") from None
+        raise UserError(f"{where}: cannot be read as an image ({first_line(error)})") from None
 
 
 def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Found]) -> Found:
@@ -138,8 +137,9 @@ def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Found]) -> Fou
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such image; check the folder") from None
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as an image ({reason}); remove it or fetch it again") from None
+        raise UserError(
+            f"{path}: cannot be read as an image ({first_line(error)}); remove it or fetch it again"
+        ) from None
 
 
 def _is_dicom(path: str | os.PathLike) -> bool:

@@ -22,7 +22,7 @@ from callbacks.step_clock import StepClock
 from ldm.checkpoint import check_metadata, checkpoint_metadata, joined_accounts, load_weights, read_checkpoint
 from ldm.checkpoint.adapters import export_adapter_next_to
 from ldm.config import instantiate_from_config, to_plain
-from ldm.errors import Stopped, UserError
+from ldm.errors import Stopped, UserError, all_lines
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.training import private_run, run_account
 from ldm.training.allocator import keep_freed_memory
@@ -36,7 +36,7 @@ from ldm.training.preparation import cache_latents
 from ldm.training.request import RunRequest
 from ldm.training.run_account import RunAccount
 from ldm.training.run_directory import RunDirectory, launched
-from ldm.training.trainer_parts import build_callbacks, build_loggers, one_line, uncovered_loggers
+from ldm.training.trainer_parts import build_callbacks, build_loggers, uncovered_loggers
 from ldm.training.unprotected_run import record_unprotected, warn_unprotected
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ def build_trainer(
             plugins=[SafeCheckpointIO(inherited, clock)],
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"lightning.trainer: {one_line(error)}") from error
+        raise UserError(f"lightning.trainer: {all_lines(error)}") from error
 
 
 def keep_config(trainer: Any) -> None:
@@ -259,7 +259,7 @@ def train_and_test(request: RunRequest, run: Run) -> None:
             checkpoint = str(resume) if resume and not options.train else None
             run.trainer.test(run.model, run.data, ckpt_path=checkpoint)
     except MisconfigurationException as error:  # Lightning raises this for mistakes in the configuration
-        raise UserError(one_line(error)) from error
+        raise UserError(all_lines(error)) from error
 
 
 def fit(request: RunRequest, run: Run) -> None:

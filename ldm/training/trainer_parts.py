@@ -20,7 +20,7 @@ from callbacks.run_checkpoint import ModelCheckpoint
 from callbacks.setup_callback import SetupCallback
 from callbacks.step_clock import StepClock, StepTimedTensorBoard
 from ldm.config import instantiate_from_config, to_plain
-from ldm.errors import UserError, nearest
+from ldm.errors import UserError, all_lines, nearest
 from ldm.privacy.plan import PrivacyPlan
 from ldm.training import private_run
 from ldm.training.run_directory import RunDirectory
@@ -215,7 +215,7 @@ def checkpointing(
     try:
         built = instantiate_from_config({"target": "callbacks.run_checkpoint.ModelCheckpoint", "params": params})
     except MisconfigurationException as error:
-        raise UserError(f"lightning.modelcheckpoint: {one_line(error)}") from error
+        raise UserError(f"lightning.modelcheckpoint: {all_lines(error)}") from error
     pace(built, params, plan)
     return [built]
 
@@ -229,8 +229,3 @@ def pace(callback: ModelCheckpoint, params: Mapping[str, Any], plan: PrivacyPlan
         callback.pause_seconds = SECONDS_BETWEEN_CHECKPOINTS
     else:
         callback.pause_steps = -(-plan.steps // CHECKPOINTS_OF_A_PLAN)
-
-
-def one_line(error: Exception) -> str:
-    """A message of Lightning as one line."""
-    return " ".join(str(error).split())

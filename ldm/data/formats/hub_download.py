@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 
 PATTERN = "data/*.parquet"
 
@@ -30,8 +30,7 @@ def fetch_parquet(repository: str, folder: Path) -> list[Path]:
             repository, repo_type="dataset", allow_patterns=PATTERN, local_dir=folder
         )
     except Exception as error:  # the hub, its HTTP client and the system raise different types
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{repository} cannot be downloaded ({reason}); {by_hand}") from error
+        raise UserError(f"{repository} cannot be downloaded ({first_line(error)}); {by_hand}") from error
     missing = [path for path in wanted if not (Path(place) / path).is_file()]
     if not wanted or missing:
         raise UserError(f"{repository} has no {missing[0] if missing else PATTERN}; {by_hand}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.errors import UserError, nearest
+from ldm.errors import UserError, first_line, nearest
 from ldm.files import require_regular_file
 from ldm.samples.array_files import require_plausible
 
@@ -41,8 +41,7 @@ def open_parquet(path: str | os.PathLike) -> Any:
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; check the folder") from None
     except (ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as Parquet ({reason}); fetch the file again") from None
+        raise UserError(f"{path} cannot be read as Parquet ({first_line(error)}); fetch the file again") from None
 
 
 def column_names(path: str | os.PathLike) -> list[str]:
@@ -93,8 +92,7 @@ def rows(
                 ):
                     yield from batch.to_pylist()
             except (OSError, ValueError, NotImplementedError) as error:  # the types that pyarrow raises
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise UserError(f"{path} is damaged ({reason}); fetch the file again") from None
+                raise UserError(f"{path} is damaged ({first_line(error)}); fetch the file again") from None
 
 
 def bounded_batch(file: Any, batch_size: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy._core.multiarray import _reconstruct  # type: ignore[attr-defined]
 
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 from ldm.files import require_regular_file
 
 
@@ -54,5 +54,4 @@ def read_pickle(path: str | Path) -> Any:
         require_regular_file(path)
         return PlainUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise any exception
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a pickle of plain data ({reason}); fetch the file again") from None
+        raise UserError(f"{path} is not a pickle of plain data ({first_line(error)}); fetch the file again") from None

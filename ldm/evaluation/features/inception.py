@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.errors import UserError
+from ldm.errors import UserError, all_lines
 from ldm.evaluation.features.base import weights_digest
 from ldm.evaluation.inputs.images import to_rgb
 from ldm.files import require_regular
@@ -72,7 +72,7 @@ def _network(weights: Path | None) -> nn.Module:
         path = None if weights is None else str(weights)
         return FeatureExtractorInceptionV3("fid", ["2048"], feature_extractor_weights_path=path)
     except OSError as error:  # URLError and timeouts are OSErrors
-        raise UserError(f"the Inception weights could not be downloaded ({_one_line(error)}): {_STAND_INS}") from error
+        raise UserError(f"the Inception weights could not be downloaded ({all_lines(error)}): {_STAND_INS}") from error
     except RuntimeError as error:
         if weights is None:  # torch.hub reports a broken download this way
             raise UserError(f"the download of the Inception weights is broken: {_STAND_INS}") from error
@@ -91,7 +91,3 @@ def _check_weights(weights: Path) -> None:
         raise UserError(f"{weights}: not a readable file of Inception weights; {_STAND_INS}") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{weights}: not a plain state dict of Inception weights; {_STAND_INS}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

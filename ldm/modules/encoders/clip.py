@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 
 
 class FrozenCLIPEmbedder(nn.Module):
@@ -34,8 +34,9 @@ class FrozenCLIPEmbedder(nn.Module):
             self.tokenizer = library.CLIPTokenizer.from_pretrained(version)
             self.transformer = library.CLIPTextModel.from_pretrained(version).eval().requires_grad_(False)
         except (OSError, ValueError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"FrozenCLIPEmbedder: the weights of {version} are not here ({first})") from None
+            raise UserError(
+                f"FrozenCLIPEmbedder: the weights of {version} are not here ({first_line(error)})"
+            ) from None
         self.max_length = max_length
 
     def tokenize(self, text: Sequence[str]) -> Tensor:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 from ldm.files import DOWNLOAD_VARIABLE, downloads_allowed
 
 PATH_VARIABLE = "LDM_BERT_VOCAB"
@@ -67,7 +67,6 @@ def _download() -> Path:
     except ImportError as error:
         raise UserError("the download needs huggingface_hub; type pip install 'dp-ldm[text]'") from error
     except Exception as error:  # huggingface_hub raises its own, its HTTP client's and system errors
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the vocabulary could not be fetched ({reason}); set {PATH_VARIABLE} to a vocab.txt file"
+            f"the vocabulary could not be fetched ({first_line(error)}); set {PATH_VARIABLE} to a vocab.txt file"
         ) from error
