@@ -1,7 +1,7 @@
 """`AfterTraining`: another program's logger, which gets the metrics of a private run when training has ended.
 
 A service such as W&B notes the time of every entry and measures the machine while a run lasts. Both follow the sizes of
-the Poisson draws. Entries that arrive together after the last step tell nothing.
+the Poisson draws. Entries that arrive together after the last step reveal nothing about single steps.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def step_line(plan: PrivacyPlan, taken: int, meter: EpsilonMeter, seconds: float
 
 
 def time_left(seconds: float) -> str:
-    """A duration as a person says it."""
+    """The remaining time in words, in minutes or in hours with one decimal."""
     if seconds < 60:
         return "under a minute left"
     if seconds < 5400:
@@ -145,6 +145,6 @@ def time_left(seconds: float) -> str:
 
 
 def epoch_words(trainer: pl.Trainer) -> str:
-    """The current epoch, counted from 1, and how many there are if the run says so."""
+    """The current epoch, counted from 1, and the number of epochs if the run has one."""
     most = trainer.max_epochs
     return f"epoch {trainer.current_epoch + 1}" + (f" of {most}" if most is not None and most > 0 else "")

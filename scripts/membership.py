@@ -2,7 +2,7 @@
 
 python scripts/membership.py --yaml finetune.yaml --ckpt last.ckpt --card privacy.json \
     --members ldm.data.mnist.MNISTTrain --held_out ldm.data.mnist.MNISTVal
-The figures are computed from private images and are covered by no guarantee: they are for whoever holds the images.
+The figures are computed from private images, and no guarantee covers them: show them to the images' holders only.
 """
 
 from __future__ import annotations

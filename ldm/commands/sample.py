@@ -49,10 +49,10 @@ def draw(
     line: str | None = None,
     **more: Any,
 ) -> None:
-    """Sample the diffusion model as the flags of sampling ask for, and say what was written. Raises UserError.
+    """Sample the diffusion model by the flags of sampling, and print the files that were written. Raises UserError.
 
-    ``by_caption``: a column of a grid is a caption, else a line is a class. ``line`` says what is drawn from; without
-    it a checkpoint alone was named. ``more``: other fields of the request.
+    ``by_caption``: a column of a grid is a caption, else a line is a class. ``line`` names the source of the images;
+    None for a checkpoint that was named alone. ``more``: other fields of the request.
     """
     kinds = len(classes or prompts or ())
     columns = 10 if not kinds else kinds if by_caption else max(1, round(args.num_samples / kinds))

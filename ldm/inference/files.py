@@ -40,7 +40,7 @@ SHOWN = 100  # images of a picture
 
 
 def run_request(request: SamplingRequest) -> bool:
-    """Do what `SamplingRequest.run` says."""
+    """Draw and write the images of a request; whether the output is complete (else other processes still draw)."""
     device = pick_device(request.device)
     model = (request.config, request.checkpoint, request.count, request.options)
     given: dict[str, Any] = {"classes": request.classes, "prompts": request.prompts, "device": device}

@@ -88,8 +88,8 @@ def _of_weights(path: Path) -> list[str]:
     came = "" if checkpoint_metadata(content, "privacy") else "; of the private run that it was trained from"
     return [
         alone.statement() + came,
-        f"{path}: {own.ledger.steps} steps by the account in the file; what its run released besides stands on the "
-        f"run's {CARD_FILE}, which is not here",
+        f"{path}: {own.ledger.steps} steps by the account in the file; other releases of its run are on the run's "
+        f"{CARD_FILE}, which is not here",
     ]
 
 

@@ -49,7 +49,7 @@ class PublicModel:
     what: str
     public_data: tuple[str, ...]
     moments: Moments | None = None
-    caution: str = ""  # what a measured run of it did not do
+    caution: str = ""  # a weakness that measured runs showed
 
 
 STATISTICS = "configs/own-images/statistics.yaml"
@@ -135,8 +135,8 @@ MEASURED_BETTER = 1200
 TWO_ROUNDS, WITH_CELLS = 100, 800
 #: The signal of class moments from which the draws of measured runs were good enough to train a classifier on.
 MOMENTS_GOOD = 200
-#: The accuracy of a CNN trained on 1,000 draws of what is written from each signal on, and at which signals it was
-#: measured: the table in ``docs/your-data.md``.
+#: Least signal, and the accuracy of a CNN trained on 1,000 draws of the rounds that are written from this signal on;
+#: the signals of the measured runs are in brackets. ``docs/your-data.md`` has the table.
 MOMENTS_MEASURED = (
     (WITH_CELLS, "four drawn shapes 98 to 99 % (846), three kinds of metal parts 78 to 87 % (1,129 and 2,000)"),
     (MOMENTS_GOOD, "four drawn shapes 88 % (206), three kinds of metal parts 75 to 81 % (275)"),
@@ -211,9 +211,9 @@ class Settings:
 
     def outlook(self) -> list[str]:
         """The expected result, from the signal and the measured runs, before any training."""
-        head, *said = self._of_steps() if self.model.moments is None else self._of_moments()
-        said += [self.model.caution] if self.model.caution else []
-        return [f"outlook     {head}", *(f"            {line}" for line in said)]
+        head, *rest = self._of_steps() if self.model.moments is None else self._of_moments()
+        rest += [self.model.caution] if self.model.caution else []
+        return [f"outlook     {head}", *(f"            {line}" for line in rest)]
 
     def _of_steps(self) -> list[str]:
         """The settings of DP-SGD with their signal, and what runs with such a signal have shown."""

@@ -120,7 +120,7 @@ def release_documents(place: Path) -> tuple[Path, ...]:
 
 
 def public_config(run: Path) -> dict[str, Any]:
-    """What a release tells of a run's configuration, without paths of files or of private data, as plain values.
+    """The released part of a run's configuration as plain values, without paths of files or of private data.
 
     It is the section ``model`` and, where draws of the released statistics are declared, the section ``sampling``.
     Raises UserError when the run directory holds no configuration, or one without a model.

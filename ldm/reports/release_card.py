@@ -53,11 +53,11 @@ class CardContent:
     def statement(self) -> str:
         """The statement of ``privacy.json`` with the relation in words."""
         plan, record = self.card.plan, self.card.record
-        said = self.card.statement().replace(
+        statement = self.card.statement().replace(
             f", {plan.relation}, record: {record}",
             f" between data sets with {RELATIONS[plan.relation]}; a record is {record}",
         )
-        return said.replace(f"{plan.delta:g})", f"{self.delta})")
+        return statement.replace(f"{plan.delta:g})", f"{self.delta})")
 
     @property
     def not_covered(self) -> str:

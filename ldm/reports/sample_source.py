@@ -15,7 +15,7 @@ from ldm.reports.release_folder import ReleaseFolder
 
 @dataclass(frozen=True)
 class SampleSource:
-    """What images are taken from: `DRAWS` or `MODEL`; ``line`` tells the user why, "" where there is no choice."""
+    """The source of images, `DRAWS` or `MODEL`; ``line`` gives the user the reason, and is "" without a choice."""
 
     source: str
     line: str = ""
@@ -84,7 +84,7 @@ def line_of_weights(config: str | Path, settings: Sequence[str] = ()) -> str:
 
 
 def how_to_sample(place: Path) -> str:
-    """The command that samples a run directory or a release folder, and, where there is a choice, what it takes."""
+    """The command that samples a run directory or a release folder, and its source if there is a choice."""
     command = f"dp-ldm sample {place} --output samples.png"
     if not ReleaseFolder(place).draws.is_file():
         return command

@@ -25,7 +25,7 @@ _OF_THE_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNAB
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, up to its highest point; whether the allocator can do so.
 
-    Only glibc's allocator (Linux) is told. Call it when nothing looks at the free memory of the machine any more.
+    Only glibc's allocator (Linux) can do so. Call it after the last measurement of the machine's free memory.
     """
     if any(name in os.environ for name in _OF_THE_USER):
         return False

@@ -187,8 +187,8 @@ def check_labels(model: Any, data: Any) -> None:
         if getattr(stage, "ucg_rate", 0.0) > 0 and bool((labels == stage.null_class).any()):
             raise UserError(
                 f"data.params.{name}: class_label {stage.null_class} is the model's null class (ucg_rate is "
-                f"{stage.ucg_rate:g}, n_classes {stage.n_classes}), so these records would train what no condition "
-                f"means; set cond_stage_config.params.n_classes={stage.n_classes + 1}, or leave that class out"
+                f"{stage.ucg_rate:g}, n_classes {stage.n_classes}), so these records would train the unconditional "
+                f"model; set cond_stage_config.params.n_classes={stage.n_classes + 1}, or leave that class out"
             )
 
 

@@ -77,7 +77,7 @@ def execute(request: RunRequest) -> RunDirectory:
             train_and_test(request, run)
     finally:
         if request.options.debug and not request.options.resume and run.trainer.is_global_zero:
-            run_dir = put_aside(run_dir)
+            run_dir = move_debug_run(run_dir)
     return run_dir
 
 
@@ -224,7 +224,7 @@ def build_trainer(
         raise UserError(f"lightning.trainer: {all_lines(error)}") from error
 
 
-def keep_config(trainer: Any) -> None:
+def write_config(trainer: Any) -> None:
     """Write the run's configuration now, before training starts."""
     for callback in trainer.callbacks:
         if isinstance(callback, SetupCallback) and trainer.is_global_zero:
@@ -249,7 +249,7 @@ def train_and_test(request: RunRequest, run: Run) -> None:
             if run.session is None and run.trainer.is_global_zero:
                 record_unprotected(run.model, run.data, request.run_dir)
             if run.session is not None and run.session.statistics is not None:
-                keep_config(run.trainer)  # needed to resume a run that stops during its warm-up
+                write_config(run.trainer)  # needed to resume a run that stops during its warm-up
                 run.session.warm_up(to_plain(request.config.model))
             fit(request, run)
         else:
@@ -281,7 +281,7 @@ def fit(request: RunRequest, run: Run) -> None:
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:
-        explain(error)
+        refuse_mixed_sizes(error)
         if request.options.debug and sys.stdin.isatty():
             import pdb
 
@@ -300,8 +300,8 @@ def how_to_go_on(run_dir: RunDirectory) -> str:
     return f"to go on, type: python main.py --resume {run_dir.path} -t"
 
 
-def explain(error: BaseException) -> None:
-    """Raise UserError for a torch exception that is known to come from the data."""
+def refuse_mixed_sizes(error: BaseException) -> None:
+    """Raise UserError for torch's exception about images of several sizes in one batch."""
     if MIXED_SIZES in str(error):
         raise UserError(
             "the training images are of several sizes and cannot be put into one batch; set size: PIXELS in the data "
@@ -326,7 +326,7 @@ def refused_without_trace(request: RunRequest, run: Run, resumed_at: int) -> Ite
         raise
 
 
-def put_aside(run_dir: RunDirectory) -> RunDirectory:
+def move_debug_run(run_dir: RunDirectory) -> RunDirectory:
     """Move the directory of a ``--debug`` run to a folder apart from ordinary runs."""
     if not run_dir.path.exists():
         return run_dir

@@ -52,8 +52,8 @@ def plan_lines(
     device = own_device(request.settings)
     microbatch = data.batch_size
     if plan is not None:
-        microbatch, said = microbatch_of(request.dp_config.get("max_batch_size"), plan, needs, device)
-        lines.append(f"microbatch      {said}")
+        microbatch, described = microbatch_of(request.dp_config.get("max_batch_size"), plan, needs, device)
+        lines.append(f"microbatch      {described}")
     steps = plan.steps - taken if plan is not None else planned_public_steps(request, data, records)
     rows = None if steps is None else steps * data.batch_size * multiplicity
     if warm_up and rows is not None and request.resume is None:

@@ -97,7 +97,7 @@ def refuse_other_checkpoint(settings: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_fresh(model: Any) -> None:
+def refuse_unknown_scale(model: Any) -> None:
     """Refuse a new private run without a latent scale."""
     if not model.scale_is_known:
         raise UserError(
@@ -127,7 +127,7 @@ def refuse_unsafe_settings(settings: Mapping[str, Any]) -> None:
     for name, what in (("profiler", "writes"), ("max_time", "ends the run by")):
         if settings.get(name):
             raise UserError(
-                f"{name}: it {what} the time that steps take, which tells how many records were drawn; remove it"
+                f"{name}: it {what} the time that steps take, which reveals how many records were drawn; remove it"
             )
 
 

@@ -28,7 +28,7 @@ from ldm.privacy.sampling import sampler_from_plan
 from ldm.privacy.statistics import Release
 from ldm.training.devices import device_name, own_device
 from ldm.training.private_checks import (
-    refuse_fresh,
+    refuse_unknown_scale,
     refuse_unsafe_model,
     require_same_selection,
 )
@@ -167,7 +167,7 @@ def build_session(
     account = account or open_account(config, data, settings, run_dir)
     refuse_unsafe_model(model)
     if run_dir.resume_from is None:
-        refuse_fresh(model)
+        refuse_unknown_scale(model)
     records = count_training_records(data)
     selection = model.select_trainable()
     require_same_selection(run_dir, selection)

@@ -178,8 +178,8 @@ def resumed_account(run_dir: RunDirectory, config: DPConfig) -> RunAccount:
     else:
         logger.warning("%s is missing: steps released after %s are not charged", run_dir.privacy_card, path)
         not_covered = (
-            f"what was released after step {ledger.count(plan.event())}, before the run was resumed from there without "
-            "its privacy.json: those steps are not charged",
+            f"steps after step {ledger.count(plan.event())} that were released before the run was resumed from there "
+            "without its privacy.json: they are not charged",
         )
     logger.info("resumed: %d of %d steps are in the ledger", ledger.count(plan.event()), plan.steps)
     return RunAccount(plan, ledger, not_covered, others)

@@ -51,10 +51,12 @@ def require_planned(path: Path, planned: History) -> None:
         return
     before = [(SamplingEvent.from_dict(entry["event"]), int(entry["count"])) for entry in stored]
     if before != list(planned):
-        told = [", ".join(f"{event.noise_multiplier:g}" for event, _ in events) for events in (before, planned)]
+        stored_noise, noise = (
+            ", ".join(f"{event.noise_multiplier:g}" for event, _ in each) for each in (before, planned)
+        )
         raise UserError(
-            f"{path}: the run was planned with noise multipliers {told[0]} of its statistics, the config now says "
-            f"{told[1]}; a run keeps its plan"
+            f"{path}: the run was planned with noise multipliers {stored_noise} of its statistics, the config now says "
+            f"{noise}; a run keeps its plan"
         )
 
 

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 #: Lightning callbacks that record time or memory of single steps, and the advice for a private run.
-TELLING = {
+REVEALING = {
     DeviceStatsMonitor: "watch the machine from outside",
     ThroughputMonitor: "measure a run on public data",
     Timer: "the plan says how long the run is",
@@ -47,7 +47,7 @@ LOGGERS = {
     "csv": "pytorch_lightning.loggers.CSVLogger",
 }
 SERVICES = ("wandb", "mlflow")
-OTHER_LOGGER = "the times that {} notes beside the steps, from which the number of records drawn for each can be told"
+OTHER_LOGGER = "the times that {} records with the steps, which reveal how many records were drawn for each step"
 
 
 def build_loggers(lightning: DictConfig, run_dir: RunDirectory, clock: StepClock | None = None) -> list[Any]:
@@ -112,7 +112,7 @@ def build_callbacks(
             arguments = {"project_config": config, "lightning_config": lightning}
         built.append(instantiate_from_config(node, **arguments))
         if session is not None:
-            refuse_telling(key, built[-1])
+            refuse_revealing(key, built[-1])
         if isinstance(built[-1], (ImageLogger, SetupCallback)):
             built[-1].clock = clock
     plan = session.plan if session is not None else None
@@ -124,20 +124,20 @@ def build_callbacks(
     return built
 
 
-def refuse_telling(key: str, callback: Callback) -> None:
+def refuse_revealing(key: str, callback: Callback) -> None:
     """Refuse a callback of a private run that selects by a metric or reveals the sizes of the Poisson draws."""
     if getattr(callback, "monitor", None):
         raise UserError(f"lightning.callbacks.{key}.params.monitor: a private run may not select; remove it")
-    for kind, instead in TELLING.items():
+    for kind, instead in REVEALING.items():
         if isinstance(callback, kind):
             raise UserError(
-                f"lightning.callbacks.{key}: {type(callback).__name__} shows what single steps take, which tells how "
-                f"many records were drawn; remove it ({instead})"
+                f"lightning.callbacks.{key}: {type(callback).__name__} shows the time or memory of single steps, "
+                f"which reveals how many records were drawn; remove it ({instead})"
             )
     if getattr(callback, "_train_time_interval", None) is not None:
         raise UserError(
-            f"lightning.callbacks.{key}.params.train_time_interval: the steps at which it saves tell how many records "
-            "were drawn; set every_n_train_steps"
+            f"lightning.callbacks.{key}.params.train_time_interval: the steps at which it saves reveal how many "
+            "records were drawn; set every_n_train_steps"
         )
 
 
@@ -201,7 +201,7 @@ def checkpointing(
         params.update(node.get("params", {}))
     if private and params.get("train_time_interval") is not None:
         raise UserError(
-            "lightning.modelcheckpoint.params.train_time_interval: the steps at which it saves tell how many records "
+            "lightning.modelcheckpoint.params.train_time_interval: the steps at which it saves reveal how many records "
             "were drawn; set every_n_train_steps"
         )
     if private and params.get("monitor"):
@@ -216,14 +216,14 @@ def checkpointing(
         built = instantiate_from_config({"target": "callbacks.run_checkpoint.ModelCheckpoint", "params": params})
     except MisconfigurationException as error:
         raise UserError(f"lightning.modelcheckpoint: {all_lines(error)}") from error
-    pace(built, params, plan)
+    share_checkpoints(built, params, plan)
     return [built]
 
 
-def pace(callback: ModelCheckpoint, params: Mapping[str, Any], plan: PrivacyPlan | None) -> None:
+def share_checkpoints(callback: ModelCheckpoint, params: Mapping[str, Any], plan: PrivacyPlan | None) -> None:
     """Let short epochs share a checkpoint, unless the run configures its save interval."""
-    says = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval", "save_on_train_epoch_end")
-    if any(params.get(name) is not None for name in says) or params.get("save_top_k", 1) != 1:
+    intervals = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval", "save_on_train_epoch_end")
+    if any(params.get(name) is not None for name in intervals) or params.get("save_top_k", 1) != 1:
         return
     if plan is None:
         callback.pause_seconds = SECONDS_BETWEEN_CHECKPOINTS

@@ -13,7 +13,7 @@ from callbacks.run_checkpoint import ModelCheckpoint, give_second_name
 from callbacks.safe_checkpoint import SafeCheckpointIO
 from ldm.checkpoint import read_checkpoint
 from ldm.training import train
-from ldm.training.trainer_parts import pace
+from ldm.training.trainer_parts import share_checkpoints
 from tests import tiny
 from tests.tiny_runs import public_config
 
@@ -54,7 +54,7 @@ def test_a_run_that_says_how_often_is_obeyed(tmp_path: Path, saves: list[tuple[s
 
 def test_private_runs_count_steps_and_never_look_at_the_clock(tmp_path: Path) -> None:
     callback = ModelCheckpoint(tmp_path)
-    pace(callback, {"save_last": True}, SimpleNamespace(steps=1001))
+    share_checkpoints(callback, {"save_last": True}, SimpleNamespace(steps=1001))
     assert (callback.pause_steps, callback.pause_seconds) == (11, 0.0)
     trainer = SimpleNamespace(should_stop=False, max_steps=-1, max_epochs=-1, global_step=10, current_epoch=3)
     callback._saved_step = 0
@@ -67,7 +67,7 @@ def test_private_runs_count_steps_and_never_look_at_the_clock(tmp_path: Path) ->
 
 def test_public_runs_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     callback = ModelCheckpoint(tmp_path)
-    pace(callback, {}, None)
+    share_checkpoints(callback, {}, None)
     clock = iter([100.0, 279.0, 281.0])
     monkeypatch.setattr(run_checkpoint.time, "monotonic", lambda: next(clock))
     callback._saved_at = run_checkpoint.time.monotonic()
@@ -78,7 +78,7 @@ def test_public_runs_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [callback._too_soon(trainer) for _ in range(2)] == [True, False]
     for params in ({"monitor": "val/loss"}, {"save_top_k": -1}, {"every_n_train_steps": 5}):
         other = ModelCheckpoint(tmp_path)
-        pace(other, params, None)
+        share_checkpoints(other, params, None)
         assert (other.pause_seconds, other.pause_steps) == (0.0, 0)
 
 

@@ -15,7 +15,7 @@ from callbacks.step_clock import StepClock
 from ldm.errors import UserError
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.training import train
-from ldm.training.trainer_parts import refuse_telling, uncovered_loggers
+from ldm.training.trainer_parts import refuse_revealing, uncovered_loggers
 from tests import tiny
 
 
@@ -70,17 +70,17 @@ def test_epochs_of_a_private_run_are_not_timed(caplog: pytest.LogCaptureFixture)
     assert caplog.text == ""
 
 
-def test_callbacks_that_tell_are_refused() -> None:
+def test_callbacks_that_reveal_the_draws_are_refused() -> None:
     from pytorch_lightning import callbacks as theirs
 
     for callback in (theirs.DeviceStatsMonitor(), theirs.Timer("00:01:00:00"), theirs.TQDMProgressBar()):
-        with pytest.raises(UserError, match="lightning.callbacks.x: .* tells how many records were drawn; remove it"):
-            refuse_telling("x", callback)
+        with pytest.raises(UserError, match="lightning.callbacks.x: .* reveals how many records were drawn; remove it"):
+            refuse_revealing("x", callback)
     import datetime
 
     with pytest.raises(UserError, match="train_time_interval"):
-        refuse_telling("x", theirs.ModelCheckpoint(train_time_interval=datetime.timedelta(1)))
-    refuse_telling("x", theirs.LearningRateMonitor())
+        refuse_revealing("x", theirs.ModelCheckpoint(train_time_interval=datetime.timedelta(1)))
+    refuse_revealing("x", theirs.LearningRateMonitor())
 
 
 def test_another_logger_is_not_covered(tmp_path: Path) -> None:

@@ -547,7 +547,7 @@ def test_the_trainer_neither_samples_nor_looks_at_private_images(model: Any, dat
 
 @pytest.mark.parametrize("settings", [{"profiler": "simple"}, {"max_time": "00:01:00:00"}], ids=str)
 def test_settings_that_measure_time_are_refused(settings: dict[str, Any], model: Any, data: Any) -> None:
-    with pytest.raises(UserError, match="the time that steps take, which tells how many records were drawn"):
+    with pytest.raises(UserError, match="the time that steps take, which reveals how many records were drawn"):
         prepared(model, data, **settings)
 
 

@@ -86,7 +86,7 @@ def shared_out(warm_up: Mapping[str, Any], epsilon: float, records: int) -> Stat
 
     ``share`` of a round, and of the classifier (0.5 unless given), is its part of the sum of 1 / σ² over all queries:
     Gaussian mechanisms without sampling compose to one whose 1 / σ² is that sum (Dong et al. 2022, corollary 2). The
-    rounds divide what the classifier leaves in proportion to their shares, 1 each unless given.
+    rounds divide the part without the classifier's share in proportion to their shares, 1 each unless given.
     """
     sigma = calibrate(target_epsilon=epsilon, delta=delta_for(records), sample_rate=1.0, steps=1)
     taken = float(warm_up["classifier"].get("share", 0.5)) if warm_up.get("classifier") else 0.0

@@ -51,7 +51,7 @@ def export_diffusers(
 
     Adapters are merged. The plan and ledger of a private run go into the metadata of both weight files. ``notes`` are
     files, such as a card, that are copied beside them. ``statistics``: a file of `LatentDraws`, whose own account goes
-    with it, and what the pipeline takes by default, "model" or "draws". The library itself is not needed. Raises
+    with it, and the pipeline's default source, "model" or "draws". The library itself is not needed. Raises
     UserError, before anything is written, for a model that the library cannot compute, with the reason in one line.
     """
     if out.exists():
@@ -117,7 +117,7 @@ def _statistics(path: Path, model: Any) -> tuple[Part, dict[str, Tensor]]:
 
 
 def _memory(source: Path) -> dict[str, str]:
-    """What a file says about the privacy of its numbers, for the metadata of another one."""
+    """The privacy account and the digest in a file, for the metadata of another one."""
     content = read_checkpoint(source)
     return {key: json.dumps(value) for key in MEMORIES if (value := checkpoint_metadata(content, key))}
 

@@ -1,8 +1,8 @@
 """Sweeps: several settings of one private training, on public images, or on the private ones with every run charged.
 
 * ``grid``: the settings; ``charges``: plans under which private runs are charged together, or selected
-* ``request``: what was asked for; ``runs``: training and scoring; ``result``: the file and the table
-* ``stages``, ``candidates``: what a stopped sweep goes on from
+* ``request``: the arguments; ``runs``: training and scoring; ``result``: the file and the table
+* ``stages``, ``candidates``: the state from which a stopped sweep resumes
 """
 
 from __future__ import annotations

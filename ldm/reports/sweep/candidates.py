@@ -55,7 +55,7 @@ class Candidates:
         write_json(self.folder / STATE, values)
 
     def score(self, train: Callable[[int, int], Path], loss: Callable[[Path], NDArray[np.float64]]) -> None:
-        """Train and score what is left. ``train`` gets a run's number, from 1 on, and the place of its setting."""
+        """Train and score the remaining runs. ``train`` gets a run's number, from 1 on, and its setting's place."""
         while self.done < len(self.settings):
             run = train(self.done + 1, self.settings[self.done])
             found = loss(run)
@@ -72,5 +72,5 @@ class Candidates:
         return self.settings[number - 1]
 
     def delete(self) -> None:
-        """Delete the state and the other runs, which are not part of what is published."""
+        """Delete the state and the other runs, which must not be published."""
         shutil.rmtree(self.folder)

@@ -7,7 +7,7 @@ from itertools import product
 
 from ldm.errors import UserError
 
-#: Keys that say what is promised, or to whom; a sweep keeps them.
+#: Keys of the privacy promise, which every run of a sweep keeps.
 PROMISES = (
     "enabled",
     "epsilon",

@@ -1,4 +1,4 @@
-"""`SweepRequest`: what a sweep was asked for, and its file, with which a stopped sweep goes on."""
+"""`SweepRequest`: the arguments of a sweep, and the file from which a stopped sweep resumes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ HERE = ("out", "device", "progress")  # of the process, and not of the sweep
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What to try on which images.
+    """The settings to try, and the images to try them on.
 
     ``base``: configuration of the private run, ``settings``: overrides of all runs. ``public``: a data set class or a
-    folder that plays the private one, or "" to train on the private images, which ``charge`` then says how to pay for.
-    ``held_out``: public images that score the runs; for ``public`` a part of it without a name. ``out``: a new folder.
+    folder in the private one's place, or "" to train on the private images; ``charge`` then names how runs are charged.
+    ``held_out``: public images that score the runs; "" for a part of ``public``. ``out``: a new folder.
     """
 
     base: Path
@@ -73,7 +73,7 @@ class SweepRequest:
             raise UserError(f"{self.out} exists; name a new folder with --output")
 
     def write(self, overrides: Sequence[Sequence[str]] = ()) -> None:
-        """Write ``request.json``. ``overrides``: the further settings of each run, with what it is charged."""
+        """Write ``request.json``. ``overrides``: further settings of each run, which name the runs that it charges."""
         given = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in HERE}
         content: dict[str, Any] = {"format": FORMAT, "version": VERSION, **given, "base": str(self.base.resolve())}
         content["config_sha256"] = _digest(self.base)

@@ -1,4 +1,4 @@
-"""`SweepResult`: what was tried, its scores, and the best, as a file and as a table."""
+"""`SweepResult`: the settings that were tried, their scores, and the best, as a file and as a table."""
 
 from __future__ import annotations
 
@@ -43,8 +43,12 @@ class Tried:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """``mode``: public, composition or selection; ``data`` and ``held_out``: names of the sets; ``statement``: what the
-    runs cost, for the card's line on tuning. ``tried`` has the winner alone for a selection."""
+    """The result of a sweep over ``settings`` settings.
+
+    ``mode``: public, composition or selection. ``data`` and ``held_out``: names of the sets. ``statement``: the cost of
+    the runs, for the card's line on tuning. ``tried``: all settings, or the winner alone for a selection; ``best``: its
+    place among them.
+    """
 
     mode: str
     data: str

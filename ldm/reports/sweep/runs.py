@@ -104,7 +104,7 @@ def _on_public(request: SweepRequest) -> SweepResult:
 
 
 def _composed(request: SweepRequest, overrides: list[list[str]] | None) -> SweepResult:
-    """``overrides``: what the runs of a stopped sweep are charged with; None for a new one."""
+    """Runs that are all kept and charged. ``overrides``: further settings of the runs; None for a new sweep."""
     scored = _held_out(request) if request.held_out else None
     charges = request.out / "charges"
     if overrides is None:
@@ -125,6 +125,7 @@ def _composed(request: SweepRequest, overrides: list[list[str]] | None) -> Sweep
 
 
 def _selected(request: SweepRequest) -> SweepResult:
+    """The best of a random number of runs; the other runs are deleted."""
     scored = _held_out(request)
     selection = Selection.with_mean(request.expected_runs or 2.0 * len(request.grid), request.eta)
     base = _write_base(request, {})
@@ -135,7 +136,9 @@ def _selected(request: SweepRequest) -> SweepResult:
 
     def train_one(number: int, place: int) -> Path:
         run = _train(request, base, number, request.grid[place], words, candidates.folder)
-        assert run is not None  # a lost candidate is repeated: what is published is one of as many runs as were drawn
+        assert (
+            run is not None
+        )  # a lost candidate is repeated, so that the best is chosen among as many runs as were drawn
         return run
 
     candidates.score(train_one, lambda run: _loss(request, run, scored))
@@ -168,7 +171,7 @@ def _train(
     more: Sequence[str] = (),
     secret: Path | None = None,
 ) -> Path | None:
-    """Train a run, or what is left of it; None for one that was charged and must not be repeated.
+    """Train a run, or resume it; None for one that was charged and must not be repeated.
 
     ``secret``: folder of a selection, whose number of runs is not shown.
     """

@@ -284,7 +284,7 @@ LEAKS = (
         old='    Timer: "the plan says how long the run is",\n',
         new="",
         why="a run that ends by the clock tells how long its steps took",
-        test=f"{CLOCK}::test_callbacks_that_tell_are_refused",
+        test=f"{CLOCK}::test_callbacks_that_reveal_the_draws_are_refused",
     ),
     PlantedBug(
         name="another logger is not said",
