@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,9 @@ def test_the_table_takes_repeats_together_and_adds_what_a_row_cost(tmp_path: Pat
             path.write_text(json.dumps({**content, "seconds": 60, "peak_mib": 900}))
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "real.json").write_text(json.dumps({"accuracies": [0.99], "seconds": 30, "peak_mib": 700}))
-    rows = {row["key"]: row for row in collect_rows(tmp_path)}
-    assert rows["score"]["mean"] == pytest.approx(0.96) and rows["score"]["deviation"] == pytest.approx(
-        0.01414, rel=0.01
-    )
-    assert rows["score"]["seconds"] == 180 and rows["real"]["deviation"] is None
+    rows = {row.key: row for row in collect_rows(tmp_path)}
+    assert rows["score"].mean == pytest.approx(0.96) and rows["score"].deviation == pytest.approx(0.01414, rel=0.01)
+    assert rows["score"].seconds == 180 and rows["real"].deviation is None
     text = format_table(collect_rows(tmp_path))
     assert "96.00 ± 1.41" in text and "| 99.00 |" in text
 
@@ -97,10 +96,10 @@ def test_several_classifiers_have_a_mean_and_a_best(tmp_path: Path) -> None:
         mean = sum(scores.values()) / 2
         path.write_text(json.dumps({"accuracies": [mean], "classifiers": scores, "seconds": 1, "peak_mib": 1}))
     (row,) = collect_rows(tmp_path)
-    assert row["mean"] == pytest.approx((0.85 + 0.72) / 2) and row["best"] == pytest.approx((0.9 + 0.74) / 2)
+    assert row.mean == pytest.approx((0.85 + 0.72) / 2) and row.best == pytest.approx((0.9 + 0.74) / 2)
     head, _, line = format_table([row]).splitlines()
     assert head.split(" | ")[3] == "best classifier" and "78.50 ± 9.19 | 82.00 | 2" in line
-    assert "best classifier" not in format_table([{**row, "best": None}])
+    assert "best classifier" not in format_table([replace(row, best=None)])
 
 
 def test_delta_is_that_of_the_field() -> None:
@@ -205,7 +204,7 @@ def options(folder: Path, **changes: Any) -> BenchmarkOptions:
 @pytest.mark.slow
 def test_the_whole_chain_gives_every_row_and_is_not_run_twice(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run_benchmark(options(files, baselines=pipeline.BASELINES))
-    rows = {row["key"]: row for row in collect_rows(folder)}
+    rows = {row.key: row for row in collect_rows(folder)}
     assert set(rows) == {"score", "score_labels", "statistics", "warm", "direct", "linear", "plain", "public", "real"}
     (run,) = (folder / "eps10" / "run0" / "runs").iterdir()
     card = ReleaseCard.read(run / "privacy.json")
@@ -253,7 +252,7 @@ def test_statistics_alone_spend_the_budget_and_a_rehearsal_has_its_own_folder(fi
     card = ReleaseCard.read(place / "run" / "privacy.json")
     assert card.ledger.steps == 2 + 3 and 0.99 < next(iter(card.epsilons().values())) <= 1.0001 and card.private
     assert card.to_dict()["steps"] == {"taken": 2, "planned": 2}
-    assert {row["key"] for row in collect_rows(folder)} == {"score_draws", "score_draw_labels", "score_model"}
+    assert {row.key for row in collect_rows(folder)} == {"score_draws", "score_draw_labels", "score_model"}
     assert len(SampleSet.load(place / "draws.pt")) == 20
 
 
@@ -281,7 +280,7 @@ def test_rounds_share_the_budget_as_they_say() -> None:
 def test_baselines_alone_need_no_private_run(files: Path) -> None:
     folder = run_benchmark(options(files, baselines=("linear", "warm"), only_baselines=True))
     (row,) = collect_rows(folder)
-    assert row["key"] == "linear" and not (folder / "eps10" / "run0" / "runs").exists()
+    assert row.key == "linear" and not (folder / "eps10" / "run0" / "runs").exists()
     content = json.loads((folder / "eps10" / "run0" / "linear.json").read_text())
     assert 9.9 < content["epsilon"] <= 10 and 0 <= content["accuracies"][0] <= 1
     with pytest.raises(UserError, match=r"linear.budgets has no epsilon 1; there is 10"):
