@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from ldm.reports.benchmark import BenchmarkOptions, run_benchmark
-    from ldm.reports.benchmark.pipeline import BASELINES
+    from ldm.reports.benchmark.options import BASELINES
     from ldm.reports.benchmark.table import collect_rows, format_table
 
     folder = run_benchmark(

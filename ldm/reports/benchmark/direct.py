@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def direct_accuracy(
 
 def private_steps(
     network: nn.Module, images: Tensor, labels: Tensor, plan: PrivacyPlan, ledger: Ledger, how: DirectTraining
-) -> Any:
+) -> Iterator[None]:
     """The plan's steps, one at a time; dropout is off, so that a gradient depends on its record only."""
     parameters = dict(network.named_parameters())
     clipper = PerRecordClipper(network, parameters, Clipping(plan.max_grad_norm, style=plan.clipping))
@@ -75,7 +76,7 @@ def private_steps(
     epoch, where = round(1 / plan.sample_rate), next(network.parameters()).device
     sampler = PoissonBatchSampler(len(images), plan.sample_rate, epoch)
 
-    def loss(rows: dict[str, Tensor]) -> Tensor:
+    def loss(rows: Mapping[str, Tensor]) -> Tensor:
         return F.cross_entropy(network(rows["image"]), rows["label"], reduction="none")
 
     while ledger.steps < plan.steps:
@@ -91,6 +92,6 @@ def private_steps(
             for name, parameter in parameters.items():
                 parameter.grad = sums[name] / plan.expected_batch_size
             optimizer.step()
-            yield None
+            yield
             if ledger.steps >= plan.steps:
                 return
