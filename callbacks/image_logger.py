@@ -59,7 +59,7 @@ class ImageLogger(Callback):
             self.write_images(trainer, pl_module, batch, batch_idx)
 
     @torch.no_grad()
-    def write_images(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def write_images(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Draw the images in evaluation mode and write them."""
         if not hasattr(pl_module, "log_images"):
             return

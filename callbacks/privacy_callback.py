@@ -22,7 +22,7 @@ class PrivacyCallback(Callback):
         self.training = training
         self.meter = meter
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # a `PrivateModel`, too
         if not self.training.spent:
             self.training.verify(pl_module)
             self.training.choose_microbatch(pl_module)

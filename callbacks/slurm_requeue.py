@@ -24,7 +24,8 @@ def requeues_itself() -> bool:
     """Whether this process is in a SLURM batch job that Lightning would requeue on SIGUSR1."""
     if not job_id():
         return False
-    from lightning_fabric.plugins.environments import SLURMEnvironment  # late, because startup imports this module
+    # late, because startup imports this module
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
     return bool(SLURMEnvironment.detect())
 

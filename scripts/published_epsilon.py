@@ -54,8 +54,7 @@ def proved(setting: Setting, claimed: float) -> tuple[float, float, int, float]:
 
     rate = lineage_sample_rate(setting.num_records, setting.batch_size)
     steps = planned_steps(rate, epochs=setting.epochs)
-    common = {"delta": setting.delta, "sample_rate": rate, "steps": steps}
-    sigma = calibrate(target_epsilon=claimed, accountant="prv", **common)
+    sigma = calibrate(target_epsilon=claimed, delta=setting.delta, sample_rate=rate, steps=steps, accountant="prv")
     return sigma, rate, steps, epsilon([(SamplingEvent(rate, sigma / setting.copies), steps)], setting.delta, "pld")
 
 

@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if model.moments is not None and not model.moments.frame:
         from ldm.reports.own_frame import write_frame
 
-        settings = write_frame(settings, args.weights, out)
-        print(f"directions  written to {settings.model.moments.frame}, from public collages")
+        settings, frame = write_frame(settings, args.weights, out)
+        print(f"directions  written to {frame.name}, from public collages")
     text = yaml_text(settings, _as_named_in(out, args.folder), listing.class_names)
     write_text(out, text)
     print_end(out, f"read it, then type dp-ldm train {out}")

@@ -92,7 +92,7 @@ def _lines(factory: Any) -> dict[str, str]:
     groups = getattr(factory, "OPTION_GROUPS", ())
     for owner in (*factory.__mro__, *groups):
         described = dict(_described_arguments(vars(owner).get("__doc__") or ""))
-        if dataclasses.is_dataclass(owner):
+        if isinstance(owner, type) and dataclasses.is_dataclass(owner):
             described.update(_described_fields(inspect.getsource(owner)))
         for name, line in described.items():
             if not re.match(r"(see|as in) `", line):  # the class that it refers to is one of the bases

@@ -136,7 +136,10 @@ def evaluate(request: EvaluationRequest, device: torch.device, processes: Proces
         real=image_set(sources.real, summaries.real, name_real),
         protocol=_protocol(request, summaries, device),
         scores=measurement.scores,
-        per_class=tuple(ClassRow(label, name_class(label), **row) for label, row in measurement.per_class.items()),
+        per_class=tuple(
+            ClassRow(label, name_class(label), row["frechet"], int(row["samples"]), int(row["real"]))
+            for label, row in measurement.per_class.items()
+        ),
         downstream=downstream,
         privacy=settings.privacy,
         memorisation={**copies, **settings.membership} or None,
@@ -235,7 +238,7 @@ def _train_classifiers(
 
 def _other_classes(test: SampleSet, samples: ImageSource) -> bool:
     """Whether both have class names and the names differ."""
-    names = (test.meta or {}).get("class_names")
+    names = (test.meta or {}).get("class_names") or ()
     return bool(names and samples.class_names) and list(names) != list(samples.class_names)
 
 

@@ -20,8 +20,7 @@ from ldm.evaluation.leakage.membership import MembershipResult, advantage_bound,
 from ldm.inference import load_model
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.reports.gradient_norms import on_device
-from ldm.samples import SampleSet
-from ldm.samples.sample_set import IMAGE_KEY, LABEL_KEY
+from ldm.samples import IMAGE_KEY, LABEL_KEY, SampleSet
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ COUNT, RANK, WHITENING = 2000, 48, 0.5
 UNCLIPPED = 0.85
 
 
-def write_frame(settings: Settings, weights: Path, yaml: Path) -> Settings:
-    """Write ``<yaml>-frame.safetensors`` from rendered collages, and the settings that name it.
+def write_frame(settings: Settings, weights: Path, yaml: Path) -> tuple[Settings, Path]:
+    """Write ``<yaml>-frame.safetensors`` from rendered collages; returns the settings that name it, and its path.
 
     No private image is read. Raises UserError when ``weights`` do not fit the model's configuration.
     """
@@ -32,4 +32,4 @@ def write_frame(settings: Settings, weights: Path, yaml: Path) -> Settings:
     path = yaml.with_name(f"{yaml.stem}-frame.safetensors")
     save_frame(frame, path, f"{COUNT} rendered collages (ldm.data.collages)")
     bound, spread = (math.ceil(float(value) * 10) / 10 for value in (norms.quantile(UNCLIPPED), differences.median()))
-    return replace(settings, model=replace(model, moments=Moments(path.name, bound, spread)))
+    return replace(settings, model=replace(model, moments=Moments(path.name, bound, spread))), path

@@ -180,7 +180,7 @@ def report(
 
 def comparison(real: SampleSet, public: SampleSet, private: SampleSet, each: int = 2) -> torch.Tensor:
     """Images for a grid of 20 columns: ``each`` lines of real digits, the public model's, the private model's."""
-    lines = []
+    lines: list[torch.Tensor] = []
     for samples in (real, public, private):
         by_class = [samples.images[samples.labels == digit][: 2 * each] for digit in DIGITS]
         lines.extend(torch.cat([images[2 * line : 2 * line + 2] for images in by_class]) for line in range(each))

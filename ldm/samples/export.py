@@ -25,8 +25,8 @@ def write_npz(samples: SampleSet, path: Path) -> None:
     """Write ``x`` uint8 (N, H, W, C) and ``y`` int64 (N,), DPImageBench's format. Raises UserError without labels."""
     if samples.labels is None:
         raise UserError(f"{path}: this form needs classes, and the samples have none")
-    arrays = {"x": to_bytes(samples), "y": samples.labels.numpy()}
-    write_atomic(path, lambda temporary: np.savez(temporary, **arrays))
+    images, labels = to_bytes(samples), samples.labels.numpy()
+    write_atomic(path, lambda temporary: np.savez(temporary, x=images, y=labels))
 
 
 def write_folder(samples: SampleSet, folder: Path, class_names: Sequence[str] = ()) -> None:

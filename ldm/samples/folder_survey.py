@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,7 +66,7 @@ class FolderSurvey:
         return lines
 
 
-def survey(folder: str | os.PathLike) -> FolderSurvey:
+def survey(folder: str | Path) -> FolderSurvey:
     """Open and decode every image of a folder once. Raises UserError for a folder that `list_images` refuses."""
     listing = list_images(folder)
     with ThreadPoolExecutor(THREADS) as pool:

@@ -20,7 +20,6 @@ DICOM                          by its window, with the pydicom package; see `ldm
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -67,12 +66,12 @@ class ImageHeader:
     person: str = ""
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | Path) -> np.ndarray:
     """Return an image file as uint8: (H, W) when it is grey, else (H, W, 3). Raises UserError, naming the file."""
     return read_dicom(path) if _is_dicom(path) else _opened(path, decode)
 
 
-def read_header(path: str | os.PathLike) -> ImageHeader:
+def read_header(path: str | Path) -> ImageHeader:
     """Return the header of an image file without decoding its pixels. Raises UserError, naming the file."""
     return ImageHeader(*dicom_size(path), person(path)) if _is_dicom(path) else _opened(path, _header)
 
@@ -93,10 +92,10 @@ def decode(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB"))
 
 
-def unreadable(paths: Iterable[str | os.PathLike]) -> list[str]:
+def unreadable(paths: Iterable[str | Path]) -> list[str]:
     """Return one line per file that cannot be decoded, at most `MAX_LISTED`, within `PATIENCE` seconds."""
 
-    def problem(path: str | os.PathLike) -> str:
+    def problem(path: str | Path) -> str:
         try:
             read_image(path)
         except UserError as error:
@@ -111,7 +110,7 @@ def unreadable(paths: Iterable[str | os.PathLike]) -> list[str]:
     return found[:MAX_LISTED]
 
 
-def all_problems(first: UserError, paths: Iterable[str | os.PathLike]) -> UserError:
+def all_problems(first: UserError, paths: Iterable[str | Path]) -> UserError:
     """Return one error about all unreadable files among ``paths``; ``first`` is the error of one of them."""
     lines = unreadable(paths)
     if len(lines) < 2:
@@ -129,7 +128,7 @@ def decode_bytes(content: bytes, where: str) -> np.ndarray:
         raise UserError(f"{where}: cannot be read as an image ({first_line(error)})") from None
 
 
-def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Found]) -> Found:
+def _opened(path: str | Path, use: Callable[[Image.Image], Found]) -> Found:
     try:
         require_regular_file(path)
         with Image.open(path) as image:
@@ -142,7 +141,7 @@ def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Found]) -> Fou
         ) from None
 
 
-def _is_dicom(path: str | os.PathLike) -> bool:
+def _is_dicom(path: str | Path) -> bool:
     return Path(path).suffix.lower() == DICOM
 
 

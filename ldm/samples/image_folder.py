@@ -84,7 +84,7 @@ class ImageFolderListing:
         return f"{self.folder}: {len(self.files)} images{classes}" + (f"; left out: {left_out}" if left_out else "")
 
 
-def list_images(folder: str | os.PathLike) -> ImageFolderListing:
+def list_images(folder: str | Path) -> ImageFolderListing:
     """List the records of a folder by the rules of this module; skipped files are logged.
 
     Raises UserError for a folder that is missing, has no images, has images both beside and in subfolders, or has

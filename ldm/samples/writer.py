@@ -147,7 +147,7 @@ class SampleWriter:
     def _put(self, offset: int, values: Tensor) -> None:
         assert self._file is not None
         self._file.seek(offset)
-        self._file.write(memoryview(values.numpy()).cast("B"))
+        self._file.write(values.numpy().data.cast("B"))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -177,7 +177,10 @@ class SampleWriter:
         """The settings of the unfinished file that differ from this writer's, as text; "" for none."""
         if count != self.count:
             return f"{count} images there, {self.count} here"
-        if (labels is None) != (self.labels is None) or (labels is not None and not torch.equal(labels, self.labels)):
+        if labels is None or self.labels is None:
+            if labels is not self.labels:
+                return "other classes"
+        elif not torch.equal(labels, self.labels):
             return "other classes"
         for key in sorted({*meta, *self.meta} - {*PLACES}):
             there, here = meta.get(key), self.meta.get(key)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ldm.checkpoint import save_checkpoint
 from ldm.config import instantiate_from_config, load_config, to_plain
@@ -138,6 +138,7 @@ def draws_of(run_dir: Path, run: Path, overlay: Mapping[str, Any], count: int, s
     ``overlay``: the settings that overrode the run's file; ``dp_config.warm_up`` has the constants of the release.
     """
     section = OmegaConf.merge(load_config([run]), OmegaConf.create(dict(overlay)))
+    assert isinstance(section, DictConfig)  # both are mappings
     model = build_model(section).eval().to(device())
     warm_up = to_plain(section.model.params.dp_config.warm_up)
     _, releases = load_releases(run_dir / "statistics.ckpt")

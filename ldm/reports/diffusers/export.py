@@ -111,7 +111,7 @@ def _statistics(path: Path, model: Any) -> tuple[Part, dict[str, Tensor]]:
         raise UserError(f"{path}: statistics of latents {draws.shape}, which are not those of this model")
     state = {name: draws.state()[name].float() for name in ("weights", "means", "factors", "centre", "lift")}
     classes, cells, directions = draws.mixture.means.shape
-    config = {"classes": classes, "cells": cells, "covariances": draws.mixture.factors.shape[1]}
+    config: dict[str, Any] = {"classes": classes, "cells": cells, "covariances": draws.mixture.factors.shape[1]}
     config |= {"directions": directions, "latent_shape": list(draws.shape)}
     return Part("draws", "ReleasedStatistics", config), state
 

@@ -100,7 +100,9 @@ class SweepRequest:
         if _digest(base) != content["config_sha256"]:
             raise UserError(f"{base} has changed since {out} was started; undo the change, or start a new sweep")
         names = {entry.name for entry in fields(cls)} - {*HERE, "base", "grid"}
-        given = {name: tuple(content[name]) if isinstance(content[name], list) else content[name] for name in names}
+        given: dict[str, Any] = {
+            name: tuple(content[name]) if isinstance(content[name], list) else content[name] for name in names
+        }
         grid = tuple(tuple(setting) for setting in content["grid"])
         return cls(base=base, grid=grid, out=out, device=device, progress=progress, **given), content["overrides"]
 

@@ -215,11 +215,11 @@ def _node(request: SweepRequest, name: str, words: Sequence[str]) -> tuple[dict[
     if Path(name).is_dir():
         params = private_set(request.base).get("params") or {}
         given = {key: params[key] for key in ("size", "channels") if key in params}
-        node = {"target": "ldm.data.folder.ImageFolder", "params": {**given, **parse_settings(words)}}
-        node["params"]["root"] = str(Path(name).resolve())
+        target, arguments = "ldm.data.folder.ImageFolder", {**given, **parse_settings(words)}
+        arguments["root"] = str(Path(name).resolve())
     else:
-        node = {"target": name, "params": parse_settings(words)}
-    return node, open_dataset(node["target"], node["params"])
+        target, arguments = name, parse_settings(words)
+    return {"target": target, "params": arguments}, open_dataset(target, arguments)
 
 
 def _held_out(request: SweepRequest) -> Any:
