@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
+
 logger = logging.getLogger(__name__)
 
 
@@ -20,7 +22,7 @@ class Decoder:
     differ by rounding. ``part``: images decoded at a time, None for all. ``precision``: see `SamplingOptions`.
     """
 
-    def __init__(self, model: Any, part: int | None = None, precision: str = "fp32") -> None:
+    def __init__(self, model: LatentDenoiser, part: int | None = None, precision: str = "fp32") -> None:
         self.model, self.part = model, part
         self.lower = precision in ("bf16", "bf16-decode")
         model.first_stage_model.to(memory_format=torch.channels_last)

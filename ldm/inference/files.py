@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ldm.inference.generate import batch_count, checked_condition, draw_samples,
 from ldm.inference.load import load_model
 from ldm.inference.options import SamplingOptions
 from ldm.inference.request import SamplingRequest, check_count
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 from ldm.samples import (
     IMAGE_KEY,
     SampleFile,
@@ -36,16 +37,21 @@ from ldm.samples.writer import PLACES
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 100  # images of a picture
+SHOWN = 100  # images in the grid of ``--picture``
 
 
 def run_request(request: SamplingRequest) -> bool:
     """Draw and write the images of a request; whether the output is complete (else other processes still draw)."""
-    device = pick_device(request.device)
     model = (request.config, request.checkpoint, request.count, request.options)
-    given: dict[str, Any] = {"classes": request.classes, "prompts": request.prompts, "device": device}
-    given |= {"ema": request.ema, "guide": request.guide, "class_names": request.class_names}
-    given["settings"] = request.settings
+    given: dict[str, Any] = {
+        "classes": request.classes,
+        "prompts": request.prompts,
+        "class_names": request.class_names,
+        "device": pick_device(request.device),
+        "ema": request.ema,
+        "guide": request.guide,
+        "settings": request.settings,
+    }
     if request.output.suffix == ".png":
         save_grid(sample_set(*model, **given).images, request.output, columns=request.columns)
         return True
@@ -76,7 +82,7 @@ def sample_set(
     """
     check_count(count)
     names = declared_class_names(config, settings) if class_names is None else class_names
-    options = settled(options, device)
+    options = with_seed_and_precision(options, device)
     model = load_model(config, checkpoint, device, ema, settings)
     weaker = load_guide(config, guide, device, ema, settings)
     samples = draw_samples(model, count, options, classes, prompts, weaker)
@@ -114,15 +120,15 @@ def write_samples(
     model = load_model(config, checkpoint, device, ema, settings)
     weaker = load_guide(config, guide, device, ema, settings)
     condition = checked_condition(model, count, options, classes, prompts)
-    options = settled(options, device, unfinished_meta(output).get("seed"))
+    options = with_seed_and_precision(options, device, unfinished_meta(output).get("seed"))
     labels = condition if isinstance(condition, Tensor) else None
     names = declared_class_names(config, settings) if class_names is None else class_names
     meta = provenance(config, checkpoint, options, device, ema, guide, settings) | named_labels(labels, names)
     if prompts is not None:
         meta["captions"] = condition
-    frame = Frame(count, labels, meta)
+    header = SampleHeader(count, labels, meta)
 
-    def draw(path: Path, part: Frame, batches: range) -> None:
+    def draw(path: Path, part: SampleHeader, batches: range) -> None:
         with SampleWriter(path, part.count, part.labels, part.meta) as writer:
             if writer.done:
                 logger.info("%s: %d of %d images are there from a run that was stopped", path, writer.done, part.count)
@@ -131,29 +137,43 @@ def write_samples(
                 writer.write(images)
             writer.finish()
 
-    total = batch_count(count, options)
+    return _write_share(output, header, shard, options, draw)
+
+
+def _write_share(
+    output: Path,
+    header: SampleHeader,
+    shard: Shard,
+    options: SamplingOptions,
+    draw: Callable[[Path, SampleHeader, range], None],
+) -> bool:
+    """Draw the batches of a shard, and merge all parts if they are there; whether ``output`` is complete.
+
+    ``draw`` writes the batches of these numbers into a file with this header.
+    """
+    total = batch_count(header.count, options)
     if shard.whole:
-        draw(output, frame, range(total))
+        draw(output, header, range(total))
         return True
-    if output.exists() and not frame.differences(output):
+    if output.exists() and not header.differences(output):
         return True  # a process that starts again after the merge
-    parts = frame.parts(shard.count, output, options)
+    parts = header.parts(shard.count, output, options)
     own = shard.files(output)[shard.index]
     if own in parts and not is_finished(own, parts[own]):
         draw(own, parts[own], shard.part(total))
-    return merge_when_complete(output, list(parts), lambda _: merge_parts(output, frame, parts, options.batch_size))
+    return merge_when_complete(output, list(parts), lambda _: merge_parts(output, header, parts, options.batch_size))
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What a sample file holds besides its images: their number, labels (count,) or None, and its metadata."""
+class SampleHeader:
+    """The content of a sample file besides its images: their number, labels (count,) or None, and the metadata."""
 
     count: int
     labels: Tensor | None
     meta: Mapping[str, Any]
 
-    def parts(self, processes: int, output: Path, options: SamplingOptions) -> dict[Path, Frame]:
-        """The frames of the parts that have images, by file: with fewer batches than processes, some have none."""
+    def parts(self, processes: int, output: Path, options: SamplingOptions) -> dict[Path, SampleHeader]:
+        """The headers of the parts that have images, by file: with fewer batches than processes, some have none."""
         total, found = batch_count(self.count, options), {}
         if total < processes:
             logger.warning("%d processes share %d batches; a smaller --batch_size gives all work", processes, total)
@@ -162,7 +182,7 @@ class Frame:
             start, stop = batches.start * options.batch_size, min(self.count, batches.stop * options.batch_size)
             if stop > start:
                 labels = None if self.labels is None else self.labels[start:stop]
-                found[file] = Frame(stop - start, labels, {**self.meta, "part": f"{index + 1}/{processes}"})
+                found[file] = SampleHeader(stop - start, labels, {**self.meta, "part": f"{index + 1}/{processes}"})
         return found
 
     def differences(self, path: Path) -> list[str]:
@@ -177,7 +197,7 @@ class Frame:
         return sorted([*changed, *([] if same else ["classes"])])
 
 
-def is_finished(path: Path, part: Frame) -> bool:
+def is_finished(path: Path, part: SampleHeader) -> bool:
     """Whether an earlier process wrote this part. Raises UserError for a part of other settings."""
     if not path.exists() or unfinished_folder(path).exists():
         return False
@@ -187,11 +207,11 @@ def is_finished(path: Path, part: Frame) -> bool:
     return True
 
 
-def merge_parts(output: Path, frame: Frame, parts: Mapping[Path, Frame], batch_size: int) -> None:
+def merge_parts(output: Path, header: SampleHeader, parts: Mapping[Path, SampleHeader], batch_size: int) -> None:
     """Write the images of all parts into one file. Raises UserError for a part of other settings."""
     for path, part in parts.items():
         is_finished(path, part)
-    with SampleWriter(output, frame.count, frame.labels, frame.meta) as writer:
+    with SampleWriter(output, header.count, header.labels, header.meta) as writer:
         if not writer.done:
             for path in parts:
                 # not by a reader that guesses the range of pixel values: a part may hold only bright images
@@ -200,17 +220,17 @@ def merge_parts(output: Path, frame: Frame, parts: Mapping[Path, Frame], batch_s
             writer.finish()
             return
         writer.discard()  # of a merge that was stopped; reading is cheap, so it starts again
-    merge_parts(output, frame, parts, batch_size)
+    merge_parts(output, header, parts, batch_size)
 
 
 def load_guide(
     config: str | Path, guide: str | Path | None, device: torch.device, ema: bool, settings: Sequence[str] = ()
-) -> Any:
+) -> LatentDenoiser | None:
     """The weaker model of guidance, of the same configuration; None without one."""
     return None if guide is None else load_model(config, guide, device, ema, settings)
 
 
-def settled(options: SamplingOptions, device: torch.device, seed: int | None = None) -> SamplingOptions:
+def with_seed_and_precision(options: SamplingOptions, device: torch.device, seed: int | None = None) -> SamplingOptions:
     """Options with a precision that the device has, and a seed: their own, else ``seed``, else a new one."""
     options = replace(options, precision=supported_precision(options.precision, device))
     if options.seed is not None:

@@ -19,6 +19,7 @@ from ldm.inference.request import check_count
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.guidance import Autoguided
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 from ldm.models.diffusion.plms import PLMSSampler
 from ldm.models.diffusion.unipc import UniPCSampler
 from ldm.samples import SampleSet
@@ -43,7 +44,7 @@ def labels_for(classes: Sequence[int] | None, count: int) -> Tensor | None:
     return torch.repeat_interleave(torch.tensor(list(classes), dtype=torch.long), repeats)
 
 
-def check_classes(model: Any, classes: Sequence[int] | None) -> None:
+def check_classes(model: LatentDenoiser, classes: Sequence[int] | None) -> None:
     """Raise UserError for classes that the model does not have, or a condition that is missing or superfluous."""
     stage = model.cond_stage_model
     if stage is None:
@@ -65,12 +66,12 @@ def check_classes(model: Any, classes: Sequence[int] | None) -> None:
 
 
 def sample_images(
-    model: Any,
+    model: LatentDenoiser,
     count: int,
     options: SamplingOptions,
     labels: Tensor | Sequence[str] | None = None,
     progress: bool = True,
-    guide: Any = None,
+    guide: LatentDenoiser | None = None,
 ) -> Tensor:
     """Draw ``count`` images (count, C, H, W) float32 in [-1, 1] on the CPU; see `sample_batches`."""
     made = list(sample_batches(model, count, options, labels, progress=progress, guide=guide))
@@ -79,13 +80,13 @@ def sample_images(
 
 @torch.no_grad()
 def sample_batches(
-    model: Any,
+    model: LatentDenoiser,
     count: int,
     options: SamplingOptions,
     labels: Tensor | Sequence[str] | None = None,
     batches: range | None = None,
     progress: bool = True,
-    guide: Any = None,
+    guide: LatentDenoiser | None = None,
 ) -> Iterator[Tensor]:
     """Draw ``count`` images, ``options.batch_size`` at a time: (B, C, H, W) float32 in [-1, 1] on the CPU.
 
@@ -145,7 +146,9 @@ def batch_seed(seed: int, number: int) -> int:
     return (seed + 0x9E3779B9 * number) % 2**32
 
 
-def all_conditions(model: Any, guide: Any, rows: Tensor | Sequence[str] | None, options: SamplingOptions) -> Any:
+def all_conditions(
+    model: LatentDenoiser, guide: LatentDenoiser | None, rows: Tensor | Sequence[str] | None, options: SamplingOptions
+) -> Any:
     """The encoded condition of a batch and the unconditional one; with a ``guide`` the pair of both models' conditions.
 
     Each model encodes the condition itself, because the encoder may have been trained with it.
@@ -156,7 +159,9 @@ def all_conditions(model: Any, guide: Any, rows: Tensor | Sequence[str] | None, 
     return (conditions(model, rows, plain)[0], conditions(guide, rows, plain)[0]), None
 
 
-def conditions(model: Any, labels: Tensor | Sequence[str] | None, options: SamplingOptions) -> tuple[Any, Any]:
+def conditions(
+    model: LatentDenoiser, labels: Tensor | Sequence[str] | None, options: SamplingOptions
+) -> tuple[Any, Any]:
     """The encoded condition of a batch, and the unconditional one of guidance (None without guidance)."""
     if labels is None or model.cond_stage_model is None:
         return None, None
@@ -170,8 +175,9 @@ def conditions(model: Any, labels: Tensor | Sequence[str] | None, options: Sampl
     if options.guidance == 1.0:
         return condition, None
     null = options.uncond_class
-    if null is None and getattr(model.cond_stage_model, "ucg_rate", 0.0) > 0:
-        null = model.cond_stage_model.null_class
+    stage: Any = model.cond_stage_model
+    if null is None and getattr(stage, "ucg_rate", 0.0) > 0:
+        null = stage.null_class
     if null is None:
         raise UserError(
             "guidance needs a class that stands for no condition; name it with --uc, or set the guidance to 1"
@@ -181,12 +187,12 @@ def conditions(model: Any, labels: Tensor | Sequence[str] | None, options: Sampl
 
 
 def draw_samples(
-    model: Any,
+    model: LatentDenoiser,
     count: int,
     options: SamplingOptions,
     classes: Sequence[int] | None = None,
     prompts: Sequence[str] | None = None,
-    guide: Any = None,
+    guide: LatentDenoiser | None = None,
 ) -> SampleSet:
     """``count`` images of a loaded model: class by class with labels, or of ``prompts`` in order, repeated as needed.
 
@@ -200,7 +206,7 @@ def draw_samples(
 
 
 def checked_condition(
-    model: Any,
+    model: LatentDenoiser,
     count: int,
     options: SamplingOptions,
     classes: Sequence[int] | None,
@@ -220,13 +226,13 @@ def checked_condition(
 
 
 @torch.no_grad()
-def image_side(model: Any) -> int:
+def image_side(model: LatentDenoiser) -> int:
     """Height and width in pixels of a model's generated images."""
     latent = torch.zeros(1, *model.latent_shape, device=model.betas.device)
     return model.decode_first_stage(latent).shape[-1]
 
 
-def latent_shape(model: Any, options: SamplingOptions) -> tuple[int, int, int]:
+def latent_shape(model: LatentDenoiser, options: SamplingOptions) -> tuple[int, int, int]:
     """Shape (C, h, w) of the latents of one image. Raises UserError for a size that the networks do not support."""
     if options.height is None and options.width is None:
         return model.latent_shape

@@ -17,6 +17,7 @@ from ldm.checkpoint.lora_names import to_plain as to_plain_names
 from ldm.checkpoint.metadata import refuse_adapter
 from ldm.config import instantiate_networks, load_config, networks_of, to_plain
 from ldm.errors import UserError
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ UNMATCHED = "to_out.Linear"
 
 def load_model(
     config: str | Path, checkpoint: str | Path, device: torch.device, ema: bool = True, settings: Sequence[str] = ()
-) -> Any:
+) -> LatentDenoiser:
     """The model of a configuration with the weights of a checkpoint, ready to sample on ``device``.
 
     Checkpoint paths inside the configuration are not opened, and its ``ignore_keys`` do not apply, because the
@@ -46,7 +47,7 @@ def load_model(
     refuse_adapter(content.state_dict, checkpoint)
     section["params"] = {**section["params"], "start_from_ema": ema}
     leave_out_unmatched_targets(section["params"], content.state_dict, checkpoint)
-    model = instantiate_networks(section)
+    model: LatentDenoiser = instantiate_networks(section)
     check_metadata(model, content, checkpoint)
     model.load_lineage_state(content.state_dict, source=str(checkpoint))
     return model.to(device).eval()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldm.errors import UserError
 from ldm.files import read_text
+
+if TYPE_CHECKING:
+    from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -32,15 +35,16 @@ def cycled(prompts: Sequence[str], count: int) -> list[str]:
     return list(islice(cycle(prompts), count))
 
 
-def takes_text(model: Any) -> bool:
+def takes_text(model: LatentDenoiser) -> bool:
     """Whether a model's condition is text."""
     return hasattr(model.cond_stage_model, "tokenize")
 
 
-def check_prompts(model: Any, prompts: Sequence[str]) -> None:
+def check_prompts(model: LatentDenoiser, prompts: Sequence[str]) -> None:
     """Raise UserError when the model takes no text, ``prompts`` is empty, or no tokenizer is available."""
     if not takes_text(model):
         raise UserError("this model takes no text; use sampling/conditional_sampling.py or unconditional_sampling.py")
     if not prompts:
         raise UserError("no captions were given; give captions as --prompt TEXT, or as --prompts FILE with one a line")
-    model.cond_stage_model.tokenize(prompts[0])
+    stage: Any = model.cond_stage_model
+    stage.tokenize(prompts[0])
