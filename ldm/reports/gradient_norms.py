@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ldm.config import instantiate_from_config, load_config, to_plain
 from ldm.inference.load import without_checkpoints
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 from ldm.models.diffusion.timesteps import TimestepRule
 from ldm.privacy.clipping import Clipping, PerRecordClipper
 
@@ -28,7 +29,7 @@ class NormRecorder(Clipping):
         return super().factors(squared_norms)
 
 
-def starting_model(config: str | Path, checkpoint: str | Path, device: torch.device) -> Any:
+def starting_model(config: str | Path, checkpoint: str | Path, device: torch.device) -> LatentDenoiser:
     """The model at the start of fine-tuning: the weights of ``checkpoint``, and new adapters if configured."""
     section = load_config([config]).model
     ignored = section.params.get("ignore_keys") or []
@@ -39,7 +40,12 @@ def starting_model(config: str | Path, checkpoint: str | Path, device: torch.dev
 
 
 def record_norms(
-    model: Any, dataset: Any, count: int, multiplicity: int = 1, microbatch: int = 64, timestep: int | None = None
+    model: LatentDenoiser,
+    dataset: Any,
+    count: int,
+    multiplicity: int = 1,
+    microbatch: int = 64,
+    timestep: int | None = None,
 ) -> Tensor:
     """Gradient norms (count,) of the first ``count`` public records under the model's fine-tuning rule.
 
@@ -59,7 +65,9 @@ def record_norms(
     return torch.cat(recorder.seen)
 
 
-def medians_by_timestep(model: Any, dataset: Any, count: int, multiplicity: int, points: int = 11) -> dict[int, float]:
+def medians_by_timestep(
+    model: LatentDenoiser, dataset: Any, count: int, multiplicity: int, points: int = 11
+) -> dict[int, float]:
     """The median norm of `record_norms` at ``points`` timesteps from 0 to the last, evenly spaced.
 
     The model's own ``timestep_weights`` do not count, so that a configuration that has them gives the same table again.

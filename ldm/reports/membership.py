@@ -18,6 +18,7 @@ from ldm.errors import UserError
 from ldm.evaluation.inputs.sources import SAMPLE_SUFFIXES, open_dataset, parse_settings
 from ldm.evaluation.leakage.membership import MembershipResult, advantage_bound, membership_inference
 from ldm.inference import load_model
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
 from ldm.reports.gradient_norms import on_device
 from ldm.samples import IMAGE_KEY, LABEL_KEY, SampleSet
@@ -73,7 +74,7 @@ def chosen_records(dataset: Any, options: LossOptions) -> list[int]:
 
 
 @torch.no_grad()
-def image_losses(model: Any, dataset: Any, options: LossOptions, progress: str = "") -> NDArray[np.float64]:
+def image_losses(model: LatentDenoiser, dataset: Any, options: LossOptions, progress: str = "") -> NDArray[np.float64]:
     """Mean squared error of the predicted noise of each chosen image (N,), over the same draws of (t, noise).
 
     Timesteps are evenly spaced over the schedule, and latents are the posterior's mode, so that losses differ by the
@@ -101,7 +102,7 @@ def image_losses(model: Any, dataset: Any, options: LossOptions, progress: str =
     return torch.cat(losses).numpy()
 
 
-def _modes(model: Any, batch: Any) -> Tensor:
+def _modes(model: LatentDenoiser, batch: Any) -> Tensor:
     """Scaled latents of a batch without the posterior's noise."""
     images = batch[model.first_stage_key]
     images = images[..., None] if images.ndim == 3 else images

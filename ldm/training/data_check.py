@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ldm.config import instantiate_from_config
+from ldm.data.module import DataModuleFromConfig
 from ldm.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def _autoencoder(ddconfig: Mapping[str, Any]) -> tuple[int | None, int]:
     return ddconfig.get("in_channels"), 2 ** max(0, len(ddconfig.get("ch_mult") or ()) - 1)
 
 
-def check_data(params: Mapping[str, Any], data: Any) -> None:
+def check_data(params: Mapping[str, Any], data: DataModuleFromConfig) -> None:
     """Compare the data sets with the model of these ``model.params``; raises UserError with the setting to change."""
     needs = image_needs(params)
     for name, dataset in data.datasets.items():
@@ -164,7 +165,7 @@ def _condition_stage(params: Mapping[str, Any]) -> Any:
         return SimpleNamespace(cond_stage_model=instantiate_from_config(config), cond_stage_key=key)
 
 
-def check_labels(model: Any, data: Any) -> None:
+def check_labels(model: Any, data: DataModuleFromConfig) -> None:
     """Raise UserError for a label without a class in the condition stage, for data sets that expose their labels.
 
     The null class of guidance is no class of data, because records with that label would train the unconditional model.
@@ -192,9 +193,9 @@ def check_labels(model: Any, data: Any) -> None:
             )
 
 
-def check_batch(data: Any) -> None:
+def check_batch(data: DataModuleFromConfig) -> None:
     """Raise UserError for a batch that is larger than the training set."""
-    train = data.datasets.get("train")
+    train: Any = data.datasets.get("train")
     if hasattr(train, "__len__") and data.batch_size > len(train):
         raise UserError(
             f"data.params.batch_size: {data.batch_size} exceeds the {len(train)} training records; type "

@@ -22,6 +22,7 @@ from callbacks.step_clock import StepClock
 from ldm.checkpoint import check_metadata, checkpoint_metadata, joined_accounts, load_weights, read_checkpoint
 from ldm.checkpoint.adapters import export_adapter_next_to
 from ldm.config import instantiate_from_config, to_plain
+from ldm.data.module import DataModuleFromConfig
 from ldm.errors import Stopped, UserError, all_lines
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.training import private_run, run_account
@@ -49,7 +50,7 @@ class Run:
     """The objects of a run: model, data, Trainer, and for a private run its session."""
 
     model: Any
-    data: Any
+    data: DataModuleFromConfig
     trainer: pl.Trainer
     session: private_run.PrivateSession | None
 
@@ -117,7 +118,7 @@ def read_resumed(request: RunRequest) -> Mapping[str, Any] | None:
     return content
 
 
-def open_data_and_account(request: RunRequest) -> tuple[Any, RunAccount | None]:
+def open_data_and_account(request: RunRequest) -> tuple[DataModuleFromConfig, RunAccount | None]:
     """The data, checked against the configured model, and the privacy account of a private run."""
     params = request.model_params
     dp_config = read_dp_config(request.dp_config, params.get("DPDM_k") or 1)
@@ -133,7 +134,7 @@ def open_data_and_account(request: RunRequest) -> tuple[Any, RunAccount | None]:
     return data, run_account.open_account(dp_config, data, request.settings, request.run_dir)
 
 
-def print_plan(request: RunRequest, data: Any, account: RunAccount | None) -> None:
+def print_plan(request: RunRequest, data: DataModuleFromConfig, account: RunAccount | None) -> None:
     """Print the plan of a ``--dry-run``."""
     rate = rate_of(request, data)
     steps = account.ledger.count(account.plan.event()) if account else 0
@@ -142,7 +143,7 @@ def print_plan(request: RunRequest, data: Any, account: RunAccount | None) -> No
         print(line)
 
 
-def rate_of(request: RunRequest, data: Any) -> float:
+def rate_of(request: RunRequest, data: DataModuleFromConfig) -> float:
     """The learning rate of a run."""
     return learning_rate(
         request.base_rate,
@@ -157,7 +158,9 @@ def rate_of(request: RunRequest, data: Any) -> float:
 # ---------------------------------------------------------------------- building
 
 
-def build(request: RunRequest, data: Any, account: RunAccount | None, resumed: Mapping[str, Any] | None) -> Run:
+def build(
+    request: RunRequest, data: DataModuleFromConfig, account: RunAccount | None, resumed: Mapping[str, Any] | None
+) -> Run:
     """Build the model, the private session and the Trainer; writes nothing."""
     model = build_model(request.config)
     check_labels(model, data)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ldm.config import to_plain
+from ldm.data.module import DataModuleFromConfig
 from ldm.models.diffusion.microbatch import fitting_size, free_memory
 from ldm.privacy.accounting import Spending, joint_epsilon
 from ldm.privacy.config import AUTO
@@ -17,6 +18,7 @@ from ldm.training.devices import device_count, own_device
 from ldm.training.estimate import Needs, count_needs, measured_rate
 from ldm.training.private_checks import requested_length
 from ldm.training.request import RunRequest
+from ldm.training.run_account import count_training_records
 from ldm.training.statistics_plan import charges_before
 
 #: Share of the free memory that a microbatch is expected to fill.
@@ -25,7 +27,7 @@ ROOM = 0.8
 
 def plan_lines(
     request: RunRequest,
-    data: Any,
+    data: DataModuleFromConfig,
     plan: PrivacyPlan | None,
     taken: int,
     rate: float,
@@ -36,7 +38,7 @@ def plan_lines(
     ``taken`` is the number of steps already in the ledger of a resumed private run; ``rate`` is the learning rate.
     ``others`` is what other private runs on the same records have spent.
     """
-    records = len(data.datasets["train"]) if "train" in data.datasets else 0
+    records = count_training_records(data) if "train" in data.datasets else 0
     lines = [f"run directory   {request.run_dir.path}"]
     if request.resume is not None:
         lines.append(f"goes on from    {request.resume}")
@@ -108,7 +110,7 @@ def privacy_lines(
     ]
 
 
-def public_lines(request: RunRequest, data: Any, records: int) -> list[str]:
+def public_lines(request: RunRequest, data: DataModuleFromConfig, records: int) -> list[str]:
     """The plan of a run without privacy in numbers."""
     steps = planned_public_steps(request, data, records)
     return [
@@ -119,7 +121,7 @@ def public_lines(request: RunRequest, data: Any, records: int) -> list[str]:
     ]
 
 
-def planned_public_steps(request: RunRequest, data: Any, records: int) -> int | None:
+def planned_public_steps(request: RunRequest, data: DataModuleFromConfig, records: int) -> int | None:
     """Optimizer steps of a run without privacy; None when its configuration gives no length."""
     epochs, steps = requested_length(request.settings)
     if steps is not None or epochs is None:

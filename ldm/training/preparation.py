@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ldm.data.latent_cache import LatentCache, why_not_cacheable
+from ldm.data.module import DataModuleFromConfig
 from ldm.training.devices import own_device
 
 logger = logging.getLogger(__name__)
 
 
-def cache_latents(model: Any, data: Any, settings: Mapping[str, Any]) -> None:
+def cache_latents(model: Any, data: DataModuleFromConfig, settings: Mapping[str, Any]) -> None:
     """Encode every image of a latent model once, unless the config turns the cache off or images are augmented."""
     if not hasattr(model, "encode_moments") or not data.latent_cache:
         return

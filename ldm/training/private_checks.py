@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from ldm.errors import UserError
 from ldm.models.diffusion.finetuning import Selection
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.config import DPConfig
 from ldm.privacy.plan import PrivacyPlan, planned_steps
@@ -97,7 +100,7 @@ def refuse_other_checkpoint(settings: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_unknown_scale(model: Any) -> None:
+def refuse_unknown_scale(model: LatentDenoiser) -> None:
     """Refuse a new private run without a latent scale."""
     if not model.scale_is_known:
         raise UserError(
@@ -131,7 +134,7 @@ def refuse_unsafe_settings(settings: Mapping[str, Any]) -> None:
             )
 
 
-def refuse_unsafe_model(model: Any) -> None:
+def refuse_unsafe_model(model: nn.Module) -> None:
     """Refuse a network that mixes records."""
     batch_norm = [name for name, module in model.named_modules() if "BatchNorm" in type(module).__name__]
     trained = [name for name in batch_norm if not name.startswith("first_stage_model")]

@@ -14,7 +14,9 @@ from callbacks.privacy_callback import PrivacyCallback
 from callbacks.progress import ProgressLog
 from callbacks.step_clock import StepClock
 from ldm.checkpoint import joined_accounts
+from ldm.data.module import DataModuleFromConfig
 from ldm.files import write_text
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.private_training import PrivateTraining
 from ldm.privacy.account import Account, distinct
@@ -52,8 +54,8 @@ logger = logging.getLogger(__name__)
 class PrivateSession:
     """One private run, which binds the plan and the ledger to the model, the sampler and the run directory."""
 
-    model: Any
-    data: Any
+    model: LatentDiffusion
+    data: DataModuleFromConfig
     run_dir: RunDirectory
     training: PrivateTraining
     meter: EpsilonMeter
@@ -95,7 +97,7 @@ class PrivateSession:
         """Attach the private step to the model. The first process writes the card before every release."""
         ranks = self.training.ranks = Ranks(trainer.global_rank, trainer.world_size)
         if ranks.size > 1:
-            records = len(self.data.datasets["train"])
+            records = count_training_records(self.data)
             taken = self.training.taken
             self.data.train_batch_sampler = sampler_from_plan(self.plan, records, start=taken, ranks=ranks)
             logger.info("%d processes share each step: each draws and clips a part of the records", ranks.size)
@@ -156,7 +158,11 @@ def is_private(model: Any) -> bool:
 
 
 def build_session(
-    model: Any, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory, account: RunAccount | None = None
+    model: LatentDiffusion,
+    data: DataModuleFromConfig,
+    settings: Mapping[str, Any],
+    run_dir: RunDirectory,
+    account: RunAccount | None = None,
 ) -> PrivateSession:
     """Build the session of a private run from its account, trained parameters, sampler and card.
 

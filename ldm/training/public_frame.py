@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ldm.checkpoint import read_checkpoint, save_safetensors
 from ldm.errors import UserError
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 from ldm.privacy.statistics import Frame
 
 
 @torch.no_grad()
 def public_frame(
-    model: Any, dataset: Any, count: int, rank: int, whitening: float, seed: int = 0
+    model: LatentDenoiser, dataset: Any, count: int, rank: int, whitening: float, seed: int = 0
 ) -> tuple[Frame, Tensor, Tensor]:
     """Directions of ``count`` records of a *public* data set, in scaled latents, and two lengths of each record.
 

@@ -10,9 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from ldm.checkpoint import joined_accounts, read_checkpoint
 from ldm.checkpoint.metadata import separate_accounts
+from ldm.data.module import DataModuleFromConfig
 from ldm.errors import UserError
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.privacy.account import Account, distinct
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.config import DPConfig
@@ -57,7 +61,9 @@ def check_private_settings(config: DPConfig, settings: Mapping[str, Any]) -> Non
         )
 
 
-def open_account(config: DPConfig, data: Any, settings: Mapping[str, Any], run_dir: RunDirectory) -> RunAccount:
+def open_account(
+    config: DPConfig, data: DataModuleFromConfig, settings: Mapping[str, Any], run_dir: RunDirectory
+) -> RunAccount:
     """Plan the account of a new run, or read it from the checkpoint of a resumed one. No model is needed.
 
     Raises UserError for settings under which the guarantee would not hold, and for a plan that differs from that of a
@@ -74,11 +80,12 @@ def open_account(config: DPConfig, data: Any, settings: Mapping[str, Any], run_d
     return account
 
 
-def count_training_records(data: Any) -> int:
+def count_training_records(data: DataModuleFromConfig) -> int:
     """The length of the training set. Raises UserError when there is none."""
     if "train" not in data.datasets:
         raise UserError("data.params has no train set; add train: {target: ..., params: ...}")
-    return len(data.datasets["train"])
+    train: Any = data.datasets["train"]
+    return len(train)
 
 
 def read_others(paths: Sequence[str]) -> tuple[Account, ...]:
@@ -93,7 +100,7 @@ def read_others(paths: Sequence[str]) -> tuple[Account, ...]:
     return distinct(found)
 
 
-def private_ancestors(model: Any, plan: PrivacyPlan) -> tuple[tuple[Account, ...], tuple[str, ...]]:
+def private_ancestors(model: nn.Module, plan: PrivacyPlan) -> tuple[tuple[Account, ...], tuple[str, ...]]:
     """The accounts of the private runs whose weights any part of the model started from, and exceptions for the card.
 
     Their epsilons add to that of this run: the sum bounds the leak of a record in any of the training sets.
@@ -125,7 +132,7 @@ def readable_accounts(nested: Any, plan: PrivacyPlan) -> tuple[tuple[Account, ..
     return tuple(found), reasons
 
 
-def exceptions_of_start(model: Any, dataset: Any) -> tuple[str, ...]:
+def exceptions_of_start(model: LatentDiffusion, dataset: Any) -> tuple[str, ...]:
     """Statements for card and log on training data of the initial weights that the guarantee does not cover."""
     seen = model.seen_unprotected()
     if seen and source_of(dataset) in seen:

@@ -6,6 +6,7 @@ import json
 import logging
 from typing import Any
 
+from ldm.data.module import DataModuleFromConfig
 from ldm.errors import UserError
 from ldm.files import read_text, write_text
 from ldm.privacy.card import FORMAT, VERSION
@@ -36,7 +37,7 @@ def source_of(dataset: Any) -> str:
     return f"{type(inner).__name__} {inner.source_digest()}"
 
 
-def record_unprotected(model: Any, data: Any, run_dir: RunDirectory) -> None:
+def record_unprotected(model: Any, data: DataModuleFromConfig, run_dir: RunDirectory) -> None:
     """Before training without privacy, write the run's card and store the data set's digest with the weights.
 
     Raises UserError, and writes nothing, when the directory holds the card of a private run.

@@ -15,6 +15,7 @@ from torch import Tensor
 from ldm.checkpoint import read_checkpoint, save_checkpoint
 from ldm.data.latent_cache import LatentCache
 from ldm.errors import UserError
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.models.diffusion.warm_up import Draw, train_further
 from ldm.privacy.ledger import Ledger
@@ -29,7 +30,7 @@ from ldm.training.statistics_plan import StatisticsPlan
 logger = logging.getLogger(__name__)
 
 
-def latents_of(model: Any, dataset: Any) -> tuple[Tensor, Tensor]:
+def latents_of(model: LatentDiffusion, dataset: Any) -> tuple[Tensor, Tensor]:
     """Scaled latents (N, z, h, w) and labels (N,) of the records: posterior means, not draws.
 
     Raises UserError for a data set whose latents are not cached.
@@ -121,7 +122,7 @@ class WarmUp:
     ``warm_up.ckpt`` with the trained weights.
     """
 
-    model: Any
+    model: LatentDiffusion
     dataset: Any
     statistics: StatisticsPlan
     plan: PrivacyPlan

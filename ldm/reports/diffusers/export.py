@@ -20,6 +20,7 @@ from ldm.errors import UserError
 from ldm.files import check_writable
 from ldm.inference import load_model
 from ldm.inference.load import without_checkpoints
+from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.modules.lora import merge_adapters
 from ldm.reports.diffusers.config import (
@@ -81,10 +82,10 @@ def export_diffusers(
     return components
 
 
-def _network(model: Any) -> tuple[Part, dict[str, Tensor]]:
+def _network(model: LatentDenoiser) -> tuple[Part, dict[str, Tensor]]:
     """The network and, as its projection of one-hot classes, the class embedding."""
     params = to_plain(model.unet_params)
-    stage = model.cond_stage_model
+    stage: Any = model.cond_stage_model
     if model.model.conditioning_key not in (None, "crossattn"):
         raise no_equivalent(f"its condition enters by {model.model.conditioning_key}")
     if stage is not None and type(stage).__name__ != "ClassEmbedder":
@@ -97,14 +98,14 @@ def _network(model: Any) -> tuple[Part, dict[str, Tensor]]:
     return part, renamed
 
 
-def _autoencoder(model: Any, section: Mapping[str, Any]) -> tuple[Part, dict[str, Tensor]]:
+def _autoencoder(model: LatentDenoiser, section: Mapping[str, Any]) -> tuple[Part, dict[str, Tensor]]:
     part = autoencoder_part(section, float(model.scale_factor))
     state = model.first_stage_model.state_dict()
     kept = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema.", "colorize"))}
     return part, autoencoder_to_diffusers(kept, len(section["params"]["ddconfig"]["ch_mult"]))
 
 
-def _statistics(path: Path, model: Any) -> tuple[Part, dict[str, Tensor]]:
+def _statistics(path: Path, model: LatentDenoiser) -> tuple[Part, dict[str, Tensor]]:
     """The released statistics in single precision. Raises UserError for those of other latents."""
     draws = LatentDraws.read(path)
     if draws.shape != model.latent_shape:
@@ -122,7 +123,7 @@ def _memory(source: Path) -> dict[str, str]:
     return {key: json.dumps(value) for key in MEMORIES if (value := checkpoint_metadata(content, key))}
 
 
-def scheduler_config(model: Any) -> dict[str, Any]:
+def scheduler_config(model: LatentDenoiser) -> dict[str, Any]:
     """DDIM on the model's own noise schedule; the last step ends at the first noise level, as here."""
     return {
         "_class_name": "DDIMScheduler",
@@ -148,8 +149,8 @@ def _index(components: Mapping[str, Part], names: Sequence[str], null_class: int
     }
 
 
-def _null_class(model: Any) -> int | None:
-    stage = model.cond_stage_model
+def _null_class(model: LatentDenoiser) -> int | None:
+    stage: Any = model.cond_stage_model
     return int(stage.null_class) if stage is not None and stage.ucg_rate > 0 else None
 
 
