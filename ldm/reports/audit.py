@@ -116,10 +116,12 @@ class Audit:
 
     @property
     def parts(self) -> tuple[AuditResult | DrawsResult | SensitivityResult, ...]:
+        """The measured parts."""
         return tuple(part for part in (self.bound, self.draws, self.sensitivity) if part is not None)
 
     @property
     def exceeded(self) -> bool:
+        """Whether a part found more than the claim allows."""
         return any(part.exceeded for part in self.parts)
 
     def to_dict(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class NormRecorder(Clipping):
     seen: list[Tensor] = field(default_factory=list)
 
     def factors(self, squared_norms: Tensor) -> Tensor:
+        """As `Clipping.factors`, after recording the norms (B,) over all parts."""
         self.seen.append(squared_norms.detach().sum(dim=0).sqrt().cpu())
         return super().factors(squared_norms)
 

@@ -53,10 +53,12 @@ class Row:
 
     @property
     def mean(self) -> float:
+        """Mean accuracy, 0 to 1."""
         return statistics.fmean(self.accuracies)
 
     @property
     def deviation(self) -> float:
+        """Standard deviation over the seeds; 0 for one seed."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
 
@@ -76,6 +78,7 @@ class Scorer:
         self.reference = self.statistics(real, "real")
 
     def statistics(self, samples: SampleSet, source: str) -> FeatureStatistics:
+        """Mean and covariance of the samples' features."""
         return compute_statistics(sample_batches(samples, progress=False), self.features, source=source)
 
     def accuracy(self, samples: SampleSet, seed: int) -> float:

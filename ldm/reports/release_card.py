@@ -39,14 +39,17 @@ class CardContent:
 
     @property
     def title(self) -> str:
+        """The owner's title, or a general one."""
         return self.facts.title or "Images generated with differential privacy"
 
     @property
     def epsilon(self) -> str:
+        """The smallest known bound on epsilon, rounded up."""
         return up(next(iter(self.card.epsilons().values()), math.inf))
 
     @property
     def delta(self) -> str:
+        """Delta as a number times a power of ten."""
         return power_of_ten(self.card.plan.delta)
 
     @property
@@ -69,14 +72,17 @@ class CardContent:
 
     @property
     def guess(self) -> str:
+        """Upper bound on the share of right guesses whether a person is in, in percent (a coin: 50 %)."""
         return percent(self.meaning.guess)
 
     @property
     def recognised(self) -> str:
+        """Upper bound on the share of members that are recognised at 1 % false accusations, in percent."""
         return percent(self.meaning.rate_at_one_percent)
 
     @property
     def protected(self) -> str:
+        """The persons whom the guarantee protects, in a sentence."""
         return (
             f"Every person with one record in the training set; a record is {self.card.record}. A person with several "
             "records has the weaker protection of a group."

@@ -35,6 +35,7 @@ class Verdict:
 
     @property
     def sound(self) -> bool:
+        """Whether every check passed."""
         return not any(check.problem for check in self.checks)
 
     def lines(self) -> list[str]:

@@ -34,6 +34,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -43,10 +44,12 @@ class RunDirectory:
 
     @property
     def configs(self) -> Path:
+        """The folder of the configurations, two files for each start of the run."""
         return self.path / "configs"
 
     @property
     def privacy_card(self) -> Path:
+        """The release card; a run without privacy has one that says so."""
         return self.path / "privacy.json"
 
     @property
