@@ -88,7 +88,7 @@ def test_another_logger_is_not_covered(tmp_path: Path) -> None:
 
     assert uncovered_loggers([CSVLogger(tmp_path)]) == ()
     (line,) = uncovered_loggers([TensorBoardLogger(tmp_path), CSVLogger(tmp_path)])
-    assert line.startswith("the times that TensorBoardLogger notes beside the steps")
+    assert line.startswith("the times that TensorBoardLogger records with the steps")
 
 
 def test_the_clock() -> None:

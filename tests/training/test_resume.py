@@ -239,7 +239,7 @@ def test_a_lost_card_is_said(place: Path, at_step: Any, caplog: pytest.LogCaptur
         resume(folder)
     assert "privacy.json is missing: steps released after" in caplog.text
     (exception,) = card_of(folder)["not_covered"]
-    assert exception.startswith("what was released after step 6, before the run was resumed")
+    assert exception.startswith("steps after step 6 that were released before the run was resumed")
     at_step(-1, fail)
     resume(folder)  # finds the new card
     card = card_of(folder)
