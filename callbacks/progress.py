@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 from callbacks.step_clock import StepClock
+from ldm.privacy.rounding import rounded_up
 
 if TYPE_CHECKING:
     from ldm.models.diffusion.private_training import PrivateTraining
@@ -129,7 +130,7 @@ class ProgressLog(Callback):
 def step_line(plan: PrivacyPlan, taken: int, meter: EpsilonMeter, seconds: float | None = None) -> str:
     """Steps, epsilon and the time that is left at ``seconds`` a step (None: unknown)."""
     target = f" of {plan.target_epsilon:.3g}" if plan.target_epsilon is not None else ""
-    parts = [f"step {taken} of {plan.steps}", f"ε {meter(taken):.3g}{target}"]
+    parts = [f"step {taken} of {plan.steps}", f"ε {rounded_up(meter(taken), 3)}{target}"]
     if seconds is not None and taken < plan.steps:
         parts.append(time_left(seconds * (plan.steps - taken)))
     return " · ".join(parts)

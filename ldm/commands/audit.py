@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm audit") -> None:
 
     from tqdm import tqdm
 
+    from ldm.privacy.rounding import rounded_up
     from ldm.reports.audit import AuditRequest, Subject, run_audit, save_audit
 
     subject = Subject.find(args.subject, settings, pick_device(args.device))
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm audit") -> None:
     )
     print("            canaries and records are made up; no private image is read")
     if subject.stated_epsilon is not None:
-        print(f"card        epsilon {subject.stated_epsilon:.4g}, with everything that the run has released")
+        print(f"card        epsilon {rounded_up(subject.stated_epsilon)}, with everything that the run has released")
     with tqdm(
         total=plan.steps, unit="step", desc="auditing", disable=args.sensitivity or args.method == "pairs"
     ) as bar:

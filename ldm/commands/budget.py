@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm budget") -> None
     from ldm.errors import UserError
     from ldm.privacy.accounting import accountants_for, epsilon
     from ldm.privacy.budget import budget, table
+    from ldm.privacy.rounding import rounded_up
 
     if arguments.card:
         from ldm.reports.claim import describe_claim
@@ -91,7 +92,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm budget") -> None
     if arguments.second_opinion:
         for row in rows:
             for name in accountants_for(row.events()):
-                print(f"batch {row.batch_size}: epsilon by {name} {epsilon(row.events(), row.delta, name):.4f}")
+                found = rounded_up(epsilon(row.events(), row.delta, name), 5)
+                print(f"batch {row.batch_size}: epsilon by {name} {found}")
     if arguments.plot:
         from ldm.reports.budget_plot import draw_budgets
 

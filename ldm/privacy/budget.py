@@ -9,6 +9,7 @@ from ldm.errors import UserError
 from ldm.privacy.accounting import calibrate, epsilon
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, SamplingEvent, sensitivity
 from ldm.privacy.plan import check_delta, lineage_sample_rate, planned_steps
+from ldm.privacy.rounding import rounded_up
 from ldm.privacy.validate import whole
 
 
@@ -89,7 +90,7 @@ def table(rows: Sequence[Budget]) -> str:
     head = f"{'batch':>8} {'sample rate':>12} {'steps':>8} {'sigma':>9} {'epsilon':>9} {'delta':>9} {'sigma/B':>10}"
     lines = [
         f"{row.batch_size:>8} {row.sample_rate:>12.6g} {row.steps:>8} {row.noise_multiplier:>9.4f} "
-        f"{row.epsilon:>9.4g} {row.delta:>9.3g} {row.noise_share:>10.3g}"
+        f"{rounded_up(row.epsilon):>9} {rounded_up(row.delta, 3):>9} {row.noise_share:>10.3g}"
         for row in rows
     ]
     return "\n".join([head, *lines])

@@ -19,6 +19,7 @@ from ldm.privacy.accounting import Spending, accountants_for, epsilon, joint_eps
 from ldm.privacy.card_checks import check_card, check_size
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.rounding import rounded_up
 
 #: Name of the card's file in a run directory and in a release.
 CARD_FILE = "privacy.json"
@@ -104,18 +105,19 @@ class ReleaseCard:
 
     def statement_at(self, spent: float) -> str:
         """The line of :meth:`statement` when the tightest epsilon is ``spent``."""
+        delta = rounded_up(self.plan.delta, 6)
         if not self.plan.secure:
             return (
                 f"NOT private: insecure_seed {self.plan.insecure_seed} lets anyone subtract the noise"
-                f" (with secret noise: epsilon {spent:.4g} at delta {self.plan.delta:g})"
+                f" (with secret noise: epsilon {rounded_up(spent)} at delta {delta})"
             )
         if math.isinf(spent):
             return (
                 f"NOT private: noise multiplier {self.plan.noise_multiplier:g} is too little for any epsilon at delta "
-                f"{self.plan.delta:g}"
+                f"{delta}"
             )
         guarantee = (
-            f"({spent:.4g}, {self.plan.delta:g})-differentially private, {self.plan.relation}, record: {self.record}"
+            f"({rounded_up(spent)}, {delta})-differentially private, {self.plan.relation}, record: {self.record}"
         )
         if self.plan.selection is not None:
             guarantee += f"; {self.plan.selection.describe()}"

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from ldm.errors import UserError
 from ldm.files import write_atomic
 from ldm.privacy.budget import Budget
+from ldm.privacy.rounding import rounded_up
 
 
 def draw_budgets(rows: Sequence[Budget], path: str | Path) -> None:
@@ -33,5 +34,6 @@ def draw_budgets(rows: Sequence[Budget], path: str | Path) -> None:
     left.set_ylabel("noise multiplier sigma", color="tab:blue")
     right.set_ylabel("sigma / B (in units of C)", color="tab:red")
     right.set_yscale("log")
-    left.set_title(f"epsilon {ordered[-1].epsilon:.3g} at delta {ordered[-1].delta:g}, {ordered[-1].relation}")
+    last = ordered[-1]
+    left.set_title(f"epsilon {rounded_up(last.epsilon, 3)} at delta {rounded_up(last.delta, 6)}, {last.relation}")
     write_atomic(target, lambda path: figure.savefig(path, dpi=120))

@@ -21,6 +21,7 @@ from ldm.evaluation.metrics.statistics import FeatureStatistics, compare, comput
 from ldm.files import write_atomic, write_text
 from ldm.inference import SamplingOptions, labels_for, load_model, sample_images
 from ldm.privacy.card import ReleaseCard
+from ldm.privacy.rounding import rounded_up
 from ldm.reports.privacy_summary import budget_of, spending_curve
 from ldm.reports.run_metrics import read_metric
 from ldm.samples import SampleSet, save_grid
@@ -156,7 +157,7 @@ def report(
     epsilon, delta = budget_of(private_run)
     models = {
         "public model's samples": Path(public_checkpoint),
-        f"private fine-tuning, epsilon {epsilon:.3g}": last_checkpoint(private_run),
+        f"private fine-tuning, epsilon {rounded_up(epsilon, 3)}": last_checkpoint(private_run),
         "same fine-tuning without privacy": last_checkpoint(plain_run),
     }
     rows, drawn = [], []
@@ -193,7 +194,7 @@ def comparison(real: SampleSet, public: SampleSet, private: SampleSet, each: int
 def table(rows: Sequence[Row], epsilon: float, delta: float) -> str:
     """The printed table."""
     lines = [
-        f"privacy spent: epsilon {epsilon:.4g} at delta {delta:g}",
+        f"privacy spent: epsilon {rounded_up(epsilon)} at delta {rounded_up(delta, 6)}",
         "accuracy on real held-out digits of a CNN trained on ... (mean and deviation over seeds)",
         f"{'trained on':38} {'accuracy':>16} {'digits-cnn distance':>20}",
     ]

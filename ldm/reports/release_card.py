@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import ADD_OR_REMOVE_ONE
 from ldm.privacy.interpretation import Interpretation, interpret
+from ldm.privacy.rounding import rounded_down, rounded_up
 from ldm.reports.release_facts import ReleaseFacts
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -45,7 +46,7 @@ class CardContent:
     @property
     def epsilon(self) -> str:
         """The smallest known bound on epsilon, rounded up."""
-        return up(next(iter(self.card.epsilons().values()), math.inf))
+        return rounded_up(next(iter(self.card.epsilons().values()), math.inf))
 
     @property
     def delta(self) -> str:
@@ -60,7 +61,7 @@ class CardContent:
             f", {plan.relation}, record: {record}",
             f" between data sets with {RELATIONS[plan.relation]}; a record is {record}",
         )
-        return statement.replace(f"{plan.delta:g})", f"{self.delta})")
+        return statement.replace(f"{rounded_up(plan.delta, 6)})", f"{self.delta})")
 
     @property
     def not_covered(self) -> str:
@@ -93,11 +94,12 @@ class CardContent:
         """Name and value of the guarantee in other vocabularies."""
         meaning = self.meaning
         rows = [
-            (f"epsilon by the {name.upper()} accountant", up(value)) for name, value in self.card.epsilons().items()
+            (f"epsilon by the {name.upper()} accountant", rounded_up(value))
+            for name, value in self.card.epsilons().items()
         ]
-        other = "no accountant" if meaning.other_epsilon is None else up(meaning.other_epsilon)
+        other = "no accountant" if meaning.other_epsilon is None else rounded_up(meaning.other_epsilon)
         rows.append((f"epsilon for {RELATIONS[meaning.other_relation]}", other))
-        rows.append(("Gaussian DP, mu at the same epsilon and delta", up(meaning.gaussian_mu)))
+        rows.append(("Gaussian DP, mu at the same epsilon and delta", rounded_up(meaning.gaussian_mu)))
         rows.append(("members recognised at 1 % false accusations, at most", self.recognised))
         return rows
 
@@ -151,9 +153,10 @@ class CardContent:
             rows.append(
                 (
                     "Leak that was measured",
-                    f"epsilon of at least {down(bound['lower_bound'])} with {bound['confidence']:.0%} confidence; the "
-                    f"same {steps} may cost {up(bound['claimed_epsilon'])} ({bound['canaries']:,} canaries, method "
-                    f"{bound['method']})" + ("; the statistics were not audited" if self.card.statistics else ""),
+                    f"epsilon of at least {rounded_down(bound['lower_bound'])} with {bound['confidence']:.0%} "
+                    f"confidence; the same {steps} may cost {rounded_up(bound['claimed_epsilon'])} "
+                    f"({bound['canaries']:,} canaries, method {bound['method']})"
+                    + ("; the statistics were not audited" if self.card.statistics else ""),
                 )
             )
         if draws := found.get("draws"):
@@ -192,28 +195,10 @@ def card_page(content: CardContent) -> str:
     return _environment().get_template("card.html.j2").render(card=content)
 
 
-def up(value: float) -> str:
-    """Four significant digits, rounded up."""
-    if not math.isfinite(value):
-        return "unbounded"
-    if value == 0:
-        return "0"
-    digits = 3 - math.floor(math.log10(abs(value)))
-    return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.4g}"
-
-
 def power_of_ten(value: float) -> str:
-    """A small number as people write it: 0.001, 1.515·10⁻⁶."""
-    digits, _, exponent = f"{value:.4g}".partition("e")
+    """A small number, rounded up, as people write it: 0.001, 1.515·10⁻⁶."""
+    digits, _, exponent = rounded_up(value).partition("e")
     return digits if not exponent else f"{digits}·10{str(int(exponent)).translate(RAISED)}"
-
-
-def down(value: float) -> str:
-    """Four significant digits, rounded down."""
-    if value <= 0:
-        return "0"
-    digits = 3 - math.floor(math.log10(value))
-    return f"{math.floor(value * 10**digits + 1e-9) / 10**digits:.4g}"
 
 
 def percent(share: float) -> str:

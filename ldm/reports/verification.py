@@ -12,6 +12,7 @@ from ldm.errors import UserError
 from ldm.files import file_digest, read_text
 from ldm.models.diffusion.sampling_section import SamplingSection
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
+from ldm.privacy.rounding import rounded_down, rounded_up
 from ldm.reports import claim
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_folder import ReleaseFolder
@@ -113,7 +114,7 @@ def check_epsilon(release: ReleaseFolder) -> str:
     values = list(found.values())
     if values[0] > min(values[1:]) * 1.01:
         raise UserError(f"the accountants disagree: {found}")
-    return ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+    return ", ".join(f"{name} {rounded_up(value)}" for name, value in found.items())
 
 
 def check_plan(release: ReleaseFolder) -> str:
@@ -139,7 +140,10 @@ def check_audit(release: ReleaseFolder) -> str:
     if finding := audit_finding(card.audit, card):
         raise UserError(finding)
     bound = card.audit.get("bound")
-    measured = f"epsilon is at least {bound['lower_bound']:.4g} of {bound['claimed_epsilon']:.4g}" if bound else ""
+    measured = ""
+    if bound:
+        least, claimed = rounded_down(bound["lower_bound"]), rounded_up(bound["claimed_epsilon"])
+        measured = f"epsilon is at least {least} of {claimed}"
     return "; ".join(filter(None, (measured, ", ".join(sorted(set(AUDIT_PARTS) & set(card.audit))))))
 
 

@@ -14,6 +14,7 @@ from ldm.privacy.accounting import Spending, joint_epsilon
 from ldm.privacy.config import AUTO
 from ldm.privacy.event import History
 from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.rounding import rounded_up
 from ldm.training.devices import device_count, own_device
 from ldm.training.estimate import Needs, count_needs, measured_rate
 from ldm.training.private_checks import requested_length
@@ -103,7 +104,7 @@ def privacy_lines(
         f"steps           {plan.steps}" + (f", of which {taken} are taken" if taken else ""),
         f"noise           sigma = {plan.noise_multiplier:.6g} times the sensitivity, clipping norm "
         f"{plan.max_grad_norm:g}",
-        f"privacy         epsilon = {spent:.4g} at delta = {plan.delta:g} ({plan.relation})"
+        f"privacy         epsilon = {rounded_up(spent)} at delta = {rounded_up(plan.delta, 6)} ({plan.relation})"
         + (", with the statistics" if before else "")
         + (f", with {len(others)} other runs" if others else "")
         + ("" if plan.secure else "; insecure_seed is set: NOT private"),

@@ -42,7 +42,27 @@ def test_it_says_what_was_spent_by_two_accountants():
     assert values["trained"]["coordinates"] == 100
     assert (values["delta"], values["relation"], values["rng"]) == (1e-5, "add_or_remove_one", "secure")
     assert values["private"] is True
-    assert f"{values['epsilon']['pld']:.4g}" in values["statement"] and "record" in values["statement"]
+    assert "record" in values["statement"]
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 33, 40])
+def test_the_statement_claims_no_less_than_was_spent(steps):
+    values = card(steps).to_dict()
+    epsilon, delta = (float(word) for word in values["statement"].partition(")")[0].strip("(").split(", "))
+    assert values["epsilon"]["pld"] <= epsilon <= 1.001 * values["epsilon"]["pld"]
+    assert delta == values["delta"] == 1e-5
+
+
+def test_a_card_whose_statement_has_the_nearest_number_is_still_read(tmp_path):
+    """Cards were written so until November 2026; they are read, and a rewritten card has the larger number."""
+    path = tmp_path / "privacy.json"
+    card(7).write(path)
+    content = json.loads(path.read_text())
+    upper, nearest = content["statement"].split(",")[0], f"({content['epsilon']['pld']:.4g}"
+    assert upper != nearest  # otherwise this test proves nothing
+    content["statement"] = content["statement"].replace(upper, nearest)
+    path.write_text(json.dumps(content))
+    assert ReleaseCard.read(path).statement().startswith(upper)
 
 
 def test_it_is_read_from_its_folder_too(tmp_path):

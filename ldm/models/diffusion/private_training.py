@@ -23,6 +23,7 @@ from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.randomness import LossDraws
 from ldm.privacy.ranks import Ranks
+from ldm.privacy.rounding import rounded_up
 from ldm.privacy.sums import FlatSums
 
 logger = logging.getLogger(__name__)
@@ -123,8 +124,8 @@ class PrivateTraining:
 
     def describe(self) -> str:
         """The epsilon spent so far, in one line."""
-        epsilon = self.ledger.epsilon(self.plan.delta)
-        return f"epsilon {epsilon:.4g} at delta {self.plan.delta:.3g} after {self.taken} of {self.plan.steps} steps"
+        epsilon, delta = rounded_up(self.ledger.epsilon(self.plan.delta)), rounded_up(self.plan.delta, 3)
+        return f"epsilon {epsilon} at delta {delta} after {self.taken} of {self.plan.steps} steps"
 
     @property
     def taken(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ldm.privacy.rounding import rounded_down, rounded_up
+
 
 @dataclass(frozen=True)
 class AuditResult:
@@ -43,13 +45,13 @@ class AuditResult:
         sure = f"{self.confidence:.0%} confidence, {self.canaries:,} canaries, {self.steps:,} steps, {self.method}"
         if self.exceeded:
             return (
-                f"EXCEEDED: epsilon is at least {self.lower_bound:.4g} at delta {self.delta:.3g}, but "
-                f"{self.claimed_epsilon:.4g} is claimed ({sure}): do not publish; the mechanism does not do what its "
-                "plan says"
+                f"EXCEEDED: epsilon is at least {rounded_down(self.lower_bound)} at delta {self.delta:.3g}, but "
+                f"{rounded_up(self.claimed_epsilon)} is claimed ({sure}): do not publish; the mechanism does not do "
+                "what its plan says"
             )
         return (
-            f"consistent: epsilon is at least {self.lower_bound:.4g} at delta {self.delta:.3g}, claimed is "
-            f"{self.claimed_epsilon:.4g} ({sure})"
+            f"consistent: epsilon is at least {rounded_down(self.lower_bound)} at delta {self.delta:.3g}, claimed is "
+            f"{rounded_up(self.claimed_epsilon)} ({sure})"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ldm.data.part import Part
 from ldm.errors import Stopped, UserError
 from ldm.evaluation.inputs.sources import open_dataset, parse_settings
 from ldm.inference import load_model
+from ldm.privacy.rounding import rounded_up
 from ldm.privacy.selection import Selection
 from ldm.reports.budget import PlannedRun
 from ldm.reports.membership import LossOptions, image_losses
@@ -112,7 +113,7 @@ def _composed(request: SweepRequest, overrides: list[list[str]] | None) -> Sweep
         overrides = compose(base, [(*request.settings, *setting) for setting in request.grid], charges)
         request.write(overrides)
     base = request.out / BASE
-    request.progress(f"{len(request.grid)} runs together cost epsilon {total_epsilon(charges, base):.4g}")
+    request.progress(f"{len(request.grid)} runs together cost epsilon {rounded_up(total_epsilon(charges, base))}")
     runs = []
     for number, (setting, more) in enumerate(zip(request.grid, overrides, strict=True), 1):
         runs.append(_train(request, base, number, setting, more))
