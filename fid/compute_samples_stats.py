@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, pick_device, print_end, print_part_end, run
+from ldm.cli import ArgumentParser, pick_device, print_end, print_part_end, run, typed
 from ldm.reports.flags import add_device_flag, add_extractor_flags, add_shard_flag
 from ldm.samples.shards import Shard
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     print_end(
         f"{args.output}: {statistics.count} images, {len(statistics.mu)} {extractor.name} features",
-        f"python fid/compute_fid.py --path1 REAL.npz --path2 {args.output}",
+        f"python fid/compute_fid.py --path1 REAL.npz --path2 {typed(args.output)}",
     )
 
 

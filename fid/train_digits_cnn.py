@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldm.cli import ArgumentParser, pick_device, print_end, run, seed
+from ldm.cli import ArgumentParser, pick_device, print_end, run, seed, typed
 from ldm.reports.flags import add_device_flag, add_download_flag
 
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     extractor.save(args.output)
     print_end(
         f"{args.output}: digits-cnn {extractor.weights} trained on {len(public)} images",
-        f"dp-ldm evaluate --samples SAMPLES --real FOLDER --extractor digits-cnn --weights {args.output}",
+        f"dp-ldm evaluate --samples SAMPLES --real FOLDER --extractor digits-cnn --weights {typed(args.output)}",
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import logging
 import os
 import re
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ldm.errors import Stopped, UserError, nearest
@@ -25,6 +28,16 @@ _SETTING = re.compile(r"((model|data|lightning)(?=[.=])|[a-z_]\w*\.)[\w.\[\]-]*=
 LARGEST_SEED = 2**32 - 1
 #: Seconds between two states of a progress bar in a log file.
 LOGGED_BAR_SECONDS = 15
+#: What the system refuses because of a path, a permission or a limit: the user can correct it, the program cannot.
+REFUSALS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP"),
+        *("EMFILE", "ENFILE", "EIO", "ESTALE", "ENXIO", "ENODEV", "ETXTBSY"),
+    )
+    if hasattr(errno, name)
+)
+BROKEN_PIPE = 128 + 13  # the exit code of a command whose reader has gone, such as head
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -130,7 +143,7 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     settings: list[str] = []
     rest: list[str] = []
     for word in words:
-        (settings if _SETTING.match(word) and not Path(word).exists() else rest).append(word)
+        (settings if _SETTING.match(word) and not os.path.exists(word) else rest).append(word)
     return settings, rest
 
 
@@ -158,6 +171,11 @@ def pick_device(name: str | None = None) -> torch.device:
             raise UserError(f"device '{name}' does not exist, there are {count} GPUs; type --device cuda:{count - 1}")
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"device '{name}' was asked for but is not available here; type --device cpu")
+    elif device.type not in ("cpu", "mps"):
+        try:
+            torch.ones(1, device=device).item()  # meta has no values, and torch may be built without xpu, xla, ...
+        except Exception:
+            raise UserError(f"device '{name}' does not compute here; type --device cpu or --device cuda") from None
     return device
 
 
@@ -167,6 +185,11 @@ def _own_gpu() -> str:
 
     local, count = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
     return f"cuda:{int(local) % count}" if local.isdecimal() and count > 1 else "cuda"
+
+
+def typed(path: object) -> str:
+    """A path as it is typed in a shell: in quotes where it has spaces or other characters of the shell."""
+    return shlex.quote(str(path))
 
 
 def print_end(written: object, *following: str) -> None:
@@ -184,29 +207,64 @@ def print_part_end(written: object) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a command, log to standard error, and report a :class:`UserError` as ``error: ...`` with exit code 2.
 
-    A full disk is reported in one line with exit code 1. Other exceptions keep their traceback, because they are bugs.
-    A command ended by a signal exits with 128 plus the signal number, Ctrl-C with 130. In a log file, where every state
-    of a progress bar is new text, bars show a state every `LOGGED_BAR_SECONDS`.
+    So does what the system refuses (`REFUSALS`). A full disk and too little memory are reported in one line with exit
+    code 1. Other exceptions keep their traceback, because they are bugs. A command ended by a signal exits with 128
+    plus the signal number, Ctrl-C with 130; SIGTERM removes unfinished files as Ctrl-C does. In a log file, where every
+    state of a progress bar is new text, bars show a state every `LOGGED_BAR_SECONDS`.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", str(LOGGED_BAR_SECONDS))  # tqdm reads it when it is imported, later
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", stream=sys.stderr)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text, and a terminal not UTF-8
     try:
-        main()
+        with _ended_by_signal():
+            main()
+            sys.stdout.flush()
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        _end(f"error: {error}", 2)
     except Stopped as stopped:
-        sys.stderr.write(f"{stopped}\n")
-        sys.exit(128 + stopped.signal)
+        _end(str(stopped), 128 + stopped.signal)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
-    except (OSError, RuntimeError) as error:
-        if not is_full_disk(error):
-            raise
-        sys.stderr.write(f"error: {full_disk_line(error)}\n")
-        sys.exit(1)
+        _end("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it writes the rest
+        sys.exit(BROKEN_PIPE)
+    except (OSError, RuntimeError, MemoryError) as error:
+        if is_full_disk(error):
+            _end(f"error: {full_disk_line(error)}", 1)
+        if is_out_of_memory(error):
+            _end(f"error: {out_of_memory_line(error)}", 1)
+        if isinstance(error, OSError) and error.errno in REFUSALS and error.filename is not None:
+            advice = "name another one, or change its permissions"
+            _end(f"error: {error.filename!r}: {error.strerror}; {advice}", 2)
+        raise
+
+
+def _end(line: str, code: int) -> NoReturn:
+    sys.stderr.write(f"{line}\n")
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """Turn SIGTERM into `Stopped`, so that temporary files are removed on the way out; a training has its own rule."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    owner = os.getpid()
+
+    def stop(number: int, _: object) -> None:
+        if os.getpid() != owner:  # a process that was forked off ends as it would without this
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise Stopped(number, "stopped by SIGTERM")
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -222,3 +280,19 @@ def full_disk_line(error: BaseException) -> str:
     name = getattr(error, "filename", None)
     reason = getattr(error, "strerror", None) or "a file could not be written whole"
     return f"{reason}{f': {name!r}' if name else ''}; free some space (is the disk or the quota full?), then go on"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory, of the machine or of a GPU, was not enough."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without its import
+        return True
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+
+
+def out_of_memory_line(error: BaseException) -> str:
+    """One-line message about memory that was not enough."""
+    reason = (
+        (str(error) or "none is left").splitlines()[0].rpartition("Allocator: ")[2]
+    )  # without a place in torch's source
+    advice = "take fewer images at a time (--batch_size, or max_batch_size of a training), or fewer in all"
+    return f"not enough memory ({reason}); {advice}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.cli import ArgumentParser, print_end, run
+from ldm.cli import ArgumentParser, print_end, run, typed
 
 STYLES = ("plain", "peft", "loralib")  # those of ldm.checkpoint.lora_names, which imports torch
 
@@ -45,10 +45,10 @@ def main() -> None:
         if args.adapt_rank is not None:
             parser.error("--adapt-rank goes with a naming style; change the rank first, then take the adapters out")
         count = export_adapter(args.ckpt, args.output, args.ema, args.alpha)
-        following = f"python scripts/merge_lora.py --ckpt {args.output} --base MODEL -o merged.safetensors"
+        following = f"python scripts/merge_lora.py --ckpt {typed(args.output)} --base MODEL -o merged.safetensors"
     else:
         count = convert_checkpoint(args.ckpt, args.output, args.to, args.adapt_rank, args.alpha)
-        following = f"dp-ldm sample --yaml YAML --ckpt {args.output} --output samples.png"
+        following = f"dp-ldm sample --yaml YAML --ckpt {typed(args.output)} --output samples.png"
     print_end(f"{args.output}: {count:,} values", following)
 
 

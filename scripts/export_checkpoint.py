@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.cli import ArgumentParser, print_end, run
+from ldm.cli import ArgumentParser, print_end, run, typed
 
 
 def main() -> None:
@@ -25,8 +25,8 @@ def main() -> None:
     count = export_checkpoint(args.ckpt, args.output, args.ema, args.note, args.decoder, args.half)
     print_end(
         f"{args.output}: {count:,} values",
-        f"dp-ldm sample --yaml YAML --ckpt {args.output} --output samples.png",
-        f"dp-ldm train YAML model.params.ckpt_path={args.output}",
+        f"dp-ldm sample --yaml YAML --ckpt {typed(args.output)} --output samples.png",
+        f"dp-ldm train YAML {typed(f'model.params.ckpt_path={args.output}')}",
     )
 
 

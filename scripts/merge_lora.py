@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ldm.cli import ArgumentParser, print_end, run
+from ldm.cli import ArgumentParser, print_end, run, typed
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     count = merge_checkpoint(args.ckpt, args.output, args.base, args.ema, args.alpha)
     print_end(
         f"{args.output}: {count:,} values, no adapters",
-        f"dp-ldm sample --yaml YAML --ckpt {args.output} --output samples.png (the YAML file without adapters)",
+        f"dp-ldm sample --yaml YAML --ckpt {typed(args.output)} --output samples.png  # the YAML file without adapters",
     )
 
 

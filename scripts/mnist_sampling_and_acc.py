@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ldm.cli import ArgumentParser, pick_device, print_end, run, seed
+from ldm.cli import ArgumentParser, pick_device, print_end, run, seed, typed
 from ldm.reports.flags import (
     add_device_flag,
     add_download_flag,
@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.output:
         write_scores(scores, args.output)
         print_end(
-            args.output, f"dp-ldm sample --yaml {args.yaml} --ckpt {args.ckpt} --output samples.png shows the images"
+            args.output,
+            f"dp-ldm sample --yaml {typed(args.yaml)} --ckpt {typed(args.ckpt)} --output samples.png",
         )
 
 

@@ -30,11 +30,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_device_flag(parser)
     args = parser.parse_args(argv)
 
-    from ldm.config import instantiate_from_config, load_config, to_plain
+    from ldm.config import instantiate_from_config, load_config, section_at, to_plain
     from ldm.inference import load_model
     from ldm.training.public_frame import public_frame, save_frame
 
-    node = to_plain(load_config([args.yaml]).data.params.train)
+    node = to_plain(section_at(load_config([args.yaml]), "data.params.train", args.yaml))
     model = load_model(args.yaml, args.ckpt, pick_device(args.device))
     frame, norms, differences = public_frame(
         model, instantiate_from_config(node), args.count, args.rank, args.whitening

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ldm.cli import ArgumentParser, pick_device, print_end, run, seed
+from ldm.cli import ArgumentParser, pick_device, print_end, run, seed, typed
 from ldm.reports.flags import add_device_flag, add_download_flag
 
 
@@ -116,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.output:
         write_curves(result, args.output)
         print_end(
-            args.output, f"dp-ldm evaluate --samples {args.train_data} --real FOLDER measures the images themselves"
+            args.output,
+            f"dp-ldm evaluate --samples {typed(args.train_data)} --real FOLDER  # the images themselves",
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.cli import ArgumentParser, pick_device, run, seed, split_settings, str2bool
+from ldm.cli import ArgumentParser, pick_device, run, seed, split_settings, str2bool, typed
 from ldm.errors import Stopped, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -194,3 +196,91 @@ def test_a_bar_in_a_log_file_does_not_fill_it() -> None:
     command = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     assert "100%" in done.stderr and done.stderr.count("it/s") <= 3, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/root/a.pt"), 2, "'/root/a.pt': Permission denied"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x.pt"), 2, "'x.pt': File name too long"),
+        (MemoryError(), 1, "not enough memory"),
+        (RuntimeError("[x] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1, "(can't"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB\nmore"), 1, "--batch_size"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(capsys, error, code, words):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == code and line.startswith("error: ") and words in line
+
+
+def test_errors_of_the_program_are_no_refusals():
+    for error in (OSError("no number and no file"), OSError(errno.EACCES, "Permission denied"), RuntimeError("shape")):
+        with pytest.raises(type(error)):
+            run(lambda error=error: (_ for _ in ()).throw(error))
+
+
+def command(code: str, **more: object) -> subprocess.Popen[str]:
+    """A process that runs `main` of ``code`` as a command."""
+    text = f"from ldm.cli import run\n{textwrap.dedent(code)}\nrun(main)"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", text], **{**pipes, **more})
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path):
+    code = f"""
+        def main():
+            import sys, time
+            from pathlib import Path
+            from ldm.files import new_folder
+            with new_folder(Path({str(tmp_path / "out")!r})) as staging:
+                (staging / "a").touch()
+                print("writing", flush=True)
+                time.sleep(60)
+    """
+    with command(code) as process:
+        assert process.stdout.readline() == "writing\n"
+        process.terminate()
+        assert process.stderr.read() == "stopped by SIGTERM\n" and process.wait() == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_is_as_before_after_a_command():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+    run(lambda: seen.append(signal.getsignal(signal.SIGTERM)))
+    assert signal.getsignal(signal.SIGTERM) == before and seen[0] not in (signal.SIG_DFL, None)
+
+
+def test_a_reader_that_has_gone_is_no_fault():
+    with command("def main():\n    for _ in range(10**6): print('line')") as process:
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 141
+
+
+def test_names_that_are_no_text_can_be_printed():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with command("def main():\n    print('\\udce9 ε')", env=environment) as process:
+        assert process.stdout.read() == "\\udce9 \\u03b5\n" and process.wait() == 0
+
+
+def test_a_long_setting_is_no_file(tmp_path, monkeypatch):
+    word = f"data.params.train.params.class_names=[{','.join(['class'] * 100)}]"
+    assert split_settings([word]) == ([word], [])
+
+
+def test_a_device_without_values_is_refused():
+    for name in ("meta", "xpu", "xla"):
+        with pytest.raises(UserError, match=f"device '{name}' does not compute here; type --device cpu"):
+            pick_device(name)
+
+
+def test_a_path_is_typed_in_quotes_where_it_needs_them():
+    for path in ("logs/run", "my images/a b", "it's $HOME"):
+        assert shlex.split(f"x {typed(path)}") == ["x", path]
+    assert typed(Path("logs/run")) == "logs/run"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, pick_device, split_settings
+from ldm.cli import ArgumentParser, pick_device, split_settings, typed
 from ldm.reports.flags import add_device_flag
 
 METHODS = ("gaussian", "f_dp", "one_run", "pairs")
@@ -78,6 +78,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm audit") -> None:
         print("the claim is exceeded: do not publish")
         sys.exit(1)
     if kept is not None:
-        print(f"next: dp-ldm release {args.subject} NEW_FOLDER puts it on the card")
+        print(f"next: dp-ldm release {typed(args.subject)} NEW_FOLDER  # puts it on the card")
     else:
-        print(f"next: dp-ldm train {args.subject}")
+        print(f"next: dp-ldm train {typed(args.subject)}")

@@ -17,7 +17,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, print_end
+from ldm.cli import ArgumentParser, print_end, typed
 from ldm.errors import UserError
 
 SAMPLE_FORMS = ("npz", "images", "parquet", "webdataset")
@@ -95,14 +95,14 @@ def _export_samples(args: argparse.Namespace, form: str) -> str:
         shards = write_webdataset(samples, args.out, names)
         return f"read the {len(shards)} shards with webdataset, or with any program that reads tar"
     write_folder(samples, args.out, args.class_names or [name.replace("/", "-").replace("\\", "-") for name in names])
-    return f"dp-ldm evaluate --samples {args.out} --real FOLDER (images of the same size)"
+    return f"dp-ldm evaluate --samples {typed(args.out)} --real FOLDER  # images of the same size"
 
 
 def _export_hub(args: argparse.Namespace) -> str:
     from ldm.reports.hub import INSIDE, export_hub
 
     export_hub(args.source, args.out, args.base_model, tuple(args.datasets))
-    return f"dp-ldm verify {args.out / INSIDE}, then upload {args.out} with the hub's own client"
+    return f"dp-ldm verify {typed(args.out / INSIDE)}  # then upload {args.out} with the hub's own client"
 
 
 def _export_disclosure(args: argparse.Namespace) -> str:

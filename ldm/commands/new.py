@@ -5,12 +5,14 @@ dp-ldm new my-images --epsilon 5
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, print_end
+from ldm.cli import ArgumentParser, print_end, typed
 from ldm.errors import UserError
+from ldm.files import check_writable
 
 
 def build_parser() -> ArgumentParser:
@@ -38,10 +40,18 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, check the images, print the outlook, and write the YAML file."""
     args = build_parser().parse_args(argv)
-    out = args.output or Path(f"{args.folder.absolute().name}.yaml")
+    if not 0 < args.epsilon < math.inf:
+        raise UserError(f"--epsilon {args.epsilon:g}: give a number above 0, such as --epsilon 5")
+    if args.dataset_size is not None and args.dataset_size < 1:
+        raise UserError(f"--dataset-size {args.dataset_size}: give the number of images that you declare, 1 or more")
+    out = args.output or Path(f"{Path(os.path.abspath(args.folder)).name}.yaml")
+    if out.is_dir():
+        raise UserError(f"cannot write '{out}': it is a folder; add a file name")
+    check_writable(out.absolute().parent, f"--output {out}: folder")
     if out.exists() and not args.force:
         raise UserError(f"{out} exists; name another file with --output, or type --force to write over it")
 
+    from ldm.config.written import require_nameable
     from ldm.files import write_text
     from ldm.reports.own_images import Settings, fitting_model, rounded_up, yaml_text
     from ldm.samples.folder_survey import survey
@@ -54,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{len(found.unreadable)} files cannot be read (listed above); remove them or fetch them again")
     if listing.labels is None:
         raise UserError(f"{args.folder}: no subfolders; put the images into one for each class, or all into one")
+    root = _as_named_in(out, args.folder)
+    for name in (root, *listing.class_names):
+        require_nameable(name)
     weights = "" if args.weights is None else _as_named_in(out, args.weights)
     if args.weights is not None and not args.weights.is_file():
         raise UserError(f"--weights {args.weights}: no such file")
@@ -74,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         settings, frame = write_frame(settings, args.weights, out)
         print(f"directions  written to {frame.name}, from public collages")
-    text = yaml_text(settings, _as_named_in(out, args.folder), listing.class_names)
+    text = yaml_text(settings, root, listing.class_names)
     write_text(out, text)
-    print_end(out, f"read it, then type dp-ldm train {out}")
+    print_end(out, f"read it, then type dp-ldm train {typed(out)}")
 
 
 def _as_named_in(out: Path, folder: Path) -> str:

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.cli import ArgumentParser, print_end
+from ldm.cli import ArgumentParser, print_end, typed
 
 
 def build_parser() -> ArgumentParser:
@@ -70,6 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = release_run(args.run, args.out, facts, args.checkpoint, args.half)
     print_end(
         f"{args.out}: {', '.join(path.name for path in files)}",
-        f"read {args.out / 'card.html'}, then type dp-ldm verify {args.out}",
+        f"read {args.out / 'card.html'}, then type dp-ldm verify {typed(args.out)}",
         how_to_sample(args.out),
     )

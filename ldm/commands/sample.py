@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm.cli import ArgumentParser, print_end, print_part_end, split_settings
+from ldm.cli import ArgumentParser, print_end, print_part_end, split_settings, typed
 from ldm.errors import UserError
 from ldm.inference import SamplingRequest, check_output
 from ldm.inference.request import require_file
@@ -94,8 +94,8 @@ def print_sampled(output: Path, count: int, complete: bool = True, picture: Path
         size = SampleFile.open(output).shape[-1]
         print_end(
             written,
-            f"dp-ldm evaluate --samples {output} --real FOLDER --real_args size:{size}",
-            f"dp-ldm export {output} NEW_FOLDER",
+            f"dp-ldm evaluate --samples {typed(output)} --real FOLDER --real_args size:{size}",
+            f"dp-ldm export {typed(output)} NEW_FOLDER",
         )
     else:
         print_end(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm.cli import ArgumentParser, pick_device, print_end, split_settings
+from ldm.cli import ArgumentParser, pick_device, print_end, split_settings, typed
 from ldm.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,16 +75,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm sweep") -> None:
 def _following(args: argparse.Namespace, out: Path, result: SweepResult) -> tuple[str, ...]:
     """What to type after a sweep: a training with the best setting, or the release of the run that may be released."""
     if result.mode == "public" and result.best is not None:
-        chosen = " ".join(result.tried[result.best].setting)
+        chosen = " ".join(map(typed, result.tried[result.best].setting))
         return (
-            f"dp-ldm train {args.yaml or 'YAML'} {chosen}",
-            f'dp-ldm release RUN OUT --tuning "{result.statement}"',
+            f"dp-ldm train {typed(args.yaml or 'YAML')} {chosen}",
+            f"dp-ldm release RUN OUT --tuning {typed(result.statement)}",
         )
     runs = [entry.run for entry in result.tried if entry.run]
     if not runs:
         return ("nothing can be released; every run was stopped before its first checkpoint",)
     chosen = runs[0] if result.best is None else result.tried[result.best].run
-    return (f"dp-ldm release {out / chosen} NEW_FOLDER",)
+    return (f"dp-ldm release {typed(out / chosen)} NEW_FOLDER",)
 
 
 def _request(args: argparse.Namespace, settings: Sequence[str], out: Path) -> SweepRequest:

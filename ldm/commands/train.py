@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm.cli import ArgumentParser, print_end, split_settings, str2bool
+from ldm.cli import ArgumentParser, print_end, split_settings, str2bool, typed
 from ldm.reports.flags import add_download_flag
 from ldm.training import RunOptions, train
 from ldm.training.trainer_flags import add_trainer_flags
@@ -96,8 +96,8 @@ def print_trained(run_dir: RunDirectory, options: RunOptions) -> None:
 
     following = [how_to_sample(run_dir.path)]
     if run_dir.privacy_card.is_file():
-        following.append(f"dp-ldm audit {run_dir.path}, which puts a measured bound on the card")
-        following.append(f"dp-ldm release {run_dir.path} NEW_FOLDER")
+        following.append(f"dp-ldm audit {typed(run_dir.path)}  # puts a measured bound on the card")
+        following.append(f"dp-ldm release {typed(run_dir.path)} NEW_FOLDER")
     else:
-        following[0] += " (a latent diffusion model)"
+        following[0] += "  # a latent diffusion model"
     print_end(run_dir.path, *following)

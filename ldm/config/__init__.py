@@ -10,7 +10,7 @@ from ldm.config.instantiate import instantiate_from_config, instantiate_networks
 from ldm.config.load import config_layers, load_config
 from ldm.config.options import read_options, take_options
 from ldm.config.parameters import accepted_parameters
-from ldm.config.plain import to_plain, value_at
+from ldm.config.plain import section_at, to_plain, value_at
 from ldm.config.targets import ALLOWED_PREFIXES, allow_target, get_obj_from_str, networks_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "load_config",
     "networks_of",
     "read_options",
+    "section_at",
     "take_options",
     "to_plain",
     "value_at",

@@ -41,6 +41,21 @@ def value_at(values: Any, *keys: str) -> Any:
     return values
 
 
+def section_at(config: Any, keys: str, where: object) -> Any:
+    """The section at dotted ``keys``, such as ``data.params.train``, of a configuration that was read from ``where``.
+
+    Raises:
+        UserError: when it is missing or is no section.
+    """
+    found = config
+    for key in keys.split("."):
+        missing = not isinstance(found, DictConfig) or OmegaConf.is_missing(found, key)
+        found = None if missing else found.get(key)
+    if not isinstance(found, DictConfig):
+        raise UserError(f"{where}: has no section '{keys}'; name a configuration that has one")
+    return found
+
+
 def _unset(key: str) -> UserError:
     return UserError(f"'{key}' has no value yet (???); set it in the YAML file or type {key}=VALUE")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -64,6 +65,8 @@ class SamplingOptions:
             raise UserError(f"eta: {self.eta} is outside [0, 1]; 0 is deterministic, 1 adds ancestral noise")
         if self.sampler != "ddim" and self.eta != 0.0:
             raise UserError(f"eta: {self.eta} adds noise, which only DDIM can use; set eta to 0, or sample with DDIM")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"guidance: {self.guidance} is no scale; 1 is none, and 1.5 to 5 are common")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision: {self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         for name in ("steps", "batch_size", "decoder_batch_size", "height", "width"):

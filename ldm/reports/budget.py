@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ldm.config import load_config, to_plain
+from ldm.config import load_config, to_plain, value_at
 from ldm.errors import UserError
 from ldm.models.diffusion.dp_config import read_dp_config
 from ldm.privacy.accounting import Spending, epsilon
@@ -53,15 +53,19 @@ class PlannedRun:
                     f"{path}: has no section '{section}' with params; give a private training configuration"
                 )
         raw = to_plain(config.model.params.get("dp_config")) or {}
-        if not raw.get("enabled"):
+        if not isinstance(raw, dict) or not raw.get("enabled"):
             raise UserError(f"{path}: dp_config.enabled is not set, so the run would have no guarantee to account for")
         dp = read_dp_config(raw, config.model.params.get("DPDM_k") or 1)
         if dp.dataset_size is None:
             raise UserError(f"{path}: dp_config.dataset_size is not stated; type model.params.dp_config.dataset_size=N")
-        settings = rename_legacy_arguments(to_plain((config.get("lightning") or {}).get("trainer")) or {})
+        trainer = value_at(to_plain(config.get("lightning")), "trainer")
+        settings = rename_legacy_arguments(trainer if isinstance(trainer, dict) else {})
         epochs, steps = required_length(settings)
         before = charges_before(dp.warm_up, dp.relation)
-        return cls(config, dp, config.data.params.batch_size, epochs, steps, before)
+        batch = config.data.params.get("batch_size")
+        if not isinstance(batch, int) or batch < 1:
+            raise UserError(f"{path}: data.params.batch_size is {batch}; type data.params.batch_size=N")
+        return cls(config, dp, batch, epochs, steps, before)
 
     @property
     def num_records(self) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ldm.cli import typed
 from ldm.errors import UserError
 from ldm.files import check_new_folder, new_folder
 from ldm.privacy.event import History
@@ -35,7 +36,7 @@ def export_disclosure(release: Path, out: Path) -> tuple[Path, ...]:
     """
     check_new_folder(out)
     if not verify_release(release).sound:
-        raise UserError(f"{release}: does not verify; type dp-ldm verify {release} to see why")
+        raise UserError(f"{release}: does not verify; type dp-ldm verify {typed(release)} to see why")
     whole = ReleaseFolder(release)
     content = CardContent.make(whole.read_facts(), whole.read_card())
     texts = {

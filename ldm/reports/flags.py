@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ldm.cli import ArgumentParser, pick_device, print_end, seed
+from ldm.cli import ArgumentParser, pick_device, print_end, seed, typed
 from ldm.errors import UserError
 from ldm.files import DOWNLOAD_VARIABLE
 from ldm.inference.options import (
@@ -194,4 +194,4 @@ def print_scores(
         )
     )
     if args.output:
-        print_end(args.output, f"dp-ldm evaluate --samples {train} --real FOLDER measures the images themselves")
+        print_end(args.output, f"dp-ldm evaluate --samples {typed(train)} --real FOLDER  # the images themselves")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from ldm.config import instantiate_from_config, load_config, to_plain
+from ldm.config import instantiate_from_config, load_config, section_at, to_plain
 from ldm.inference.load import without_checkpoints
 from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 from ldm.models.diffusion.timesteps import TimestepRule
@@ -32,8 +32,9 @@ class NormRecorder(Clipping):
 
 def starting_model(config: str | Path, checkpoint: str | Path, device: torch.device) -> LatentDenoiser:
     """The model at the start of fine-tuning: the weights of ``checkpoint``, and new adapters if configured."""
-    section = load_config([config]).model
-    ignored = section.params.get("ignore_keys") or []
+    loaded = load_config([config])
+    section, params = loaded.get("model"), section_at(loaded, "model.params", config)
+    ignored = params.get("ignore_keys") or []
     plain = to_plain(without_checkpoints(section))
     plain.pop("base_learning_rate", None)
     plain["params"] = {**plain["params"], "ckpt_path": str(checkpoint), "ignore_keys": list(ignored)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from ldm.cli import typed
 from ldm.errors import UserError
 from ldm.files import check_new_folder, new_folder
 from ldm.reports.release_facts import ReleaseFacts
@@ -25,7 +26,7 @@ def export_hub(release: Path, out: Path, base_model: str = "", datasets: tuple[s
     """
     check_new_folder(out)
     if not verify_release(release).sound:
-        raise UserError(f"{release}: does not verify; type dp-ldm verify {release} to see why")
+        raise UserError(f"{release}: does not verify; type dp-ldm verify {typed(release)} to see why")
     whole = ReleaseFolder(release)
     facts = whole.read_facts()
     if not facts.licence:

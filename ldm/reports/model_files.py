@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldm.cli import typed
 from ldm.config import load_config, to_plain, value_at
 from ldm.errors import UserError, nearest
 from ldm.inference.class_names import declared_class_names
@@ -41,15 +42,20 @@ class ModelFiles:
         if not configs:
             raise UserError(f"{place}: is neither a release folder nor a run directory (no configs/*-project.yaml)")
         if not run.last_checkpoint.is_file():
-            raise UserError(f"{place}: has no checkpoints/last.ckpt; go on with dp-ldm train --resume {place}")
+            raise UserError(f"{place}: has no checkpoints/last.ckpt; go on with dp-ldm train --resume {typed(place)}")
         return cls(configs[-1], run.last_checkpoint, run_class_names(place), _if_there(run.draws))
 
     def check_settings(self, settings: Sequence[str]) -> None:
         """Raise UserError for ``key.path=value`` settings that the configuration cannot have."""
         if settings:
+            from ldm.training.model_check import check_parts
             from ldm.training.settings import check_settings  # sampling alone needs no trainer
 
-            check_settings(load_config([self.config], settings), settings)
+            config = load_config([self.config], settings)
+            check_settings(config, settings)
+            params = value_at(to_plain(config.get("model", {})), "params")
+            if isinstance(params, Mapping):
+                check_parts(params)
 
     def default_classes(self) -> list[int] | None:
         """The classes to sample by default: all declared ones, else all of the model but the null class.

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ldm.config.written import exact, quoted
 from ldm.errors import UserError
 from ldm.privacy.accounting import calibrate
 from ldm.privacy.budget import budget
@@ -315,10 +316,10 @@ base: {bases}
 model:
   base_learning_rate: {model.learning_rate / settings.batch_size:.4g}  # x batch {settings.batch_size} {peak}
   params:
-    ckpt_path: {model.weights}
+    ckpt_path: {quoted(model.weights)}
     dp_config:
       enabled: true
-      epsilon: {settings.epsilon:g}  # PUBLIC
+      epsilon: {exact(settings.epsilon)}  # PUBLIC
       delta: {settings.delta:.0e}  # PUBLIC; at most 0.1 / dataset_size
       dataset_size: {settings.dataset_size}  # PUBLIC; the number of images, rounded up. Declare one you may publish
       max_grad_norm: {model.clipping_norm:g}  # half of the public records have larger gradients
@@ -372,7 +373,7 @@ def _moments_text(settings: Settings) -> str:
         return ""
     return f"""\
       warm_up:  # noisy moments of each class's latents, then training on draws from them
-        frame: {moments.frame}  # public directions
+        frame: {quoted(moments.frame)}  # public directions
         clip_norm: {moments.clip_norm:g}  # bound on a record in them; a quantile of public images
         classes: {settings.classes}
         rounds:  # {MOMENTS_SHARE:.0%} of epsilon, as one query with noise multiplier {settings.noise_multiplier:g}

@@ -12,6 +12,7 @@ import yaml
 from omegaconf import DictConfig
 
 from ldm.checkpoint import export_checkpoint, read_checkpoint, without_paths
+from ldm.cli import typed
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.files import check_new_folder, new_folder
@@ -57,7 +58,7 @@ def release_run(
     if "sampling" in public and draws is None:
         raise UserError(
             f"{place.draws}: is missing, and the configuration declares sampling.source: draws; go on with dp-ldm "
-            f"train --resume {run}, which writes it"
+            f"train --resume {typed(run)}, which writes it"
         )
     check_new_folder(out, ", so that no file of an earlier release stays in it")
     with new_folder(out) as staging:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldm.cli import typed
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.models.diffusion.sampling_section import DRAWS, MODEL, SamplingSection
@@ -85,12 +86,12 @@ def line_of_weights(config: str | Path, settings: Sequence[str] = ()) -> str:
 
 def how_to_sample(place: Path) -> str:
     """The command that samples a run directory or a release folder, and its source if there is a choice."""
-    command = f"dp-ldm sample {place} --output samples.png"
+    command = f"dp-ldm sample {typed(place)} --output samples.png"
     if not ReleaseFolder(place).draws.is_file():
         return command
     if SampleSource.choose(ModelFiles.find(place)).draws:
-        return f"{command} (draws of the released statistics; --source {MODEL}: of the diffusion model)"
-    return f"{command} (of the diffusion model; --source {DRAWS}: draws of the released statistics)"
+        return f"{command}  # draws of the released statistics; --source {MODEL}: of the diffusion model"
+    return f"{command}  # of the diffusion model; --source {DRAWS}: draws of the released statistics"
 
 
 def _line(source: str, why: str) -> str:

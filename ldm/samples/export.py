@@ -33,15 +33,17 @@ def write_folder(samples: SampleSet, folder: Path, class_names: Sequence[str] = 
     """Write one PNG per image into the new ``folder``, with one subfolder per class, atomically.
 
     A subfolder is named after its class, or its class number without names; images are numbered as in the sample file.
+    A class without images has an empty one, because readers number the classes of a folder by its subfolders.
     """
     check_new_folder(folder, ", so that no other image stays in it")
     places = _class_folders(samples, class_names)
     digits = len(str(max(len(samples) - 1, 0)))
     with new_folder(folder) as staging:
+        for place in places:
+            (staging / place).mkdir()
         for index, pixels in enumerate(to_bytes(samples)):
-            place = staging / places[index]
-            place.mkdir(parents=True, exist_ok=True)
-            _image(pixels).save(place / f"{index:0{digits}}.png")
+            place = "" if samples.labels is None else places[int(samples.labels[index])]
+            _image(pixels).save(staging / place / f"{index:0{digits}}.png")
 
 
 def write_parquet(samples: SampleSet, path: Path, class_names: Sequence[str] = ()) -> None:
@@ -86,12 +88,12 @@ def checked_names(samples: SampleSet, class_names: Sequence[str]) -> list[str]:
 
 
 def _class_folders(samples: SampleSet, class_names: Sequence[str]) -> list[str]:
-    """The subfolder of each image; "" without classes. Raises UserError for a class name that cannot name a folder."""
+    """The subfolder of each class, none without classes. Raises UserError for a name that cannot name a folder."""
     if samples.labels is None:
-        return [""] * len(samples)
+        return []
     names = checked_names(samples, class_names)
     for name in names:
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
             raise UserError(f"the class name {name!r} cannot be the name of a folder; give others with --class-names")
-    width = len(str(int(samples.labels.max()))) if len(samples) else 1
-    return [names[label] if names else f"{label:0{width}}" for label in samples.labels.tolist()]
+    count = int(samples.labels.max()) + 1 if len(samples) else 0
+    return names or [f"{label:0{len(str(count - 1))}}" for label in range(count)]

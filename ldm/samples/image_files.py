@@ -20,7 +20,9 @@ DICOM                          by its window, with the pydicom package; see `ldm
 from __future__ import annotations
 
 import io
+import struct
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,7 +51,22 @@ MAX_LISTED = 100
 PATIENCE = 60.0  # seconds
 THREADS = 8
 Found = TypeVar("Found")
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+#: What Pillow's readers raise for damaged files; a reader that meets an impossible header raises almost anything.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 @dataclass(frozen=True)

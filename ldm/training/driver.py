@@ -21,6 +21,7 @@ from callbacks.slurm_requeue import forget_run, note_run
 from callbacks.step_clock import StepClock
 from ldm.checkpoint import check_metadata, checkpoint_metadata, joined_accounts, load_weights, read_checkpoint
 from ldm.checkpoint.adapters import export_adapter_next_to
+from ldm.cli import typed
 from ldm.config import instantiate_from_config, to_plain
 from ldm.data.module import DataModuleFromConfig
 from ldm.errors import Stopped, UserError, all_lines
@@ -300,7 +301,7 @@ def how_to_go_on(run_dir: RunDirectory) -> str:
     """The command that resumes a run."""
     if not run_dir.trained() and not run_dir.statistics.is_file():
         return "it had made no step, start it again"
-    return f"to go on, type: python main.py --resume {run_dir.path} -t"
+    return f"to go on, type: dp-ldm train --resume {typed(run_dir.path)}"
 
 
 def refuse_mixed_sizes(error: BaseException) -> None:

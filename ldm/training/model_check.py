@@ -36,6 +36,12 @@ def check_parts(params: Mapping[str, Any]) -> None:
                     f"model.params.unet_config.params.{key}: {network[key]}, and the network works on {channels} "
                     "channels (model.params.channels); set both alike"
                 )
+    side, levels = params.get("image_size"), network.get("channel_mult")
+    if isinstance(side, int) and isinstance(levels, list) and side % 2 ** (len(levels) - 1):
+        raise UserError(
+            f"model.params.image_size: {side}, and the network halves latents {len(levels) - 1} times; give a multiple "
+            f"of {2 ** (len(levels) - 1)}"
+        )
     stage = params.get("cond_stage_config")
     given, wanted = _params(stage).get("embed_dim"), network.get("context_dim")
     classes = isinstance(stage, Mapping) and str(stage.get("target")).endswith(".ClassEmbedder")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoint import read_checkpoint, save_safetensors
-from ldm.config import instantiate_from_config, load_config, to_plain
+from ldm.config import instantiate_from_config, load_config, section_at, to_plain
 from ldm.data.latent_cache import LatentCache
 from ldm.errors import UserError
 from ldm.modules.feature_map import BATCH, FeatureMap
@@ -115,7 +115,7 @@ def public_feature_map(
     """
     parts, names = [], []
     for file in files:
-        node = to_plain(load_config([file]).data.params.train)
+        node = to_plain(section_at(load_config([file]), "data.params.train", file))
         dataset = instantiate_from_config(node)
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
         parts.append(torch.stack([torch.as_tensor(dataset[place]["image"]) for place in order]).permute(0, 3, 1, 2))

@@ -126,6 +126,11 @@ def check_sections(config: DictConfig, lightning: DictConfig) -> None:
     for key in map(str, config.model):
         if key not in MODEL_KEYS:
             raise UserError(f"unknown key 'model.{key}'{nearest(key, MODEL_KEYS)}")
+    for where, section in (("model", config.model), ("data", config.data), ("lightning", lightning)):
+        for key in {"params", "trainer", "callbacks"} & set(map(str, section)):
+            value = None if OmegaConf.is_missing(section, key) else section.get(key)
+            if value is not None and not isinstance(value, DictConfig):
+                raise UserError(f"{where}.{key}: {value!r} is no section; give its keys below it")
 
 
 def check_privacy_settings(request: RunRequest) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
 from ldm.cli import print_end, print_part_end
+from ldm.reports.sample_source import how_to_sample
 from tests.tiny_runs import ROOT, Commands, commands
 
 __all__ = ["commands"]
@@ -61,3 +63,40 @@ def test_the_tests_refuse_a_command_that_writes_in_silence(commands: Commands) -
     with pytest.raises(AssertionError, match="not a word about it"):
         commands.type(main, "new.txt")
     assert commands.type(main, "new.txt") == 0, "nothing new"
+
+
+#: Values in a shown command that are no path of the user's.
+PLAIN = {"size", "chosen", "more"}
+SHOWING = [*SCRIPTS, *(ROOT / "ldm/reports" / name for name in ("sample_source.py", "flags.py"))]
+SHOWING += [ROOT / "ldm/training/driver.py", *(ROOT / "ldm/reports/sweep").glob("*.py")]
+
+
+def unquoted(text: str) -> list[str]:
+    """The values in a program's f-strings that stand in a command and are not `typed`."""
+    found = []
+    for joined in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.JoinedStr)):
+        said = ""
+        for part in joined.values:
+            if isinstance(part, ast.Constant):
+                said += str(part.value)
+                continue
+            value = part.value
+            safe = isinstance(value, ast.Call) and getattr(value.func, "id", "") == "typed"
+            shown = re.search(r"(?:dp-ldm [a-z]+|python \S+\.py) [^;:(#]*$", said)
+            if shown and not safe and getattr(value, "id", "") not in PLAIN:
+                found.append(ast.unparse(value))
+            said += "X"
+    return found
+
+
+def test_what_to_type_next_works_in_a_folder_with_spaces() -> None:
+    assert {path.name: unquoted(path.read_text(encoding="utf-8")) for path in SHOWING} == {
+        path.name: [] for path in SHOWING
+    }
+    assert unquoted('f"dp-ldm train {out}; dp-ldm verify {typed(out)} {size}"') == ["out"]
+
+
+def test_what_follows_a_command_is_a_comment(tmp_path: Path) -> None:
+    for line in (how_to_sample(ROOT / "checkpoints/private/mnist-eps1"), how_to_sample(tmp_path / "a b")):
+        words = shlex.split(line, comments=True)
+        assert words[:2] == ["dp-ldm", "sample"] and words[3:] == ["--output", "samples.png"]

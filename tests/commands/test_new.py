@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -270,3 +272,49 @@ def test_the_outlook_has_the_numbers_of_the_documentation() -> None:
         assert {each for part in brackets for each in part.split(" and ")} <= signals
         percents = re.findall(r"(\d+)(?: to (\d+))? %", words)
         assert {int(each) for pair in percents for each in pair if each} <= found
+
+
+def test_an_epsilon_is_written_as_it_was_typed(shapes: Path) -> None:
+    for typed in ("5", "0.12345678", "3.14159265358979"):
+        dispatch(["new", str(shapes), "--epsilon", typed, "--force"])
+        assert load_config(["shapes.yaml"]).model.params.dp_config.epsilon == float(typed)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--epsilon", "-1"], "--epsilon -1: give a number above 0"),
+        (["--epsilon", "nan"], "--epsilon nan: give a number above 0"),
+        (["--epsilon", "5", "--dataset-size", "0"], "--dataset-size 0: give the number of images"),
+        (["--epsilon", "5", "--output", "shapes"], "it is a folder; add a file name"),
+    ],
+)
+def test_a_wrong_argument_of_new_is_refused_at_once(
+    words: list[str], line: str, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=line):
+        dispatch(["new", str(shapes), *words])
+    assert capsys.readouterr().out == "" and not Path("shapes.yaml").exists()
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"${oc.env:HOME}", b"$HOME", b"~cross", b"a\x7f"])
+def test_a_folder_name_that_no_yaml_file_holds_is_refused(
+    name: bytes, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shapes / "cross").rename(shapes / os.fsdecode(name))
+    with pytest.raises(UserError, match="rename"):
+        dispatch(["new", str(shapes), "--epsilon", "5"])
+    assert not Path("shapes.yaml").exists()
+
+
+def test_names_with_signs_of_yaml_are_kept(shapes: Path) -> None:
+    names = ["- a: #1", "cl{x}", "null", "é 图 b's"]
+    for number, name in enumerate(names):
+        (shapes / name).mkdir()
+        Image.new("L", (8, 8), number).save(shapes / name / "0.png")
+    settings = Settings.for_size(replace(BY_NAME["clothes32"], weights="my w: #2.ckpt"), 5.0, 100, 4)
+    Path("a.yaml").write_text(yaml_text(settings, "my: images #1", names), encoding="utf-8")
+    content = yaml.safe_load(Path("a.yaml").read_text(encoding="utf-8"))
+    assert content["data"]["params"]["train"]["params"]["class_names"] == names
+    assert content["data"]["params"]["train"]["params"]["root"] == "my: images #1"
+    assert content["model"]["params"]["ckpt_path"] == "my w: #2.ckpt"

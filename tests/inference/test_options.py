@@ -136,3 +136,9 @@ def test_namespace_has_every_setting() -> None:
     options = sampling_options(given, height=16)
     assert (options.uncond_class, options.decoder_batch_size, options.compile) == (3, 2, True)
     assert (options.precision, options.height) == ("bf16", 16)
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf"])
+def test_a_scale_of_guidance_that_is_no_number_is_refused(scale: str) -> None:
+    with pytest.raises(UserError, match=f"guidance: {scale} is no scale"):
+        read(f"--guidance={scale}")

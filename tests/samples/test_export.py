@@ -79,3 +79,14 @@ def test_names_that_are_no_list_of_names(samples: np.ndarray, names: object) -> 
 def test_a_name_that_stands_twice_is_refused(samples: np.ndarray) -> None:
     with pytest.raises(UserError, match="a name twice"):
         dispatch(["export", "samples.pt", "out", "--class-names", "cat", "cat"])
+
+
+def test_a_class_without_images_keeps_its_number(samples: np.ndarray) -> None:
+    read = SampleSet.load("samples.pt")
+    SampleSet(read.images, torch.tensor([3, 11, 3])).save("gaps.pt")
+    dispatch(["export", "gaps.pt", "numbers"])
+    dispatch(["export", "samples.pt", "names", "--class-names", "ant", "bee", "cow"])
+    images, labels = next(open_images("numbers").batches(9))
+    assert labels is not None and labels.tolist() == [3, 3, 11]
+    assert torch.allclose(images[2], read.images[1], atol=1e-6)
+    assert open_images("names").class_names == ("ant", "bee", "cow")

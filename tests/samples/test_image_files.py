@@ -112,3 +112,14 @@ def test_all_unreadable_files_are_in_one_list(tmp_path: Path) -> None:
         ImageFolder(tmp_path)[1]
     with pytest.raises(UserError, match=r"2 files cannot be read: .*1\.png.*3\.png"):
         list(open_images(str(tmp_path)).batches(2))
+
+
+def test_a_header_that_says_no_size_is_a_line_about_the_file(tmp_path: Path) -> None:
+    saved(tmp_path / "a.tif", BYTES)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    place = content.index((256).to_bytes(2, "little"))  # the tag of the width
+    content[place : place + 2] = b"\0\0"
+    (tmp_path / "a.tif").write_bytes(content)
+    for read in (read_image, read_header):
+        with pytest.raises(UserError, match=r"a\.tif: cannot be read as an image"):
+            read(tmp_path / "a.tif")

@@ -100,6 +100,7 @@ def test_a_batch_is_no_larger_than_the_data() -> None:
         ("channels", 3, "first stage makes latents of 2 channels .embed_dim.; set model.params.channels=2"),
         ("unet_config.params.in_channels", 4, "in_channels: 4, and the network works on 2 channels"),
         ("unet_config.params.out_channels", 1, "out_channels: 1, and the network works on 2 channels"),
+        ("image_size", 5, "image_size: 5, and the network halves latents 1 times; give a multiple of 2"),
         ("unet_config.params.context_dim", 7, "context_dim: 7, and the class embedding has 5 values"),
     ],
 )

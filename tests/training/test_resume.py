@@ -182,7 +182,7 @@ def test_ctrl_c_saves_last(place: Path, undisturbed: Path, at_step: Any) -> None
     before = signal.getsignal(signal.SIGINT)
     at_step(3, interrupt)
     try:
-        with pytest.raises(Stopped, match="to go on, type: python main.py --resume .* -t") as stopped:
+        with pytest.raises(Stopped, match="to go on, type: dp-ldm train --resume .*") as stopped:
             start(place, "interrupted")
     finally:
         signal.signal(signal.SIGINT, before)

@@ -280,7 +280,7 @@ def test_what_is_declared_for_sampling_goes_with_the_release(
 ) -> None:
     run, folder = declaring(finished, tmp_path / "run"), tmp_path / "release"
     dispatch(["release", str(run), str(folder)])
-    assert f"dp-ldm sample {folder} --output samples.png (draws of the released statistics" in capsys.readouterr().out
+    assert f"dp-ldm sample {folder} --output samples.png  # draws of the released statistics" in capsys.readouterr().out
     assert yaml.safe_load((folder / "config.yaml").read_text())["sampling"] == {"source": "draws"}
     dispatch(["verify", str(folder)])
     out = capsys.readouterr().out

@@ -24,6 +24,7 @@ from ldm.samples.shards import WHOLE, Shard
 logger = logging.getLogger(__name__)
 
 SAMPLE_SUFFIXES = (".pt", ".pth", ".npz")
+IMAGE_FOLDER = "ldm.data.folder.ImageFolder"  # by name, because data sets are a layer beside this one
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
 
 
@@ -71,15 +72,24 @@ def open_dataset(target: str, settings: Mapping[str, Any] | None = None) -> Any:
     A class that takes only `config` gets a plain `size` as `config.size`, and the other way round, because both
     spellings are in use. Raises UserError for a name that is not there or arguments the class does not take.
     """
-    module = target.rpartition(".")[0]
-    if not module:
-        raise UserError(f"{target!r} is not a dotted class name such as ldm.data.mnist.MNISTTrain")
+    module = _module_of(target)
     allow_target(module)  # the user named it on the command line; the list of allowed names guards config files
     params = _respell_size(get_obj_from_str(target), dict(settings or {}))
     dataset = instantiate_from_config({"target": target, "params": params})
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise UserError(f"{target} is not a dataset (no length and items)")
     return dataset
+
+
+def _module_of(target: str) -> str:
+    """The module in a dotted class name. Raises UserError for a word that is no such name, as a mistyped folder is."""
+    module = target.rpartition(".")[0]
+    if not module or not all(word.isidentifier() for word in target.split(".")):
+        raise UserError(
+            f"there is no file or folder {target!r} here, and it is not a dotted class name such as "
+            "ldm.data.mnist.MNISTTrain"
+        )
+    return module
 
 
 def _respell_size(factory: Any, params: dict[str, Any]) -> dict[str, Any]:
@@ -167,22 +177,25 @@ def collect(dataset: Any, *, num_workers: int = 0, progress: bool = True) -> Sam
 def load_labelled(
     name: str, settings: Sequence[str] = (), *, size: int | None = None, for_scores: bool = True
 ) -> SampleSet:
-    """Labelled images from a sample file (.pt, .npz), or from a dataset class by its dotted name and `settings`.
+    """Labelled images of a sample file (.pt, .npz), of a folder with a subfolder for each class, or of a dataset class.
 
+    settings: of the class that the dotted `name` names, or size:N of a folder.
     size: passed to a dataset class that takes a size when `settings` give none. for_scores: the images will be used
     for scores, so images of training files cause a warning, and meta gets `from_training_files`.
     Raises UserError as `open_dataset` and `dataset_batches` do.
     """
-    if Path(name).suffix in SAMPLE_SUFFIXES or os.sep in name or Path(name).exists():
+    params = parse_settings(settings)
+    if Path(name).is_dir():
+        name, params = IMAGE_FOLDER, {"root": name, **params}
+    elif Path(name).suffix in SAMPLE_SUFFIXES or os.sep in name or Path(name).exists():
         if settings:
             raise UserError(f"{name} is a file; key:value settings only go with a dataset class")
         return SampleSet.load(name, need_labels=True)
-    params = parse_settings(settings)
     if size is not None and "size" not in params and "config" not in params and takes_size(name):
         params["size"] = size
     samples = collect(open_dataset(name, params))
     if samples.labels is None:
-        raise UserError(f"{name} has no labels")
+        raise UserError(f"{params.get('root', name)} has no labels")
     if for_scores and samples.meta.get("from_training_files"):
         logger.warning(
             "%s: these %d images come from the training files; on a model trained with them this is no test score "
@@ -195,6 +208,6 @@ def load_labelled(
 
 def takes_size(target: str) -> bool:
     """Whether the dataset class `target` has a constructor argument `size` or `config`. Raises UserError."""
-    allow_target(target.rpartition(".")[0])
+    allow_target(_module_of(target))
     names, _, _ = accepted_parameters(get_obj_from_str(target))
     return bool({"size", "config"} & names)

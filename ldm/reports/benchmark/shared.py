@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ldm.config import instantiate_from_config, load_config, to_plain
+from ldm.config import instantiate_from_config, load_config, section_at, to_plain
 from ldm.errors import UserError
 from ldm.evaluation.classifiers.downstream import downstream_accuracy
 from ldm.evaluation.inputs.sources import collect
@@ -52,7 +52,7 @@ class Shared:
         """The node of the private records; in a rehearsal, of the public records in their place."""
         if self.options.rehearse:
             return self.config.stand_in("train")
-        return to_plain(load_config([self.config.run]).data.params.train)
+        return to_plain(section_at(load_config([self.config.run]), "data.params.train", self.config.run))
 
     @property
     def test_node(self) -> Mapping[str, Any]:
@@ -145,6 +145,6 @@ class Shared:
         return self.score(self.records)
 
     def _public(self) -> Result:
-        checkpoint = load_config([self.config.run]).model.params.ckpt_path
+        checkpoint = section_at(load_config([self.config.run]), "model.params", self.config.run).ckpt_path
         self.sample(checkpoint, self.folder / "public.pt")
         return self.score_file(self.folder / "public.pt")

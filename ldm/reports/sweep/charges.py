@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.config import load_config, to_plain
+from ldm.config import load_config, section_at, to_plain
 from ldm.errors import UserError
 from ldm.privacy.account import epsilon_of
 from ldm.privacy.accounting import joint_epsilon, least_noise
@@ -70,7 +70,7 @@ def planned_card(plan: PrivacyPlan, before: History = ()) -> ReleaseCard:
 def total_epsilon(folder: Path, base: Path) -> float:
     """Epsilon of all planned runs together, from their files, with the other runs of the configuration."""
     cards = [ReleaseCard.read(path) for path in sorted(folder.glob("*.json"))]
-    config = load_config([base]).model.params.dp_config
+    config = section_at(load_config([base]), "model.params.dp_config", base)
     others = read_others([str(path) for path in config.get("other_runs") or ()])
     return epsilon_of([*others, *(card.account for card in cards)], cards[0].plan.delta)
 

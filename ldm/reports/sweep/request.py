@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from ldm.cli import typed
 from ldm.config import load_config
 from ldm.errors import UserError
 from ldm.files import read_json, write_json
@@ -68,7 +69,7 @@ class SweepRequest:
     def check_new(self) -> None:
         """Raise UserError when the folder is there, naming the command that goes on with a stopped sweep."""
         if (self.out / REQUEST).is_file() and not (self.out / RESULT).is_file():
-            raise UserError(f"{self.out} holds a sweep that was stopped; type dp-ldm sweep --resume {self.out}")
+            raise UserError(f"{self.out} holds a sweep that was stopped; type dp-ldm sweep --resume {typed(self.out)}")
         if self.out.exists():
             raise UserError(f"{self.out} exists; name a new folder with --output")
 

@@ -18,6 +18,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from ldm.cli import typed
 from ldm.data.part import Part
 from ldm.errors import Stopped, UserError
 from ldm.evaluation.inputs.sources import open_dataset, parse_settings
@@ -76,7 +77,7 @@ def _carried_out(request: SweepRequest, overrides: list[list[str]] | None) -> Sw
         if not (request.out / REQUEST).is_file():
             raise
         number = stopped.signal if isinstance(stopped, Stopped) else signal.SIGINT
-        raise Stopped(number, f"the sweep is stopped; go on with dp-ldm sweep --resume {request.out}") from None
+        raise Stopped(number, f"the sweep is stopped; go on with dp-ldm sweep --resume {typed(request.out)}") from None
     result.write(request.out)
     return result
 

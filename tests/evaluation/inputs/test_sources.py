@@ -18,6 +18,7 @@ from ldm.evaluation.inputs.sources import (
     open_dataset,
     parse_settings,
     sample_batches,
+    takes_size,
 )
 from ldm.files import require_writable
 from ldm.samples import SampleSet
@@ -203,3 +204,22 @@ class Growing(BySize):
 def test_several_sizes_are_refused_whatever_the_batch(batch_size: int) -> None:
     with pytest.raises(UserError, match="different shapes"):
         list(dataset_batches(Growing(), batch_size=batch_size, progress=False))
+
+
+def test_labelled_images_from_a_folder(tmp_path: Path) -> None:
+    for label, name in enumerate(("ant", "bee")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("L", (9, 9), 255 * label).save(tmp_path / "set" / name / "0.png")
+    found = load_labelled(str(tmp_path / "set"), size=6)
+    assert found.images.shape[2:] == (6, 6) and found.labels is not None and found.labels.tolist() == [0, 1]
+    assert found.images.flatten(1).mean(dim=1).tolist() == [-1, 1] and found.meta["class_names"] == ["ant", "bee"]
+    assert load_labelled(str(tmp_path / "set"), ["size:4"], size=6).images.shape[2:] == (4, 4)
+    with pytest.raises(UserError, match="ant has no labels"):
+        load_labelled(str(tmp_path / "set" / "ant"))
+
+
+def test_a_mistyped_folder_is_called_missing() -> None:
+    for name in ("my-imagez", "a.png-folder", "imagez"):
+        for look in (open_dataset, load_labelled, takes_size):
+            with pytest.raises(UserError, match=f"there is no file or folder '{name}' here"):
+                look(name)
