@@ -35,9 +35,7 @@ def build_parser(prog: str = "dp-ldm evaluate") -> ArgumentParser:
         default=True,
         help="round pixels to 8 bits first, as image files do",
     )
-    add_dataset_flags(
-        parser, "test", "held-out real images: they score classifiers, and stand beside copies", metavar="CLASS|FILE"
-    )
+    add_dataset_flags(parser, "test", "held-out real images: they score classifiers, and stand beside copies", **kinds)
     add("--public", metavar="FILE|FOLDER", help="samples of the public model: what every score is read beside")
     add("--real_level", action="store_true", help="measure --test in the samples' place too: what real images score")
     add("--classifiers", nargs="+", help="classifiers to train, such as cnn wrn-40-4; the suite's without it")

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -17,6 +18,7 @@ from ldm.config import (
     get_obj_from_str,
     instantiate_from_config,
     load_config,
+    section_at,
     targets,
     to_plain,
     value_at,
@@ -372,3 +374,11 @@ def test_pipes_devices_and_links_that_lead_nowhere_are_one_line(tmp_path):
         with pytest.raises(UserError, match=words) as caught:
             load_config([tmp_path / f"{name}.yaml"])
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "model: 5\ndata: x", "data:\n  params: 3", "data:\n  params:\n    train: ???"])
+def test_a_section_that_is_not_there_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    config = load_config([str(tmp_path / "a.yaml")])
+    with pytest.raises(UserError, match="a.yaml: has no section 'data.params.train'; name a configuration"):
+        section_at(config, "data.params.train", tmp_path / "a.yaml")

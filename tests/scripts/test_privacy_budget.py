@@ -111,6 +111,8 @@ def test_the_card_of_a_run_is_computed_anew(capsys, tmp_path):
             ["--yaml", str(path_of("mnist32-dp-eps10")), "--set", "model.params.dp_config.dataset_size=null"],
             "dataset_size is not stated",
         ),
+        (["--yaml", str(path_of("mnist32-dp-eps10")), "data.params.batch_size=null"], "batch_size is None; type"),
+        (["--yaml", str(path_of("mnist32-dp-eps10")), "lightning.trainer=5"], "needs its length"),
         (["--yaml", str(CONFIGS / "latent-diffusion" / "cin256-v2.yaml")], "no section 'data'"),
         (["--epsilon", "1", *SETTING, "--epocs", "3"], "did you mean '--epochs'"),
     ],

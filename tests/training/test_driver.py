@@ -359,6 +359,8 @@ def test_a_model_with_two_optimizers_accumulates_by_itself(
         ("data=null", "the configuration has no section 'data'"),
         ("lightning.trainr.max_epochs=1", "unknown key 'lightning.trainr'; did you mean 'trainer'?"),
         ("lightning.trainer.max_epoch=1", "lightning.trainer.max_epoch: the Trainer has no such argument; did you"),
+        ("lightning.trainer=5", "lightning.trainer: 5 is no section; give its keys below it"),
+        ("data.params=x", "data.params: 'x' is no section; give its keys below it"),
         ("model.parms.x=1", "unknown key 'model.parms'; did you mean 'params'?"),
         ("model.base_learning_rat=1", "unknown key 'model.base_learning_rat'; did you mean 'base_learning_rate'?"),
         ("model.base_learning_rate=0", "model.base_learning_rate is 0, no positive number; set it next to"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ldm.errors import UserError
 from ldm.evaluation.features import FeatureExtractor, make_extractor
-from ldm.evaluation.inputs.image_source import ImageSource, is_statistics_file, open_images
+from ldm.evaluation.inputs.image_source import Batches, ImageSource, is_statistics_file, open_images
 from ldm.evaluation.metrics.statistics import FeatureStatistics, compute_statistics, merged
 from ldm.samples.shards import WHOLE, Shard, merge_when_complete
 
@@ -55,22 +56,42 @@ def write_statistics(
     Raises UserError, also for a part that was made with other settings.
     """
     output = Path(output)
-    own = output if shard.whole else shard.files(output)[shard.index]
-    there = FeatureStatistics.load(own) if own.exists() and not shard.whole else None
-    if there is None:
-        images = (images for images, _ in source.batches(batch_size, shard))
-        compute_statistics(images, extractor, quantize=quantize, source=source.name).save(own)
-    elif (there.extractor, there.weights, there.quantize, there.source) != (
-        extractor.name,
-        extractor.weights,
-        quantize,
-        source.name,
-    ):
-        raise UserError(f"{own}: is of other images or was made with other settings; remove it")
-
-    def merge(parts: Sequence[Path]) -> None:
-        merged([FeatureStatistics.load(part) for part in parts]).save(output)
-
-    if shard.whole or merge_when_complete(output, shard.files(output), merge):
+    if shard.whole:
+        images = (images for images, _ in source.batches(batch_size))
+        compute_statistics(images, extractor, quantize=quantize, source=source.name).save(output)
         return FeatureStatistics.load(output)
-    return None
+    files = shard.files(output)
+    # batches of another size have other images, so that parts of both would count some twice and others never
+    names = [f"{source.name} (part {n + 1} of {shard.count}, batches of {batch_size})" for n in range(shard.count)]
+
+    def check(number: int) -> FeatureStatistics:
+        there = FeatureStatistics.load(files[number])
+        made = (there.extractor, there.weights, there.quantize, there.source)
+        if made != (extractor.name, extractor.weights, quantize, names[number]):
+            raise UserError(f"{files[number]}: is of other images or was made with other settings; remove it")
+        return there
+
+    def merge(_: Sequence[Path]) -> None:
+        whole = merged([check(number) for number in range(shard.count)])
+        replace(whole, source=source.name).save(output)
+
+    if files[shard.index].exists():
+        check(shard.index)
+    else:
+        images = (images for images, _ in _enough(source.batches(batch_size, shard), shard))
+        part = compute_statistics(images, extractor, quantize=quantize, source=names[shard.index])
+        part.save(files[shard.index])
+    return FeatureStatistics.load(output) if merge_when_complete(output, files, merge) else None
+
+
+def _enough(batches: Batches, shard: Shard) -> Batches:
+    """The same batches. Raises UserError at their end for fewer than the two images that a part needs."""
+    count = 0
+    for images, labels in batches:
+        count += len(images)
+        yield images, labels
+    if count < 2:
+        raise UserError(
+            f"part {shard.index + 1} of {shard.count} has {count} images, and 2 are needed; type fewer parts, or a "
+            "smaller --batch_size in every part"
+        )

@@ -50,6 +50,7 @@ def test_parts_are_the_statistics_of_one_process(kind: object, tmp_path: Path) -
     assert not output.exists()
     found = write_statistics(source, extractor, output, batch_size=BATCH, shard=Shard(0, 2))
     assert found is not None and found.count == COUNT and found.policy() == whole.policy()
+    assert found.source == whole.source == source.name
     np.testing.assert_allclose(found.mu, whole.mu, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(found.sigma, whole.sigma, rtol=1e-9, atol=1e-12)
     assert not list(tmp_path.glob("*.part-*"))
@@ -66,6 +67,27 @@ def test_a_finished_part_is_kept_and_one_of_other_images_refused(tmp_path: Path)
     assert part.stat().st_mtime_ns == before
     with pytest.raises(UserError, match="made with other settings; remove it"):
         write_statistics(source, extractor, tmp_path / "a.npz", quantize=True, **given)
+
+
+def test_parts_of_batches_of_two_sizes_are_not_mixed(tmp_path: Path) -> None:
+    source = sample_file(tmp_path)
+    extractor = make_extractor("pixels", weights=None, device=torch.device("cpu"))
+    write_statistics(source, extractor, tmp_path / "a.npz", batch_size=10, shard=Shard(0, 2))  # 10 of 23 images
+    with pytest.raises(UserError, match="part-1-of-2.npz: is of other images or was made with other settings"):
+        write_statistics(source, extractor, tmp_path / "a.npz", batch_size=4, shard=Shard(1, 2))  # the last 11
+    assert not (tmp_path / "a.npz").exists()
+
+
+@pytest.mark.parametrize(("batch", "count"), [(500, 0), (22, 1)])
+def test_a_part_with_too_few_images_says_what_to_type(batch: int, count: int, tmp_path: Path) -> None:
+    source = sample_file(tmp_path)
+    extractor = make_extractor("pixels", weights=None, device=torch.device("cpu"))
+    shard = Shard(0, 2) if count == 0 else Shard(1, 2)
+    with pytest.raises(
+        UserError, match=f"has {count} images, and 2 are needed; type fewer parts, or a smaller --batch"
+    ):
+        write_statistics(source, extractor, tmp_path / "a.npz", batch_size=batch, shard=shard)
+    assert not list(tmp_path.glob("a*"))
 
 
 def test_merged_statistics_are_those_of_numpy() -> None:
