@@ -60,3 +60,11 @@ def test_draws_and_a_flag_of_the_sampler_exclude_each_other(tmp_path: Path) -> N
 def test_a_checkpoint_alone_is_told_what_it_leaves_out(tmp_path: Path) -> None:
     assert "dp-ldm sample FOLDER" in line_of_weights(files(tmp_path, "draws").config)
     assert line_of_weights(files(tmp_path, None).config) == ""
+
+
+@pytest.mark.parametrize("setting", ["channels=7", "image_size=9"])
+def test_a_setting_that_does_not_fit_the_network_is_refused_before_sampling(setting: str) -> None:
+    files = ModelFiles.find(Path(__file__).parents[2] / "checkpoints/private/mnist-eps1")
+    files.check_settings(["model.params.channels=8"])
+    with pytest.raises(UserError, match=setting.replace("=", ": ")):
+        files.check_settings([f"model.params.{setting}"])
