@@ -175,11 +175,19 @@ def audit_finding(audit: Mapping[str, Any], card: ReleaseCard) -> str:
 def _statement_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
     stated = next(values["epsilon"][name] for name in card.epsilons() if name in values["epsilon"])
     right = card.statement_at(math.inf if stated == "infinite" else stated)
-    # a statement written until November 2026 has the nearest numbers, which may be below those that were spent
-    nearest = right.replace(f"({rounded_up(stated)}, ", f"({stated:.4g}, ") if isinstance(stated, float) else right
-    if values["statement"] not in (right, nearest):
+    if values["statement"] not in (right, _with_nearest_numbers(right, stated, card.plan.delta)):
         return f"it states {_brief(values['statement'])} instead of {right!r}"
     return ""
+
+
+def _with_nearest_numbers(statement: str, spent: float | str, delta: float) -> str:
+    """The statement as it was written until November 2026; its numbers may be below those that were spent."""
+    if isinstance(spent, str):
+        return statement
+    upper, lower = (rounded_up(spent), rounded_up(delta, 6)), (f"{spent:.4g}", f"{delta:g}")
+    for words in ("({}, {})-differentially", "epsilon {} at delta {}"):
+        statement = statement.replace(words.format(*upper), words.format(*lower))
+    return statement
 
 
 def _close(stated: float, computed: float) -> bool:
