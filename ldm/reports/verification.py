@@ -9,7 +9,7 @@ from pathlib import Path
 from ldm.checkpoint import read_checkpoint
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
-from ldm.files import file_digest, read_text
+from ldm.files import file_digest, read_text, write_text
 from ldm.models.diffusion.sampling_section import SamplingSection
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
 from ldm.privacy.rounding import rounded_down, rounded_up
@@ -50,11 +50,13 @@ class Verdict:
         return [*marked, f"{self.folder}: {end}"]
 
 
-def verify_release(folder: Path) -> Verdict:
+def verify_release(folder: Path, *, documents: bool = True) -> Verdict:
     """Check files against checksums, epsilon against the ledger by two accountants, and the consistency of card, plan,
     weights and documents.
 
-    Raises UserError when ``folder`` is no folder. A missing or damaged file is a failed check.
+    ``documents``: whether ``card.html`` and ``CARD.md`` are compared, word by word, with those that this version gives.
+    Without them, read the card that `write_card` computes. Raises UserError when ``folder`` is no folder. A missing or
+    damaged file is a failed check.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that dp-ldm release has written")
@@ -66,7 +68,7 @@ def verify_release(folder: Path) -> Verdict:
         ("audit and plan", check_audit),
         ("weights and card", check_weights),
         ("configuration and plan", check_config),
-        ("documents and card", check_documents),
+        *((("documents and card", check_documents),) if documents else ()),
     )
     release = ReleaseFolder(folder)
     return Verdict(folder, tuple(_ask(question, answer, release) for question, answer in questions))
@@ -188,7 +190,29 @@ def check_documents(release: ReleaseFolder) -> str:
     for path, text in ((release.card_text, card_text(content)), (release.card_page, card_page(content))):
         if read_text(path) != text:
             raise UserError(
-                f"{path.name} is not what {release.card.name} and {release.facts.name} give; it was edited, or by "
-                "another version"
+                f"{path.name} is not what {release.card.name} and {release.facts.name} give; it was edited, or written "
+                "by another version: type --card FILE.html, and read that card in its place"
             )
     return "card.html and CARD.md say what privacy.json says"
+
+
+def write_card(folder: Path, target: Path) -> None:
+    """Write the card that this version computes from a release's ledger and facts, in place of the release's own.
+
+    ``target``: a file outside of the release; Markdown for the suffix ``.md``, HTML for ``.html``. Verify the release
+    first. Raises UserError as `check_card_target` does.
+    """
+    check_card_target(folder, target)
+    release = ReleaseFolder(folder)
+    content = CardContent.make(release.read_facts(), release.read_card())
+    write_text(target, (card_text if target.suffix == ".md" else card_page)(content))
+
+
+def check_card_target(folder: Path, target: Path) -> None:
+    """Raises UserError for another suffix, a file that exists, and a place in the release itself."""
+    if target.suffix not in (".md", ".html"):
+        raise UserError(f"--card {target}: give a name that ends in .html or .md")
+    if folder.resolve() in target.resolve().parents:
+        raise UserError(f"--card {target}: is in the release, whose files are checked; name a file elsewhere")
+    if target.exists():
+        raise UserError(f"--card {target}: exists; name another file")

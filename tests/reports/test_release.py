@@ -14,6 +14,7 @@ import yaml
 
 from ldm.checkpoint import checkpoint_metadata, read_checkpoint, save_safetensors
 from ldm.checkpoint.export import half_weights
+from ldm.commands import verify
 from ldm.commands.table import dispatch
 from ldm.errors import UserError
 from ldm.files import file_digest
@@ -27,7 +28,7 @@ from ldm.reports.release import release_run
 from ldm.reports.release_card import CardContent, card_page, card_text, power_of_ten
 from ldm.reports.release_facts import ReleaseFacts
 from ldm.reports.release_folder import ReleaseFolder
-from ldm.reports.verification import verify_release
+from ldm.reports.verification import verify_release, write_card
 from ldm.samples import SampleSet
 from ldm.training import train
 from tests import tiny
@@ -202,6 +203,40 @@ def test_damage_is_found_when_the_checksums_are_forged_too(copy: Path, damage: C
     damage(copy)
     renew_sums(copy)
     assert not verify_release(copy).sound
+
+
+def test_a_card_of_another_version_is_replaced_by_one_of_this(copy: Path, tmp_path: Path) -> None:
+    own = {name: (copy / name).read_text() for name in ("card.html", "CARD.md")}
+    for name in own:
+        (copy / name).write_text("words of another version")
+    renew_sums(copy)
+    assert not verify_release(copy).sound
+    assert verify_release(copy, documents=False).sound
+    for name, text in own.items():
+        write_card(copy, tmp_path / name)
+        assert (tmp_path / name).read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("card.txt", r"ends in \.html"), ("copy/new.html", "in the release"), ("old.md", "exists")]
+)
+def test_a_card_is_written_beside_the_release_and_over_nothing(copy: Path, name: str, line: str) -> None:
+    (copy.parent / "old.md").touch()
+    with pytest.raises(UserError, match=line):
+        write_card(copy, copy.parent / name.replace("copy", copy.name))
+    assert (copy.parent / "old.md").read_text() == ""
+
+
+def test_verify_writes_a_card_only_for_a_sound_release(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = copy.parent / "card.html"
+    verify.main([str(copy), "--card", str(card)])
+    assert card.is_file() and f"written to {card}" in capsys.readouterr().out
+    card.unlink()
+    cut_ledger(copy)
+    renew_sums(copy)
+    with pytest.raises(SystemExit) as ended:
+        verify.main([str(copy), "--card", str(card)])
+    assert ended.value.code == 1 and not card.exists()
 
 
 def test_what_is_not_private_as_a_whole_is_not_released(run: Path, tmp_path: Path) -> None:
