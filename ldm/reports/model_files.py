@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,10 @@ class ModelFiles:
             from ldm.training.model_check import check_parts
             from ldm.training.settings import check_settings  # sampling alone needs no trainer
 
+            own = {*load_config([self.config]), "sampling"}
+            lost = [entry for entry in settings if re.split("[.=]", entry, maxsplit=1)[0] not in own]
+            if lost:
+                raise UserError(f"{lost[0]}: has no effect, because {self.config} has no such section; leave it out")
             config = load_config([self.config], settings)
             check_settings(config, settings)
             params = value_at(to_plain(config.get("model", {})), "params")

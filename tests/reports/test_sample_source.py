@@ -68,3 +68,10 @@ def test_a_setting_that_does_not_fit_the_network_is_refused_before_sampling(sett
     files.check_settings(["model.params.channels=8"])
     with pytest.raises(UserError, match=setting.replace("=", ": ")):
         files.check_settings([f"model.params.{setting}"])
+
+
+def test_a_setting_of_a_section_that_a_release_lacks_is_refused() -> None:
+    files = ModelFiles.find(Path(__file__).parents[2] / "checkpoints/private/mnist-eps1")
+    files.check_settings(["sampling.source=model"])  # every model has a place to be sampled from
+    with pytest.raises(UserError, match=r"^data.params.batch_size=9: has no effect, .*config.yaml has no such section"):
+        files.check_settings(["data.params.batch_size=9"])
