@@ -53,6 +53,23 @@ def test_the_estimate_of_a_private_run_does_not_see_its_draws(tmp_path: Path, mo
     assert asked == [0], "measured once, before the first draw"
 
 
+def test_the_first_pass_of_the_estimate_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts libraries; on a busy machine a run of minutes was announced as one of hours."""
+    took, found = iter([100.0, 0.5]), []
+    original = PrivateTraining.seconds_a_step
+
+    def seconds(self: PrivateTraining, model: Any) -> float | None:
+        found.append((original(self, model), self.plan.expected_batch_size))
+        return found[0][0]
+
+    monkeypatch.setattr(PrivateTraining, "_seconds_of", lambda self, model, rows: next(took))
+    monkeypatch.setattr(PrivateTraining, "seconds_a_step", seconds)
+    train(tiny.options(tmp_path, private_config(tmp_path, max_steps=1, enable_progress_bar=True)))
+    [(estimate, expected)] = found
+    records = min(int(expected), 64)
+    assert estimate == pytest.approx(0.5 * expected / records)
+
+
 def test_a_line_of_a_private_run() -> None:
     plan = SimpleNamespace(steps=50, target_epsilon=5.0)
     assert step_line(plan, 7, lambda taken: 0.3 * taken, 12.6) == "step 7 of 50 · ε 2.1 of 5 · about 9 min left"
