@@ -93,11 +93,12 @@ def print_trained(run_dir: RunDirectory, options: RunOptions) -> None:
         print("nothing was trained; next: type the same command with -t")
         return
     from ldm.reports.sample_source import how_to_sample
+    from ldm.training.request import is_private_card
 
     following = [how_to_sample(run_dir.path)]
-    if run_dir.privacy_card.is_file():
+    if run_dir.privacy_card.is_file() and is_private_card(run_dir.privacy_card):
         following.append(f"dp-ldm audit {typed(run_dir.path)}  # puts a measured bound on the card")
         following.append(f"dp-ldm release {typed(run_dir.path)} NEW_FOLDER")
-    else:
+    elif not run_dir.privacy_card.is_file():
         following[0] += "  # a latent diffusion model"
     print_end(run_dir.path, *following)

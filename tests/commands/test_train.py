@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,11 @@ def test_an_unknown_flag(asked: list[RunOptions], capsys: Any) -> None:
     with pytest.raises(SystemExit):
         dispatch(["train", "a.yaml", "--max_epoch", "3"])
     assert "did you mean '--max_epochs'" in capsys.readouterr().err and not asked
+
+
+def test_a_run_without_privacy_does_not_lead_to_a_release(asked: list[RunOptions], capsys: Any, tmp_path: Path) -> None:
+    card = {"format": "latent diffusion privacy card", "version": 1, "private": False, "plan": None, "trained_on": []}
+    RunDirectory(tmp_path, "stamp").privacy_card.write_text(json.dumps(card))
+    dispatch(["train", "a.yaml"])
+    said = capsys.readouterr().out
+    assert f"next: dp-ldm sample {tmp_path}" in said and "audit" not in said and "release" not in said

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import huggingface_hub
+import huggingface_hub.constants  # else it is an attribute only after something else has imported it
 import pytest
 import torch
 
