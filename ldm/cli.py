@@ -291,8 +291,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory_line(error: BaseException) -> str:
     """One-line message about memory that was not enough."""
-    reason = (
-        (str(error) or "none is left").splitlines()[0].rpartition("Allocator: ")[2]
-    )  # without a place in torch's source
+    first = (str(error) or "none is left").splitlines()[0]
+    reason = first.rpartition("Allocator: ")[2]  # without a place in torch's source
     advice = "take fewer images at a time (--batch_size, or max_batch_size of a training), or fewer in all"
     return f"not enough memory ({reason}); {advice}"

@@ -201,7 +201,7 @@ def test_a_bar_in_a_log_file_does_not_fill_it() -> None:
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "/root/a.pt"), 2, "'/root/a.pt': Permission denied"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/a.pt"), 2, "'/data/a.pt': Permission denied"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x.pt"), 2, "'x.pt': File name too long"),
         (MemoryError(), 1, "not enough memory"),
         (RuntimeError("[x] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1, "(can't"),

@@ -22,6 +22,14 @@ CLASSES = 10
 RECORDS = 24
 KINDS = ("spatial", "attention")
 
+#: ``dp_config.warm_up`` with two rounds of class moments, but for its frame.
+WARM_UP: dict[str, Any] = {
+    "clip_norm": 4.0,
+    "classes": 10,
+    "rounds": [{"noise_multiplier": 8}, {"noise_multiplier": 9, "cells": 2}],
+    "training": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
+}
+
 AUTOENCODER: dict[str, Any] = {
     "target": "ldm.models.autoencoder.AutoencoderKL",
     "params": {

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ldm.config.written import require_nameable
     from ldm.files import write_text
-    from ldm.reports.own_images import Settings, fitting_model, rounded_up, yaml_text
+    from ldm.reports.own_images import Settings, declared_count, fitting_model, yaml_text
     from ldm.samples.folder_survey import survey
 
     found = survey(args.folder)
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--weights {args.weights}: no such file")
     channels = 3 if found.colour and not args.grey else 1
     model = fitting_model(channels, len(listing.class_names), args.public_model, weights)
-    size = args.dataset_size or rounded_up(len(listing.files))
+    size = args.dataset_size or declared_count(len(listing.files))
     if size < len(listing.files):
         raise UserError(f"--dataset-size {size}: the folder has more images; declare a number that is not below theirs")
     settings = Settings.for_size(model, args.epsilon, size, len(listing.class_names))

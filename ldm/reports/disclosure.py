@@ -76,7 +76,7 @@ def registry_entry(content: CardContent) -> dict[str, Any]:
         "accounting": {
             "composition": accounting(content),
             "post_processing": "images drawn from the weights, and scores on public data, cost nothing further",
-            "accountants": {name: round(value, 6) for name, value in card.epsilons().items()},
+            "accountants": card.epsilons(),
             "other_relation": {
                 "relation": RELATIONS[content.meaning.other_relation],
                 "epsilon": content.meaning.other_epsilon,

@@ -146,13 +146,13 @@ MOMENTS_MEASURED = (
 )
 
 
-def rounded_up(count: int) -> int:
+def declared_count(count: int) -> int:
     """The smallest number of two significant digits above ``count``, so that one more record does not change it."""
     unit = 10 ** max(0, int(math.log10(count)) - 1)
     return (count // unit + 1) * unit
 
 
-def rounded_down(value: float) -> float:
+def declared_delta(value: float) -> float:
     """One significant digit, not above ``value``."""
     unit = 10.0 ** math.floor(math.log10(value))
     return float(f"{math.floor(value / unit + 1e-9) * unit:.0e}")
@@ -177,7 +177,7 @@ class Settings:
     @classmethod
     def for_size(cls, model: PublicModel, epsilon: float, dataset_size: int, classes: int) -> Settings:
         """The settings for a declared number of records. Raises UserError for an epsilon that cannot be met."""
-        delta = rounded_down(0.1 / dataset_size)
+        delta = declared_delta(0.1 / dataset_size)
         batch = min(-(-dataset_size // RATE), LARGEST_BATCH)
         if model.moments is None:
             row = budget(

@@ -20,9 +20,9 @@ from ldm.reports.own_images import (
     MOMENTS_MEASURED,
     PUBLIC_MODELS,
     Settings,
+    declared_count,
+    declared_delta,
     fitting_model,
-    rounded_down,
-    rounded_up,
     yaml_text,
 )
 from ldm.samples import SampleSet
@@ -223,12 +223,12 @@ def test_every_shipped_public_model_is_in_the_catalogue() -> None:
 
 @pytest.mark.parametrize(("count", "declared"), [(1, 2), (9, 10), (300, 310), (3000, 3100), (10_000, 11_000)])
 def test_declared_sizes_are_above_the_real_one(count: int, declared: int) -> None:
-    assert rounded_up(count) == declared
+    assert declared_count(count) == declared
 
 
 def test_a_delta_is_never_rounded_up() -> None:
-    assert rounded_down(0.1 / 310) == 3e-4
-    assert rounded_down(1e-5) == 1e-5
+    assert declared_delta(0.1 / 310) == 3e-4
+    assert declared_delta(1e-5) == 1e-5
 
 
 def outlook(name: str, epsilon: float, size: int) -> str:

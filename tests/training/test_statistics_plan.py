@@ -12,13 +12,8 @@ from ldm.errors import UserError
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, fit_round, release
 from ldm.training.statistics_plan import StatisticsPlan
+from tests import tiny
 
-SECTION: dict[str, Any] = {
-    "clip_norm": 4.0,
-    "classes": 10,
-    "rounds": [{"noise_multiplier": 8}, {"noise_multiplier": 9, "cells": 2}],
-    "training": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
-}
 MEANS = {"noise_multiplier": 20, "weights": [1, 1, 0]}
 LEADING = {"noise_multiplier": 8, "centred": True, "second_by_cell": True, "leading": 2}
 
@@ -46,12 +41,12 @@ LEADING = {"noise_multiplier": 8, "centred": True, "second_by_cell": True, "lead
 )
 def test_mistakes_in_the_config_are_named(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        StatisticsPlan.read({**SECTION, "frame": "frame.safetensors", **change})
+        StatisticsPlan.read({**tiny.WARM_UP, "frame": "frame.safetensors", **change})
 
 
 def test_a_round_after_nothing_but_noise_has_the_norm_of_the_section() -> None:
     rounds = [{"noise_multiplier": 8}, {"noise_multiplier": 8, "cells": 2, **LEADING}]
-    statistics = StatisticsPlan.read({**SECTION, "frame": "frame.safetensors", "clip_norm": 3, "rounds": rounds})
+    statistics = StatisticsPlan.read({**tiny.WARM_UP, "frame": "frame.safetensors", "clip_norm": 3, "rounds": rounds})
     nothing = torch.zeros(2, 1, 3).double()
     flat = ClassMixture(
         torch.ones(2).double() / 2, torch.ones(2, 1).double(), nothing, torch.zeros(2, 1, 3, 3).double()
@@ -70,7 +65,7 @@ def test_centred_rounds_take_their_centres_and_norms_from_the_rounds_before() ->
         {"noise_multiplier": 8, "cells": 4, "second_by_cell": True, "centred": True, "leading": 2},
     ]
     statistics = StatisticsPlan.read(
-        {**SECTION, "frame": "frame.safetensors", "classes": 2, "clip_norm": 20, "rounds": rounds}
+        {**tiny.WARM_UP, "frame": "frame.safetensors", "classes": 2, "clip_norm": 20, "rounds": rounds}
     )
     generator = torch.Generator().manual_seed(2)
     rows, labels = torch.randn(4000, 3, generator=generator), torch.arange(4000) % 2

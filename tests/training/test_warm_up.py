@@ -44,12 +44,7 @@ from ldm.training.statistics_plan import StatisticsPlan
 from tests import tiny
 
 DELTA = 1e-3
-WARM_UP: dict[str, Any] = {
-    "clip_norm": 4.0,
-    "classes": 10,
-    "rounds": [{"noise_multiplier": 8}, {"noise_multiplier": 9, "cells": 2}],
-    "training": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
-}
+WARM_UP = tiny.WARM_UP
 MEANS = {"noise_multiplier": 20, "weights": [1, 1, 0]}
 EVENTS = (SamplingEvent(1.0, 8.0), SamplingEvent(1.0, 9.0))
 
