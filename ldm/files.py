@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -214,17 +215,34 @@ def read_json(path: str | Path, largest: int) -> Any:
     """The content of a JSON file of at most ``largest`` bytes.
 
     Raises:
-        UserError: when it cannot be read, is larger, is not JSON, is nested too deeply, or contains NaN or a number
-            with thousands of digits.
+        UserError: when it cannot be read, is larger, is not JSON, is nested too deeply, names an entry twice (programs
+            differ in which of them they read), or contains NaN, infinity or a number beyond all floats.
     """
     if require_regular(path) > largest:
         raise UserError(f"'{path}' is larger than {largest} bytes; it is refused")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_each_once)
     except RecursionError:
         raise UserError(f"'{path}' is nested too deep; it is refused") from None
     except (OSError, ValueError) as error:  # ValueError: bad JSON, bad text, numbers of thousands of digits
         raise UserError(f"'{path}' is not readable JSON: {error}") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name[:60]!r} is given twice")
+        values[name] = value
+    return values
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    if math.isinf(value):
+        raise ValueError(f"{word[:60]} is too large a number")
+    return value
 
 
 def _no_number(word: str) -> NoReturn:

@@ -98,3 +98,13 @@ def test_json_files_hold_what_json_can(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", float("nan"))
     assert read_json(tmp_path / "a.json", 100) == {"ε": [1.5, None]}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' is given twice"), ("[1e309]", "too large a number"), ("[NaN]", "NaN")],
+)
+def test_json_that_programs_read_differently_is_refused(tmp_path: Path, text: str, line: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=line):
+        read_json(tmp_path / "a.json", 100)

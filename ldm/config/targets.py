@@ -25,7 +25,7 @@ def get_obj_from_str(target: str) -> Any:
     Raises:
         UserError: for a name outside the allowed packages, or an unknown name.
     """
-    _check_allowed(target)
+    check_target(target)
     module_name, _, name = canonical_target(target).rpartition(".")
     if target in TAMING_ALIASES:
         logger.info("target '%s': built as our %s.%s", target, module_name, name)
@@ -59,7 +59,8 @@ def allow_target(prefix: str) -> None:
     ALLOWED_PREFIXES.add(prefix)
 
 
-def _check_allowed(target: str) -> None:
+def check_target(target: object) -> None:
+    """Raise UserError for a name that a configuration may not use; imports nothing."""
     if not isinstance(target, str) or "." not in target or not all(p.isidentifier() for p in target.split(".")):
         raise UserError(f"'{target}' is not a dotted name; type package.module.Class")
     if not _allowed(target) and target not in TAMING_ALIASES:

@@ -17,6 +17,7 @@ from ldm.files import read_json, write_text
 from ldm.privacy.account import Account, distinct
 from ldm.privacy.accounting import Spending, accountants_for, epsilon, joint_epsilon
 from ldm.privacy.card_checks import check_card, check_size
+from ldm.privacy.card_form import COVERED
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.rounding import rounded_up
@@ -27,12 +28,6 @@ FORMAT = "latent diffusion privacy card"
 VERSION = 1
 LARGEST = 16 * 2**20
 """Bytes of the largest card that is read; one that names every tensor of a large model has a hundredth of that."""
-
-#: What the mechanism covers in every private run of this program.
-COVERED = (
-    "every checkpoint of the run: its trained parameters, their moving averages and the optimizer state",
-    "everything computed from those checkpoints without the private records: samples, grids, scores on public data",
-)
 
 _PACKAGES = ("torch", "numpy", "dp-accounting", "opacus")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldm.errors import UserError
 from ldm.privacy.accounting import epsilon
+from ldm.privacy.card_form import form_finding
 from ldm.privacy.event import REPLACE_ONE, SamplingEvent
 from ldm.privacy.rounding import rounded_up
 
@@ -52,6 +53,7 @@ def check_card(values: Mapping[str, Any], card: ReleaseCard) -> None:
     """
     check_size(card)
     for find in (
+        form_finding,
         _ledger_finding,
         _statistics_finding,
         _epsilon_finding,
@@ -125,7 +127,8 @@ def _fact_finding(values: Mapping[str, Any], card: ReleaseCard) -> str:
             return f"{key} is stated as {_brief(values[key])}, its plan and ledger say {now[key]!r}"
     steps = values["steps"]
     taken = sum(count for event, count in card.ledger.events if event == card.plan.event())
-    if not isinstance(steps, Mapping) or steps.get("taken") not in (card.ledger.steps, taken):
+    numbers = isinstance(steps, Mapping) and set(steps) == {"taken", "planned"} and set(map(type, steps.values()))
+    if numbers != {int} or steps.get("taken") not in (card.ledger.steps, taken):
         return f"steps are stated as {_brief(steps)}, its ledger has {card.ledger.steps}"
     if steps.get("planned") != card.plan.steps:
         return f"steps are stated as {_brief(steps)}, its plan has {card.plan.steps}"

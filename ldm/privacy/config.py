@@ -13,7 +13,7 @@ from ldm.privacy.clipping import ENGINES, STYLES
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, REPLACE_ONE, WITHOUT_REPLACEMENT, History
 from ldm.privacy.plan import PrivacyPlan, lineage_sample_rate, planned_steps
 from ldm.privacy.selection import Selection
-from ldm.privacy.validate import number, whole
+from ldm.privacy.validate import lines, number, whole
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class DPConfig:
 
     def __post_init__(self) -> None:
         for name in ("public_data", "other_runs"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # YAML gives a list
+            object.__setattr__(self, name, lines(f"dp_config.{name}", getattr(self, name)))  # YAML gives a list
         if self.selection is not None:
             Selection.from_dict(self.selection)
         for name in ("epsilon", "max_grad_norm", "noise_multiplier"):

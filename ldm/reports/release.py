@@ -23,15 +23,13 @@ from ldm.privacy.card import ReleaseCard
 from ldm.reports.audit_file import AUDIT, AuditFile
 from ldm.reports.claim import check_weights
 from ldm.reports.release_card import CardContent, card_page, card_text
+from ldm.reports.model_files import run_class_names
 from ldm.reports.release_facts import ReleaseFacts
-from ldm.reports.release_folder import ReleaseFolder
+from ldm.reports.release_folder import PUBLIC_DP_KEYS, ReleaseFolder
 from ldm.training.run_directory import RunDirectory
 
 #: Hidden folder of the runs of a selection (`dp-ldm sweep`), of which the best alone leaves it.
 CANDIDATES = ".candidates"
-
-#: Keys of ``dp_config`` that a release repeats from the plan; the others are settings of the computation.
-PUBLIC_DP_KEYS = ("enabled", "epsilon", "delta", "max_grad_norm", "noise_multiplicity", "noise_multiplier", "clipping")
 
 
 def release_run(
@@ -46,6 +44,7 @@ def release_run(
     checkpoint, and an ``out`` that exists.
     """
     card, place = releasable_card(run), RunDirectory(run)
+    facts.check_for(run_class_names(run))
     weights = checkpoint or place.last_checkpoint
     if not weights.is_file():
         raise UserError(f"{weights}: no such checkpoint; train first, or name one with --checkpoint FILE")

@@ -206,12 +206,20 @@ def percent(share: float) -> str:
     return f"{min(math.ceil(share * 1000 - 1e-9) / 10, 100.0):.1f} %"
 
 
+def in_markdown(text: object) -> str:
+    """A text for Markdown, also in a table: it can neither begin HTML, such as a comment that hides the rest, nor a
+    column."""
+    return str(text).replace("<", "&lt;").replace("|", "\\|")
+
+
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(["html", "html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["md"] = in_markdown
+    return environment

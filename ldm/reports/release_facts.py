@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError, nearest
 from ldm.files import read_json
+from ldm.privacy.validate import is_line
 
 FORMAT = "dp-ldm release"
 VERSION = 1
 LARGEST = 2**20  # bytes
+LONGEST = 2_000  # signs of one text; a card prints on one page
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,9 @@ class ReleaseFacts:
     ``title``, ``curator``, ``contact``, ``intended_use``: free text. ``class_names``: public names of the classes, in
     the order of their labels. ``tuning``: settings that were tried, and on which data. ``licence``: of the weights.
     ``date``: ISO date of the release. ``audit``: result of an audit, such as a lower bound on epsilon, if there is one.
+
+    Raises UserError for a text that is no line (with several lines it could look like a part of the card), for class
+    names that are empty or alike, and for a date that is none.
     """
 
     title: str = ""
@@ -33,6 +39,28 @@ class ReleaseFacts:
     licence: str = ""
     date: str = ""
     audit: str = ""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for text in value if field.name == "class_names" else (value,):
+                if not is_line(text):
+                    raise UserError(f"{field.name} is {text!r}, it must be one line of text without control characters")
+                if len(text) > LONGEST:
+                    raise UserError(f"{field.name} has {len(text):,} signs, more than {LONGEST:,}; shorten it")
+        names = self.class_names
+        if not all(name.strip() for name in names) or len(set(names)) < len(names):
+            raise UserError(f"class_names are {', '.join(map(repr, names))}: give each class a name of its own")
+        if self.date and not _is_date(self.date):
+            raise UserError(f"date is {self.date!r}, it must be a day such as 2026-11-30")
+
+    def check_for(self, declared: Sequence[str]) -> None:
+        """Raise UserError unless there are as many class names as the run's configuration has ``declared``, if any."""
+        if declared and self.class_names and len(self.class_names) != len(declared):
+            raise UserError(
+                f"--class-names: {len(self.class_names)} names for the {len(declared)} classes of the run "
+                f"({', '.join(declared)}); give one for each, or leave the flag out"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -60,3 +88,10 @@ class ReleaseFacts:
             return cls.from_dict(read_json(path, LARGEST))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from ldm.errors import UserError
 from ldm.files import file_digest, read_text
 from ldm.privacy.card import CARD_FILE, ReleaseCard
 from ldm.reports.release_facts import ReleaseFacts
+
+#: Keys of ``dp_config`` that a release repeats from the plan; the others are settings of the computation.
+PUBLIC_DP_KEYS = ("enabled", "epsilon", "delta", "max_grad_norm", "noise_multiplicity", "noise_multiplier", "clipping")
+_SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,17 @@ class ReleaseFolder:
         self.sums.write_text("".join(lines), encoding="utf-8")
 
     def read_sums(self) -> dict[str, str]:
-        """Digests by name of file, as `write_sums` wrote them. Raises ValueError for a line of another form."""
-        return {name: digest for digest, name in (line.split("  ", 1) for line in read_text(self.sums).splitlines())}
+        """Digests by name of file, as `write_sums` wrote them. Raises UserError for another line, or a name twice."""
+        stated: dict[str, str] = {}
+        for number, line in enumerate(read_text(self.sums).splitlines(), 1):
+            found = _SUM.fullmatch(line)
+            if found is None:
+                raise UserError(f"{self.sums.name}, line {number}: is not a digest, two spaces and the name of a file")
+            digest, name = found.groups()
+            if name in stated:
+                raise UserError(f"{self.sums.name}, line {number}: names {name} a second time")
+            stated[name] = digest
+        return stated
 
     def require_model(self) -> tuple[Path, Path]:
         """Configuration and weights, for sampling. Raises UserError for a folder without them."""

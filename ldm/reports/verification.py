@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ldm.checkpoint import read_checkpoint
-from ldm.config import load_config, to_plain
-from ldm.errors import UserError
+from ldm.config import config_layers, load_config, to_plain, value_at
+from ldm.config.targets import check_target
+from ldm.errors import UserError, first_line
 from ldm.files import file_digest, read_text, write_text
 from ldm.models.diffusion.sampling_section import SamplingSection
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
 from ldm.privacy.rounding import rounded_down, rounded_up
 from ldm.reports import claim
 from ldm.reports.release_card import CardContent, card_page, card_text
-from ldm.reports.release_folder import ReleaseFolder
+from ldm.reports.release_folder import PUBLIC_DP_KEYS, ReleaseFolder
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def verify_release(folder: Path, *, documents: bool = True) -> Verdict:
         ("audit and plan", check_audit),
         ("weights and card", check_weights),
         ("configuration and plan", check_config),
-        *((("documents and card", check_documents),) if documents else ()),
+        ("documents and card", check_documents) if documents else ("a card that can be computed", check_content),
     )
     release = ReleaseFolder(folder)
     return Verdict(folder, tuple(_ask(question, answer, release) for question, answer in questions))
@@ -77,17 +78,22 @@ def verify_release(folder: Path, *, documents: bool = True) -> Verdict:
 def _ask(question: str, answer: Callable[[ReleaseFolder], str], release: ReleaseFolder) -> Check:
     try:
         return Check(question, finding=answer(release))
-    except (UserError, OSError, KeyError, TypeError, ValueError) as error:
-        return Check(question, problem=str(error) or type(error).__name__)
+    except UserError as error:
+        return Check(question, problem=str(error))
+    except Exception as error:  # a folder may hold anything, and whatever cannot be checked is not sound
+        return Check(question, problem=f"cannot be checked ({type(error).__name__}: {first_line(error)[:200]})")
 
 
 def check_files(release: ReleaseFolder) -> str:
-    """The folder has exactly the files of a release, each with the digest in ``SHA256SUMS``."""
+    """The folder has exactly the files of a release, no links, each with the digest in ``SHA256SUMS``."""
     present = {path.name for path in release.path.iterdir()}
     files = {path.name: path for path in release.files}
     missing, extra = [name for name in files if name not in present], sorted(present - set(files))
     if missing or extra:
         raise UserError(f"missing: {', '.join(missing) or 'none'}; not part of a release: {', '.join(extra) or 'none'}")
+    links = [name for name, path in files.items() if path.is_symlink()]
+    if links:
+        raise UserError(f"links to files elsewhere, whose content may change: {', '.join(links)}")
     stated = release.read_sums()
     gone = sorted(set(stated) - set(files))  # the file of draws, which not every release has
     if gone:
@@ -150,38 +156,68 @@ def check_audit(release: ReleaseFolder) -> str:
 
 
 def check_weights(release: ReleaseFolder) -> str:
-    """The ledger in the weights equals that of the card, and the card names the checkpoint of the weights.
+    """The ledger in the weights equals that of the card, which names their checkpoint and the values that they hold.
 
-    The same holds for the statistics to draw from, if the release has them.
+    The ledger of the statistics to draw from, if the release has them, equals it, too.
     """
     card, weights, draws = release.read_card(), release.weights, release.draws
     if draws.exists():
         claim.check_weights(card, read_checkpoint(draws), draws.name)
-    return claim.check_weights(card, read_checkpoint(weights), weights.name)
+    content = read_checkpoint(weights)
+    finding = claim.check_weights(card, content, weights.name)
+    if not card.weights:
+        raise UserError(f"{release.card.name} names no checkpoint, so that any weights could lie beside it")
+    if not card.trained:
+        raise UserError(f"{release.card.name} names no trained parameters")
+    for name, count in card.trained.items():
+        if name not in content.state_dict or content.state_dict[name].numel() != count:
+            raise UserError(f"{weights.name}: has no {name} of {count} values, which the card says were trained")
+    return finding
 
 
 def check_config(release: ReleaseFolder) -> str:
-    """The mechanism's settings in ``config.yaml`` equal those of the plan, and what it says to draw from is there."""
+    """The mechanism's settings in ``config.yaml`` equal those of the plan, and what it says to draw from is there.
+
+    Nothing else may be in it: other sections, and settings of the mechanism that a release leaves out.
+    """
+    name = release.config.name
+    if len(config_layers(release.config)) > 1:
+        raise UserError(f"{name} builds on another file (base:), which is no part of the release")
     config = to_plain(load_config([release.config]))
-    section = config.get("model", {}).get("params", {}).get("dp_config") or {}
+    if unknown := sorted(set(config) - {"model", "sampling"}):
+        raise UserError(f"{name} has a section {unknown[0]!r}, which no release has")
+    section = value_at(config, "model", "params", "dp_config")
+    if not isinstance(section, Mapping) or section.get("enabled") is not True:
+        raise UserError(f"{name} has no model.params.dp_config with enabled: true")
+    if unknown := sorted(set(section) - set(PUBLIC_DP_KEYS)):
+        raise UserError(f"{name} has dp_config.{unknown[0]}, which no release has")
+    check_target(value_at(config, "model", "target"))
     plan = release.read_card().plan
     stated = {
         "delta": plan.delta,
         "epsilon": plan.target_epsilon,
         "max_grad_norm": plan.max_grad_norm,
         "noise_multiplicity": plan.noise_multiplicity,
+        "noise_multiplier": plan.noise_multiplier,
         "clipping": plan.clipping,
     }
     for key, value in stated.items():
         if section.get(key) is not None and value is not None and section[key] != value:
-            raise UserError(f"{release.config.name} says {key} {section[key]}, the plan {value}")
+            raise UserError(f"{name} says {key} {section[key]}, the plan {value}")
     drawn = SamplingSection.read(config.get("sampling")).draws
     if drawn and not release.draws.is_file():
         raise UserError(
-            f"{release.config.name} says that images are drawn from the released statistics, but {release.draws.name} "
-            "is missing"
+            f"{name} says that images are drawn from the released statistics, but {release.draws.name} is missing"
         )
     return f"{len(stated)} values agree" + (f"; images are drawn from {release.draws.name}" if drawn else "")
+
+
+def check_content(release: ReleaseFolder) -> str:
+    """Both forms of the card can be computed from the facts and the ledger."""
+    content = CardContent.make(release.read_facts(), release.read_card())
+    for write in (card_text, card_page):
+        write(content)
+    return "the documents of the folder were not compared"
 
 
 def check_documents(release: ReleaseFolder) -> str:
