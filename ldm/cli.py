@@ -26,6 +26,8 @@ _SETTING = re.compile(r"((model|data|lightning)(?=[.=])|[a-z_]\w*\.)[\w.\[\]-]*=
 
 #: The largest seed that every random number generator here accepts; numpy's limit is the smallest.
 LARGEST_SEED = 2**32 - 1
+#: The largest whole number of a command line; that of the 64-bit counters of numpy and torch.
+LARGEST_COUNT = 2**63 - 1
 #: Seconds between two states of a progress bar in a log file.
 LOGGED_BAR_SECONDS = 15
 #: What the system refuses because of a path, a permission or a limit: the user can correct it, the program cannot.
@@ -69,7 +71,18 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         words = list(sys.argv[1:] if args is None else args)
         end = words.index("--") if "--" in words else len(words)
-        return super().parse_known_args([*map(self._as_declared, words[:end]), *words[end:]], namespace)
+        parsed, rest = super().parse_known_args([*map(self._as_declared, words[:end]), *words[end:]], namespace)
+        self._refuse_large(parsed)
+        return parsed, rest
+
+    def _refuse_large(self, parsed: argparse.Namespace) -> None:
+        """End with an error for a whole number that no counter of a library holds."""
+        for action in self._actions:
+            found = getattr(parsed, action.dest, None)
+            for value in found if isinstance(found, list | tuple) else (found,):
+                if isinstance(value, int) and abs(value) > LARGEST_COUNT:
+                    name = "/".join(action.option_strings) or action.metavar or action.dest
+                    self.error(f"argument {name}: {str(value)[:30]} is too large a number")
 
     def _as_declared(self, word: str) -> str:
         """An argument with the hyphens and underscores of its flag as this parser declares them."""

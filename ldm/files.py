@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -90,7 +91,7 @@ def check_new_folder(folder: Path, reason: str = "") -> None:
 
     ``reason``: why an existing folder is not taken, as words that continue "name a new folder".
     """
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} exists; name a new folder{reason}")
     check_writable(folder.absolute().parent, f"{folder}: folder")
 
@@ -105,9 +106,23 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         staging.mkdir(parents=True)
         yield staging
-        staging.rename(folder)
+        _name_new_folder(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _name_new_folder(staging: Path, folder: Path) -> None:
+    """Give ``staging`` its name; raises UserError when another process has written something there meanwhile."""
+    try:
+        if folder.is_symlink() or folder.exists():  # an empty folder would be replaced, and it is not ours
+            raise FileExistsError
+        staging.rename(folder)
+    except OSError as error:
+        if isinstance(error, FileExistsError) or error.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise UserError(
+                f"{folder} exists: another command has written it meanwhile, and it was left as it is; name a new folder"
+            ) from None
+        raise
 
 
 def downloads_allowed() -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.cli import ArgumentParser, pick_device, run, seed, split_settings, str2bool, typed
+from ldm.cli import LARGEST_COUNT, ArgumentParser, pick_device, run, seed, split_settings, str2bool, typed
 from ldm.errors import Stopped, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -284,3 +284,14 @@ def test_a_path_is_typed_in_quotes_where_it_needs_them():
     for path in ("logs/run", "my images/a b", "it's $HOME"):
         assert shlex.split(f"x {typed(path)}") == ["x", path]
     assert typed(Path("logs/run")) == "logs/run"
+
+
+@pytest.mark.parametrize("words", [["--count=" + "9" * 20], ["--counts", "1", "-" + "9" * 20]])
+def test_a_number_that_no_library_counts_to_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser(prog="x")
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--counts", type=int, nargs="+")
+    assert parser.parse_args([f"--count={LARGEST_COUNT}"]).count == LARGEST_COUNT
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(words)
+    assert ended.value.code == 2 and "is too large a number" in capsys.readouterr().err

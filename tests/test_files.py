@@ -108,3 +108,20 @@ def test_json_that_programs_read_differently_is_refused(tmp_path: Path, text: st
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=line):
         read_json(tmp_path / "a.json", 100)
+
+
+@pytest.mark.parametrize("taken", ["full", "empty", "link"])
+def test_a_folder_that_another_command_wrote_meanwhile_is_left_as_it_is(tmp_path: Path, taken: str) -> None:
+    out = tmp_path / "new"
+    with pytest.raises(UserError, match="another command has written it"), new_folder(out) as folder:
+        (folder / "a.txt").write_text("ours")
+        if taken == "link":
+            out.symlink_to(tmp_path / "nowhere")
+        else:
+            out.mkdir()
+        if taken == "full":
+            (out / "b.txt").write_text("theirs")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]  # no hidden folder stays
+    assert not (out / "a.txt").exists()
+    with pytest.raises(UserError, match="exists; name a new folder"):
+        check_new_folder(out)

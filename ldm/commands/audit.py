@@ -79,5 +79,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm audit") -> None:
         sys.exit(1)
     if kept is not None:
         print(f"next: dp-ldm release {typed(args.subject)} NEW_FOLDER  # puts it on the card")
+    elif subject.stated_epsilon is not None:
+        print(f"nothing was written: {args.subject} is a release, and stays as it is")
+        print("next: audit the run before its release, to have the result on the card")
     else:
         print(f"next: dp-ldm train {typed(args.subject)}")

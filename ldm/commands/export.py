@@ -77,6 +77,7 @@ def likely_form(source: Path, out: Path) -> str:
 
 
 def _export_samples(args: argparse.Namespace, form: str) -> str:
+    from ldm.privacy.validate import is_line
     from ldm.samples import SampleSet, class_names_in
     from ldm.samples.export import write_folder, write_npz, write_parquet
     from ldm.samples.webdataset import write_webdataset
@@ -85,6 +86,9 @@ def _export_samples(args: argparse.Namespace, form: str) -> str:
         raise UserError(f"{args.out}: end the name in .{form}")
     samples = SampleSet.load(args.source)
     names = args.class_names or class_names_in(samples.meta, args.source)
+    for name in names:
+        if not is_line(name):
+            raise UserError(f"class name {name!r}: is no line of text; give others with --class-names")
     if form == "npz":
         write_npz(samples, args.out)
         return "give its folder to DPImageBench's eval.py"

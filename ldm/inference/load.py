@@ -15,7 +15,7 @@ from ldm.checkpoint import check_metadata, read_checkpoint
 from ldm.checkpoint.lora_names import layers_of
 from ldm.checkpoint.lora_names import to_plain as to_plain_names
 from ldm.checkpoint.metadata import refuse_adapter
-from ldm.config import instantiate_networks, load_config, networks_of, to_plain
+from ldm.config import instantiate_networks, load_config, networks_of, section_at, to_plain
 from ldm.errors import UserError
 from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 
@@ -71,7 +71,7 @@ def leave_out_unmatched_targets(params: dict[str, Any], state: Mapping[str, Tens
 def without_checkpoints(section: Any) -> Any:
     """A copy of a model's configuration in which no checkpoint file is named."""
     section = section.copy()
-    params = section.params
+    params = section_at(section, "params", "the section 'model'")
     params.ckpt_path = None
     params.pop("ignore_keys", None)
     for key in ("first_stage_config", "cond_stage_config"):

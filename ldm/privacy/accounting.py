@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm.errors import UserError
+from ldm.errors import UserError, first_line
 from ldm.privacy.event import (
     ADD_OR_REMOVE_ONE,
     POISSON,
@@ -86,7 +86,20 @@ def epsilon(events: History, delta: float, accountant: str | None = None) -> flo
             " (fixed-size batches: rdp; Poisson with replace_one: pld)"
         )
     compute = {"pld": _pld_epsilon, "prv": _prv_epsilon, "rdp": _rdp_epsilon}[accountant or able[0]]
-    return max(0.0, float(compute(history, delta)))
+    with _within_range(accountant or able[0]):
+        return max(0.0, float(compute(history, delta)))
+
+
+@contextlib.contextmanager
+def _within_range(accountant: str) -> Iterator[None]:
+    """Raise UserError for numbers at which an accountant's library breaks down, such as 10^20 steps."""
+    try:
+        yield
+    except (ArithmeticError, ValueError, IndexError) as error:
+        raise UserError(
+            f"the {accountant} accountant cannot compute with these numbers ({first_line(error)[:100]}); are the "
+            "steps, the sampling rate, the noise and delta what you meant?"
+        ) from None
 
 
 #: What one run, or one selection among runs, has done to the records: its events, and the selection if there was one.
@@ -139,10 +152,11 @@ def deltas(events: History, epsilons: Sequence[float]) -> list[float]:
         return [0.0] * len(epsilons)
     if "pld" not in accountants_for(history):
         raise UserError("batches of fixed size have no privacy loss distribution, so no curve; use Poisson batches")
-    composed = privacy_loss(history)
-    if composed is None:
-        return [1.0] * len(epsilons)
-    return [float(delta) for delta in composed.get_delta_for_epsilon(list(epsilons))]
+    with _within_range("pld"):
+        composed = privacy_loss(history)
+        if composed is None:
+            return [1.0] * len(epsilons)
+        return [float(delta) for delta in composed.get_delta_for_epsilon(list(epsilons))]
 
 
 def _pld_epsilon(history: History, delta: float) -> float:

@@ -219,7 +219,7 @@ def _read(path: Path, checked: bool) -> ReleaseCard:
         check_size(card)
         if checked:
             check_card(values, card)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{path}: the privacy card is damaged: {type(error).__name__} {str(error)[:80]}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

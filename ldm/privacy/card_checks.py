@@ -53,7 +53,6 @@ def check_card(values: Mapping[str, Any], card: ReleaseCard) -> None:
     """
     check_size(card)
     for find in (
-        form_finding,
         _ledger_finding,
         _statistics_finding,
         _epsilon_finding,
@@ -61,6 +60,7 @@ def check_card(values: Mapping[str, Any], card: ReleaseCard) -> None:
         _weights_finding,
         _audit_finding,
         _statement_finding,
+        form_finding,
     ):
         finding = find(values, card)
         if finding:

@@ -35,6 +35,9 @@ from ldm.privacy.validate import number
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
+#: The largest eta, far above those in use (0 and 1); the mean of larger ones cannot be computed.
+LARGEST_ETA = 100.0
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -44,7 +47,7 @@ class Selection:
     gamma: float
 
     def __post_init__(self) -> None:
-        number("selection eta", self.eta, above=-1)
+        number("selection eta", self.eta, above=-1, at_most=LARGEST_ETA)
         number("selection gamma", self.gamma, above=0)
         if self.gamma >= 1:
             raise UserError(f"selection gamma is {self.gamma!r}, it must be below 1; smaller means more runs")
@@ -53,7 +56,7 @@ class Selection:
     def with_mean(cls, runs: float, eta: float = 1.0) -> Selection:
         """The distribution with a mean of ``runs`` > 1 runs."""
         number("expected runs", runs, above=1)
-        number("selection eta", eta, above=-1)
+        number("selection eta", eta, above=-1, at_most=LARGEST_ETA)
         from scipy.optimize import brentq  # late: as in ldm.privacy.accounting
 
         low, high = 1e-12, 1 - 1e-12

@@ -34,9 +34,11 @@ from ldm.privacy.card import ReleaseCard
 from ldm.privacy.clipping import Clipping, PerRecordClipper
 from ldm.privacy.event import POISSON
 from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.validate import number, whole
 from ldm.reports.audit_file import AUDIT, AuditFile
 from ldm.reports.budget import PlannedRun
 from ldm.reports.model_files import ModelFiles
+from ldm.reports.release_folder import ReleaseFolder
 from ldm.training.driver import build_model
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ PAIRS = "pairs"
 class Subject:
     """What is audited: a model whose trained parameters are selected, its plan, and the epsilon that its card states.
 
-    ``stated_epsilon`` is None for a plan that was not trained yet; ``run`` the directory that the result belongs to.
+    ``stated_epsilon`` is None for a plan that was not trained yet; ``run`` the directory that the result belongs to, if it is a run's.
     """
 
     model: LatentDenoiser
@@ -81,7 +83,8 @@ class Subject:
             raise UserError(f"{run}: has made no private step yet; train first, or audit its YAML file")
         model = load_model(files.config, files.weights, device, ema=False)
         stated = next(iter(card.epsilons().values()))
-        return cls(_selected(model, run), replace(card.plan, steps=taken), model.dp_config.engine, stated, run)
+        own = None if ReleaseFolder(run).facts.is_file() else run  # one more file would break a release's checksums
+        return cls(_selected(model, run), replace(card.plan, steps=taken), model.dp_config.engine, stated, own)
 
     @classmethod
     def _of_config(cls, path: Path, settings: Sequence[str], device: torch.device) -> Subject:
@@ -95,7 +98,7 @@ class AuditRequest:
     """What to measure: ``canaries`` (small data sets for ``pairs``) beside ``records`` made-up records.
 
     ``method`` is "" for the tightest one that covers the plan. ``sensitivity``: measure neighbouring data sets, and
-    nothing else. ``progress`` is told the number of steps taken.
+    nothing else. ``progress`` is told the number of steps taken. Raises UserError for a number out of range.
     """
 
     canaries: int = 2000
@@ -104,6 +107,11 @@ class AuditRequest:
     confidence: float = 0.95
     sensitivity: bool = False
     progress: Callable[[int], None] | None = None
+
+    def __post_init__(self) -> None:
+        whole("canaries", self.canaries, at_least=2)
+        whole("records", self.records)
+        number("confidence", self.confidence, above=0, at_most=1)
 
 
 @dataclass(frozen=True)

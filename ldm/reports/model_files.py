@@ -14,6 +14,8 @@ from ldm.inference.class_names import declared_class_names
 from ldm.reports.release_folder import ReleaseFolder
 from ldm.training.run_directory import RunDirectory
 
+_LONGEST_LABEL = 10  # digits; a label with more is no class of any model
+
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -84,7 +86,7 @@ class ModelFiles:
     def _label(self, word: str) -> int:
         if word in self.class_names:
             return self.class_names.index(word)
-        if word.isdecimal():
+        if word.isdecimal() and len(word) < _LONGEST_LABEL:
             return int(word)
         known = f"; its classes are {', '.join(self.class_names)}" if self.class_names else "; give numbers: 0 1 2"
         raise UserError(f"--classes {word}: no such class{nearest(word, self.class_names) or known}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.model_files import run_class_names
 from ldm.reports.release_facts import ReleaseFacts
 from ldm.reports.release_folder import PUBLIC_DP_KEYS, ReleaseFolder
+from ldm.reports.verification import verify_release
 from ldm.training.run_directory import RunDirectory
 
 #: Hidden folder of the runs of a selection (`dp-ldm sweep`), of which the best alone leaves it.
@@ -41,7 +43,7 @@ def release_run(
     precision. All checks come before the first write.
 
     Raises UserError, with advice, for a run that is not private as a whole, a folder without card, configuration or
-    checkpoint, and an ``out`` that exists.
+    checkpoint, an ``out`` that exists, and a release that `verify_release` would refuse.
     """
     card, place = releasable_card(run), RunDirectory(run)
     facts.check_for(run_class_names(run))
@@ -72,7 +74,21 @@ def release_run(
         release.card_text.write_text(card_text(content), encoding="utf-8")
         release.card_page.write_text(card_page(content), encoding="utf-8")
         release.write_sums()
+        refuse_unsound(staging, run)
     return ReleaseFolder(out).files
+
+
+def refuse_unsound(written: Path, run: Path) -> None:
+    """Raise UserError unless `verify_release` finds a new release sound: an edited run must not become one.
+
+    This also covers a checkpoint of the run without a model, such as the statistics, and an edited configuration.
+    """
+    wrong = [check for check in verify_release(written).checks if check.problem]
+    if wrong:
+        raise UserError(
+            f"{run}: its release would not verify ({wrong[0].question}: {wrong[0].problem}); nothing was written: "
+            "were files of the run edited, or is it another checkpoint?"
+        )
 
 
 def releasable_card(run: Path) -> ReleaseCard:
@@ -129,11 +145,13 @@ def public_config(run: Path) -> dict[str, Any]:
     if not paths:
         raise UserError(f"{run}: has no configs/*.yaml; give the run directory that main.py wrote")
     config = load_config([str(path) for path in paths])
-    if not isinstance(config.get("model"), DictConfig):
-        raise UserError(f"{run}/configs: no section 'model'; give the run directory that main.py wrote")
+    if not isinstance(config.get("model"), DictConfig) or not isinstance(config.model.get("params"), DictConfig):
+        raise UserError(f"{run}/configs: no section 'model' with params; give the run directory that main.py wrote")
     section: dict[str, Any] = without_paths(to_plain(without_checkpoints(config.model)))
     params = section.get("params", {})
     dp_config = params.get("dp_config") or {}
+    if not isinstance(dp_config, Mapping):
+        raise UserError(f"{run}/configs: model.params.dp_config is {dp_config!r}, no section; was the file edited?")
     params["dp_config"] = {key: dp_config[key] for key in PUBLIC_DP_KEYS if key in dp_config}
     sampling = SamplingSection.read(to_plain(config.get("sampling")))
     return {"model": section} if sampling == SamplingSection() else {"model": section, "sampling": asdict(sampling)}

@@ -21,6 +21,7 @@ from ldm.samples.zip_members import member_offset, write_checksums
 
 PLACES = ("config", "checkpoint")  # paths in the metadata; their digests are compared instead
 PROGRESS = "progress.pt"
+OTHER_PROCESS = "another process is writing it; wait for it, or name another output"
 
 
 class SampleWriter:
@@ -57,7 +58,15 @@ class SampleWriter:
         if (self.folder / PROGRESS).exists():
             self._take_up()
         elif self.folder.exists():  # the process was killed before the first batch was written, or after the last
+            self._refuse_living()
             shutil.rmtree(self.folder)
+
+    def _refuse_living(self) -> None:
+        """Raise UserError when another process holds the unfinished file, of which it has not written a batch yet."""
+        data = self.folder / self.path.name
+        if data.is_file():
+            with data.open("rb") as file:
+                _lock(file, self.path)
 
     def __enter__(self) -> SampleWriter:
         return self
@@ -131,7 +140,10 @@ class SampleWriter:
                 f"{self.path}: {self.count} images take {size / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
                 "name another folder or ask for fewer"
             )
-        self.folder.mkdir()
+        try:
+            self.folder.mkdir()
+        except FileExistsError:
+            raise UserError(f"{self.path}: {OTHER_PROCESS}") from None
         self._shape = shape
         data = self.folder / self.path.name
         _write_frame(data, (self.count, *shape), self.labels, self.meta)
@@ -229,6 +241,6 @@ def _lock(file: IO[bytes], path: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise UserError(f"{path}: another process is writing it; wait for it, or name another output") from None
+            raise UserError(f"{path}: {OTHER_PROCESS}") from None
         except OSError:
             pass  # a file system without locks

@@ -53,6 +53,7 @@ def test_every_spelling_of_yaml_is_understood() -> None:
         ({"enabled": "perhaps"}, "dp_config.enabled: 'perhaps' is neither true nor false"),
         ({"clipping": ["flat"]}, "dp_config.clipping: .* is no text"),
         ({"public_data": 3}, "dp_config.public_data"),
+        ({"public_data": ["a\nb"]}, "must be one line of text"),
     ],
 )
 def test_a_key_or_a_type_that_does_not_exist_is_refused_in_one_line(raw: dict[str, Any], message: str) -> None:

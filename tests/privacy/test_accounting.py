@@ -357,3 +357,11 @@ def test_every_point_of_a_curve_is_exact(event: SamplingEvent, history: list) ->
     for count, value in curve:
         assert value == pytest.approx(epsilon([*history, (event, count)], 1e-5), rel=2e-3, abs=1e-9)
     assert len({value for _, value in curve}) == len(counts), "no stairs"
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "count"), [(0.1, 1.0, 10**20), (1e-320, 1.0, 10)], ids=["10^20 steps", "a rate of zero"]
+)
+def test_numbers_beyond_an_accountant_are_one_line(rate, noise, count):
+    with pytest.raises(UserError, match="pld accountant cannot compute with these numbers"):
+        epsilon([(SamplingEvent(rate, noise), count)], 1e-5, "pld")

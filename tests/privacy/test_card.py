@@ -16,6 +16,7 @@ from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
+from ldm.privacy.validate import is_line
 
 PLAN = PrivacyPlan(
     sample_rate=0.1, steps=40, noise_multiplier=1.2, max_grad_norm=1.0, delta=1e-5, expected_batch_size=50
@@ -319,3 +320,34 @@ def test_a_statistic_is_charged_and_named_and_is_no_step_of_the_plan(tmp_path):
         ReleaseCard.read(edited)
     del older["statistics"]
     assert ReleaseCard.from_dict(older).statistics == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        (lambda values: values.update(promise="epsilon 0"), "an entry 'promise', which no card has"),
+        (lambda values: values.update(covered=["everything"]), "not what this program covers"),
+        (lambda values: values["trained"].update(promise=0), "trained is not written as cards write it"),
+        (lambda values: values.update(version=True), "version is not written"),
+        (lambda values: values["steps"].update(promise=0), "steps are stated as"),
+        (lambda values: values["steps"].update(taken=20.0), "steps are stated as"),
+        (lambda values: values.update(public_data=["a\nb"]), "is no line of text"),
+        (lambda values: values.update(public_data=["a\u202eb"]), "is no line of text"),
+    ],
+)
+def test_a_card_holds_nothing_that_is_not_checked(tmp_path, change, finding):
+    values = card().to_dict()
+    change(values)
+    (tmp_path / "privacy.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=finding):
+        ReleaseCard.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["Größe, 日本語, \u200f\u0639\u200c\u0631", "\U0001f600", ""])
+def test_a_line_in_any_language_is_one(text):
+    assert is_line(text)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\rb", "\x00", "a\u2028b", "\u202e", "\u2066", "\udcff", 7, None])
+def test_what_is_shown_otherwise_than_it_is_stored_is_no_line(text):
+    assert not is_line(text)

@@ -203,3 +203,20 @@ def test_a_model_whose_condition_cannot_be_made_up_is_audited_on_canaries(
     with pytest.raises(UserError, match="none with this model's condition"):
         run_audit(subject, AuditRequest(sensitivity=True))
     assert isinstance(reports_audit.training_mechanism("naive"), Mechanism)
+
+
+def test_an_audit_leaves_a_release_as_it_is(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "release"
+    release_run(run, out, ReleaseFacts())
+    subject = Subject.find(out, (), torch.device("cpu"))
+    assert subject.run is None and subject.stated_epsilon is not None
+    assert reports_audit.save_audit(subject, run_audit(subject, AuditRequest(canaries=50))) is None
+    assert verify_release(out).sound
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"canaries": 1}, {"records": 0}, {"records": -1}, {"confidence": 0.0}, {"confidence": float("nan")}]
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_audited(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(wrong))} is .*, it must be a"):
+        AuditRequest(**wrong)

@@ -333,3 +333,30 @@ def test_half_precision_halves_the_file_and_nothing_else(run: Path, release: Pat
     assert (out / "weights.safetensors").stat().st_size < (release / "weights.safetensors").stat().st_size
     with pytest.raises(UserError, match=r"model\.a has values beyond half precision"):
         half_weights({"model.a": torch.full((2,), 1e6)})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("max_grad_norm: ", "max_grad_norm: 99", "would not verify .*max_grad_norm 99"),
+        ("enabled: true", "enabled: false", "would not verify .*enabled: true"),
+        ("  params:", "  params: text\n  other:", "no section 'model' with params"),
+        ("    dp_config:", "    dp_config: text\n    other:", "dp_config is 'text', no section"),
+    ],
+)
+def test_an_edited_run_becomes_no_release(run: Path, tmp_path: Path, old: str, new: str, line: str) -> None:
+    edited, out = Path(shutil.copytree(run, tmp_path / "edited")), tmp_path / "out"
+    for path in (edited / "configs").glob("*-project.yaml"):
+        section, colon, rest = path.read_text().partition("model:\n")
+        assert old in rest
+        path.write_text(section + colon + rest.replace(old, new, 1))
+    with pytest.raises(UserError, match=line):
+        release_run(edited, out, FACTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["edited"]
+
+
+def test_a_name_is_given_to_each_class_or_to_none() -> None:
+    FACTS.check_for(("a", "b"))
+    FACTS.check_for(())
+    with pytest.raises(UserError, match="2 names for the 3 classes of the run"):
+        FACTS.check_for(("a", "b", "c"))

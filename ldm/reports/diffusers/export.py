@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from ldm.checkpoint import checkpoint_metadata, read_checkpoint, save_safetensor
 from ldm.checkpoint.diffusers_names import autoencoder_to_diffusers, class_projection, network_to_diffusers
 from ldm.config import load_config, to_plain
 from ldm.errors import UserError
-from ldm.files import check_writable
+from ldm.files import check_new_folder, new_folder
 from ldm.inference import load_model
 from ldm.inference.load import without_checkpoints
 from ldm.models.diffusion.latent_denoiser import LatentDenoiser
@@ -55,9 +54,7 @@ def export_diffusers(
     with it, and the pipeline's default source, "model" or "draws". The library itself is not needed. Raises
     UserError, before anything is written, for a model that the library cannot compute, with the reason in one line.
     """
-    if out.exists():
-        raise UserError(f"{out} exists; name a new folder")
-    check_writable(out.absolute().parent, f"{out}: folder")
+    check_new_folder(out)
     model = load_model(config, weights, torch.device("cpu"), ema)
     merge_adapters(model)
     section = to_plain(without_checkpoints(load_config([config]).model).params.first_stage_config)
@@ -65,8 +62,7 @@ def export_diffusers(
     if statistics is not None:
         made["draws"] = (*_statistics(statistics[0], model), statistics[0])
     components = {name: part for name, (part, *_) in made.items()}
-    staging = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
-    try:
+    with new_folder(out) as staging:
         for name, (part, state, source) in made.items():
             _write_part(staging / name, part, state, _memory(source))
         (staging / "scheduler").mkdir()
@@ -76,9 +72,6 @@ def export_diffusers(
         _write_json(staging / "model_index.json", index)
         for note in notes:
             shutil.copyfile(note, staging / note.name)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return components
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from ldm.checkpoint import load_weights, read_checkpoint, save_safetensors
 from ldm.checkpoint.diffusers_names import autoencoder_from_diffusers
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
-from ldm.files import check_writable, read_json
+from ldm.files import check_new_folder, new_folder, read_json
 from ldm.modules.diffusionmodules.model import norm_groups
 
 CONFIG = "config.json"
@@ -37,9 +35,7 @@ def import_autoencoder(folder: Path, out: Path) -> dict[str, Any]:
     or ``vqvae/``. The weights are loaded strictly into the model of the section before anything is written. Raises
     UserError for another folder, and for an autoencoder that this project's cannot compute.
     """
-    if out.exists():
-        raise UserError(f"{out} exists; name a new folder")
-    check_writable(out.absolute().parent, f"{out}: folder")
+    check_new_folder(out)
     folder = next((folder / name for name in ("vae", "vqvae") if (folder / name / CONFIG).is_file()), folder)
     values = _config(folder)
     section = first_stage_section(values, folder)
@@ -53,9 +49,7 @@ def import_autoencoder(folder: Path, out: Path) -> dict[str, Any]:
     )
     section["params"]["ckpt_path"] = OUT_WEIGHTS
     scale = float(values.get("scaling_factor", 1.0))
-    staging = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        staging.mkdir(parents=True)
+    with new_folder(out) as staging:
         save_safetensors(state, staging / OUT_WEIGHTS, {"made_by": "an autoencoder of the diffusers library"})
         head = (
             "# A first stage from the diffusers library. In a latent diffusion model, this section is\n"
@@ -63,9 +57,6 @@ def import_autoencoder(folder: Path, out: Path) -> dict[str, Any]:
         )
         text = yaml.safe_dump({"model": section}, sort_keys=False)
         (staging / OUT_YAML).write_text(head + text, encoding="utf-8")
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return section
 
 
