@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ldm.errors import Stopped, UserError, nearest
+from ldm.errors import Stopped, UserError, nearest, says_full_disk
 
 if TYPE_CHECKING:
     import torch
@@ -220,10 +220,10 @@ def print_part_end(written: object) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a command, log to standard error, and report a :class:`UserError` as ``error: ...`` with exit code 2.
 
-    So does what the system refuses (`REFUSALS`). A full disk and too little memory are reported in one line with exit
-    code 1. Other exceptions keep their traceback, because they are bugs. A command ended by a signal exits with 128
-    plus the signal number, Ctrl-C with 130; SIGTERM removes unfinished files as Ctrl-C does. In a log file, where every
-    state of a progress bar is new text, bars show a state every `LOGGED_BAR_SECONDS`.
+    So do what the system refuses (`REFUSALS`), a full disk and too little memory: exit code 1 is the verdict of a
+    command that checks something. Other exceptions keep their traceback, because they are bugs. A command ended by a
+    signal exits with 128 plus the signal number, Ctrl-C with 130; SIGTERM removes unfinished files as Ctrl-C does. In a
+    log file, where every state of a progress bar is new text, bars show a state every `LOGGED_BAR_SECONDS`.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", str(LOGGED_BAR_SECONDS))  # tqdm reads it when it is imported, later
@@ -243,11 +243,11 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it writes the rest
         sys.exit(BROKEN_PIPE)
-    except (OSError, RuntimeError, MemoryError) as error:
+    except Exception as error:
         if is_full_disk(error):
-            _end(f"error: {full_disk_line(error)}", 1)
+            _end(f"error: {full_disk_line(error)}", 2)
         if is_out_of_memory(error):
-            _end(f"error: {out_of_memory_line(error)}", 1)
+            _end(f"error: {out_of_memory_line(error)}", 2)
         if isinstance(error, OSError) and error.errno in REFUSALS and error.filename is not None:
             advice = "name another one, or change its permissions"
             _end(f"error: {error.filename!r}: {error.strerror}; {advice}", 2)
@@ -284,8 +284,7 @@ def is_full_disk(error: BaseException) -> bool:
     """Whether an exception means a full disk: no space left, quota exceeded, or file size limit exceeded."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    # torch's writer does not report the cause; the Python exceptions in its chain do
-    return "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
+    return says_full_disk(error)
 
 
 def full_disk_line(error: BaseException) -> str:

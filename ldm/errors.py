@@ -35,6 +35,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{by_folded[close[0]]}'?" if close else ""
 
 
+#: What libraries that write files themselves say when the disk is full, in errors that are no OSError.
+_NO_SPACE = ("No space left on device", "os error 28", "Disk quota exceeded", "File too large", "iostream error")
+_NO_SPACE_OF_TORCH = ("PytorchStreamWriter", "unexpected pos")
+
+
+def says_full_disk(error: BaseException) -> bool:
+    """Whether the message of a library's exception means a full disk."""
+    return any(words in str(error) for words in (*_NO_SPACE, *_NO_SPACE_OF_TORCH))
+
+
 def first_line(error: BaseException) -> str:
     """The first line with text of an exception's message; the name of its type for an empty message."""
     lines = (line.strip() for line in str(error).splitlines())

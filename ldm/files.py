@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ldm.errors import UserError
+from ldm.errors import UserError, says_full_disk
 
 #: Environment variable; 1 lets this process and its workers fetch missing files. The flag --download sets it.
 DOWNLOAD_VARIABLE = "LDM_ALLOW_DOWNLOAD"
@@ -50,7 +50,8 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     permissions, even if ``write`` creates a file that only its owner may read.
 
     Raises:
-        UserError: when the folder is not writable. Exceptions of ``write`` are not caught.
+        UserError: when the folder is not writable. OSError with the name of ``path`` for a full disk, also when a
+            library of ``write`` reports it in another form; other exceptions of ``write`` are not caught.
     """
     path = Path(path)
     if path.is_dir():
@@ -67,6 +68,14 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None or error.filename == os.fspath(temporary):
+            error.filename = os.fspath(path)  # the file that the user has named, or knows
+        raise
+    except Exception as error:
+        if says_full_disk(error):  # of a library that writes files itself
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
@@ -120,7 +129,7 @@ def _name_new_folder(staging: Path, folder: Path) -> None:
     except OSError as error:
         if isinstance(error, FileExistsError) or error.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
             raise UserError(
-                f"{folder} exists: another command has written it meanwhile, and it was left as it is; name a new folder"
+                f"{folder} exists: another command has written it meanwhile, and it was left as it is; name another"
             ) from None
         raise
 

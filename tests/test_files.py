@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from ldm.data import celeba
 from ldm.data.camelyon import read_metadata
 from ldm.data.celeba_attributes import AttributeTable
 from ldm.errors import UserError
 from ldm.evaluation.features.inception import InceptionFeatures
-from ldm.files import check_new_folder, new_folder, read_json, read_text, write_json
+from ldm.files import check_new_folder, new_folder, read_json, read_text, write_atomic, write_json
 from ldm.inference import read_prompts
 from ldm.modules.encoders.wordpiece import _read_vocabulary
 from ldm.modules.losses.lpips import _tensors_of
@@ -125,3 +127,22 @@ def test_a_folder_that_another_command_wrote_meanwhile_is_left_as_it_is(tmp_path
     assert not (out / "a.txt").exists()
     with pytest.raises(UserError, match="exists; name a new folder"):
         check_new_folder(out)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("basic_ios::clear: iostream error"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path, error: Exception) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise error
+
+    with pytest.raises(OSError, match="No space left on device") as refused:
+        write_atomic(tmp_path / "a.pt", write)
+    assert refused.value.errno == errno.ENOSPC and refused.value.filename == str(tmp_path / "a.pt")
+    assert list(tmp_path.iterdir()) == []

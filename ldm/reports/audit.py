@@ -52,7 +52,8 @@ PAIRS = "pairs"
 class Subject:
     """What is audited: a model whose trained parameters are selected, its plan, and the epsilon that its card states.
 
-    ``stated_epsilon`` is None for a plan that was not trained yet; ``run`` the directory that the result belongs to, if it is a run's.
+    ``stated_epsilon`` is None for a plan that was not trained yet; ``run`` the directory that the
+    result belongs to, if it is a run's.
     """
 
     model: LatentDenoiser

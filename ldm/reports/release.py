@@ -23,8 +23,8 @@ from ldm.models.diffusion.sampling_section import SamplingSection
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.audit_file import AUDIT, AuditFile
 from ldm.reports.claim import check_weights
-from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.model_files import run_class_names
+from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_facts import ReleaseFacts
 from ldm.reports.release_folder import PUBLIC_DP_KEYS, ReleaseFolder
 from ldm.reports.verification import verify_release
@@ -98,8 +98,8 @@ def releasable_card(run: Path) -> ReleaseCard:
     path = RunDirectory(run).privacy_card
     if not path.is_file():
         raise UserError(
-            f"{run}: has no privacy.json, so it was not trained privately; only private runs can be released. "
-            "Train with dp_config.enabled: true"
+            f"{run}: has no privacy.json, so it was not trained privately, or stopped before its first "
+            "checkpoint; only private runs can be released. Train with dp_config.enabled: true"
         )
     if run.resolve().parent.name == CANDIDATES:
         raise UserError(f"{run}: is a candidate of a selection that is not finished; only the best one may be released")

@@ -175,3 +175,8 @@ def test_a_plan_and_a_card_carry_it(tmp_path) -> None:
 def test_nonsense_is_refused(call, message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_an_eta_beyond_computation_is_refused():
+    with pytest.raises(UserError, match=r"selection eta is 1e\+20, it must be a number above -1 and at most 100"):
+        Selection.with_mean(2.0, 1e20)

@@ -70,6 +70,12 @@ def noise_of_a_statistic(**changes: object) -> Edit:
     return change
 
 
+def one_value_each(card: dict[str, Any]) -> None:
+    """The trained parameters with one value each."""
+    sizes = dict.fromkeys(card["trained"]["parameters"], 1)
+    card["trained"] = {"coordinates": len(sizes), "parameters": sizes}
+
+
 CARDS: dict[str, Edit] = {
     "an entry of no card": lambda card: card.update(guaranteed_epsilon=0.001),
     "an entry of no section": lambda card: card["trained"].update(note="epsilon 0.001"),
@@ -84,9 +90,7 @@ CARDS: dict[str, Edit] = {
     "a statistic with more to say": noise_of_a_statistic(guarantee="epsilon 0.001"),
     "no weights": lambda card: card["weights"].clear(),
     "nothing trained": lambda card: card.update(trained={"coordinates": 0, "parameters": {}}),
-    "other sizes": lambda card: card.update(
-        trained={"coordinates": len(card["trained"]["parameters"]), "parameters": dict.fromkeys(card["trained"]["parameters"], 1)}
-    ),
+    "other sizes": one_value_each,
 }
 
 

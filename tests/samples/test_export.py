@@ -90,3 +90,11 @@ def test_a_class_without_images_keeps_its_number(samples: np.ndarray) -> None:
     assert labels is not None and labels.tolist() == [3, 3, 11]
     assert torch.allclose(images[2], read.images[1], atol=1e-6)
     assert open_images("names").class_names == ("ant", "bee", "cow")
+
+
+@pytest.mark.parametrize("out", ["out.parquet", "out.npz", "out"])
+def test_a_name_that_is_no_line_of_text_is_refused(samples: np.ndarray, out: str) -> None:
+    for name in ("\udcff", "a\nb"):
+        with pytest.raises(UserError, match="is no line of text"):
+            dispatch(["export", "samples.pt", out, "--class-names", name, "dog"])
+    assert not Path(out).exists()

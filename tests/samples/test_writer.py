@@ -131,6 +131,19 @@ def test_two_processes_do_not_write_the_same_file(tmp_path: Path) -> None:
         writer.finish()
 
 
+def test_a_process_that_has_not_written_a_batch_yet_keeps_its_file(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with SampleWriter(tmp_path / "a.pt", 6, torch.arange(6), META) as writer:
+        writer._begin((1, 8, 8))  # the folder is there, and no progress
+        with pytest.raises(UserError, match="another process is writing it"):
+            SampleWriter(tmp_path / "a.pt", 6, torch.arange(6), META)
+        assert writer.folder.is_dir()
+    with SampleWriter(tmp_path / "b.pt", 6) as late, SampleWriter(tmp_path / "b.pt", 6) as first:
+        first._begin((1, 8, 8))
+        with pytest.raises(UserError, match="another process is writing it"):
+            late.write(random_images()[:2])
+
+
 def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.pt"
     with pytest.raises(UserError, match="5 labels for 6 images"):

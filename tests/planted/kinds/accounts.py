@@ -352,4 +352,13 @@ ACCOUNTS = (
         why="swapped statistics would pass as those of the card",
         test="tests/training/test_warm_up.py::test_the_draws_of_a_run_go_with_its_release",
     ),
+    PlantedBug(
+        name="a card with entries that nothing checks",
+        rule=4,
+        file="ldm/privacy/card_checks.py",
+        old="        form_finding,\n",
+        new="",
+        why="a card could promise anything in an entry of its own, or in a text that looks like the guarantee",
+        test="tests/privacy/test_card.py::test_a_card_holds_nothing_that_is_not_checked",
+    ),
 )
