@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.files import read_json, write_text
+from ldm.files import locked, read_json, write_text
 from ldm.privacy.account import Account, distinct
 from ldm.privacy.accounting import Spending, accountants_for, epsilon, joint_epsilon
 from ldm.privacy.card_checks import check_card, check_size
@@ -183,9 +183,14 @@ class ReleaseCard:
         """Write JSON to ``path`` (readable by all), atomically. Write the card before the checkpoint it covers.
 
         Raises UserError when a card at ``path`` charges steps that this one does not, since a card must never drop a
-        release. Resume with ``ledger.absorb(ReleaseCard.read(path).ledger)``.
+        release. Resume with ``ledger.absorb(ReleaseCard.read(path).ledger)``. Two processes in one folder write one
+        after the other, so that neither misses what the other charges.
         """
         target = Path(path)
+        with locked(target.absolute().parent):
+            self._write_over(target)
+
+    def _write_over(self, target: Path) -> None:
         card = self
         if target.exists():
             before = _read(target, checked=False)

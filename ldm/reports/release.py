@@ -123,7 +123,13 @@ def with_audit(card: ReleaseCard, run: Path) -> ReleaseCard:
 
 
 def check_releasable(place: Path) -> None:
-    """Raise UserError for a private run directory that `releasable_card` refuses, so that no export goes round it."""
+    """Raise UserError for a private run directory that `releasable_card` refuses, so that no export goes round it.
+
+    The same for a release that does not verify, whose card would go with the export; its documents may be those of
+    another version.
+    """
+    if ReleaseFolder(place).facts.is_file() and not verify_release(place, documents=False).sound:
+        raise UserError(f"{place}: does not verify; type dp-ldm verify {typed(place)} to see why")
     run = RunDirectory(place)
     if run.checkpoints.is_dir() and run.privacy_card.is_file():
         releasable_card(place)

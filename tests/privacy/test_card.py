@@ -6,12 +6,14 @@ import json
 import math
 import os
 import stat
+import threading
 import time
 from dataclasses import replace
 
 import pytest
 
 from ldm.errors import UserError
+from ldm.files import locked
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.ledger import Ledger
@@ -351,3 +353,25 @@ def test_a_line_in_any_language_is_one(text):
 @pytest.mark.parametrize("text", ["a\nb", "a\rb", "\x00", "a\u2028b", "\u202e", "\u2066", "\udcff", 7, None])
 def test_what_is_shown_otherwise_than_it_is_stored_is_no_line(text):
     assert not is_line(text)
+
+
+def test_two_processes_do_not_overwrite_each_others_card(tmp_path):
+    """The second one reads the card only when the first has written it, and then refuses to drop its steps."""
+    pytest.importorskip("fcntl")
+    outcome = []
+
+    def write():
+        try:
+            card(3).write(tmp_path / "privacy.json")
+        except UserError as error:
+            outcome.append(str(error))
+
+    other = threading.Thread(target=write)
+    with locked(tmp_path):
+        other.start()
+        other.join(0.5)
+        assert other.is_alive() and not (tmp_path / "privacy.json").exists()
+        card(2)._write_over(tmp_path / "privacy.json")
+    other.join(60)
+    assert "charges steps of another run that would be forgotten" in outcome[0]
+    assert ReleaseCard.read(tmp_path).ledger.steps == 2

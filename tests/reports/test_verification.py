@@ -13,7 +13,7 @@ import yaml
 
 from ldm.commands import verify
 from ldm.errors import UserError
-from ldm.reports.release import release_run
+from ldm.reports.release import check_releasable, release_run
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_facts import ReleaseFacts
 from ldm.reports.release_folder import ReleaseFolder
@@ -194,3 +194,12 @@ def test_what_cannot_be_checked_is_a_failed_check(
     said = capsys.readouterr().out
     assert ended.value.code == 1 and "cannot be checked (AttributeError: a mistake of this program)" in said
     assert "do not rely on it" in said
+
+
+def test_no_export_goes_round_a_failed_check(copy: Path) -> None:
+    (copy / "card.html").write_text("words of another version")
+    ReleaseFolder(copy).write_sums()
+    check_releasable(copy)
+    (copy / "weights.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match="does not verify; type dp-ldm verify"):
+        check_releasable(copy)
