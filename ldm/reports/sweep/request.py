@@ -20,6 +20,7 @@ from ldm.files import read_json, write_json
 from ldm.reports.budget import PlannedRun
 from ldm.reports.sweep.grid import Setting
 from ldm.reports.sweep.result import RESULT
+from ldm.training.learning_rate import base_learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ class SweepRequest:
             )
         if self.charge == SELECTION and not self.held_out:
             raise UserError("--charge selection needs public images to choose by: --held-out CLASS|FOLDER")
-        for setting in self.grid:
-            PlannedRun.read(self.base, [*self.settings, *setting])
+        for setting in self.grid:  # a later run that is refused would come after earlier ones were charged
+            base_learning_rate(PlannedRun.read(self.base, [*self.settings, *setting]).config)
 
     def check_new(self) -> None:
         """Raise UserError when the folder is there, naming the command that goes on with a stopped sweep."""

@@ -107,6 +107,12 @@ def test_a_selection_among_different_mechanisms_is_refused(place: Path) -> None:
     assert not (place / "out" / "runs").exists()
 
 
+def test_a_setting_that_no_run_takes_is_refused_before_another_one_is_charged(place: Path) -> None:
+    with pytest.raises(UserError, match="model.base_learning_rate is 'nan', no positive number"):
+        swept("--try", "model.base_learning_rate=1e-3,nan", "--charge", "composition")
+    assert not (place / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
