@@ -12,18 +12,15 @@ data; every argument is a public constant. The library is imported late, for pro
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from ldm.errors import UserError, first_line
+from ldm.errors import UserError
 from ldm.privacy.event import (
     ADD_OR_REMOVE_ONE,
     POISSON,
@@ -33,6 +30,7 @@ from ldm.privacy.event import (
     SamplingEvent,
     sensitivity,
 )
+from ldm.privacy.libraries import quiet, within_range
 from ldm.privacy.selection import Selection
 from ldm.privacy.validate import number, one_of, whole
 
@@ -86,20 +84,8 @@ def epsilon(events: History, delta: float, accountant: str | None = None) -> flo
             " (fixed-size batches: rdp; Poisson with replace_one: pld)"
         )
     compute = {"pld": _pld_epsilon, "prv": _prv_epsilon, "rdp": _rdp_epsilon}[accountant or able[0]]
-    with _within_range(accountant or able[0]):
+    with within_range(accountant or able[0]):
         return max(0.0, float(compute(history, delta)))
-
-
-@contextlib.contextmanager
-def _within_range(accountant: str) -> Iterator[None]:
-    """Raise UserError for numbers at which an accountant's library breaks down, such as 10^20 steps."""
-    try:
-        yield
-    except (ArithmeticError, ValueError, IndexError) as error:
-        raise UserError(
-            f"the {accountant} accountant cannot compute with these numbers ({first_line(error)[:100]}); are the "
-            "steps, the sampling rate, the noise and delta what you meant?"
-        ) from None
 
 
 #: What one run, or one selection among runs, has done to the records: its events, and the selection if there was one.
@@ -152,7 +138,7 @@ def deltas(events: History, epsilons: Sequence[float]) -> list[float]:
         return [0.0] * len(epsilons)
     if "pld" not in accountants_for(history):
         raise UserError("batches of fixed size have no privacy loss distribution, so no curve; use Poisson batches")
-    with _within_range("pld"):
+    with within_range("pld"):
         composed = privacy_loss(history)
         if composed is None:
             return [1.0] * len(epsilons)
@@ -288,23 +274,9 @@ def rdp_vector(event: SamplingEvent) -> np.ndarray[Any, np.dtype[np.float64]]:
         scale = 2**40
         step = dp_event.SampledWithoutReplacementDpEvent(scale, math.ceil(event.sample_rate * scale), gaussian)
     accountant = rdp_library.RdpAccountant(neighboring_relation=_relation_of_library(event))
-    with _quiet():
+    with quiet():
         accountant.compose(step)
     return np.asarray(accountant.rdp, dtype=np.float64)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the library's warning about Renyi orders that it leaves out; the bound holds without them."""
-    absl = logging.getLogger("absl")
-    level = absl.level
-    absl.setLevel(logging.ERROR)
-    try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        absl.setLevel(level)
 
 
 def _prv_epsilon(history: History, delta: float) -> float:
@@ -312,7 +284,7 @@ def _prv_epsilon(history: History, delta: float) -> float:
 
     accountant = PRVAccountant()
     accountant.history = [(event.noise_multiplier, event.sample_rate, count) for event, count in history]
-    with _quiet():
+    with quiet():
         return float(accountant.get_epsilon(delta))
 
 
