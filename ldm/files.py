@@ -69,7 +69,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         _sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None or error.filename == os.fspath(temporary):
+        if error.errno is not None and error.filename in (None, os.fspath(temporary)):
             error.filename = os.fspath(path)  # the file that the user has named, or knows
         raise
     except Exception as error:
