@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 from callbacks.step_clock import StepClock
-from ldm.privacy.rounding import rounded_up
+from ldm.numbers import rounded_up
 
 if TYPE_CHECKING:
     from ldm.models.diffusion.private_training import PrivateTraining

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm audit") -> None:
 
     from tqdm import tqdm
 
-    from ldm.privacy.rounding import rounded_up
+    from ldm.numbers import rounded_up
     from ldm.reports.audit import AuditRequest, Subject, run_audit, save_audit
 
     subject = Subject.find(args.subject, settings, pick_device(args.device))

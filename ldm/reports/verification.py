@@ -11,8 +11,8 @@ from ldm.config import load_config, to_plain
 from ldm.errors import UserError
 from ldm.files import file_digest, read_text, write_text
 from ldm.models.diffusion.sampling_section import SamplingSection
+from ldm.numbers import rounded_down, rounded_up
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
-from ldm.privacy.rounding import rounded_down, rounded_up
 from ldm.reports import claim
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_folder import ReleaseFolder

@@ -10,11 +10,11 @@ import torch
 from ldm.config import to_plain
 from ldm.data.module import DataModuleFromConfig
 from ldm.models.diffusion.microbatch import fitting_size, free_memory
+from ldm.numbers import rounded_up
 from ldm.privacy.accounting import Spending, joint_epsilon
 from ldm.privacy.config import AUTO
 from ldm.privacy.event import History
 from ldm.privacy.plan import PrivacyPlan
-from ldm.privacy.rounding import rounded_up
 from ldm.training.devices import device_count, own_device
 from ldm.training.estimate import Needs, count_needs, measured_rate
 from ldm.training.private_checks import requested_length

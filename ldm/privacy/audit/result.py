@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ldm.privacy.rounding import rounded_down, rounded_up
+from ldm.numbers import rounded_down, rounded_up
 
 
 @dataclass(frozen=True)
