@@ -129,7 +129,7 @@ class ProgressLog(Callback):
 
 def step_line(plan: PrivacyPlan, taken: int, meter: EpsilonMeter, seconds: float | None = None) -> str:
     """Steps, epsilon and the time that is left at ``seconds`` a step (None: unknown)."""
-    target = f" of {plan.target_epsilon:.3g}" if plan.target_epsilon is not None else ""
+    target = f" of {rounded_up(plan.target_epsilon, 3)}" if plan.target_epsilon is not None else ""
     parts = [f"step {taken} of {plan.steps}", f"ε {rounded_up(meter(taken), 3)}{target}"]
     if seconds is not None and taken < plan.steps:
         parts.append(time_left(seconds * (plan.steps - taken)))

@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ldm.config.written import require_nameable
     from ldm.files import write_text
+    from ldm.numbers import rounded_up
     from ldm.reports.own_images import Settings, declared_count, fitting_model, yaml_text
     from ldm.samples.folder_survey import survey
 
@@ -79,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"start       public model {model.name}: {model.what}")
     if found.sizes.keys() != {(model.size, model.size)}:
         print(f"            images are brought to {model.size}x{model.size}: shorter side resized, the middle cut out")
-    print(f"declared    {size:,} images, delta {settings.delta:g}, epsilon {args.epsilon:g}, and the class names:")
+    budget = f"delta {rounded_up(settings.delta, 6)}, epsilon {rounded_up(args.epsilon, 6)}"
+    print(f"declared    {size:,} images, {budget}, and the class names:")
     print("            these are public statements of yours, which epsilon does not protect; read them in the file")
     print("\n".join(settings.outlook()))
     if model.moments is not None and not model.moments.frame:
