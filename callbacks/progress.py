@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 from callbacks.step_clock import StepClock
-from ldm.numbers import rounded_up
+from ldm.numbers import rounded_up, time_left
 
 if TYPE_CHECKING:
     from ldm.models.diffusion.private_training import PrivateTraining
@@ -134,15 +134,6 @@ def step_line(plan: PrivacyPlan, taken: int, meter: EpsilonMeter, seconds: float
     if seconds is not None and taken < plan.steps:
         parts.append(time_left(seconds * (plan.steps - taken)))
     return " · ".join(parts)
-
-
-def time_left(seconds: float) -> str:
-    """The remaining time in words, in minutes or in hours with one decimal."""
-    if seconds < 60:
-        return "under a minute left"
-    if seconds < 5400:
-        return f"about {round(seconds / 60)} min left"
-    return f"about {seconds / 3600:.1f} h left"
 
 
 def epoch_words(trainer: pl.Trainer) -> str:
