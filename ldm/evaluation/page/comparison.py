@@ -251,7 +251,7 @@ def _trade_offs(comparison: Comparison) -> list[str]:
     }
     if len(epsilons) < 2 or comparison.differences or max(epsilons.values()) < SPREAD * min(epsilons.values()):
         return []
-    charts = []
+    charts: list[str] = []
     for name, score in comparison.scores.items():
         if name == "frechet" or score.share:
             scale = 100 if score.share else 1

@@ -75,7 +75,7 @@ def evaluation_page(result: EvaluationResult, shown: ImageRows) -> str:
         class_chart=bars({row.name: row.frechet for row in result.per_class[:CHART_CLASSES]}, "Distance by class"),
         classifiers=[classifier_row(row) for row in result.downstream.results] if result.downstream else [],
         accuracy_chart=accuracy_chart(result.downstream) if result.downstream else "",
-        uses_test=bool(result.downstream) and any(row.uses_test_for_selection for row in result.downstream.results),
+        uses_test=result.downstream is not None and uses_test(result.downstream),
         privacy_facts=privacy_facts(result.privacy) if result.privacy else [],
         privacy_chart=privacy_chart(result.privacy) if result.privacy else "",
         memorisation=[memorisation_entry(name, found) for name, found in (result.memorisation or {}).items()],
@@ -131,7 +131,7 @@ def class_images(shown: ImageRows) -> list[ClassImages]:
 
 def score_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
     """Score, value with its spread, better direction, verdict, note on the measurement."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for score in result.scores.values():
         spread = "" if score.deviation is None else f" ± {number(score.deviation, 2)}"
         place = verdict(score.value, score.better, score.levels, deviation=score.deviation)
@@ -146,6 +146,11 @@ def classifier_row(row: DownstreamRow) -> tuple[object, ...]:
     spread = f" ± {100 * row.deviation:.1f}" if len(row.results) > 1 else ""
     epochs = ", ".join(f"{run.best_epoch} of {run.epochs}" for run in row.results)
     return row.name, percent(row.mean) + spread, len(row.results), accuracy_verdict(row), epochs, row.note
+
+
+def uses_test(downstream: Downstream) -> bool:
+    """Whether the epoch of a classifier was chosen by the images that score it."""
+    return any(row.uses_test_for_selection for row in downstream.results)
 
 
 def accuracy_chart(downstream: Downstream) -> str:
