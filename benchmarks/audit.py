@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.broken_mechanisms import BROKEN
 from ldm.errors import UserError
+from ldm.numbers import rounded_down, rounded_up
 from ldm.privacy.audit import METHODS, AuditResult, Mechanism, audit, audit_pairs, audit_sensitivity, judge, observe
 from ldm.privacy.plan import PrivacyPlan
 
@@ -138,9 +139,8 @@ def table(flags: argparse.Namespace) -> str:
         for epsilon in EPSILONS:
             result = broken_result(flags, name, mechanism, epsilon)
             found = "**yes**" if result.exceeded else "no"
-            lines.append(
-                f"| {name} | {result.claimed_epsilon:.3g} | {result.method} | {result.lower_bound:.3g} | {found} |"
-            )
+            claimed, bound = rounded_up(result.claimed_epsilon, 3), rounded_down(result.lower_bound, 3)
+            lines.append(f"| {name} | {claimed} | {result.method} | {bound} | {found} |")
     lines += ["", "## How far one record moves the sum", "", *sensitivity_lines(flags)]
     return "\n".join(lines)
 
@@ -202,10 +202,8 @@ def sensitivity_lines(flags: argparse.Namespace) -> list[str]:
 
 
 def _line(result: AuditResult, seconds: float) -> str:
-    return (
-        f"| {result.claimed_epsilon:.3g} | {result.method} | {result.canaries:,} | {result.lower_bound:.3g} | "
-        f"{result.share:.0%} | {seconds:.1f} |"
-    )
+    claimed, bound = rounded_up(result.claimed_epsilon, 3), rounded_down(result.lower_bound, 3)
+    return f"| {claimed} | {result.method} | {result.canaries:,} | {bound} | {result.share:.0%} | {seconds:.1f} |"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from ldm.data.mnist import MNIST5kTrain, MNIST5kVal
 from ldm.errors import UserError
 from ldm.evaluation.inputs.sources import collect
 from ldm.files import write_text
+from ldm.numbers import rounded_up
 from ldm.privacy.card import ReleaseCard
 from ldm.reports.quickstart import ReportOptions, Scorer, last_checkpoint, model_samples
 
@@ -98,9 +99,9 @@ def table(results: dict[Cell, dict[str, float]]) -> str:
     for (kind, _, copies), found in combinations.items():
         accuracy = [100 * one["accuracy"] for one in found]
         distance = statistics.median(one["distance"] for one in found)
-        spent = max(one["epsilon"] for one in found)
+        spent = rounded_up(max(one["epsilon"] for one in found), 3)
         middle = f"{statistics.median(accuracy):.1f} % ({min(accuracy):.1f} to {max(accuracy):.1f})"
-        lines.append(f"| {kind} | {spent:.3g} | {copies} | {found[0]['sigma']:.3g} | {middle} | {distance:.1f} |")
+        lines.append(f"| {kind} | {spent} | {copies} | {found[0]['sigma']:.3g} | {middle} | {distance:.1f} |")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 from callbacks.step_clock import StepClock
-from ldm.privacy.rounding import rounded_up
+from ldm.numbers import rounded_up, time_left
 
 if TYPE_CHECKING:
     from ldm.models.diffusion.private_training import PrivateTraining
@@ -129,20 +129,11 @@ class ProgressLog(Callback):
 
 def step_line(plan: PrivacyPlan, taken: int, meter: EpsilonMeter, seconds: float | None = None) -> str:
     """Steps, epsilon and the time that is left at ``seconds`` a step (None: unknown)."""
-    target = f" of {plan.target_epsilon:.3g}" if plan.target_epsilon is not None else ""
+    target = f" of {rounded_up(plan.target_epsilon, 3)}" if plan.target_epsilon is not None else ""
     parts = [f"step {taken} of {plan.steps}", f"ε {rounded_up(meter(taken), 3)}{target}"]
     if seconds is not None and taken < plan.steps:
         parts.append(time_left(seconds * (plan.steps - taken)))
     return " · ".join(parts)
-
-
-def time_left(seconds: float) -> str:
-    """The remaining time in words, in minutes or in hours with one decimal."""
-    if seconds < 60:
-        return "under a minute left"
-    if seconds < 5400:
-        return f"about {round(seconds / 60)} min left"
-    return f"about {seconds / 3600:.1f} h left"
 
 
 def epoch_words(trainer: pl.Trainer) -> str:

@@ -298,6 +298,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory, of the machine or of a GPU, was not enough."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without its import
         return True
+    if isinstance(error, OSError):  # the system's, or that of a decoder of Pillow, which has no number
+        return error.errno == errno.ENOMEM or (error.errno is None and str(error).startswith("out of memory"))
     return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ldm.cli import ArgumentParser, run
+from ldm.numbers import rounded_up
 
 EPSILONS = (1.0, 5.0, 10.0)
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sigma, rate, steps, epsilon = proved(setting, claimed)
             print(
                 f"{setting.name:<15} {f'1/{round(1 / rate)}':>6} {steps:>6} {setting.delta:>7.0e} {setting.copies:>3} "
-                f"{claimed:>8g} {sigma:>8.4f} {epsilon:>9.4g}",
+                f"{claimed:>8g} {sigma:>8.4f} {rounded_up(epsilon):>9}",
                 flush=True,
             )
 

@@ -207,6 +207,8 @@ def test_a_bar_in_a_log_file_does_not_fill_it() -> None:
         (PermissionError(errno.EACCES, "Permission denied", "/data/a.pt"), "'/data/a.pt': Permission denied"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x.pt"), "'x.pt': File name too long"),
         (MemoryError(), "not enough memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory"),
+        (OSError("out of memory error when reading image file"), "not enough memory"),
         (RuntimeError("[x] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "(can't"),
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB\nmore"), "--batch_size"),
     ],

@@ -45,14 +45,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm audit") -> None:
 
     from tqdm import tqdm
 
-    from ldm.privacy.rounding import rounded_up
+    from ldm.numbers import rounded_up
     from ldm.reports.audit import AuditRequest, Subject, run_audit, save_audit
 
     subject = Subject.find(args.subject, settings, pick_device(args.device))
     plan = subject.plan
     print(
         f"audited     {plan.steps} steps at rate {plan.sample_rate:.4g}, noise multiplier {plan.noise_multiplier:.4g}, "
-        f"C {plan.max_grad_norm:g}, K {plan.noise_multiplicity}, delta {plan.delta:g}"
+        f"C {plan.max_grad_norm:g}, K {plan.noise_multiplicity}, delta {rounded_up(plan.delta, 6)}"
     )
     print("            canaries and records are made up; no private image is read")
     if subject.stated_epsilon is not None:

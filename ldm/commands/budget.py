@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "dp-ldm budget") -> None
     settings += arguments.set
 
     from ldm.errors import UserError
+    from ldm.numbers import rounded_up
     from ldm.privacy.accounting import accountants_for, epsilon
     from ldm.privacy.budget import budget, table
-    from ldm.privacy.rounding import rounded_up
 
     if arguments.card:
         from ldm.reports.claim import describe_claim

@@ -175,35 +175,55 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and sample."""
     settings, words = split_settings(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
+    check_arguments(args)
+
+    from ldm.reports.sample_source import SampleSource
+
+    files = model_files(args)
+    files.check_settings(settings)
+    classes = chosen_classes(args, files)
+    source = SampleSource.choose(files, args.source, flag_of_the_model(args, settings), settings)
+    if source.draws:
+        check_one_process(args)
+        print(source.line)
+        draw_statistics(args, files, classes if args.classes or files.class_names else None)
+        print_sampled(Path(args.output), args.num_samples)
+    else:
+        line = None if args.model is None else source.line
+        names = files.class_names or None
+        draw(args, files.config, files.weights, classes, args.prompt, line=line, class_names=names, settings=settings)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise UserError for a mistake that can be seen before torch is imported."""
     if args.model is not None and (args.yaml or args.ckpt):
         raise UserError(f"{args.model} and --yaml or --ckpt were given; give one model")
     check_output(args.output)
-    sampling_options(args)  # a mistake is refused before torch is imported
+    sampling_options(args)
     for path, kind in ((args.yaml, "config file"), (args.ckpt, "checkpoint")):
         if path is not None:
             require_file(path, kind, shipped=path is args.yaml)
 
+
+def model_files(args: argparse.Namespace) -> ModelFiles:
+    """The files of MODEL, or those that --yaml and --ckpt name. Raises UserError without a model."""
     from ldm.reports.model_files import ModelFiles
-    from ldm.reports.sample_source import SampleSource
 
     if args.model is not None:
-        files = ModelFiles.find(args.model)
-    elif args.yaml and args.ckpt:
-        files = ModelFiles(args.yaml, args.ckpt)
-    else:
-        raise UserError("no model; type dp-ldm sample RELEASE_FOLDER, or RUN, or --yaml FILE --ckpt FILE")
-    files.check_settings(settings)
-    classes = None
-    if args.prompt is None:
-        classes = files.labels(args.classes) if args.classes else files.default_classes()
-    source = SampleSource.choose(files, args.source, flag_of_the_model(args, settings), settings)
-    if not source.draws:
-        line = None if args.model is None else source.line
-        names = files.class_names or None
-        draw(args, files.config, files.weights, classes, args.prompt, line=line, class_names=names, settings=settings)
-        return
+        return ModelFiles.find(args.model)
+    if args.yaml and args.ckpt:
+        return ModelFiles(args.yaml, args.ckpt)
+    raise UserError("no model; type dp-ldm sample RELEASE_FOLDER, or RUN, or --yaml FILE --ckpt FILE")
+
+
+def chosen_classes(args: argparse.Namespace, files: ModelFiles) -> list[int] | None:
+    """The labels of --classes, by default all; None for a model without classes, and for captions."""
+    if args.prompt is not None:
+        return None
+    return files.labels(args.classes) if args.classes else files.default_classes()
+
+
+def check_one_process(args: argparse.Namespace) -> None:
+    """Raise UserError where several processes were started to decode draws."""
     if not Shard.here(args.shard).whole:
         raise UserError("--shard: one process decodes all draws; leave it and torchrun out, or type --source model")
-    print(source.line)
-    draw_statistics(args, files, classes if args.classes or files.class_names else None)
-    print_sampled(Path(args.output), args.num_samples)

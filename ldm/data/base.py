@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from PIL import Image
@@ -29,7 +29,7 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def to_path(value: str | os.PathLike | int, option: str = "path") -> Path:
+def to_path(value: str | os.PathLike[str] | int, option: str = "path") -> Path:
     """Return a path from a configuration or a command line, with ``~`` and ``$VARIABLES`` expanded.
 
     A folder called 2024 arrives as an int, because YAML and ``key:value`` arguments parse it as a number.
@@ -49,7 +49,7 @@ def whole_number(name: str, option: str, value: object, least: int = 0) -> int:
     return int(value)
 
 
-def data_root(root: str | os.PathLike | None = None) -> Path:
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder that holds data sets: ``root``, else ``$LDM_DATA_ROOT``, else the user's cache folder."""
     if root is not None:
         return to_path(root, "root")
@@ -58,8 +58,8 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
 
 
 def root_or_datadir(
-    name: str, root: str | os.PathLike | None, datadir: str | os.PathLike | None
-) -> str | os.PathLike | None:
+    name: str, root: str | os.PathLike[str] | None, datadir: str | os.PathLike[str] | None
+) -> str | os.PathLike[str] | None:
     """Return ``root``, or ``datadir`` (the older name; a relative one is below the working or the cache folder)."""
     if root is not None and datadir is not None and to_path(root, "root") != to_path(datadir, "datadir"):
         raise UserError(f"{name}: root={str(root)!r} and datadir={str(datadir)!r} disagree; give root only")
@@ -99,16 +99,21 @@ def content_digests(paths: Iterable[Path]) -> list[str]:
         return list(tqdm(found, "checking files", len(paths), leave=False, unit="file", delay=5, disable=None))
 
 
-class RecordOptions(TypedDict, total=False):
-    """Options that every data set passes to `RecordDataset`; documented there."""
+class FrameOptions(TypedDict, total=False):
+    """The options of `RecordOptions` that no data set takes by position or changes."""
 
     channels: int | None
     framing: str | None
+
+
+class RecordOptions(FrameOptions, total=False):
+    """Options that every data set passes to `RecordDataset`; documented there."""
+
     interpolation: str | None
-    config: Mapping | None
+    config: Mapping[str, Any] | None
 
 
-class RecordDataset(Dataset):
+class RecordDataset(Dataset[dict[str, Any]]):
     """Base of the data sets: one item is one person's record.
 
     A subclass implements ``__len__``, ``label(index) -> int``, ``pixels(index) -> uint8 (H, W) or (H, W, 3)`` and
@@ -150,7 +155,7 @@ class RecordDataset(Dataset):
         channels: int | None = None,
         framing: str | None = None,
         interpolation: str | None = None,
-        config: Mapping | None = None,
+        config: Mapping[str, Any] | None = None,
     ):
         name = type(self).__name__
         size = size_from_config(size, config, name)
@@ -196,7 +201,7 @@ class RecordDataset(Dataset):
         """True when the items do not change between reads (no random augmentation)."""
         return self.flip_p == 0.0
 
-    def annotations(self, index: int) -> dict:
+    def annotations(self, index: int) -> dict[str, Any]:
         """Return the fields of item ``index`` other than its image; the latent cache reads captions with it."""
         return {"class_label": int(self.label(index))}
 
@@ -212,7 +217,7 @@ class RecordDataset(Dataset):
             self._fingerprint = digest(type(self).__name__, len(self), shape, self.source_digest())
         return self._fingerprint
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         index = self._checked(index)
         image = to_size(self.pixels(index), self.size, self.framing, self.interpolation)
         if self.flip_p > 0 and self._draws.uniform(index)[0] < self.flip_p:
@@ -272,7 +277,7 @@ class ArrayDataset(RecordDataset):
         return digest(self._images, self._labels)
 
 
-def size_from_config(size: int | None, config: Mapping | None, name: str) -> int | None:
+def size_from_config(size: int | None, config: Mapping[str, Any] | None, name: str) -> int | None:
     """Return ``size``, or ``config["size"]`` (the older spelling); any other key of ``config`` is an error."""
     if config is None:
         return size
@@ -337,7 +342,7 @@ def find_files(names: Sequence[Sequence[str]], folders: Iterable[Path]) -> list[
     return None
 
 
-class Txt2ImgIterableBaseDataset(IterableDataset):
+class Txt2ImgIterableBaseDataset(IterableDataset[Mapping[str, object]]):
     """Base of iterable data sets of (text, image) pairs, as in the original latent diffusion code.
 
     A subclass implements ``__iter__``; ``len`` returns ``num_records``, and ``valid_ids`` are the ids to draw from.

@@ -54,7 +54,7 @@ class CamelyonTrain(FileDataset):
         size: int | None = None,
         flip_p: float = 0.0,
         *,
-        root: str | os.PathLike | None = None,
+        root: str | os.PathLike[str] | None = None,
         split: str | None = None,
         download: bool = False,
         **options: Unpack[RecordOptions],
@@ -75,7 +75,7 @@ class CamelyonVal(CamelyonTrain):
     default_split = "test"
 
 
-def find(name: str, root: str | os.PathLike | None, download: bool) -> Path:
+def find(name: str, root: str | os.PathLike[str] | None, download: bool) -> Path:
     """Return the folder with metadata.csv and patches."""
     base = data_root(root)
     found = located(base)

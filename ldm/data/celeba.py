@@ -50,7 +50,7 @@ class CelebATrain(AttributedFiles):
         size: int | None = None,
         flip_p: float = 0.0,
         *,
-        root: str | os.PathLike | None = None,
+        root: str | os.PathLike[str] | None = None,
         split: str | None = None,
         target_type: str | None = None,
         class_attrs: Sequence[str] | None = None,
@@ -95,7 +95,7 @@ class CelebATest(CelebATrain):
     default_split = "test"
 
 
-def find(name: str, root: str | os.PathLike | None, download: bool) -> tuple[Path, Path]:
+def find(name: str, root: str | os.PathLike[str] | None, download: bool) -> tuple[Path, Path]:
     """Return the folder with the lists and the folder with the images."""
     base = data_root(root)
     found = located(base)
@@ -147,7 +147,7 @@ def first(folder: Path, names: Sequence[str]) -> Path | None:
 
 def partition(lists: Path, part: int | None) -> list[str]:
     """Return the image names of part 0 (train), 1 (validation) or 2 (test), None for all, in the list's order."""
-    path = first(lists, PARTITION)
+    path = first(lists, PARTITION) or lists / PARTITION[0]
     files = []
     for line in read_text(path).splitlines():
         words = line.replace(",", " ").split()

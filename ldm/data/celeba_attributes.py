@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -101,15 +101,16 @@ class AttributedFiles(FileDataset):
         self.attribute_names: list[str] = []
         if (captions if target_type == "caption" else attributes) is None and target_type is not None:
             raise ValueError(f"target_type={target_type!r} without its values")
+        names, values = attributes or ((), np.empty((0, 0), np.uint8))
         if target_type == "attr":
-            self.attribute_names, self._attributes = list(attributes[0]), attributes[1].astype(np.int64)
+            self.attribute_names, self._attributes = list(names), values.astype(np.int64)
         elif target_type == "class":
-            labels = class_labels(type(self).__name__, attributes[0], attributes[1], class_attrs or ())
+            labels = class_labels(type(self).__name__, names, values, class_attrs or ())
             self.num_classes = 2 ** len(class_attrs or ())
-        self._captions = list(captions) if target_type == "caption" else None
+        self._captions = list(captions or ()) if target_type == "caption" else None
         super().__init__(folder, files, labels, size, flip_p, **options)
 
-    def annotations(self, index: int) -> dict:
+    def annotations(self, index: int) -> dict[str, Any]:
         if self._attributes is not None:
             return {"attr": self._attributes[index].copy()}
         if self._captions is not None:

@@ -50,13 +50,13 @@ class CelebAHQ(AttributedFiles):
 
     def __init__(
         self,
-        datadir: str | os.PathLike | None = None,
+        datadir: str | os.PathLike[str] | None = None,
         split: str = "train",
         target_type: str | None = None,
         size: int | None = None,
         class_attrs: Sequence[str] | None = None,
         *,
-        root: str | os.PathLike | None = None,
+        root: str | os.PathLike[str] | None = None,
         flip_p: float = 0.0,
         **options: Unpack[RecordOptions],
     ):
@@ -87,7 +87,7 @@ def image_name(number: int) -> str:
     return f"img{number:08d}.png"
 
 
-def find(name: str, root: str | os.PathLike | None) -> Path:
+def find(name: str, root: str | os.PathLike[str] | None) -> Path:
     """Return the folder of the data set."""
     base = data_root(root)
     for folder in (base / inner for inner in FOLDERS):

@@ -68,7 +68,7 @@ def extract(files: Sequence[Path], root: Path, *, male: int | None = None, overw
             for row in parquet_rows.rows([path], columns):
                 _write_image(root / "images" / image_name(number), _image_bytes(row, path, number))
                 members.append(number)
-                if has_labels:
+                if value is not None:
                     labels.append(_is_male(row["label"], value, path))
                 number += 1
                 bar.update()

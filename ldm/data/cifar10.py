@@ -19,6 +19,7 @@ SIDE = 32
 class CifarDataset(SplitDataset):
     """A data set in CIFAR's "python version": pickles of pixel rows and labels; arguments as in `SplitDataset`."""
 
+    num_classes: int  # of a subclass
     train_files: Sequence[str] = ()
     test_files: Sequence[str] = ()
     label_key = "labels"

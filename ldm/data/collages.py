@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -127,8 +128,8 @@ class CollagesTrain(RenderedDataset):
         *,
         seed: int = 0,
         channels: int = 3,
-        cache: str | os.PathLike | None = None,
-        config: Mapping | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ):
         super().__init__(count, size, flip_p, seed=seed, channels=channels, cache=cache, config=config)
         self.open_images()
@@ -166,8 +167,8 @@ def collage(kind: int, seed: int, stream: int, index: int, size: int = 32) -> np
         sheet.paste(_colour(random), (side // 4, side // 4), small)
     if random.random() < 0.3:
         sheet = sheet.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 4)))
-    image = np.asarray(sheet.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
-    image = image + random.normal(0, random.uniform(0, 8), image.shape)
+    drawn = np.asarray(sheet.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
+    image = drawn + random.normal(0, random.uniform(0, 8), drawn.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -55,9 +56,9 @@ class DrawingsTrain(RenderedDataset):
         dark_ground: float = 0.75,
         only_label: int = 0,
         channels: int = 1,
-        root: str | os.PathLike | None = None,
-        cache: str | os.PathLike | None = None,
-        config: Mapping | None = None,
+        root: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ):
         super().__init__(count, size, flip_p, seed=seed, channels=channels, cache=cache, config=config)
         if not 0.0 <= dark_ground <= 1.0:
@@ -86,10 +87,11 @@ class DrawingsTrain(RenderedDataset):
 
     def render(self) -> np.ndarray:
         drawings, classes = self._drawings()
-        members = [np.flatnonzero(classes == kind) for kind in range(len(self.words or [0]))]
+        names = self.words or ((),)
+        members = [np.flatnonzero(classes == kind) for kind in range(len(names))]
         for kind, own in enumerate(members):
             if len(own) == 0:
-                raise UserError(f"drawings: no drawing of {self.sets} has a name like {self.words[kind]}")
+                raise UserError(f"drawings: no drawing of {self.sets} has a name like {names[kind]}")
         place = placed if self.channels == 1 else placed_in_colour
         out = np.zeros((self.count, self.size, self.size, *([3] if self.channels == 3 else [])), dtype=np.uint8)
         for index in tqdm(range(self.count), desc="placing drawings", leave=False, disable=None):

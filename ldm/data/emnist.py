@@ -14,7 +14,7 @@ import numpy as np
 
 from ldm.data.base import check_choice, root_or_datadir
 from ldm.data.idx import IdxDataset
-from ldm.data.splits import SplitOptions
+from ldm.data.splits import HoldoutOptions
 from ldm.errors import UserError
 
 CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}
@@ -47,11 +47,11 @@ class EMNISTBase(IdxDataset):
         *,
         arrangement: str | None = None,
         upright: bool = True,
-        root: str | os.PathLike | None = None,
-        datadir: str | os.PathLike | None = None,
+        root: str | os.PathLike[str] | None = None,
+        datadir: str | os.PathLike[str] | None = None,
         split: str | None = None,
         train: bool | None = None,
-        **options: Unpack[SplitOptions],
+        **options: Unpack[HoldoutOptions],
     ):
         if split in CLASSES:
             if arrangement not in (None, split):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class FileDataset(RecordDataset):
         except UserError as error:
             raise all_problems(error, (self.folder / file for file in self.files)) from None
 
-    def annotations(self, index: int) -> dict:
+    def annotations(self, index: int) -> dict[str, Any]:
         return {} if self._labels is None else {"class_label": self.label(index)}
 
     @property
@@ -91,7 +91,7 @@ class ImageFolder(FileDataset):
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         size: int | None = None,
         flip_p: float = 0.0,
         *,

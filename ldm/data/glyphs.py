@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from tqdm import tqdm
@@ -44,6 +44,7 @@ class GlyphsTrain(RecordDataset):
         UserError: for an invalid argument, or when no font contains a required character.
     """
 
+    size: int  # has a default
     mirrorable = False
     default_size = 32
     default_channels = 1
@@ -59,8 +60,8 @@ class GlyphsTrain(RecordDataset):
         seed: int = 0,
         classes: str = "all",
         fonts: str | Sequence[str] = "builtin",
-        warp: Mapping | None = None,
-        cache: str | os.PathLike | None = None,
+        warp: Mapping[str, Any] | None = None,
+        cache: str | os.PathLike[str] | None = None,
         **options: Unpack[RecordOptions],
     ):
         super().__init__(size, flip_p, **options)
@@ -76,7 +77,7 @@ class GlyphsTrain(RecordDataset):
         self.fonts = font_files(fonts)
         self.cache = Path(cache) if cache is not None else cache_home() / "ldm" / "glyphs"
         self._classes = np.array([CHARACTERS.index(c) for c in self.characters])
-        self._images: np.ndarray | None = self._load()
+        self._images = self._load()
 
     def __len__(self) -> int:
         return self.count
@@ -96,10 +97,10 @@ class GlyphsTrain(RecordDataset):
         knobs = asdict(self.warp)
         return digest(self.seed, self.stream, self.characters, knobs, inks, self.size, RENDER_VERSION, FIELDS_VERSION)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_images": None}  # each worker maps the file itself, so the images are not copied
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._images = self._load()
 
@@ -166,10 +167,10 @@ def characters_of(classes: str) -> str:
     return "".join(c for c in CHARACTERS if c in classes)
 
 
-def warp_range(changes: Mapping | None) -> WarpRange:
+def warp_range(changes: Mapping[str, Any] | None) -> WarpRange:
     """Return the default distortion ranges with ``changes`` applied."""
     known = [field.name for field in fields(WarpRange)]
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in (changes or {}).items():
         if key not in known:
             raise UserError(f"glyphs: warp has no knob {key!r}{nearest(str(key), known)}; one of {known}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from ldm.files import require_regular_file
 from ldm.samples.array_files import require_plausible
 
 MAX_RANK = 4
-DTYPES = {
+DTYPES: dict[int, np.dtype[Any]] = {
     0x08: np.dtype(np.uint8),
     0x09: np.dtype(np.int8),
     0x0B: np.dtype(">i2"),
@@ -50,7 +51,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read ({error}); fetch the file again") from error
 
 
-def _array(stream: IO[bytes], size: int, path: Path) -> np.ndarray:
+def _array(stream: io.BufferedIOBase, size: int, path: Path) -> np.ndarray:
     """The array of an unpacked stream; ``size`` is the file's size on disk in bytes."""
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES or head[3] > MAX_RANK:
@@ -95,7 +96,7 @@ class IdxDataset(SplitDataset):
     num_classes = 10
     inner_folders = ("", "raw", "data")
 
-    def folders(self, root: str | os.PathLike | None) -> list[Path]:
+    def folders(self, root: str | os.PathLike[str] | None) -> list[Path]:
         """Folders to search for the files; torchvision stores them in ``<root>/<class name>/raw``."""
         base, name = data_root(root), self.torchvision_name
         originals = [

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 from PIL import Image
 
-from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions, data_root, to_item
+from ldm.data.base import DATA_ROOT_VARIABLE, FrameOptions, data_root, to_item
 from ldm.data.folder import FileDataset
 from ldm.errors import UserError, nearest
 from ldm.files import read_text
@@ -22,6 +22,12 @@ SYNSET = re.compile(r"n\d{8}")
 UNREADABLE = frozenset({"n06596364_9591.JPEG"})  # broken in the distributed archive
 HUMAN_NAMES = ("synset_human.txt", "LOC_synset_mapping.txt")
 OPTIONS = ("size", "random_crop", "sub_indices", "keep_orig_class_label")
+
+
+class FolderOptions(FrameOptions, total=False):
+    """Options that the data sets pass on; documented at `RecordDataset`."""
+
+    interpolation: str | None
 
 
 class ImageNetFolder(FileDataset):
@@ -55,13 +61,13 @@ class ImageNetFolder(FileDataset):
         size: int | None = None,
         flip_p: float = 0.0,
         *,
-        config: Mapping | None = None,
+        config: Mapping[str, Any] | None = None,
         process_images: bool = True,
-        data_root: str | os.PathLike | None = None,
+        data_root: str | os.PathLike[str] | None = None,
         random_crop: bool | None = None,
         sub_indices: str | int | Sequence[int] | None = None,
         keep_orig_class_label: bool | None = None,
-        **rest: Unpack[RecordOptions],
+        **rest: Unpack[FolderOptions],
     ):
         name = type(self).__name__
         options = (size, random_crop, sub_indices, keep_orig_class_label)
@@ -90,7 +96,7 @@ class ImageNetFolder(FileDataset):
         self.num_classes = len(numbering)
         self.class_names = [self._human.get(synset, synset) for synset in numbering]
 
-    def find(self, root: str | os.PathLike | None) -> Path:
+    def find(self, root: str | os.PathLike[str] | None) -> Path:
         """Return the folder with the synset folders. Raises UserError, with instructions, when there is none."""
         base = data_root(root)
         places = [base / name for name in self.folder_names] + ([base] if root is not None else [])
@@ -106,7 +112,7 @@ class ImageNetFolder(FileDataset):
     def deterministic(self) -> bool:
         return super().deterministic and not self.random_crop
 
-    def annotations(self, index: int) -> dict:
+    def annotations(self, index: int) -> dict[str, Any]:
         synset = self.files[index].partition("/")[0]
         return {
             "class_label": self.label(index),
@@ -116,7 +122,7 @@ class ImageNetFolder(FileDataset):
             "file_path_": str(self.path(index)),
         }
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         index = self._checked(index)
         if not self.process_images:
             return self.annotations(index)
@@ -141,7 +147,7 @@ def cut_square(
     return np.asarray(Image.fromarray(image).resize((size, size), filter, box=box))
 
 
-def merged_options(name: str, given: Mapping[str, Any], config: Mapping | None) -> dict[str, Any]:
+def merged_options(name: str, given: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the options merged from arguments and the mapping ``config``. Raises UserError when they disagree."""
     merged = dict(given)
     if config is None:

@@ -43,7 +43,7 @@ class SmallImageNet(RecordDataset):
         size: int | None = None,
         flip_p: float = 0.0,
         *,
-        root: str | os.PathLike | None = None,
+        root: str | os.PathLike[str] | None = None,
         batches: Sequence[int] | None = None,
         **options: Unpack[RecordOptions],
     ):
@@ -65,7 +65,7 @@ class SmallImageNet(RecordDataset):
             raise UserError(f"{name}: labels go from {self._labels.min()} to {self._labels.max()}; expected 1 to 1000")
         self.source, self.rows = f"ImageNet{self.side} {names}", np.arange(len(self._labels))
 
-    def _find(self, root: str | os.PathLike | None, names: Sequence[str]) -> list[Path]:
+    def _find(self, root: str | os.PathLike[str] | None, names: Sequence[str]) -> list[Path]:
         base, side = data_root(root), self.side
         kind = "train" if self.training else "val"
         folders = [

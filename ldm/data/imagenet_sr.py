@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -47,9 +48,9 @@ class ImageNetSR(ImageNetFolder):
         max_crop_f: float = 1.0,
         random_crop: bool | None = None,
         *,
-        data_root: str | os.PathLike | None = None,
-        index_file: str | os.PathLike | None = None,
-        config: Mapping | None = None,
+        data_root: str | os.PathLike[str] | None = None,
+        index_file: str | os.PathLike[str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ):
         name = type(self).__name__
         size = size_from_config(size, config, name)
@@ -76,7 +77,7 @@ class ImageNetSR(ImageNetFolder):
     def source_digest(self) -> str:
         return digest(super().source_digest(), self.smaller, self.filter.name, self.crop_range)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         index = self._checked(index)
         image = self.pixels(index)
         assert self.size is not None
@@ -104,7 +105,7 @@ class ImageNetSRValidation(ImageNetSR):
     folder_names, how_to_fetch = ImageNetValidation.folder_names, ImageNetValidation.how_to_fetch
 
 
-def read_indices(path: str | os.PathLike, count: int) -> list[int]:
+def read_indices(path: str | os.PathLike[str], count: int) -> list[int]:
     """Return the pickled list of positions, 0 to ``count - 1``, in a file; no code is executed. Raises UserError."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such index file; leave index_file out to use all images")

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ldm.config import instantiate_from_config
-from ldm.data.base import RecordDataset, RecordOptions, content_digests, digest, to_item, to_path, to_size
+from ldm.data.base import RecordDataset, RecordOptions, content_digests, digest, to_item, to_path
 from ldm.errors import UserError
 from ldm.files import verify_zip, write_atomic
 from ldm.samples import CLASS_NAMES_KEY, class_names_in
 from ldm.samples.array_files import NpzArchive, is_mapped, load_torch, npz_names, require_stored
+from ldm.samples.framing import to_size
 from ldm.samples.pixel_range import BYTES, PixelRange, find_range, require_levels
 
 IMAGE_KEY, LABEL_KEY, METADATA_KEY = "image", "class_label", "metadata"
@@ -49,8 +50,8 @@ class InMemoryDataset(RecordDataset):
 
     def __init__(
         self,
-        path: str | os.PathLike,
-        transform: Callable[[np.ndarray], Any] | Mapping | None = None,
+        path: str | os.PathLike[str],
+        transform: Callable[[np.ndarray], Any] | Mapping[str, Any] | None = None,
         size: int | None = None,
         flip_p: float = 0.0,
         **options: Unpack[RecordOptions],
@@ -117,7 +118,7 @@ class InMemoryDataset(RecordDataset):
             image = np.clip(np.rint((self._range.to_signed(stored).numpy() + 1) * 127.5), 0, 255).astype(np.uint8)
         return image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
 
-    def annotations(self, index: int) -> dict:
+    def annotations(self, index: int) -> dict[str, Any]:
         labels = {} if self._labels is None else {LABEL_KEY: self.label(index)}
         return {**labels, **{name: value[index] for name, value in self._others.items()}}
 
@@ -132,7 +133,7 @@ class InMemoryDataset(RecordDataset):
     def source_digest(self) -> str:
         return digest(content_digests([self.path]))
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         index = self._checked(index)
         stored = self._stored(index)
         stored = stored[:, :, None] if stored.ndim == 2 else stored
@@ -220,8 +221,8 @@ def is_channels_first(image: Tensor, is_sample_file: bool) -> bool:
 
 
 def cache_dataset(
-    dataset: Dataset,
-    output: str | os.PathLike,
+    dataset: Dataset[dict[str, Any]],
+    output: str | os.PathLike[str],
     *,
     batch_size: int = 256,
     num_workers: int = 0,

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from ldm.data.base import cache_home, digest
+from ldm.data.records import FingerprintedRecords
 from ldm.errors import UserError
 from ldm.files import require_regular_file
 
@@ -31,7 +32,7 @@ INDEX = "index.json"
 MAX_INDEX = 2**20  # bytes
 
 
-def why_not_cacheable(dataset: Dataset) -> str | None:
+def why_not_cacheable(dataset: object) -> str | None:
     """Return the reason why the latents of a data set must not be cached, or None when they may be."""
     if not hasattr(dataset, "__len__"):
         return "it has no length"
@@ -42,7 +43,7 @@ def why_not_cacheable(dataset: Dataset) -> str | None:
     return None
 
 
-class LatentCache(Dataset):
+class LatentCache(Dataset[dict[str, Any]]):
     """A data set whose images have been replaced by their posterior moments.
 
     Item i is ``{"moments": float32 (2z, h, w), ...}`` with the other fields of the data set's item i. Numbers and
@@ -69,10 +70,10 @@ class LatentCache(Dataset):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: FingerprintedRecords,
         encode: Callable[[Tensor], Tensor],
         key: str,
-        root: str | os.PathLike | None = None,
+        root: str | os.PathLike[str] | None = None,
         batch_size: int = 64,
         dtype: torch.dtype = torch.float32,
     ):
@@ -99,7 +100,7 @@ class LatentCache(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         index = int(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"the latent cache has {len(self)} records, asked for number {index}")
@@ -157,7 +158,7 @@ class LatentCache(Dataset):
         self._arrays = {}
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_arrays": None}  # each worker maps the files itself, so they are not copied
 
     def _open(self) -> dict[str, np.ndarray]:
@@ -228,7 +229,7 @@ class LatentCache(Dataset):
         again = [name for name in first if name != "image" and name not in numeric]
         names = ["moments", *fields]
         columns = {name: np.zeros((count, *value.shape), value.dtype) for name, value in numeric.items()}
-        moments = None
+        moments: np.ndarray | None = None
         bar = tqdm(total=count, desc="encoding latents", unit="record", leave=False, disable=None)
         for start in range(0, count, batch_size):
             items = [self.dataset[i] for i in range(start, min(start + batch_size, count))]
@@ -242,6 +243,7 @@ class LatentCache(Dataset):
                     columns[name][start + offset] = np.asarray(item[name])
             bar.update(len(items))
         bar.close()
+        assert isinstance(moments, np.memmap)  # a data set without records is refused before
         moments.flush()
         for name, column in columns.items():
             np.save(folder / _file(names, name), column)
@@ -249,7 +251,7 @@ class LatentCache(Dataset):
 
     @staticmethod
     @torch.no_grad()
-    def _encoded(items: list[Mapping], encode: Callable[[Tensor], Tensor], batch_size: int) -> np.ndarray:
+    def _encoded(items: list[dict[str, Any]], encode: Callable[[Tensor], Tensor], batch_size: int) -> np.ndarray:
         # The last batch is filled with copies: kernels round otherwise for other shapes, and the number of records in
         # it, hence their latents' last digits, would change with one record more.
         filled = [*items, *items[-1:] * (batch_size - len(items))]

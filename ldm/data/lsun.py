@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
-from ldm.data.base import DATA_ROOT_VARIABLE, RecordOptions
+from ldm.data.base import DATA_ROOT_VARIABLE, FrameOptions
 from ldm.data.base import data_root as data_folder
 from ldm.data.folder import FileDataset
 from ldm.errors import UserError
 from ldm.files import read_text
+
+
+class LsunOptions(FrameOptions, total=False):
+    """Options that the data sets pass on; documented at `RecordDataset`."""
+
+    config: Mapping[str, Any] | None
 
 
 class LSUNBase(FileDataset):
@@ -43,9 +49,9 @@ class LSUNBase(FileDataset):
         interpolation: str | None = None,
         flip_p: float | None = None,
         *,
-        txt_file: str | os.PathLike | None = None,
-        data_root: str | os.PathLike | None = None,
-        **options: Unpack[RecordOptions],
+        txt_file: str | os.PathLike[str] | None = None,
+        data_root: str | os.PathLike[str] | None = None,
+        **options: Unpack[LsunOptions],
     ):
         if flip_p is None:
             flip_p = 0.5 if self.training else 0.0
@@ -86,7 +92,7 @@ class LSUNBase(FileDataset):
         top, left = ((length - side) // 2 for length in image.shape[:2])
         return image[top : top + side, left : left + side]
 
-    def annotations(self, index: int) -> dict:
+    def annotations(self, index: int) -> dict[str, Any]:
         return {"relative_file_path_": self.files[index], "file_path_": str(self.path(index))}
 
 

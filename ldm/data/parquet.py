@@ -36,7 +36,7 @@ class ParquetImages(RecordDataset):
 
     def __init__(
         self,
-        path: str | os.PathLike | Sequence[str | os.PathLike],
+        path: str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...],
         size: int | None = None,
         flip_p: float = 0.0,
         *,
@@ -107,7 +107,7 @@ class ParquetImages(RecordDataset):
         content = self._blobs[part][end - int(self._lengths[index]) : end]
         return decode_bytes(content.tobytes(), f"{self.files[part]}, row {index - self._firsts[part]}")
 
-    def annotations(self, index: int) -> dict:
+    def annotations(self, index: int) -> dict[str, Any]:
         return {} if self._labels is None else {"class_label": self.label(index)}
 
     @property
@@ -118,7 +118,7 @@ class ParquetImages(RecordDataset):
         return digest(*self._blobs, self._lengths, *([] if self._labels is None else [self._labels]))
 
 
-def parquet_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
+def parquet_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Return the Parquet files of files and folders, sorted within a folder. Raises UserError when there are none."""
     found: list[Path] = []
     for path in map(to_path, paths):

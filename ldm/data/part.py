@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from ldm.config import instantiate_from_config
 from ldm.data.base import digest
+from ldm.data.records import AnnotatedRecords
 from ldm.errors import UserError
 
 
-class Part(Dataset):
+class Part(Dataset[dict[str, Any]]):
     """``count`` records of a data set from place ``start`` of a fixed random order; items are those of the set.
 
     Args:
@@ -25,8 +26,10 @@ class Part(Dataset):
         UserError: when the set has fewer records.
     """
 
-    def __init__(self, of: Mapping[str, Any] | Dataset, count: int, start: int = 0):
-        self.dataset = of if isinstance(of, Dataset) else instantiate_from_config(of)
+    def __init__(self, of: Mapping[str, Any] | Dataset[dict[str, Any]], count: int, start: int = 0):
+        self.dataset: AnnotatedRecords = (
+            cast(AnnotatedRecords, of) if isinstance(of, Dataset) else instantiate_from_config(of)
+        )
         if count < 1 or start < 0 or start + count > len(self.dataset):
             raise UserError(
                 f"Part: {count} records from place {start} on, but {type(self.dataset).__name__} has "

@@ -28,13 +28,18 @@ HOW_TO_DOWNLOAD = (
 SPLITS = ("train", "validation", "test")
 
 
-class SplitOptions(RecordOptions, total=False):
-    """Options that data sets with train and test files pass to `SplitDataset`; documented there."""
+class HoldoutOptions(RecordOptions, total=False):
+    """The options of `SplitOptions` that no data set changes."""
 
-    root: str | os.PathLike | None
-    split: str | None
     holdout: int | None
     download: bool
+
+
+class SplitOptions(HoldoutOptions, total=False):
+    """Options that data sets with train and test files pass to `SplitDataset`; documented there."""
+
+    root: str | os.PathLike[str] | None
+    split: str | None
 
 
 class SplitDataset(ArrayDataset):
@@ -69,7 +74,7 @@ class SplitDataset(ArrayDataset):
         size: int | None = None,
         flip_p: float = 0.0,
         *,
-        root: str | os.PathLike | None = None,
+        root: str | os.PathLike[str] | None = None,
         split: str | None = None,
         holdout: int | None = None,
         download: bool = False,
@@ -122,7 +127,7 @@ class SplitDataset(ArrayDataset):
         """Download the files below ``root`` with a class of ``torchvision.datasets``."""
         getattr(datasets, self.torchvision_name)(str(root), download=True)
 
-    def folders(self, root: str | os.PathLike | None) -> list[Path]:
+    def folders(self, root: str | os.PathLike[str] | None) -> list[Path]:
         """Return the folders to search for the files, in order of preference."""
         base = data_root(root)
         name = self.torchvision_name  # the original code used <cache>/MNIST_Train and the like
@@ -133,7 +138,7 @@ class SplitDataset(ArrayDataset):
             folders += [place / "datasets" / name for place in system_data_dirs() for name in self.folder_names]
         return folders
 
-    def _read(self, root: str | os.PathLike | None, test: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, root: str | os.PathLike[str] | None, test: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return all images and raw labels of the train or test files."""
         name, folders = type(self).__name__, self.folders(root)
         found = self.load(folders, test)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -34,8 +35,8 @@ class StrokeDigitsTrain(RenderedDataset):
         *,
         seed: int = 0,
         channels: int = 1,
-        cache: str | os.PathLike | None = None,
-        config: Mapping | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ):
         super().__init__(count, size, flip_p, seed=seed, channels=channels, cache=cache, config=config)
         self.hand = HandRange()

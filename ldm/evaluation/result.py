@@ -256,7 +256,7 @@ def build(kind: Any, value: Any, where: str) -> Any:
             return None
         found = [choice for choice in inner if is_dataclass(choice) or get_origin(choice)]
         return build(found[0], value, where) if found else value
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise UserError(f"{where}: {value!r} stands where an object with keys belongs")
         hints, given = get_type_hints(kind), {}

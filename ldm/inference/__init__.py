@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from ldm.inference.load import load_model
     from ldm.inference.options import SamplingOptions
     from ldm.inference.prompts import cycled, read_prompts
-    from ldm.inference.request import SamplingRequest, check_output
+    from ldm.inference.request import ModelSource, SamplePlan, SamplingRequest, check_output
 
 _HOMES = {
+    "ModelSource": "request",
+    "SamplePlan": "request",
     "SamplingOptions": "options",
     "SamplingRequest": "request",
     "check_output": "request",
@@ -36,6 +38,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "ModelSource",
+    "SamplePlan",
     "SamplingOptions",
     "SamplingRequest",
     "check_classes",

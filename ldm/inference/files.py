@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from ldm.errors import UserError
 from ldm.files import file_digest
 from ldm.inference.class_names import declared_class_names, named_labels
 from ldm.inference.decode import supported_precision
-from ldm.inference.generate import batch_count, checked_condition, draw_samples, sample_batches
+from ldm.inference.generate import batch_count, checked_condition, sample_batches
 from ldm.inference.load import load_model
 from ldm.inference.options import SamplingOptions
-from ldm.inference.request import SamplingRequest, check_count
+from ldm.inference.request import ModelSource, SamplePlan, SamplingRequest
 from ldm.models.diffusion.latent_denoiser import LatentDenoiser
 from ldm.samples import (
     IMAGE_KEY,
@@ -42,69 +42,28 @@ SHOWN = 100  # images in the grid of ``--picture``
 
 def run_request(request: SamplingRequest) -> bool:
     """Draw and write the images of a request; whether the output is complete (else other processes still draw)."""
-    model = (request.config, request.checkpoint, request.count, request.options)
-    given: dict[str, Any] = {
-        "classes": request.classes,
-        "prompts": request.prompts,
-        "class_names": request.class_names,
-        "device": pick_device(request.device),
-        "ema": request.ema,
-        "guide": request.guide,
-        "settings": request.settings,
-    }
+    source, plan, device = request.source, request.plan, pick_device(request.device)
     if request.output.suffix == ".png":
-        save_grid(sample_set(*model, **given).images, request.output, columns=request.columns)
+        save_grid(sample_set(source, plan, device).images, request.output, columns=request.columns)
         return True
-    complete = write_samples(request.output, *model, **given, shard=request.shard)
+    complete = write_samples(request.output, source, plan, device, request.shard)
     if complete and request.picture is not None:
         save_grid(first_images(request.output, SHOWN), request.picture, columns=10)
     return complete
 
 
-def sample_set(
-    config: str | Path,
-    checkpoint: str | Path,
-    count: int,
-    options: SamplingOptions,
-    *,
-    classes: Sequence[int] | None = None,
-    prompts: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
-    device: torch.device,
-    ema: bool = True,
-    guide: str | Path | None = None,
-    settings: Sequence[str] = (),
-) -> SampleSet:
+def sample_set(source: ModelSource, plan: SamplePlan, device: torch.device) -> SampleSet:
     """Load a model and draw a sample set, with labels or ``meta["captions"]``, and with its provenance in ``meta``.
 
-    Captions and labels are those of `draw_samples`. ``class_names`` (those that the configuration declares when None)
-    are stored with the labels. Raises UserError.
+    Captions and labels are those of `draw_samples`. Raises UserError.
     """
-    check_count(count)
-    names = declared_class_names(config, settings) if class_names is None else class_names
-    options = with_seed_and_precision(options, device)
-    model = load_model(config, checkpoint, device, ema, settings)
-    weaker = load_guide(config, guide, device, ema, settings)
-    samples = draw_samples(model, count, options, classes, prompts, weaker)
-    meta = provenance(config, checkpoint, options, device, ema, guide, settings) | named_labels(samples.labels, names)
-    return SampleSet(samples.images, samples.labels, {**meta, **samples.meta})
+    drawing = Drawing.prepare(source, plan, device)
+    images = torch.cat(list(drawing.batches(range(drawing.batch_count))))
+    return SampleSet(images, drawing.header.labels, dict(drawing.header.meta))
 
 
 def write_samples(
-    output: str | Path,
-    config: str | Path,
-    checkpoint: str | Path,
-    count: int,
-    options: SamplingOptions,
-    *,
-    classes: Sequence[int] | None = None,
-    prompts: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
-    device: torch.device,
-    ema: bool = True,
-    guide: str | Path | None = None,
-    settings: Sequence[str] = (),
-    shard: Shard = WHOLE,
+    output: str | Path, source: ModelSource, plan: SamplePlan, device: torch.device, shard: Shard = WHOLE
 ) -> bool:
     """Write the sample set of `sample_set` to a `.pt` file, with one batch in memory at a time.
 
@@ -113,55 +72,71 @@ def write_samples(
     merges the parts, and the file is that of one process. Returns whether ``output`` is complete.
     Raises UserError, also for an unfinished ``output`` of other arguments.
     """
-    check_count(count)
     output = Path(output)
-    if not shard.whole and options.seed is None:
+    if not shard.whole and plan.options.seed is None:
         raise UserError("several processes need one seed; give --seed, such as --seed 0")
-    model = load_model(config, checkpoint, device, ema, settings)
-    weaker = load_guide(config, guide, device, ema, settings)
-    condition = checked_condition(model, count, options, classes, prompts)
-    options = with_seed_and_precision(options, device, unfinished_meta(output).get("seed"))
-    labels = condition if isinstance(condition, Tensor) else None
-    names = declared_class_names(config, settings) if class_names is None else class_names
-    meta = provenance(config, checkpoint, options, device, ema, guide, settings) | named_labels(labels, names)
-    if prompts is not None:
-        meta["captions"] = condition
-    header = SampleHeader(count, labels, meta)
-
-    def draw(path: Path, part: SampleHeader, batches: range) -> None:
-        with SampleWriter(path, part.count, part.labels, part.meta) as writer:
-            if writer.done:
-                logger.info("%s: %d of %d images are there from a run that was stopped", path, writer.done, part.count)
-            left = range(batches.start + batch_count(writer.done, options), batches.stop)
-            for images in sample_batches(model, count, options, condition, left, shard.first, weaker):
-                writer.write(images)
-            writer.finish()
-
-    return _write_share(output, header, shard, options, draw)
-
-
-def _write_share(
-    output: Path,
-    header: SampleHeader,
-    shard: Shard,
-    options: SamplingOptions,
-    draw: Callable[[Path, SampleHeader, range], None],
-) -> bool:
-    """Draw the batches of a shard, and merge all parts if they are there; whether ``output`` is complete.
-
-    ``draw`` writes the batches of these numbers into a file with this header.
-    """
-    total = batch_count(header.count, options)
+    drawing = Drawing.prepare(source, plan, device, unfinished_meta(output).get("seed"))
+    header, total = drawing.header, drawing.batch_count
     if shard.whole:
-        draw(output, header, range(total))
+        drawing.write(output, header, range(total))
         return True
     if output.exists() and not header.differences(output):
         return True  # a process that starts again after the merge
-    parts = header.parts(shard.count, output, options)
+    parts = header.parts(shard.count, output, drawing.options)
     own = shard.files(output)[shard.index]
     if own in parts and not is_finished(own, parts[own]):
-        draw(own, parts[own], shard.part(total))
-    return merge_when_complete(output, list(parts), lambda _: merge_parts(output, header, parts, options.batch_size))
+        drawing.write(own, parts[own], shard.part(total), progress=shard.first)
+    size = drawing.options.batch_size
+    return merge_when_complete(output, list(parts), lambda _: merge_parts(output, header, parts, size))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A loaded model that is about to draw: its options with their seed, the condition of every image, the header."""
+
+    model: LatentDenoiser
+    guide: LatentDenoiser | None
+    options: SamplingOptions
+    condition: Tensor | list[str] | None
+    header: SampleHeader
+
+    @classmethod
+    def prepare(cls, source: ModelSource, plan: SamplePlan, device: torch.device, seed: int | None = None) -> Drawing:
+        """Load the model and check the plan. ``seed``: of options without one, a new one if None. Raises UserError."""
+        model = load_model(source.config, source.checkpoint, device, source.ema, source.settings)
+        guide = None
+        if source.guide is not None:
+            guide = load_model(source.config, source.guide, device, source.ema, source.settings)
+        condition = checked_condition(model, plan.count, plan.options, plan.classes, plan.prompts)
+        options = with_seed_and_precision(plan.options, device, seed)
+        labels = condition if isinstance(condition, Tensor) else None
+        names = plan.class_names
+        if names is None:
+            names = declared_class_names(source.config, source.settings)
+        meta = provenance(source, options, device) | named_labels(labels, names)
+        if plan.prompts is not None:
+            meta["captions"] = condition
+        return cls(model, guide, options, condition, SampleHeader(plan.count, labels, meta))
+
+    @property
+    def batch_count(self) -> int:
+        """Number of batches of all images."""
+        return batch_count(self.header.count, self.options)
+
+    def batches(self, numbers: range, progress: bool = True) -> Iterator[Tensor]:
+        """The images of the batches with these numbers."""
+        count = self.header.count
+        yield from sample_batches(self.model, count, self.options, self.condition, numbers, progress, self.guide)
+
+    def write(self, path: Path, part: SampleHeader, numbers: range, progress: bool = True) -> None:
+        """Write the batches with these numbers into a file with this header; goes on where an earlier one stopped."""
+        with SampleWriter(path, part.count, part.labels, part.meta) as writer:
+            if writer.done:
+                logger.info("%s: %d of %d images are there from a run that was stopped", path, writer.done, part.count)
+            left = range(numbers.start + batch_count(writer.done, self.options), numbers.stop)
+            for images in self.batches(left, progress):
+                writer.write(images)
+            writer.finish()
 
 
 @dataclass(frozen=True)
@@ -223,13 +198,6 @@ def merge_parts(output: Path, header: SampleHeader, parts: Mapping[Path, SampleH
     merge_parts(output, header, parts, batch_size)
 
 
-def load_guide(
-    config: str | Path, guide: str | Path | None, device: torch.device, ema: bool, settings: Sequence[str] = ()
-) -> LatentDenoiser | None:
-    """The weaker model of guidance, of the same configuration; None without one."""
-    return None if guide is None else load_model(config, guide, device, ema, settings)
-
-
 def with_seed_and_precision(options: SamplingOptions, device: torch.device, seed: int | None = None) -> SamplingOptions:
     """Options with a precision that the device has, and a seed: their own, else ``seed``, else a new one."""
     options = replace(options, precision=supported_precision(options.precision, device))
@@ -238,24 +206,16 @@ def with_seed_and_precision(options: SamplingOptions, device: torch.device, seed
     return replace(options, seed=secrets.randbits(32) if seed is None else seed)
 
 
-def provenance(
-    config: str | Path,
-    checkpoint: str | Path,
-    options: SamplingOptions,
-    device: torch.device,
-    ema: bool,
-    guide: str | Path | None = None,
-    settings: Sequence[str] = (),
-) -> dict[str, Any]:
+def provenance(source: ModelSource, options: SamplingOptions, device: torch.device) -> dict[str, Any]:
     """Provenance of a sample file: input files with digests, settings, weights, options and the kind of device."""
     return {
-        "config": str(config),
-        "config_sha256": file_digest(config),
-        "checkpoint": str(checkpoint),
-        "checkpoint_sha256": file_digest(checkpoint),
-        **({"settings": list(settings)} if settings else {}),
-        **({} if guide is None else {"guide_sha256": file_digest(guide)}),
-        "ema": ema,
+        "config": str(source.config),
+        "config_sha256": file_digest(source.config),
+        "checkpoint": str(source.checkpoint),
+        "checkpoint_sha256": file_digest(source.checkpoint),
+        **({"settings": list(source.settings)} if source.settings else {}),
+        **({} if source.guide is None else {"guide_sha256": file_digest(source.guide)}),
+        "ema": source.ema,
         "device": device.type,
         **asdict(options),
     }

@@ -1,4 +1,7 @@
-"""`SamplingRequest`: a sampling command whose arguments are read, checked without torch before anything is loaded."""
+"""`SamplingRequest`: a sampling command whose arguments are read, checked without torch before anything is loaded.
+
+Its parts are a `ModelSource` and a `SamplePlan`.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,47 @@ from ldm.shipped import find_shipped
 
 
 @dataclass(frozen=True)
+class ModelSource:
+    """The files of a diffusion model, and how they are read.
+
+    ``config`` and ``checkpoint``: YAML file and weights. ``ema``: averaged weights, if there are any. ``guide``:
+    checkpoint of a weaker model of the same configuration, such as the public one, see `Autoguided`. ``settings``:
+    ``key.path=value``, which override the configuration.
+    """
+
+    config: str | Path
+    checkpoint: str | Path
+    ema: bool = True
+    guide: str | Path | None = None
+    settings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """The images to draw: ``count`` in all, of ``classes`` class by class, or of ``prompts`` in turn, or neither.
+
+    ``class_names``: stored with the labels; those that the configuration declares when None.
+    Raises UserError for a count below 1.
+    """
+
+    count: int
+    options: SamplingOptions
+    classes: Sequence[int] | None = None
+    prompts: Sequence[str] | None = None
+    class_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_count(self.count)
+
+
+@dataclass(frozen=True)
 class SamplingRequest:
     """Images of one model in one file.
 
-    ``output``: a ``.pt`` file, or a ``.png`` with a grid of the images. ``config`` and ``checkpoint``: the model.
-    ``count``: images in all, of ``classes`` class by class, or of ``prompts`` in turn, or of neither. ``picture``:
-    image file with a grid of the first hundred of a ``.pt``. ``device``: see `ldm.cli.pick_device`. ``ema``: averaged
-    weights, if there are any. ``guide``: checkpoint of a weaker model, such as the public one, see `Autoguided`.
-    ``columns``: images in a line of a ``.png``. ``class_names``: stored with the labels; those that the configuration
-    declares when None. ``settings``: ``key.path=value``, which override the configuration.
+    ``output``: a ``.pt`` file, or a ``.png`` with a grid of the images. ``config``, ``checkpoint``, ``ema``, ``guide``,
+    ``settings``: see `ModelSource`. ``count``, ``options``, ``classes``, ``prompts``, ``class_names``: see
+    `SamplePlan`. ``picture``: image file with a grid of the first hundred of a ``.pt``. ``device``: see
+    `ldm.cli.pick_device`. ``columns``: images in a line of a ``.png``.
     """
 
     output: Path
@@ -40,6 +75,16 @@ class SamplingRequest:
     class_names: Sequence[str] | None = None
     settings: Sequence[str] = ()
     shard: Shard = field(default_factory=Shard.here)
+
+    @property
+    def source(self) -> ModelSource:
+        """The model of the request."""
+        return ModelSource(self.config, self.checkpoint, self.ema, self.guide, self.settings)
+
+    @property
+    def plan(self) -> SamplePlan:
+        """The images of the request."""
+        return SamplePlan(self.count, self.options, self.classes, self.prompts, self.class_names)
 
     def check(self) -> None:
         """Raise UserError for a mistake that can be seen without the model."""

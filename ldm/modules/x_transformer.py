@@ -86,7 +86,8 @@ class Encoder(nn.Module):
             self.layers.append(nn.ModuleList([nn.LayerNorm(dim), FeedForward(dim)]))
 
     def forward(self, x: Tensor) -> Tensor:
-        for norm, block in self.layers:
+        for pair in self.layers:
+            norm, block = pair.children()
             x = x + block(norm(x))
         return x
 

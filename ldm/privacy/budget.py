@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ldm.errors import UserError
+from ldm.numbers import rounded_up
 from ldm.privacy.accounting import calibrate, epsilon
 from ldm.privacy.event import ADD_OR_REMOVE_ONE, POISSON, SamplingEvent, sensitivity
 from ldm.privacy.plan import check_delta, lineage_sample_rate, planned_steps
-from ldm.privacy.rounding import rounded_up
 from ldm.privacy.validate import whole
 
 

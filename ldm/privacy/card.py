@@ -14,13 +14,13 @@ from typing import Any
 
 from ldm.errors import UserError
 from ldm.files import locked, read_json, write_text
+from ldm.numbers import rounded_up
 from ldm.privacy.account import Account, distinct
 from ldm.privacy.accounting import Spending, accountants_for, epsilon, joint_epsilon
 from ldm.privacy.card_checks import check_card, check_size
 from ldm.privacy.card_form import COVERED
 from ldm.privacy.ledger import Ledger
 from ldm.privacy.plan import PrivacyPlan
-from ldm.privacy.rounding import rounded_up
 
 #: Name of the card's file in a run directory and in a release.
 CARD_FILE = "privacy.json"

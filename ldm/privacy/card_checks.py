@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ldm.errors import UserError
+from ldm.numbers import rounded_up
 from ldm.privacy.accounting import epsilon
 from ldm.privacy.card_form import form_finding
 from ldm.privacy.event import REPLACE_ONE, SamplingEvent
-from ldm.privacy.rounding import rounded_up
 
 if TYPE_CHECKING:
     from ldm.privacy.card import ReleaseCard

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from ldm.errors import UserError
 from ldm.files import write_atomic
+from ldm.numbers import rounded_up
 from ldm.privacy.budget import Budget
-from ldm.privacy.rounding import rounded_up
 
 
 def draw_budgets(rows: Sequence[Budget], path: str | Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from ldm.config.written import exact, quoted
 from ldm.errors import UserError
+from ldm.numbers import rounded_up
 from ldm.privacy.accounting import calibrate
 from ldm.privacy.budget import budget
 
@@ -259,11 +260,11 @@ class Settings:
 
     def _more(self, signal: float, good: int) -> str:
         needed = math.ceil(self.dataset_size * good / signal / 100) * 100
-        return f"about {needed:,} images at epsilon {self.epsilon:g} would reach {good:,}"
+        return f"about {needed:,} images at epsilon {rounded_up(self.epsilon, 6)} would reach {good:,}"
 
     def _not_enough(self, why: str, more: str) -> list[str]:
         return [
-            f"{self.dataset_size:,} images at epsilon {self.epsilon:g} WILL NOT DO: {why}",
+            f"{self.dataset_size:,} images at epsilon {rounded_up(self.epsilon, 6)} WILL NOT DO: {why}",
             f"{more}; a larger epsilon helps as well, and so do fewer classes",
         ]
 

@@ -20,8 +20,8 @@ from ldm.evaluation.inputs.sources import collect, sample_batches
 from ldm.evaluation.metrics.statistics import FeatureStatistics, compare, compute_statistics
 from ldm.files import write_atomic, write_text
 from ldm.inference import SamplingOptions, labels_for, load_model, sample_images
+from ldm.numbers import rounded_up
 from ldm.privacy.card import ReleaseCard
-from ldm.privacy.rounding import rounded_up
 from ldm.reports.privacy_summary import budget_of, spending_curve
 from ldm.reports.run_metrics import read_metric
 from ldm.samples import SampleSet, save_grid

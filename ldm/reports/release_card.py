@@ -9,10 +9,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from ldm.numbers import rounded_down, rounded_up
 from ldm.privacy.card import ReleaseCard
 from ldm.privacy.event import ADD_OR_REMOVE_ONE
 from ldm.privacy.interpretation import Interpretation, interpret
-from ldm.privacy.rounding import rounded_down, rounded_up
 from ldm.reports.release_facts import ReleaseFacts
 
 TEMPLATES = Path(__file__).parent / "templates"

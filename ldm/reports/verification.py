@@ -12,8 +12,8 @@ from ldm.config.targets import check_target
 from ldm.errors import UserError, first_line
 from ldm.files import file_digest, read_text, write_text
 from ldm.models.diffusion.sampling_section import SamplingSection
+from ldm.numbers import rounded_down, rounded_up
 from ldm.privacy.card_checks import AUDIT_PARTS, audit_finding
-from ldm.privacy.rounding import rounded_down, rounded_up
 from ldm.reports import claim
 from ldm.reports.release_card import CardContent, card_page, card_text
 from ldm.reports.release_folder import PUBLIC_DP_KEYS, ReleaseFolder

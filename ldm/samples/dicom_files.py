@@ -30,10 +30,12 @@ def can_read() -> bool:
 
 
 def read_dicom(path: str | Path) -> np.ndarray:
-    """Return the pixels as uint8: (H, W) when grey, else (H, W, 3). Raises UserError, naming the file."""
+    """Return the pixels as uint8: (H, W) when grey, else (H, W, 3). Raises UserError or MemoryError."""
     data = _dataset(path, pixels=True)
     try:
         stored = data.pixel_array
+    except MemoryError:
+        raise
     except Exception as error:  # pydicom's decoders raise whatever their plugins do
         raise UserError(f"{path}: its pixels cannot be decoded ({first_line(error)})") from None
     kind = str(data.get("PhotometricInterpretation", ""))

@@ -19,11 +19,12 @@ DICOM                          by its window, with the pydicom package; see `ldm
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -33,6 +34,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from ldm.cli import is_out_of_memory
 from ldm.errors import UserError, first_line
 from ldm.files import require_regular_file
 from ldm.samples.dicom_files import SUFFIX as DICOM
@@ -62,7 +64,6 @@ _UNREADABLE = (
     LookupError,
     TypeError,
     RuntimeError,
-    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -84,8 +85,15 @@ class ImageHeader:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Return an image file as uint8: (H, W) when it is grey, else (H, W, 3). Raises UserError, naming the file."""
-    return read_dicom(path) if _is_dicom(path) else _opened(path, decode)
+    """Return an image file as uint8: (H, W) when it is grey, else (H, W, 3).
+
+    Raises UserError about a file that cannot be read, and MemoryError where the memory is too little for its pixels,
+    both with its name.
+    """
+    if not _is_dicom(path):
+        return _opened(path, decode)
+    with _memory_for(path):
+        return read_dicom(path)
 
 
 def read_header(path: str | Path) -> ImageHeader:
@@ -110,13 +118,18 @@ def decode(image: Image.Image) -> np.ndarray:
 
 
 def unreadable(paths: Iterable[str | Path]) -> list[str]:
-    """Return one line per file that cannot be decoded, at most `MAX_LISTED`, within `PATIENCE` seconds."""
+    """Return one line per file that cannot be decoded, at most `MAX_LISTED`, within `PATIENCE` seconds.
+
+    A file for whose pixels the memory is too little may be whole, and is not listed.
+    """
 
     def problem(path: str | Path) -> str:
         try:
             read_image(path)
         except UserError as error:
             return str(error)
+        except MemoryError:
+            pass
         return ""
 
     waiting, found = iter(paths), list[str]()
@@ -137,9 +150,9 @@ def all_problems(first: UserError, paths: Iterable[str | Path]) -> UserError:
 
 
 def decode_bytes(content: bytes, where: str) -> np.ndarray:
-    """Return an encoded image as `read_image` does. Raises UserError, naming ``where``."""
+    """Return an encoded image as `read_image` does. Raises UserError and MemoryError, naming ``where``."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with _memory_for(where), Image.open(io.BytesIO(content)) as image:
             return decode(image)
     except _UNREADABLE as error:
         raise UserError(f"{where}: cannot be read as an image ({first_line(error)})") from None
@@ -148,7 +161,7 @@ def decode_bytes(content: bytes, where: str) -> np.ndarray:
 def _opened(path: str | Path, use: Callable[[Image.Image], Found]) -> Found:
     try:
         require_regular_file(path)
-        with Image.open(path) as image:
+        with _memory_for(path), Image.open(path) as image:
             return use(image)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such image; check the folder") from None
@@ -156,6 +169,17 @@ def _opened(path: str | Path, use: Callable[[Image.Image], Found]) -> Found:
         raise UserError(
             f"{path}: cannot be read as an image ({first_line(error)}); remove it or fetch it again"
         ) from None
+
+
+@contextlib.contextmanager
+def _memory_for(image: str | Path) -> Iterator[None]:
+    """Raise MemoryError that names the image for any exception about memory, as the decoders have several."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(f"reading the image {image}: {first_line(error)}") from None
 
 
 def _is_dicom(path: str | Path) -> bool:

@@ -10,11 +10,11 @@ import torch
 from ldm.config import to_plain
 from ldm.data.module import DataModuleFromConfig
 from ldm.models.diffusion.microbatch import fitting_size, free_memory
+from ldm.numbers import duration, rounded_up
 from ldm.privacy.accounting import Spending, joint_epsilon
 from ldm.privacy.config import AUTO
 from ldm.privacy.event import History
 from ldm.privacy.plan import PrivacyPlan
-from ldm.privacy.rounding import rounded_up
 from ldm.training.devices import device_count, own_device
 from ldm.training.estimate import Needs, count_needs, measured_rate
 from ldm.training.private_checks import requested_length
@@ -143,11 +143,3 @@ def need_lines(needs: Needs | None, device: str, rows: int, total: int | None) -
         least = needs.seconds(total, measured_rate(device))
         lines.append(f"time            at least {duration(least)} (at the speed of plain matrix products on {device})")
     return lines
-
-
-def duration(seconds: float) -> str:
-    """A duration in seconds, expressed in the largest unit that gives a number above one."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds" if seconds >= 1 else "a second"

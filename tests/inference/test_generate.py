@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from ldm.checkpoint import read_checkpoint
 from ldm.errors import UserError
 from ldm.inference import (
+    ModelSource,
+    SamplePlan,
     SamplingOptions,
     check_classes,
     check_output,
@@ -133,15 +135,15 @@ def test_options_out_of_range(values: dict[str, Any], line: str) -> None:
         SamplingOptions(**values)
 
 
-def test_nothing_is_loaded_for_no_images() -> None:
+def test_no_images_are_no_plan() -> None:
     with pytest.raises(UserError, match="0 samples asked for"):
-        sample_set("none.yaml", "none.ckpt", 0, QUICK, device=CPU)
+        SamplePlan(0, QUICK)
 
 
 def test_a_written_file_is_what_is_drawn_in_memory(files: tuple[str, Path], tmp_path: Path) -> None:
-    given = {"classes": [3, 5], "device": CPU}
-    write_samples(tmp_path / "a.pt", *files, 9, QUICK, **given)
-    kept, written = sample_set(*files, 9, QUICK, **given), SampleSet.load(tmp_path / "a.pt")
+    given = (ModelSource(*files), SamplePlan(9, QUICK, classes=[3, 5]), CPU)
+    write_samples(tmp_path / "a.pt", *given)
+    kept, written = sample_set(*given), SampleSet.load(tmp_path / "a.pt")
     assert torch.equal(written.images, kept.images) and torch.equal(written.labels, kept.labels)
     assert written.meta == kept.meta and len(written.meta["config_sha256"]) == 64
     assert list(tmp_path.iterdir()) == [tmp_path / "a.pt"]
@@ -163,21 +165,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
 
     monkeypatch.setattr(SampleWriter, "write", write_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        write_samples(output, *files, 10, options, classes=[1, 2], device=CPU)
+        write_samples(output, ModelSource(*files), SamplePlan(10, options, [1, 2]), CPU)
     assert not output.exists() and unfinished_folder(output).is_dir()
     torch.manual_seed(17)  # whatever happens in between
-    write_samples(output, *files, 10, options, classes=[1, 2], device=CPU)
+    write_samples(output, ModelSource(*files), SamplePlan(10, options, [1, 2]), CPU)
     assert drawn == [4, 4, 2], "nothing is drawn twice"
     assert list(tmp_path.iterdir()) == [output]
     made = SampleSet.load(output)
-    undisturbed = sample_set(*files, 10, replace(QUICK, seed=made.meta["seed"]), classes=[1, 2], device=CPU)
+    undisturbed = sample_set(ModelSource(*files), SamplePlan(10, replace(QUICK, seed=made.meta["seed"]), [1, 2]), CPU)
     assert torch.equal(made.images, undisturbed.images) and torch.equal(made.labels, undisturbed.labels)
     assert made.meta == undisturbed.meta
 
 
 def test_an_unfinished_file_of_other_settings_is_left_alone(files: tuple[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "a.pt"
-    write_samples(output, *files, 5, QUICK, classes=[1], device=CPU)
+    write_samples(output, ModelSource(*files), SamplePlan(5, QUICK, [1]), CPU)
     with SampleWriter(tmp_path / "b.pt", 5, labels_for([1], 5), SampleSet.load(output).meta) as writer:
         writer.write(torch.zeros(4, 1, 8, 8))
     before = (unfinished_folder(tmp_path / "b.pt") / "b.pt").read_bytes()
@@ -188,9 +190,10 @@ def test_an_unfinished_file_of_other_settings_is_left_alone(files: tuple[str, Pa
         ({"count": 6}, "5 images there, 6 here"),
         ({"ema": False}, "ema: True there, False here"),
     ):
-        given = {"count": 5, "options": QUICK, "classes": [1], **changes}
+        source = ModelSource(*files, ema=changes.pop("ema", True))
+        plan = SamplePlan(**{"count": 5, "options": QUICK, "classes": [1], **changes})
         with pytest.raises(UserError, match=line):
-            write_samples(tmp_path / "b.pt", *files, device=CPU, **given)
+            write_samples(tmp_path / "b.pt", source, plan, CPU)
     assert (unfinished_folder(tmp_path / "b.pt") / "b.pt").read_bytes() == before
 
 
@@ -210,9 +213,9 @@ def test_a_batch_does_not_depend_on_the_batches_before_it(model: Any) -> None:
 
 def test_a_seed_is_chosen_and_said_when_none_is_given(files: tuple[str, Path]) -> None:
     free = replace(QUICK, seed=None)
-    one, two = (sample_set(*files, 2, free, classes=[1], device=CPU) for _ in range(2))
+    one, two = (sample_set(ModelSource(*files), SamplePlan(2, free, [1]), CPU) for _ in range(2))
     assert one.meta["seed"] != two.meta["seed"]
-    again = sample_set(*files, 2, replace(QUICK, seed=one.meta["seed"]), classes=[1], device=CPU)
+    again = sample_set(ModelSource(*files), SamplePlan(2, replace(QUICK, seed=one.meta["seed"]), [1]), CPU)
     assert torch.equal(one.images, again.images)
 
 

@@ -7,21 +7,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from ldm.errors import UserError
-from ldm.inference import SamplingOptions, sample_set, write_samples
+from ldm.inference import ModelSource, SamplePlan, SamplingOptions, sample_set, write_samples
 from ldm.samples import SampleSet, SampleWriter
 from ldm.samples.shards import Shard
 from tests.tiny_runs import ROOT, small_checkpoint, small_ldm, write_yaml
 
 CPU = torch.device("cpu")
 OPTIONS = SamplingOptions(steps=2, batch_size=4, seed=3)
-GIVEN: dict[str, Any] = {"classes": [1, 5, 7], "device": CPU}
 COUNT = 18
+PLAN = SamplePlan(COUNT, OPTIONS, classes=[1, 5, 7])
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 @pytest.fixture(scope="module")
 def whole(files: tuple[str, Path]) -> SampleSet:
-    return sample_set(*files, COUNT, OPTIONS, **GIVEN)
+    return sample_set(ModelSource(*files), PLAN, CPU)
 
 
 def same(path: Path, whole: SampleSet) -> bool:
@@ -46,14 +45,14 @@ def test_parts_become_the_file_of_one_process(
     files: tuple[str, Path], whole: SampleSet, tmp_path: Path, order: tuple[int, ...]
 ) -> None:
     output = tmp_path / "a.pt"
-    done = [write_samples(output, *files, COUNT, OPTIONS, **GIVEN, shard=Shard(index, 3)) for index in order]
+    done = [write_samples(output, ModelSource(*files), PLAN, CPU, Shard(index, 3)) for index in order]
     assert done == [False, False, True], "the last one merges"
     assert list(tmp_path.iterdir()) == [output] and same(output, whole)
 
 
 def test_more_processes_than_batches(files: tuple[str, Path], whole: SampleSet, tmp_path: Path) -> None:
     for index in range(8):
-        write_samples(tmp_path / "a.pt", *files, COUNT, OPTIONS, **GIVEN, shard=Shard(index, 8))
+        write_samples(tmp_path / "a.pt", ModelSource(*files), PLAN, CPU, Shard(index, 8))
     assert list(tmp_path.iterdir()) == [tmp_path / "a.pt"] and same(tmp_path / "a.pt", whole)
 
 
@@ -70,20 +69,20 @@ def test_a_part_that_was_stopped_goes_on_and_a_finished_one_is_kept(
 
     monkeypatch.setattr(SampleWriter, "write", write_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        write_samples(output, *files, COUNT, OPTIONS, **GIVEN, shard=Shard(1, 2))
+        write_samples(output, ModelSource(*files), PLAN, CPU, Shard(1, 2))
     for index in (1, 0):
-        write_samples(output, *files, COUNT, OPTIONS, **GIVEN, shard=Shard(index, 2))
+        write_samples(output, ModelSource(*files), PLAN, CPU, Shard(index, 2))
     assert drawn[:5] == [4, 4, 2, 4, 4], "nothing is drawn twice"
     assert same(output, whole)
 
 
 def test_parts_of_other_settings_and_missing_seeds_are_refused(files: tuple[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "a.pt"
-    write_samples(output, *files, COUNT, OPTIONS, **GIVEN, shard=Shard(0, 2))
+    write_samples(output, ModelSource(*files), PLAN, CPU, Shard(0, 2))
     with pytest.raises(UserError, match="a.part-1-of-2.pt: is of a run with other settings \\(seed\\); remove it"):
-        write_samples(output, *files, COUNT, replace(OPTIONS, seed=4), **GIVEN, shard=Shard(0, 2))
+        write_samples(output, ModelSource(*files), replace(PLAN, options=replace(OPTIONS, seed=4)), CPU, Shard(0, 2))
     with pytest.raises(UserError, match="several processes need one seed"):
-        write_samples(output, *files, COUNT, replace(OPTIONS, seed=None), **GIVEN, shard=Shard(0, 2))
+        write_samples(output, ModelSource(*files), replace(PLAN, options=replace(OPTIONS, seed=None)), CPU, Shard(0, 2))
 
 
 @pytest.mark.slow

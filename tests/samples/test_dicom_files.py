@@ -55,6 +55,16 @@ def test_without_a_window_the_stored_bits_are_the_range(tmp_path: Path) -> None:
     assert read_image(signed).tolist() == [[0, 62], [125, 255]]
 
 
+def test_too_little_memory_is_not_the_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise MemoryError("Unable to allocate 2.68 GiB")
+
+    path = write(tmp_path / "a.dcm", RAMP)
+    monkeypatch.setattr(pydicom.FileDataset, "pixel_array", property(refuse))
+    with pytest.raises(MemoryError, match=r"^reading the image .*a\.dcm: Unable to allocate 2\.68 GiB$"):
+        read_image(path)
+
+
 def test_a_window_is_applied_after_rescaling(tmp_path: Path) -> None:
     """Values -1024, -24, 976, 3071; centre 40, width 400: tones of DICOM PS3.3 C.11.2.1.2 by hand."""
     tags = {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400}

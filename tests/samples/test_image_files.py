@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
+from ldm.cli import out_of_memory_line
 from ldm.data.folder import ImageFolder
 from ldm.errors import UserError
 from ldm.evaluation.inputs.image_source import open_images
+from ldm.samples.folder_survey import survey
 from ldm.samples.image_files import decode_bytes, read_header, read_image, unreadable
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)
@@ -112,6 +116,41 @@ def test_all_unreadable_files_are_in_one_list(tmp_path: Path) -> None:
         ImageFolder(tmp_path)[1]
     with pytest.raises(UserError, match=r"2 files cannot be read: .*1\.png.*3\.png"):
         list(open_images(str(tmp_path)).batches(2))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 2.68 GiB"),
+        OSError("out of memory error when reading image file"),  # a decoder of Pillow
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_is_not_the_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    for number in range(2):
+        saved(tmp_path / f"{number}.png", BYTES)
+    content = (tmp_path / "0.png").read_bytes()
+    folder = ImageFolder(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(PngImageFile, "load", refuse)
+    for read in (
+        lambda: read_image(tmp_path / "0.png"),
+        lambda: folder[0],
+        lambda: decode_bytes(content, f"{tmp_path / '0.png'}"),
+        lambda: list(open_images(str(tmp_path)).batches(2)),
+        lambda: survey(tmp_path),
+    ):
+        with pytest.raises(MemoryError, match=r"^reading the image .*0\.png") as found:
+            read()
+        line = out_of_memory_line(found.value)
+        assert "not enough memory" in line and "remove" not in line
+    assert unreadable(sorted(tmp_path.iterdir())) == []
 
 
 def test_a_header_that_says_no_size_is_a_line_about_the_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dp_accounting.pld import PLDAccountant
 from ldm.privacy.event import SamplingEvent
 from ldm.privacy.plan import PrivacyPlan
 from ldm.training import driver, train
-from ldm.training.dry_run import duration, privacy_lines
+from ldm.training.dry_run import privacy_lines
 from ldm.training.estimate import count_needs
 from tests import tiny
 from tests.tiny_runs import public_config
@@ -94,10 +94,3 @@ def test_what_is_counted_is_the_model_s() -> None:
     assert 0 < counter.get_total_flops() <= needs.operations < 1.3 * counter.get_total_flops()
     assert 0 < needs.activations < 50e6
     assert count_needs(tiny.AUTOENCODER) is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(3, "3 seconds"), (90, "1.5 minutes"), (7200, "2.0 hours"), (1e6, "11.6 days")]
-)
-def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

@@ -16,7 +16,7 @@ BATCH_BYTES = 2**30
 THRIFT_LIMIT = 100 * 2**20
 
 
-def open_parquet(path: str | os.PathLike) -> Any:
+def open_parquet(path: str | os.PathLike[str]) -> Any:
     """Return ``pyarrow.parquet.ParquetFile`` of a file.
 
     Raises:
@@ -28,7 +28,7 @@ def open_parquet(path: str | os.PathLike) -> Any:
     except ImportError:
         raise UserError("reading Parquet files needs the pyarrow package; type: pip install pyarrow") from None
     try:
-        size = require_regular_file(path)
+        size = require_regular_file(Path(path))
         file = ParquetFile(
             path,
             thrift_string_size_limit=THRIFT_LIMIT,
@@ -44,19 +44,19 @@ def open_parquet(path: str | os.PathLike) -> Any:
         raise UserError(f"{path} cannot be read as Parquet ({first_line(error)}); fetch the file again") from None
 
 
-def column_names(path: str | os.PathLike) -> list[str]:
+def column_names(path: str | os.PathLike[str]) -> list[str]:
     """Return the names of a file's columns."""
     with open_parquet(path) as file:
         return list(file.schema_arrow.names)
 
 
-def row_count(path: str | os.PathLike) -> int:
+def row_count(path: str | os.PathLike[str]) -> int:
     """Return the number of rows of a file, read from its footer."""
     with open_parquet(path) as file:
         return int(file.metadata.num_rows)
 
 
-def class_names(path: str | os.PathLike, column: str) -> list[str] | None:
+def class_names(path: str | os.PathLike[str], column: str) -> list[str] | None:
     """Return the class names of an integer column from the hub's metadata in the file, or None without them."""
     with open_parquet(path) as file:
         described = (file.schema_arrow.metadata or {}).get(b"huggingface")
@@ -68,7 +68,7 @@ def class_names(path: str | os.PathLike, column: str) -> list[str] | None:
 
 
 def rows(
-    paths: Iterable[str | os.PathLike], columns: Sequence[str] | None = None, batch_size: int = 64
+    paths: Iterable[str | os.PathLike[str]], columns: Sequence[str] | None = None, batch_size: int = 64
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of Parquet files one by one, file after file, as plain dicts (a struct is a dict too).
 

@@ -45,7 +45,7 @@ class Shelf:
     names: tuple[str, ...]
 
 
-def shelf_names(root: str | os.PathLike | None = None) -> list[str]:
+def shelf_names(root: str | os.PathLike[str] | None = None) -> list[str]:
     """Return the names of the drawing sets below the data root: "emoji", "openclipart" and the icon sets."""
     base = data_root(root) / FOLDER
     plain = [name for name in ("emoji", "openclipart") if (base / name).is_dir()]
@@ -54,8 +54,8 @@ def shelf_names(root: str | os.PathLike | None = None) -> list[str]:
 
 def load_shelf(
     name: str,
-    root: str | os.PathLike | None = None,
-    cache: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     only: str | None = None,
     colour: bool = False,
 ) -> Shelf:
@@ -91,12 +91,12 @@ def load_shelf(
     return shelf
 
 
-def folder_of(name: str, root: str | os.PathLike | None = None) -> Path:
+def folder_of(name: str, root: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of one set of drawings."""
     return data_root(root) / FOLDER / (name if name in ("emoji", "openclipart") else f"icons/{name}")
 
 
-def shelf_digest(name: str, root: str | os.PathLike | None = None) -> str:
+def shelf_digest(name: str, root: str | os.PathLike[str] | None = None) -> str:
     """Return a digest of the names and contents of the files of one drawing set."""
     folder = folder_of(name, root)
     paths = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".svg", ".png") and path.is_file())

@@ -42,7 +42,7 @@ def builtin_fonts() -> list[Path]:
     return found
 
 
-def font_files(fonts: str | Sequence[str | os.PathLike]) -> list[Path]:
+def font_files(fonts: str | Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Return font files of ``"builtin"``, a file, a folder of fonts, or a list of these; sorted, without duplicates.
 
     A relative path that does not exist here is looked up below the data root.
@@ -73,7 +73,7 @@ def file_sha(path: Path) -> str:
 
 def bitmap(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray | None:
     """Return a character as bool (RASTER, RASTER), scaled to fill it up to the margin; None when it has no ink."""
-    left, top, right, bottom = font.getbbox(character)
+    left, top, right, bottom = map(int, font.getbbox(character))  # of the basic layout, whose numbers are whole
     if right - left < 2 or bottom - top < 2:
         return None
     canvas = Image.new("L", (right - left + 2, bottom - top + 2), 0)
@@ -83,8 +83,8 @@ def bitmap(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray | None:
         return None
     canvas = canvas.crop(box)
     scale = (RASTER - 2 * MARGIN) / max(canvas.size)
-    target = tuple(max(1, round(side * scale)) for side in canvas.size)
-    small = np.asarray(canvas.resize(target, Image.Resampling.BICUBIC)) > 127
+    width, height = (max(1, round(side * scale)) for side in canvas.size)
+    small = np.asarray(canvas.resize((width, height), Image.Resampling.BICUBIC)) > 127
     out = np.zeros((RASTER, RASTER), dtype=bool)
     y, x = (RASTER - small.shape[0]) // 2, (RASTER - small.shape[1]) // 2
     out[y : y + small.shape[0], x : x + small.shape[1]] = small

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class RenderedDataset(RecordDataset):
         UserError: for an invalid count, seed or size.
     """
 
+    size: int  # has a default
+    num_classes: int
     kind = "rendered"
     smallest = 16  # smaller images cannot show the drawing
     stored_channels = 1  # 3 for a subclass that draws in colour
@@ -45,8 +48,8 @@ class RenderedDataset(RecordDataset):
         *,
         seed: int = 0,
         channels: int = 1,
-        cache: str | os.PathLike | None = None,
-        config: Mapping | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ):
         size = size_from_config(None if config is not None and "size" in config else size, config, type(self).__name__)
         super().__init__(32 if size is None else size, flip_p, channels=channels)
@@ -76,6 +79,7 @@ class RenderedDataset(RecordDataset):
         return (np.arange(self.count) % self.num_classes).astype(np.int64)
 
     def pixels(self, index: int) -> np.ndarray:
+        assert self._images is not None  # `open_images` was called
         return self._images[index]
 
     def render(self) -> np.ndarray:
@@ -95,10 +99,10 @@ class RenderedDataset(RecordDataset):
         if self._images is None:
             self._images = keep_images(path, self.render())
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_images": None}  # each worker maps the file itself, so the images are not copied
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.open_images()
 

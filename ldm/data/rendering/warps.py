@@ -109,7 +109,7 @@ def ink_box(ink: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray
     step = places[1] - places[0]
     edges = []
     for axis in (1, 2):  # over rows: columns with ink; over columns: rows with ink
-        has = ink.any(axis)
+        has = np.asarray(ink.any(axis))
         first = has.argmax(1)
         last = has.shape[1] - 1 - has[:, ::-1].argmax(1)
         edges += [places[first] - step / 2, places[last] + step / 2]

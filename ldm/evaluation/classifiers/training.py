@@ -23,6 +23,7 @@ from ldm.samples import SampleSet
 logger = logging.getLogger(__name__)
 
 MEAN_CHUNK = 4096
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class ClassifierTrainer:
             self.optimizer.step()
             if protocol.one_cycle and schedule is not None:
                 schedule.step()
-            elif schedule is not None:
+            elif isinstance(schedule, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts):
                 schedule.step(epoch + step / self.steps)  # the unit is epochs
             if self.average is not None:
                 self.average.update_parameters(self.network)
@@ -204,7 +205,7 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
     Running statistics of batch norms are copied, not averaged.
     """
 
-    def mix(average: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+    def mix(average: Tensors, current: Tensors, updates: Tensor | int) -> None:
         n = int(updates)
         torch._foreach_lerp_(average, current, 1 - min(decay, (1 + n) / (10 + n)))
 

@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from ldm.config import accepted_parameters, allow_target, get_obj_from_str, instantiate_from_config
 from ldm.errors import UserError
-from ldm.samples import SampleSet
-from ldm.samples.sample_set import IMAGE_KEY, LABEL_KEY
+from ldm.samples import IMAGE_KEY, LABEL_KEY, SampleSet
 from ldm.samples.shards import WHOLE, Shard
 
 logger = logging.getLogger(__name__)

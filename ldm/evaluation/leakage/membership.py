@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ldm.errors import UserError
 from ldm.files import write_atomic
+from ldm.numbers import rounded_up
 
 NOT_COVERED = "computed from private images; not covered by any (epsilon, delta)"
 LOW_RATES = (0.001, 0.01, 0.1)
@@ -125,14 +126,15 @@ class MembershipResult:
             f"{self.attack}: AUC {self.auc:.3f}, advantage {self.advantage:.3f} "
             f"({100 * self.confidence:g} % interval {low:.3f} to {high:.3f})"
         )
-        if self.allowed is None:
+        if self.epsilon is None or self.delta is None or self.allowed is None:
             return text
         verdict = (
             "MORE than the guarantee allows: look for a fault in the training or its accounting"
             if self.exceeds
             else "within the guarantee"
         )
-        return f"{text}; epsilon {self.epsilon:.4g}, delta {self.delta:g} allow {self.allowed:.3f}: {verdict}"
+        budget = f"epsilon {rounded_up(self.epsilon)}, delta {rounded_up(self.delta, 6)}"
+        return f"{text}; {budget} allow {rounded_up(self.allowed, 3)}: {verdict}"
 
 
 def membership_inference(
@@ -223,7 +225,7 @@ def draw_roc(results: Sequence[MembershipResult], path: str | Path) -> None:
     axes.plot(rates, rates, color="grey", linestyle="dotted", label="guessing")
     first = results[0]
     if first.epsilon is not None and first.delta is not None:
-        label = f"most that epsilon {first.epsilon:.3g} allows"
+        label = f"most that epsilon {rounded_up(first.epsilon, 3)} allows"
         axes.plot(rates, tpr_bound(rates, first.epsilon, first.delta), color="black", linestyle="dashed", label=label)
     axes.set(xscale="log", yscale="log", xlabel="held-out images taken for members", ylabel="members found")
     axes.set(xlim=(low, 1), ylim=(low, 1.1), title="membership inference (from private images)")

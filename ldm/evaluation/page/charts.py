@@ -7,7 +7,7 @@ fixed colours, and 40 kB of letter outlines in each chart.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -39,8 +39,20 @@ def bars(values: Mapping[str, float], title: str, *, unit: str = "") -> Markup:
     return render("bars.svg", rows=rows, left=left, width=WIDTH, height=ROW * len(rows) + 8, description=description)
 
 
-def lines(series: Mapping[str, Points], title: str, *, x: str, y: str, from_zero: bool = False) -> Markup:
-    """Curves with a legend; an empty string without points. x, y: labels of the axes. A single point is a dot."""
+def lines(
+    series: Mapping[str, Points],
+    title: str,
+    *,
+    x: str,
+    y: str,
+    from_zero: bool = False,
+    show: Callable[[float], str] = "{:.4g}".format,
+    show_x: Callable[[float], str] = "{:g}".format,
+) -> Markup:
+    """Curves with a legend; an empty string without points. x, y: labels of the axes. A single point is a dot.
+
+    show, show_x: write a value of y, and of x.
+    """
     series = {name: list(points) for name, points in series.items() if points}
     if not series:
         return Markup()
@@ -58,12 +70,12 @@ def lines(series: Mapping[str, Points], title: str, *, x: str, y: str, from_zero
         label = _short(name, 28)
         curves.append({"label": label, "legend": legend, "colour": index % COLOURS, "at": [place(*p) for p in points]})
         legend += 34 + 7 * len(label)
-    ends = ", ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in series.items())
+    ends = ", ".join(f"{name} ends at {show(points[-1][1])}" for name, points in series.items())
     return render(
         "lines.svg",
         curves=curves,
         ticks=[(place(x_low, value)[1], f"{value:.3g}") for value in _ticks(y_low, y_high)],
-        ends=[(place(x_low, y_low)[0], "start", f"{x_low:g}"), (place(x_high, y_low)[0], "end", f"{x_high:g}")],
+        ends=[(place(x_low, y_low)[0], "start", show_x(x_low)), (place(x_high, y_low)[0], "end", show_x(x_high))],
         frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "bottom": HEIGHT - BOTTOM},
         x=x,
         description=f"{title}: {y} by {x}; {ends}",

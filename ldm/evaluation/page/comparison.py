@@ -12,7 +12,7 @@ from PIL import Image
 from ldm.evaluation.page.charts import bars, lines
 from ldm.evaluation.page.evaluation import Card
 from ldm.evaluation.page.images import figure
-from ldm.evaluation.page.render import direction, in_words, number, number_or_word, percent, render, words
+from ldm.evaluation.page.render import direction, in_words, number, percent, render, spent, spent_delta, words
 from ldm.evaluation.result import EvaluationResult
 
 FORMAT = "latent diffusion comparison"
@@ -251,12 +251,12 @@ def _trade_offs(comparison: Comparison) -> list[str]:
     }
     if len(epsilons) < 2 or comparison.differences or max(epsilons.values()) < SPREAD * min(epsilons.values()):
         return []
-    charts = []
+    charts: list[str] = []
     for name, score in comparison.scores.items():
         if name == "frechet" or score.share:
             scale = 100 if score.share else 1
             points = sorted((epsilons[run], scale * score.runs[run].value) for run in epsilons if run in score.runs)
-            charts.append(lines({words(score.label): points}, "By epsilon", x="ε", y=words(score.label)))
+            charts.append(lines({words(score.label): points}, "By epsilon", x="ε", y=words(score.label), show_x=spent))
     return charts
 
 
@@ -264,7 +264,7 @@ def _privacy_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     if not any(comparison.privacy.values()):
         return []
     return [
-        (run, number_or_word(card.epsilon), card.accountant, f"{card.delta:g}", in_words(card.statement))
+        (run, spent(card.epsilon), card.accountant, spent_delta(card.delta), in_words(card.statement))
         if card
         else (run, "–", "", "", "no privacy card was given")
         for run, card in comparison.privacy.items()

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from ldm.evaluation.page.charts import bars, lines
 from ldm.evaluation.page.images import Figure, strip
-from ldm.evaluation.page.render import direction, flat_rows, number, number_or_word, percent, render, words
+from ldm.evaluation.page.render import (
+    direction,
+    flat_rows,
+    number,
+    percent,
+    proved,
+    render,
+    spent,
+    spent_delta,
+    words,
+)
 from ldm.evaluation.page.verdicts import verdict
 from ldm.evaluation.result import CHANCE, Downstream, DownstreamRow, EvaluationResult, PrivacySummary
 
@@ -20,6 +30,8 @@ HEADLINES = ("frechet", "kid", "precision", "recall", "density", "coverage", "in
 SHOWN_CLASSES = 20
 CHART_CLASSES = 40
 NOT_NUMBERS = ("curve", "verdict", "space")  # keys of a memorisation entry that other parts of the page show
+#: Bounds among the numbers of a memorisation entry, which are not written as the nearest number.
+BOUNDS = {"epsilon": spent, "delta": spent_delta, "allowed": spent, "least_epsilon": proved}
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ def evaluation_page(result: EvaluationResult, shown: ImageRows) -> str:
         class_chart=bars({row.name: row.frechet for row in result.per_class[:CHART_CLASSES]}, "Distance by class"),
         classifiers=[classifier_row(row) for row in result.downstream.results] if result.downstream else [],
         accuracy_chart=accuracy_chart(result.downstream) if result.downstream else "",
-        uses_test=bool(result.downstream) and any(row.uses_test_for_selection for row in result.downstream.results),
+        uses_test=result.downstream is not None and uses_test(result.downstream),
         privacy_facts=privacy_facts(result.privacy) if result.privacy else [],
         privacy_chart=privacy_chart(result.privacy) if result.privacy else "",
         memorisation=[memorisation_entry(name, found) for name, found in (result.memorisation or {}).items()],
@@ -88,8 +100,8 @@ def headline_cards(result: EvaluationResult) -> list[Card]:
         found.append(Card(f"Accuracy, {row.name}", percent(row.mean), note))
     if result.privacy:
         name, epsilon = result.privacy.tightest
-        note = f"at δ = {result.privacy.delta:g}" if result.privacy.private else "does not hold, see below"
-        found.append(Card(f"Privacy ε ({name})", number_or_word(epsilon), note))
+        note = f"at δ = {spent_delta(result.privacy.delta)}" if result.privacy.private else "does not hold, see below"
+        found.append(Card(f"Privacy ε ({name})", spent(epsilon), note))
     return found
 
 
@@ -119,7 +131,7 @@ def class_images(shown: ImageRows) -> list[ClassImages]:
 
 def score_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
     """Score, value with its spread, better direction, verdict, note on the measurement."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for score in result.scores.values():
         spread = "" if score.deviation is None else f" ± {number(score.deviation, 2)}"
         place = verdict(score.value, score.better, score.levels, deviation=score.deviation)
@@ -134,6 +146,11 @@ def classifier_row(row: DownstreamRow) -> tuple[object, ...]:
     spread = f" ± {100 * row.deviation:.1f}" if len(row.results) > 1 else ""
     epochs = ", ".join(f"{run.best_epoch} of {run.epochs}" for run in row.results)
     return row.name, percent(row.mean) + spread, len(row.results), accuracy_verdict(row), epochs, row.note
+
+
+def uses_test(downstream: Downstream) -> bool:
+    """Whether the epoch of a classifier was chosen by the images that score it."""
+    return any(row.uses_test_for_selection for row in downstream.results)
 
 
 def accuracy_chart(downstream: Downstream) -> str:
@@ -154,8 +171,8 @@ def privacy_facts(privacy: PrivacySummary) -> list[tuple[str, str]]:
     """The privacy card's figures."""
     plan = privacy.plan
     return [
-        ("ε by accountant", ", ".join(f"{number_or_word(value)} ({name})" for name, value in privacy.epsilon.items())),
-        ("δ", f"{privacy.delta:g}"),
+        ("ε by accountant", ", ".join(f"{spent(value)} ({name})" for name, value in privacy.epsilon.items())),
+        ("δ", spent_delta(privacy.delta)),
         ("neighbouring data sets", words(privacy.relation)),
         ("a record is", privacy.record),
         ("noise multiplier σ", number(plan.get("noise_multiplier"))),
@@ -174,7 +191,7 @@ def privacy_facts(privacy: PrivacySummary) -> list[tuple[str, str]]:
 
 def privacy_chart(privacy: PrivacySummary) -> str:
     """Epsilon by step."""
-    return lines({"ε": privacy.curve}, "Privacy spent", x="step", y="epsilon", from_zero=True)
+    return lines({"ε": privacy.curve}, "Privacy spent", x="step", y="epsilon", from_zero=True, show=spent)
 
 
 def memorisation_entry(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,7 +200,9 @@ def memorisation_entry(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("curve"):
         both = {"attack": found["curve"], "guessing": [(0.0, 0.0), (1.0, 1.0)]}
         chart = lines(both, name, x="held-out images taken for members", y="members found")
-    numbers = flat_rows({key: value for key, value in found.items() if key not in NOT_NUMBERS})
+    shown = {key: value for key, value in found.items() if key not in NOT_NUMBERS}
+    bounds = {key: show(shown[key]) for key, show in BOUNDS.items() if shown.get(key) is not None}
+    numbers = flat_rows({**shown, **bounds})
     return {"name": name, "verdict": found.get("verdict", ""), "numbers": numbers, "chart": chart}
 
 

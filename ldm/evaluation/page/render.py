@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ldm.numbers import rounded_down, rounded_up
+
 TEMPLATES = Path(__file__).parent / "templates"
 ARROWS = {"lower": "↓", "higher": "↑"}
 #: An absolute path inside a longer text; the last group is its last part.
@@ -36,9 +38,23 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
-def number_or_word(value: float | str | None) -> str:
-    """A number as text; a word such as "infinite" stays."""
-    return value if isinstance(value, str) else number(value)
+def spent(value: float | str | None, digits: int = 4) -> str:
+    """An epsilon or a delta as text, never below its value; a word such as "infinite" stays, None is a dash."""
+    if value is None:
+        return number(value)
+    return value if isinstance(value, str) else rounded_up(value, digits)
+
+
+def spent_delta(value: float | str | None) -> str:
+    """A delta as text with as many digits as on a privacy card, never below its value."""
+    return spent(value, 6)
+
+
+def proved(value: float | str | None) -> str:
+    """A lower bound of epsilon as text, never above its value; a word such as "infinite" stays, None is a dash."""
+    if value is None:
+        return number(value)
+    return value if isinstance(value, str) else rounded_down(value)
 
 
 def percent(value: float) -> str:
@@ -115,7 +131,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (number, number_or_word, percent, direction, words, in_words, flat_rows, plain)
+    filters = (number, percent, direction, words, in_words, flat_rows, plain)
     environment.filters.update({function.__name__: function for function in filters})
     return environment
 

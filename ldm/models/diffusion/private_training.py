@@ -15,6 +15,7 @@ from ldm.errors import UserError
 from ldm.models.diffusion.finetuning import Selection
 from ldm.models.diffusion.microbatch import filled, fitting_size, largest_that_runs, out_of_memory, size_by_estimate
 from ldm.models.diffusion.protocols import PrivateModel
+from ldm.numbers import rounded_up
 from ldm.privacy.clipping import Clipping, PerRecordClipper
 from ldm.privacy.config import AUTO
 from ldm.privacy.distributed import check_agreement, reduce_sums
@@ -23,7 +24,6 @@ from ldm.privacy.noise import GaussianNoise
 from ldm.privacy.plan import PrivacyPlan
 from ldm.privacy.randomness import LossDraws
 from ldm.privacy.ranks import Ranks
-from ldm.privacy.rounding import rounded_up
 from ldm.privacy.sums import FlatSums
 
 logger = logging.getLogger(__name__)

@@ -174,37 +174,44 @@ def make_attn(in_channels: int, attn_type: str = "vanilla") -> nn.Module:
     raise UserError(f"attn_type: {attn_type!r} is unknown; use one of {', '.join(ATTENTION_TYPES)}")
 
 
-def _middle(channels: int, dropout: float, attn_type: str) -> nn.Module:
-    mid = nn.Module()
-    mid.block_1 = ResnetBlock(in_channels=channels, out_channels=channels, dropout=dropout, temb_channels=0)
-    mid.attn_1 = make_attn(channels, attn_type)
-    mid.block_2 = ResnetBlock(in_channels=channels, out_channels=channels, dropout=dropout, temb_channels=0)
-    return mid
+class _Middle(nn.Module):
+    """The lowest resolution: attention between two residual blocks. Keeps (B,C,H,W)."""
+
+    def __init__(self, channels: int, dropout: float, attn_type: str) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(in_channels=channels, out_channels=channels, dropout=dropout, temb_channels=0)
+        self.attn_1 = make_attn(channels, attn_type)
+        self.block_2 = ResnetBlock(in_channels=channels, out_channels=channels, dropout=dropout, temb_channels=0)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(h)))
 
 
-def _level(widths: Sequence[int], attention: bool, dropout: float, attn_type: str) -> nn.Module:
-    """One resolution: residual blocks through `widths`, each followed by an attention block when `attention`."""
-    level = nn.Module()
-    level.block = nn.ModuleList()
-    level.attn = nn.ModuleList()
-    for width_in, width_out in pairwise(widths):
-        block = ResnetBlock(in_channels=width_in, out_channels=width_out, dropout=dropout, temb_channels=0)
-        level.block.append(block)
-        if attention:
-            level.attn.append(make_attn(width_out, attn_type))
-    return level
+class _Level(nn.Module):
+    """One resolution: residual blocks through `widths`, each followed by an attention block when `attention`.
 
+    The encoder or decoder adds the change of size that follows; `forward` does not apply it.
+    """
 
-def _run_level(level: nn.Module, h: Tensor) -> Tensor:
-    for index, block in enumerate(level.block):
-        h = block(h)
-        if len(level.attn) > 0:
-            h = level.attn[index](h)
-    return h
+    downsample: Downsample
+    upsample: Upsample
 
+    def __init__(self, widths: Sequence[int], attention: bool, dropout: float, attn_type: str) -> None:
+        super().__init__()
+        self.block = nn.ModuleList()
+        self.attn = nn.ModuleList()
+        for width_in, width_out in pairwise(widths):
+            block = ResnetBlock(in_channels=width_in, out_channels=width_out, dropout=dropout, temb_channels=0)
+            self.block.append(block)
+            if attention:
+                self.attn.append(make_attn(width_out, attn_type))
 
-def _run_middle(mid: nn.Module, h: Tensor) -> Tensor:
-    return mid.block_2(mid.attn_1(mid.block_1(h)))
+    def forward(self, h: Tensor) -> Tensor:
+        for index, block in enumerate(self.block):
+            h = block(h)
+            if len(self.attn) > 0:
+                h = self.attn[index](h)
+        return h
 
 
 class Encoder(nn.Module):
@@ -265,23 +272,24 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         width, size = ch, resolution
         for index, factor in enumerate(ch_mult):
-            level = _level([width] + [ch * factor] * num_res_blocks, size in attn_resolutions, dropout, attn_type)
+            level = _Level([width] + [ch * factor] * num_res_blocks, size in attn_resolutions, dropout, attn_type)
             width = ch * factor if num_res_blocks > 0 else width
             if index != len(ch_mult) - 1:
                 level.downsample = Downsample(width, resamp_with_conv)
                 size //= 2
             self.down.append(level)
-        self.mid = _middle(width, dropout, attn_type)
+        self.mid = _Middle(width, dropout, attn_type)
         self.norm_out = Normalize(width)
         self.conv_out = _conv3x3(width, 2 * z_channels if double_z else z_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for index, level in enumerate(self.down):
-            h = _run_level(level, h)
+            assert isinstance(level, _Level)
+            h = level(h)
             if index != self.num_resolutions - 1:
                 h = level.downsample(h)
-        h = _run_middle(self.mid, h)
+        h = self.mid(h)
         return self.conv_out(nonlinearity(self.norm_out(h)))
 
 
@@ -323,11 +331,11 @@ class Decoder(nn.Module):
         width = ch * ch_mult[-1]
         size = resolution // 2 ** (self.num_resolutions - 1)
         self.conv_in = _conv3x3(z_channels, width)
-        self.mid = _middle(width, dropout, attn_type)
+        self.mid = _Middle(width, dropout, attn_type)
         levels = []
         for index in reversed(range(self.num_resolutions)):
             widths = [width] + [ch * ch_mult[index]] * (num_res_blocks + 1)
-            level = _level(widths, size in attn_resolutions, dropout, attn_type)
+            level = _Level(widths, size in attn_resolutions, dropout, attn_type)
             width = widths[-1]
             if index != 0:
                 level.upsample = Upsample(width, resamp_with_conv)
@@ -338,11 +346,13 @@ class Decoder(nn.Module):
         self.conv_out = _conv3x3(width, out_ch)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = _run_middle(self.mid, self.conv_in(z))
+        h = self.mid(self.conv_in(z))
         for index in reversed(range(self.num_resolutions)):
-            h = _run_level(self.up[index], h)
+            level = self.up[index]
+            assert isinstance(level, _Level)
+            h = level(h)
             if index != 0:
-                h = self.up[index].upsample(h)
+                h = level.upsample(h)
         if self.give_pre_end:
             return h
         h = self.conv_out(nonlinearity(self.norm_out(h)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from ldm.errors import UserError, nearest
 from ldm.modules.losses.discriminator import DISCRIMINATOR_LOSSES, NLayerDiscriminator
 from ldm.modules.losses.lpips import LPIPS
 
+Measured = tuple[Tensor, dict[str, Tensor | float]]
 Logged = tuple[Tensor, dict[str, Tensor]]
 
 
@@ -55,7 +55,7 @@ class AdversarialLoss(nn.Module):
         disc_conditional: bool,
         disc_loss: str,
         disc_ndf: int = 64,
-        vgg_weights: str | os.PathLike | None = None,
+        vgg_weights: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         if disc_loss not in DISCRIMINATOR_LOSSES:
@@ -104,13 +104,12 @@ class AdversarialLoss(nn.Module):
         g_loss = -self._logits(reconstructions, cond).mean()
         return g_loss, self._adaptive_weight(nll_loss, g_loss, last_layer)
 
-    def _discriminator(self, inputs: Tensor, reconstructions: Tensor, factor: float, cond: Tensor | None) -> Logged:
+    def _discriminator(self, inputs: Tensor, reconstructions: Tensor, factor: float, cond: Tensor | None) -> Measured:
         """The discriminator's own loss; no gradient reaches the autoencoder."""
         logits_real = self._logits(inputs.detach(), cond)
         logits_fake = self._logits(reconstructions.detach(), cond)
         total = factor * self.disc_loss(logits_real, logits_fake)
-        log = {"disc_loss": total, "logits_real": logits_real.mean(), "logits_fake": logits_fake.mean()}
-        return total, log
+        return total, {"disc_loss": total, "logits_real": logits_real.mean(), "logits_fake": logits_fake.mean()}
 
     def _logits(self, images: Tensor, cond: Tensor | None) -> Tensor:
         if self.disc_conditional:
@@ -131,6 +130,6 @@ class AdversarialLoss(nn.Module):
         return self.discriminator_weight * ratio.clamp(0.0, 1e4).detach()
 
 
-def named(log: Mapping[str, Any], split: str) -> dict[str, Tensor]:
+def named(log: Mapping[str, Tensor | float], split: str) -> dict[str, Tensor]:
     """Metrics to log as "split/name", detached from the graph."""
     return {f"{split}/{name}": torch.as_tensor(value).detach() for name, value in log.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.modules.distributions.distributions import DiagonalGaussianDistribution
-from ldm.modules.losses.adversarial import AdversarialLoss, Logged, named
+from ldm.modules.losses.adversarial import AdversarialLoss, Logged, Measured, named
 
 
 class DummyLoss(nn.Identity):
@@ -45,7 +45,7 @@ class LPIPSWithDiscriminator(AdversarialLoss):
         use_actnorm: bool = False,
         disc_conditional: bool = False,
         disc_loss: str = "hinge",
-        vgg_weights: str | os.PathLike | None = None,
+        vgg_weights: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
             disc_start=disc_start,
@@ -96,7 +96,7 @@ class LPIPSWithDiscriminator(AdversarialLoss):
         last_layer: Tensor | None,
         cond: Tensor | None,
         weights: Tensor | None,
-    ) -> Logged:
+    ) -> Measured:
         rec_loss = self.pixel_weight * (inputs - reconstructions).abs()
         rec_loss = rec_loss + self._perceptual(inputs, reconstructions)
         nll = rec_loss / self.logvar.exp() + self.logvar
@@ -107,7 +107,7 @@ class LPIPSWithDiscriminator(AdversarialLoss):
 
         g_loss, d_weight = self._verdict(weighted_nll, reconstructions, factor, last_layer, cond)
         total = total + d_weight * factor * g_loss
-        log = {
+        log: dict[str, Tensor | float] = {
             "total_loss": total,
             "logvar": self.logvar,
             "kl_loss": kl_loss,

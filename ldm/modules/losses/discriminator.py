@@ -12,6 +12,8 @@ from ldm.errors import UserError
 class ActNorm(nn.Module):
     """Per-channel affine layer, initialized on the first training batch to mean 0, std 1 (Kingma, Dhariwal 2018)."""
 
+    initialized: Tensor
+
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(1, num_features, 1, 1))

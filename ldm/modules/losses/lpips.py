@@ -20,7 +20,7 @@ VGG_ENV = "LDM_VGG16_WEIGHTS"
 WIDTHS = (64, 128, 256, 512, 512)
 
 
-def find_vgg_weights(path: str | os.PathLike | None = None) -> Path | None:
+def find_vgg_weights(path: str | os.PathLike[str] | None = None) -> Path | None:
     """The file with torchvision's VGG16 weights: `path`, else $LDM_VGG16_WEIGHTS, else torchvision's download cache.
 
     Returns None when the cache has none. Raises UserError when a named file does not exist. Never downloads.
@@ -46,6 +46,9 @@ def find_head_weights() -> Path | None:
 
 class ScalingLayer(nn.Module):
     """Maps images in [-1,1] to the ImageNet normalization that VGG expects."""
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +101,7 @@ class LPIPS(nn.Module):
     then raise UserError.
     """
 
-    def __init__(self, vgg_weights: str | os.PathLike | None = None) -> None:
+    def __init__(self, vgg_weights: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
         self.scaling_layer = ScalingLayer()
         self.net = VGG16Features()

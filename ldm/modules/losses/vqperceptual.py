@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError, nearest
-from ldm.modules.losses.adversarial import AdversarialLoss, Logged, named
+from ldm.modules.losses.adversarial import AdversarialLoss, Logged, Measured, named
 
 PIXEL_LOSSES = ("l1", "l2")
 PERCEPTUAL_LOSSES = ("lpips",)
@@ -49,7 +49,7 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
         n_classes: int | None = None,
         perceptual_loss: str = "lpips",
         pixel_loss: str = "l1",
-        vgg_weights: str | os.PathLike | None = None,
+        vgg_weights: str | os.PathLike[str] | None = None,
     ) -> None:
         _check("perceptual_loss", perceptual_loss, PERCEPTUAL_LOSSES)
         _check("pixel_loss", pixel_loss, PIXEL_LOSSES)
@@ -106,14 +106,14 @@ class VQLPIPSWithDiscriminator(AdversarialLoss):
         factor: float,
         last_layer: Tensor | None,
         cond: Tensor | None,
-    ) -> Logged:
+    ) -> Measured:
         difference = inputs - reconstructions
         pixels = difference.abs() if self.pixel_loss == "l1" else difference.square()
         perceptual = self._perceptual(inputs, reconstructions)
         nll_loss = (self.pixel_weight * pixels + perceptual).mean()
         g_loss, d_weight = self._verdict(nll_loss, reconstructions, factor, last_layer, cond)
         total = nll_loss + d_weight * factor * g_loss + self.codebook_weight * codebook_loss
-        log = {
+        log: dict[str, Tensor | float] = {
             "total_loss": total,
             "quant_loss": codebook_loss,
             "nll_loss": nll_loss,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,12 +32,14 @@ class VectorQuantizer2(nn.Module):
     (B,h,w) instead of (B*h*w,), or (B*h*w,1) with `remap`. Raises UserError for a bad `remap` or `unknown_index`.
     """
 
+    used: Tensor  # with `remap`
+
     def __init__(
         self,
         n_e: int,
         e_dim: int,
         beta: float = 0.25,
-        remap: str | os.PathLike | None = None,
+        remap: str | os.PathLike[str] | None = None,
         unknown_index: str | int = "random",
         sane_index_shape: bool = False,
         legacy: bool = True,
@@ -54,9 +57,9 @@ class VectorQuantizer2(nn.Module):
         if remap is not None:
             self._remap_from(remap, unknown_index)
 
-    def _remap_from(self, path: str | os.PathLike, unknown_index: str | int) -> None:
+    def _remap_from(self, path: str | os.PathLike[str], unknown_index: str | int) -> None:
         try:
-            require_regular_file(path)
+            require_regular_file(Path(path))
             used = torch.from_numpy(np.load(path)).long()
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"remap: cannot read {path} ({error}); give a .npy file of code numbers") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ldm.privacy.rounding import rounded_down, rounded_up
+from ldm.numbers import rounded_down, rounded_up
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,15 @@ class AuditResult:
     def verdict(self) -> str:
         """One line for people."""
         sure = f"{self.confidence:.0%} confidence, {self.canaries:,} canaries, {self.steps:,} steps, {self.method}"
+        delta = rounded_up(self.delta, 6)
         if self.exceeded:
             return (
-                f"EXCEEDED: epsilon is at least {rounded_down(self.lower_bound)} at delta {self.delta:.3g}, but "
+                f"EXCEEDED: epsilon is at least {rounded_down(self.lower_bound)} at delta {delta}, but "
                 f"{rounded_up(self.claimed_epsilon)} is claimed ({sure}): do not publish; the mechanism does not do "
                 "what its plan says"
             )
         return (
-            f"consistent: epsilon is at least {rounded_down(self.lower_bound)} at delta {self.delta:.3g}, claimed is "
+            f"consistent: epsilon is at least {rounded_down(self.lower_bound)} at delta {delta}, claimed is "
             f"{rounded_up(self.claimed_epsilon)} ({sure})"
         )
 

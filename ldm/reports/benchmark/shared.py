@@ -16,7 +16,7 @@ from ldm.errors import UserError
 from ldm.evaluation.classifiers.downstream import downstream_accuracy
 from ldm.evaluation.inputs.sources import collect
 from ldm.files import write_text
-from ldm.inference import write_samples
+from ldm.inference import ModelSource, SamplePlan, write_samples
 from ldm.reports.benchmark.config import BenchmarkConfig
 from ldm.reports.benchmark.machine import device
 from ldm.reports.benchmark.options import BenchmarkOptions
@@ -89,15 +89,8 @@ class Shared:
         """Draw labelled samples, class by class; continues an earlier process that was stopped."""
         config = self.config
         if not output.is_file():
-            write_samples(
-                output,
-                config.run,
-                checkpoint,
-                config.samples,
-                config.sampling,
-                classes=range(config.classes),
-                device=device(),
-            )
+            plan = SamplePlan(config.samples, config.sampling, classes=range(config.classes))
+            write_samples(output, ModelSource(config.run, checkpoint), plan, device())
 
     def score(self, samples: SampleSet) -> Result:
         """Accuracy on the test images of classifiers trained on ``samples``: their mean, and each one if several."""

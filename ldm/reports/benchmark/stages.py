@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.files import read_json, write_text
+from ldm.numbers import duration, time_left
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def run_stages(stages: Sequence[Stage]) -> dict[str, Result]:
             # a stage of seconds is a poor measure of the pace of stages that take minutes
             pace = (spent + PRIOR) / (expected + PRIOR)
             left = pace * sum(later.seconds for later in stages[place:] if later.result() is None)
-            logger.info("stage %d of %d: %s; about %s left", place + 1, len(stages), stage.title, duration(left))
+            logger.info("stage %d of %d: %s; %s", place + 1, len(stages), stage.title, time_left(left))
             started = time.monotonic()
             found = stage.run()
             elapsed = time.monotonic() - started
@@ -73,12 +74,3 @@ def peak_memory() -> int:
     """Peak memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1024 if sys.platform != "darwin" else 1024**2)
-
-
-def duration(seconds: float) -> str:
-    """A duration in seconds as short text."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

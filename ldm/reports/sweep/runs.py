@@ -23,7 +23,7 @@ from ldm.data.part import Part
 from ldm.errors import Stopped, UserError
 from ldm.evaluation.inputs.sources import open_dataset, parse_settings
 from ldm.inference import load_model
-from ldm.privacy.rounding import rounded_up
+from ldm.numbers import rounded_up
 from ldm.privacy.selection import Selection
 from ldm.reports.budget import PlannedRun
 from ldm.reports.membership import LossOptions, image_losses

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from ldm.errors import UserError
 from ldm.evaluation.leakage.membership import (
@@ -165,6 +166,17 @@ def test_results_are_plain_thin_and_drawn(tmp_path: Path) -> None:
     draw_roc([bounded, result], tmp_path / "roc.png")
     assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
     assert math.isinf(epsilon_of_advantage(1.0, 0.0))
+
+
+def test_what_is_stated_is_not_below_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(4)
+    result = membership_inference(random.random(50), random.random(50), epsilon=1.0004, delta=1.5148541e-6)
+    assert "epsilon 1.001, delta 1.51486e-06 allow 0.463:" in str(result)  # tanh(0.5002) = 0.46227...
+    labels: list[str] = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *args, **given: labels.append(given["label"]) or plot(*args, **given))
+    draw_roc([result], tmp_path / "roc.png")
+    assert labels[-1] == "most that epsilon 1.01 allows"
 
 
 @pytest.mark.parametrize(

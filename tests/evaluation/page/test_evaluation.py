@@ -144,6 +144,26 @@ def test_warnings_for_a_choice_by_test_images_and_a_broken_guarantee() -> None:
     assert '<p class="warning">NOT private' in evaluation_page(result(privacy=broken), images())
 
 
+def test_no_epsilon_or_delta_of_a_page_is_below_the_value_and_no_lower_bound_above_it() -> None:
+    """Nearest rounding would write 9.996, 1.51485e-06, 0.4621 and 2.346; the last is a lower bound."""
+    private = replace(PRIVACY, epsilon={"pld": 9.996056}, delta=1.5148541e-6, curve=((1, 1.0), (500, 9.996056)))
+    attack = {"epsilon": 9.996056, "delta": 1.5148541e-6, "allowed": 0.46211716, "least_epsilon": 2.3456789}
+    whole = result(privacy=private, memorisation={"Membership inference: loss threshold": attack})
+    text = Page(evaluation_page(whole, images())).text
+    for words in ("ε by accountant 9.997 (pld)", "δ 1.51486e-06", "allowed 0.4622", "least epsilon 2.345"):
+        assert words in " ".join(text.split()), words
+    page = evaluation_page(whole, images())
+    assert "ε ends at 9.997" in page and not re.search(r"9\.996\b|1\.51485e-06|0\.4621\b|2\.346\b", page)
+
+
+def test_no_epsilon_of_a_comparison_is_below_the_value() -> None:
+    private = replace(PRIVACY, epsilon={"pld": 9.996056}, delta=1.5148541e-6)
+    both = {**runs(), "eps9": result(privacy=private, scores={"frechet": score(7.0, "FID")})}
+    page = comparison_page(compare_results(both), both, {})
+    assert "9.997" in page and "1.51486e-06" in page and "By epsilon" in page
+    assert not re.search(r"9\.996\b|9\.99606|1\.51485e-06", page)
+
+
 def test_the_neighbouring_relation_is_said_in_words() -> None:
     stated = replace(PRIVACY, statement="(9.98, 1e-05)-differentially private, add_or_remove_one, record: one image")
     said = Page(evaluation_page(result(privacy=stated), images())).text

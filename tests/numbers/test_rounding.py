@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm.privacy.rounding import rounded_down, rounded_up
+from ldm.numbers.rounding import rounded_down, rounded_up
 
 POSITIVE = st.floats(min_value=1e-12, max_value=1e6)
 
