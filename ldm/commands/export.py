@@ -22,6 +22,8 @@ from ldm.errors import UserError
 
 SAMPLE_FORMS = ("npz", "images", "parquet", "webdataset")
 FORMS = (*SAMPLE_FORMS, "hub", "disclosure", "diffusers", "first-stage", "peft")
+#: Endings of files that this command does not write: a folder with such a name would be taken for one.
+OTHER_FILES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".zip", ".tar", ".csv", ".json", ".pt")
 
 
 def build_parser() -> ArgumentParser:
@@ -67,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def likely_form(source: Path, out: Path) -> str:
     """The format that the two file names imply. Raises UserError when they are ambiguous."""
+    if out.suffix.lower() in OTHER_FILES:
+        raise UserError(f"{out}: cannot tell what to write; name a folder, or a file that ends in .npz or .parquet")
     if source.suffix in (".pt", ".npz"):
         return {".npz": "npz", ".parquet": "parquet"}.get(out.suffix, "images")
     if (source / "release.json").is_file():

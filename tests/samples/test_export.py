@@ -98,3 +98,10 @@ def test_a_name_that_is_no_line_of_text_is_refused(samples: np.ndarray, out: str
         with pytest.raises(UserError, match="is no line of text"):
             dispatch(["export", "samples.pt", out, "--class-names", name, "dog"])
     assert not Path(out).exists()
+
+
+@pytest.mark.parametrize("out", ["out.jpg", "out.PNG", "out.zip"])
+def test_a_name_of_another_kind_of_file_does_not_become_a_folder(samples: np.ndarray, out: str) -> None:
+    with pytest.raises(UserError, match=r"cannot tell what to write; name a folder, or a file that ends in \.npz"):
+        dispatch(["export", "samples.pt", out])
+    assert not Path(out).exists()
