@@ -110,6 +110,7 @@ DISPLAY_NAMES = {
     "mlp": "MLP",
     "cnn": "CNN",
     "compact-cnn": "compact CNN",
+    "compact-cnn-48": "compact CNN, 48 maps",
     "wrn-40-4": "WRN-40-4",
     "resnet-9": "ResNet-9",
     "resnet-110": "ResNet-110",
@@ -158,5 +159,7 @@ def build_classifier(
         return CNN(in_channels, size, num_classes, drop_maps)
     if name == "wrn-40-4":
         return WideResNet(in_channels, num_classes, dropout=wrn_dropout)
-    others = {"compact-cnn": CompactCNN, "resnet-9": ResNet9, "resnet-110": ResNet, "resnext-29": ResNeXt}
+    if name.startswith("compact-cnn"):
+        return CompactCNN(in_channels, num_classes, width=48 if name == "compact-cnn-48" else 24)
+    others = {"resnet-9": ResNet9, "resnet-110": ResNet, "resnext-29": ResNeXt}
     return others[name](in_channels, num_classes)

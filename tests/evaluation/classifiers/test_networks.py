@@ -47,9 +47,11 @@ def test_small_classifiers_compute_what_their_layers_do(name: str, parameters: i
     torch.testing.assert_close(network(images), reference(images), rtol=1e-5, atol=1e-6)
 
 
-def test_the_compact_cnn_is_its_layers() -> None:
-    network = build_classifier("compact-cnn", in_channels=1).eval()
-    assert count(network) == convolutions((1, 24, 5), (24, 48, 3), (48, 96, 3), (96, 96, 3)) + 2 * 264 + 1930
+@pytest.mark.parametrize(("name", "width"), [("compact-cnn", 24), ("compact-cnn-48", 48)])
+def test_the_compact_cnn_is_its_layers(name: str, width: int) -> None:
+    network = build_classifier(name, in_channels=1).eval()
+    kernels = convolutions((1, width, 5), (width, 2 * width, 3), (2 * width, 4 * width, 3), (4 * width, 4 * width, 3))
+    assert count(network) == kernels + 2 * 11 * width + 10 * (8 * width + 1)
     state = iter(network.state_dict().values())
     images = maps = torch.rand(5, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for stride, padding, pooled in ((2, 2, False), (1, 1, True), (1, 1, True), (1, 1, False)):
@@ -57,7 +59,7 @@ def test_the_compact_cnn_is_its_layers() -> None:
         weight, bias, mean, variance, _ = (next(state) for _ in range(5))
         maps = F.relu(F.batch_norm(maps, mean, variance, weight, bias))
         maps = F.max_pool2d(maps, 2) if pooled else maps
-    assert maps.shape == (5, 96, 4, 4)
+    assert maps.shape == (5, 4 * width, 4, 4)
     ends = torch.cat([maps.flatten(2).mean(dim=2), maps.flatten(2).max(dim=2).values], dim=1)
     torch.testing.assert_close(network(images), F.linear(ends, next(state), next(state)), rtol=1e-4, atol=1e-5)
 
