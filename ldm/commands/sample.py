@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm.cli import ArgumentParser, print_end, print_part_end, split_settings, typed
+from ldm.cli import ArgumentParser, pick_device, print_end, print_part_end, split_settings, typed
 from ldm.errors import UserError
 from ldm.inference import SamplingRequest, check_output
-from ldm.inference.request import require_file
+from ldm.inference.request import check_grid, require_file
 from ldm.models.diffusion.sampling_section import DRAWS, SOURCES
 from ldm.reports.flags import add_drawing_flags, add_sampling_flags, sampling_options
 from ldm.samples.shards import Shard
@@ -130,28 +130,25 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def draw_statistics(args: argparse.Namespace, files: ModelFiles, classes: Sequence[int] | None) -> None:
-    """Write images decoded from draws of the run's released statistics. Raises UserError for a class without any."""
+def draw_statistics(args: argparse.Namespace, files: ModelFiles, classes: Sequence[int] | None, shard: Shard) -> bool:
+    """Write images decoded from draws of the run's released statistics; whether the output is complete.
+
+    Raises UserError for a class without statistics.
+    """
     assert files.draws is not None  # `SampleSource.choose` has looked
-    from ldm.inference.draws import decoded_draws
+    from ldm.inference.draws import DrawsPlan, decoded_draws, write_draws
     from ldm.samples import save_grid
 
-    names, output = files.class_names, Path(args.output)
-    drawn = decoded_draws(
-        files.draws,
-        files.config,
-        files.weights,
-        args.num_samples,
-        classes,
-        class_names=names,
-        seed=args.seed,
-        device=args.device,
+    output, device = Path(args.output), pick_device(args.device)
+    plan = DrawsPlan(
+        files.draws, files.config, files.weights, args.num_samples, classes, files.class_names, seed=args.seed
     )
-    if output.suffix == ".png":
-        kinds = len(set(drawn.labels.tolist())) if drawn.labels is not None else 1
-        save_grid(drawn.images, output, columns=max(1, round(args.num_samples / kinds)))
-    else:
-        drawn.save(output)
+    if output.suffix != ".png":
+        return write_draws(output, plan, device, shard)
+    drawn = decoded_draws(plan, device)
+    kinds = len(set(drawn.labels.tolist())) if drawn.labels is not None else 1
+    save_grid(drawn.images, output, columns=max(1, round(args.num_samples / kinds)))
+    return True
 
 
 def flag_of_the_model(args: argparse.Namespace, settings: Sequence[str]) -> str | None:
@@ -184,10 +181,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes = chosen_classes(args, files)
     source = SampleSource.choose(files, args.source, flag_of_the_model(args, settings), settings)
     if source.draws:
-        check_one_process(args)
-        print(source.line)
-        draw_statistics(args, files, classes if args.classes or files.class_names else None)
-        print_sampled(Path(args.output), args.num_samples)
+        shard = Shard.here(args.shard)
+        check_grid(Path(args.output), shard)
+        if shard.first:
+            print(source.line)
+        complete = draw_statistics(args, files, classes if args.classes or files.class_names else None, shard)
+        print_sampled(Path(args.output), args.num_samples, complete)
     else:
         line = None if args.model is None else source.line
         names = files.class_names or None
@@ -221,9 +220,3 @@ def chosen_classes(args: argparse.Namespace, files: ModelFiles) -> list[int] | N
     if args.prompt is not None:
         return None
     return files.labels(args.classes) if args.classes else files.default_classes()
-
-
-def check_one_process(args: argparse.Namespace) -> None:
-    """Raise UserError where several processes were started to decode draws."""
-    if not Shard.here(args.shard).whole:
-        raise UserError("--shard: one process decodes all draws; leave it and torchrun out, or type --source model")

@@ -96,8 +96,7 @@ class SamplingRequest:
         for weights in (self.checkpoint, self.guide):
             if weights is not None:
                 require_file(weights, "checkpoint")
-        if self.output.suffix == ".png" and not self.shard.whole:
-            raise UserError(f"{self.output}: a grid is drawn by one process; name a .pt file, or use one process")
+        check_grid(self.output, self.shard)
         if self.guide is not None and self.options.guidance == 1.0:
             raise UserError("--guide_with needs --guidance above 1, such as --guidance 1.5")
         if self.guide is not None and self.options.uncond_class is not None:
@@ -115,6 +114,12 @@ def check_count(count: int) -> None:
     """Raise UserError for a number of images below 1."""
     if count < 1:
         raise UserError(f"{count} samples asked for; give the number of images, 1 or more")
+
+
+def check_grid(output: Path, shard: Shard) -> None:
+    """Raise UserError for a grid of images that several processes would draw."""
+    if output.suffix == ".png" and not shard.whole:
+        raise UserError(f"{output}: a grid is drawn by one process; name a .pt file, or use one process")
 
 
 def check_output(path: str | Path, suffixes: Sequence[str] = (".pt", ".png")) -> Path:

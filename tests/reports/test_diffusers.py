@@ -17,7 +17,7 @@ from ldm.commands.table import dispatch
 from ldm.config import instantiate_from_config
 from ldm.errors import UserError
 from ldm.inference import load_model
-from ldm.inference.draws import decoded_draws
+from ldm.inference.draws import DrawsPlan, decoded_draws
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.latent_draws import LatentDraws
 from ldm.privacy.statistics import ClassMixture
@@ -201,7 +201,7 @@ def test_draws_of_the_statistics_are_ours(cells: int, tmp_path: Path) -> None:
     config, weights = model_files(tmp_path, tiny.ldm())
     file = statistics_file(tmp_path / "draws.safetensors", cells=cells)
     export_diffusers(config, weights, tmp_path / "folder", ["a", "b", "c", "d", "e"], statistics=(file, "draws"))
-    ours = decoded_draws(file, config, weights, 9, [0, 3, 4], seed=7, device="cpu")
+    ours = decoded_draws(DrawsPlan(file, config, weights, 9, [0, 3, 4], seed=7), torch.device("cpu"))
     pipeline = library().DiffusionPipeline.from_pretrained(str(tmp_path / "folder"), trust_remote_code=True)
     pipeline.set_progress_bar_config(disable=True)
     assert ours.labels is not None

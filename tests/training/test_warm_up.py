@@ -295,8 +295,12 @@ def test_what_is_declared_for_sampling_goes_with_the_release(
         assert [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"source      {taken}")]
     assert torch.equal(images["default"], images["draws"]) and torch.equal(images["model"], images["steps"])
     assert not torch.equal(images["default"], images["model"])
-    with pytest.raises(UserError, match="--shard: one process decodes all draws"):
-        dispatch(["sample", str(folder), "--output", str(tmp_path / "a.pt"), "--shard", "1/2"])
+    for part in ("1/2", "2/2"):
+        shared = ["--output", str(tmp_path / "a.pt"), "-n", "4", "--classes", "3", "7", "--shard", part]
+        dispatch(["sample", str(folder), *shared])
+    assert torch.equal(SampleSet.load(tmp_path / "a.pt").images, images["draws"])
+    with pytest.raises(UserError, match="a grid is drawn by one process"):
+        dispatch(["sample", str(folder), "--output", str(tmp_path / "a.png"), "--shard", "1/2", "--seed", "0"])
 
     (folder / "draws.safetensors").unlink()  # and from the sums, as somebody who hides it would do
     sums = (folder / "SHA256SUMS").read_text().splitlines()

@@ -38,10 +38,14 @@ class LatentDraws:
 
     def draw(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Scaled latents (B, z, h, w) float32 for labels (B,). Raises UserError for a label without statistics."""
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.mixture.classes:
-            raise UserError(f"statistics of {self.mixture.classes} classes were released; choose among their labels")
+        self.check_labels(labels)
         rows = self.centre + self.mixture.draw(labels, generator) @ self.lift
         return rows.float().view(len(labels), *self.shape)
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise UserError for a label without statistics."""
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.mixture.classes:
+            raise UserError(f"statistics of {self.mixture.classes} classes were released; choose among their labels")
 
     def state(self) -> dict[str, Tensor]:
         """The content as named tensors."""
