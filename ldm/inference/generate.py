@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.errors import UserError
+from ldm.inference.batches import batches_of
 from ldm.inference.decode import Decoder, lower_precision
 from ldm.inference.options import SamplingOptions
 from ldm.inference.prompts import check_prompts, cycled, takes_text
@@ -101,7 +102,7 @@ def sample_batches(
         model.model.compile()
     sampler = SAMPLERS[options.sampler](model if guide is None else Autoguided(model, guide, options.guidance))
     shape = latent_shape(model, options)
-    chosen = range(batch_count(count, options)) if batches is None else batches
+    chosen = range(batches_of(count, options.batch_size)) if batches is None else batches
     with tqdm(total=count, desc="sampling", bar_format=BAR, disable=not progress) as bar:
         bar.update(chosen.start * options.batch_size)
         for number in chosen:
@@ -130,11 +131,6 @@ def _advance(bar: Any, start: int, size: int, steps: int, step: int) -> None:
     """Move the bar of a batch that began at ``start`` images, after its step number ``step`` (from 0)."""
     share = min(step + 1, steps) / (steps + 1)  # the last part is the decoder's
     bar.update(start + size * share - bar.n)
-
-
-def batch_count(count: int, options: SamplingOptions) -> int:
-    """Number of batches of ``count`` images."""
-    return -(-count // options.batch_size)
 
 
 def batch_seed(seed: int, number: int) -> int:
