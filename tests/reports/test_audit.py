@@ -74,7 +74,8 @@ def test_a_run_is_audited_on_its_own_model_and_the_result_goes_on_the_card(
     assert kept["bound"]["steps"] == STEPS and kept["plan"]["steps"] == STEPS
     card = ReleaseCard.read(own / "privacy.json")
     assert kept["bound"]["claimed_epsilon"] == pytest.approx(next(iter(card.epsilons().values())))
-    assert 0.5 < kept["bound"]["lower_bound"] / kept["bound"]["claimed_epsilon"] < 1
+    # secret noise: 194 audits of such a run found 0.34 to 0.95 of the claim (standard deviation 0.1)
+    assert 0.2 < kept["bound"]["lower_bound"] / kept["bound"]["claimed_epsilon"] < 1
     assert 0.99 < kept["sensitivity"]["largest"] <= 1 + kept["sensitivity"]["tolerance"]
     release_run(own, tmp_path / "out", ReleaseFacts(date="2026-01-01"))
     page, text = (tmp_path / "out" / "card.html").read_text(), (tmp_path / "out" / "CARD.md").read_text()
