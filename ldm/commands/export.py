@@ -92,7 +92,7 @@ def _export_samples(args: argparse.Namespace, form: str) -> str:
     names = args.class_names or class_names_in(samples.meta, args.source)
     for name in names:
         if not is_line(name):
-            raise UserError(f"class name {name!r}: is no line of text; give others with --class-names")
+            raise UserError(f"class name {name!r} is not one line of text; give others with --class-names")
     if form == "npz":
         write_npz(samples, args.out)
         return "give its folder to DPImageBench's eval.py"

@@ -54,7 +54,7 @@ def _text_finding(card: ReleaseCard) -> str:
         *(card.record, *card.public_data, *card.left_out, *card.not_covered),
         *(*card.versions, *card.versions.values()),
     )
-    return next((f"{str(text)[:60]!r} is no line of text" for text in shown if not is_line(text)), "")
+    return next((f"{str(text)[:60]!r} is not one line of text" for text in shown if not is_line(text)), "")
 
 
 def _statistic_finding(card: ReleaseCard) -> str:

@@ -38,7 +38,7 @@ def is_line(text: object) -> bool:
     Control characters, line separators, halves of characters, and marks that turn the direction of writing are not.
     """
     return isinstance(text, str) and not any(
-        ord(sign) in _TURNED or unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in text
+        ord(character) in _TURNED or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text
     )
 
 

@@ -15,7 +15,7 @@ from ldm.privacy.validate import is_line
 FORMAT = "dp-ldm release"
 VERSION = 1
 LARGEST = 2**20  # bytes
-LONGEST = 2_000  # signs of one text; a card prints on one page
+LONGEST = 2_000  # characters of one text; a card prints on one page
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ReleaseFacts:
                 if not is_line(text):
                     raise UserError(f"{field.name} is {text!r}, it must be one line of text without control characters")
                 if len(text) > LONGEST:
-                    raise UserError(f"{field.name} has {len(text):,} signs, more than {LONGEST:,}; shorten it")
+                    raise UserError(f"{field.name} has {len(text):,} characters, more than {LONGEST:,}; shorten it")
         names = self.class_names
         if not all(name.strip() for name in names) or len(set(names)) < len(names):
             raise UserError(f"class_names are {', '.join(map(repr, names))}: give each class a name of its own")

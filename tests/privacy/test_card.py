@@ -333,8 +333,8 @@ def test_a_statistic_is_charged_and_named_and_is_no_step_of_the_plan(tmp_path):
         (lambda values: values.update(version=True), "version is not written"),
         (lambda values: values["steps"].update(promise=0), "steps are stated as"),
         (lambda values: values["steps"].update(taken=20.0), "steps are stated as"),
-        (lambda values: values.update(public_data=["a\nb"]), "is no line of text"),
-        (lambda values: values.update(public_data=["a\u202eb"]), "is no line of text"),
+        (lambda values: values.update(public_data=["a\nb"]), "is not one line of text"),
+        (lambda values: values.update(public_data=["a\u202eb"]), "is not one line of text"),
     ],
 )
 def test_a_card_holds_nothing_that_is_not_checked(tmp_path, change, finding):

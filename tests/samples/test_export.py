@@ -95,7 +95,7 @@ def test_a_class_without_images_keeps_its_number(samples: np.ndarray) -> None:
 @pytest.mark.parametrize("out", ["out.parquet", "out.npz", "out"])
 def test_a_name_that_is_no_line_of_text_is_refused(samples: np.ndarray, out: str) -> None:
     for name in ("\udcff", "a\nb"):
-        with pytest.raises(UserError, match="is no line of text"):
+        with pytest.raises(UserError, match="is not one line of text"):
             dispatch(["export", "samples.pt", out, "--class-names", name, "dog"])
     assert not Path(out).exists()
 
