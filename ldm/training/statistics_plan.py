@@ -10,7 +10,7 @@ from typing import Any
 from ldm.errors import UserError, nearest
 from ldm.models.diffusion.warm_up import FurtherTraining
 from ldm.privacy.event import History
-from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, leading_cells
+from ldm.privacy.statistics import ClassMixture, ClassMoments, Frame, cell_groups, leading_cells
 from ldm.privacy.statistics.query import event_of
 from ldm.privacy.validate import number, whole
 from ldm.training.private_classifier import KEYS as CLASSIFIER_KEYS
@@ -28,7 +28,9 @@ class MomentRound:
     ``centred``: the moments are those of the differences from the cells' centres. ``clip_norm``: bound on the norm of
     what is summed; None for that of the section, or, if ``centred``, for the median distance of draws from the centres.
     ``leading``: the number of leading principal directions of each class in which cells and moments are taken; None
-    for all directions of the frame.
+    for all directions of the frame. ``refine``: the cells are those of the round before, around the means that it
+    released; otherwise they come from k-means on draws of the rounds before. ``groups``: the number of groups of cells
+    a class whose second moments are released; None for those of each class, or of each cell.
     """
 
     noise_multiplier: float
@@ -38,6 +40,8 @@ class MomentRound:
     centred: bool = False
     clip_norm: float | None = None
     leading: int | None = None
+    refine: bool = False
+    groups: int | None = None
 
     def __post_init__(self) -> None:
         number("warm_up.rounds noise_multiplier", self.noise_multiplier, above=0)
@@ -49,8 +53,27 @@ class MomentRound:
                     "warm_up.rounds leading: needs means and spread of cells around their centres; set centred and "
                     "second_by_cell to true and give three weights above 0"
                 )
+        if self.groups is not None:
+            whole("warm_up.rounds groups", self.groups)
+            if not (self.centred and self.weights[1] and self.weights[2]) or self.second_by_cell:
+                raise UserError(
+                    "warm_up.rounds groups: needs means and spread around centres; set centred to true, leave out "
+                    "second_by_cell, and give three weights above 0"
+                )
+            if self.groups > self.cells:
+                raise UserError(f"warm_up.rounds groups: {self.groups} groups of {self.cells} cells; give at most that")
+        if self.refine and (not self.centred or not self.weights[1] or self.leading is not None):
+            raise UserError(
+                "warm_up.rounds refine: needs mean differences from the centres before; set centred to true, give a "
+                "second weight above 0, and leave out leading"
+            )
         if self.clip_norm is not None:
             number("warm_up.rounds clip_norm", self.clip_norm, above=0)
+
+    @property
+    def knows_spread(self) -> bool:
+        """Whether the spread of the classes is known after this round, given that the rounds before it are in order."""
+        return bool(self.weights[2]) or (self.centred and self.cells > 1)
 
 
 @dataclass(frozen=True)
@@ -124,7 +147,9 @@ class StatisticsPlan:
         anchors, norm = None, self.clip_norm if entry.clip_norm is None else entry.clip_norm
         basis = None
         if before is not None and (entry.cells > 1 or entry.centred):
-            if entry.leading is None:
+            if entry.refine:
+                anchors = before.means
+            elif entry.leading is None:
                 anchors = before.centres(entry.cells)
             else:
                 if entry.leading > frame.rank:
@@ -135,8 +160,9 @@ class StatisticsPlan:
             if entry.centred and entry.clip_norm is None:
                 # 0 when the noise has hidden every spread: a run that has spent budget must not stop because of it
                 norm = before.radius(anchors, basis) or self.clip_norm
+        groups = None if entry.groups is None or anchors is None else cell_groups(anchors, entry.groups)
         return ClassMoments(
-            frame, self.classes, norm, entry.weights, anchors, entry.second_by_cell, entry.centred, basis
+            frame, self.classes, norm, entry.weights, anchors, entry.second_by_cell, entry.centred, basis, groups
         )
 
 
@@ -152,10 +178,17 @@ def _check_order(rounds: Sequence[MomentRound]) -> None:
         raise UserError(f"{where} is empty; a warm-up needs one query at least")
     if rounds[0].cells != 1:
         raise UserError(f"{where}: the first has one cell a class, nothing is known to split by")
+    if rounds[0].refine:
+        raise UserError(f"{where}: the first has no cells to refine; set refine in the round after the one with cells")
     if rounds[0].centred:
         raise UserError(f"{where}: the first has no centre; release means in it, and set centred in the second")
     for place, (before, entry) in enumerate(itertools.pairwise(rounds), start=2):
-        if before.weights[2]:  # it releases the spread of the classes
+        if entry.refine and entry.cells != before.cells:
+            raise UserError(
+                f"{where}: number {place} refines {entry.cells} cells, and number {place - 1} has {before.cells}; give "
+                "both the same number"
+            )
+        if before.knows_spread:
             continue
         if entry.cells > 1 or entry.leading is not None:
             raise UserError(

@@ -15,6 +15,8 @@ from ldm.training.statistics_plan import StatisticsPlan
 from tests import tiny
 
 MEANS = {"noise_multiplier": 20, "weights": [1, 1, 0]}
+CENTRES = {"noise_multiplier": 9, "weights": [0.5, 1, 0], "centred": True, "cells": 3}
+GROUPS = {"noise_multiplier": 9, "weights": [0.3, 0.4, 1], "centred": True, "cells": 3, "groups": 2, "refine": True}
 LEADING = {"noise_multiplier": 8, "centred": True, "second_by_cell": True, "leading": 2}
 
 
@@ -33,6 +35,14 @@ LEADING = {"noise_multiplier": 8, "centred": True, "second_by_cell": True, "lead
         ({"rounds": [MEANS, {"noise_multiplier": 8, "leading": 2}]}, "set centred and second_by_cell"),
         ({"rounds": [{"noise_multiplier": 8}, {**LEADING, "leading": 0}]}, "leading"),
         ({"rounds": [MEANS, {**LEADING, "clip_norm": 2}]}, "number 2 splits classes whose spread"),
+        ({"rounds": [MEANS, CENTRES]}, "number 2 splits classes whose spread"),
+        ({"rounds": [{**MEANS, "refine": True, "centred": True}]}, "the first has no cells to refine"),
+        ({"rounds": [{"noise_multiplier": 8}, CENTRES, {**GROUPS, "cells": 4}]}, "refines 4 cells.*number 2 has 3"),
+        ({"rounds": [{"noise_multiplier": 8}, {**GROUPS, "groups": 4}]}, "4 groups of 3 cells"),
+        ({"rounds": [{"noise_multiplier": 8}, {**GROUPS, "groups": 0}]}, "groups"),
+        ({"rounds": [{"noise_multiplier": 8}, {**GROUPS, "second_by_cell": True}]}, "leave out second_by_cell"),
+        ({"rounds": [{"noise_multiplier": 8}, CENTRES, {**GROUPS, "centred": False}]}, "set centred to true"),
+        ({"rounds": [{"noise_multiplier": 8}, {**LEADING, "refine": True}]}, "leave out leading"),
         ({"training": {"stepz": 3}}, "training.stepz is unknown"),
         ({"training": {"steps": -1}}, "steps"),
         ({"frame": None}, "frame is missing"),
@@ -95,3 +105,28 @@ def test_centred_rounds_take_their_centres_and_norms_from_the_rounds_before() ->
         replace(statistics, rounds=(*statistics.rounds[:3], replace(statistics.rounds[3], leading=4))).query(
             3, frame, mixture
         )
+
+
+def test_refined_rounds_keep_their_cells_and_move_their_centres() -> None:
+    rounds = [{"noise_multiplier": 8}, CENTRES, {**CENTRES, "refine": True}, GROUPS]
+    statistics = StatisticsPlan.read(
+        {**tiny.WARM_UP, "frame": "frame.safetensors", "classes": 2, "clip_norm": 20, "rounds": rounds}
+    )
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.arange(6000) % 2
+    rows = torch.randn(6000, 3, generator=generator) + 6 * (torch.arange(6000) // 2 % 3)[:, None]
+    mixture: ClassMixture | None = None
+    anchors = []
+    for index in range(4):
+        query = statistics.query(index, Frame.identity(3), mixture)
+        answer = release(query, rows, labels, noise_multiplier=0.01, ledger=Ledger())
+        before, mixture = mixture, fit_round(query, answer, mixture)
+        if index:
+            assert query.anchors is not None
+            anchors.append(query.anchors)
+        if index > 1:
+            assert before is not None and torch.equal(anchors[-1], before.means), "the means that were released"
+    assert mixture is not None and mixture.means.shape == (2, 3, 3)
+    blobs = 6.0 * torch.arange(3)[:, None].expand(3, 3).double()
+    assert float(torch.cdist(blobs, mixture.means[0]).amin(dim=1).max()) < 0.5
+    assert query.groups is not None and query.groups.shape == (2, 3) and query.matrices_per_class == 2

@@ -6,7 +6,7 @@
 * ``linear``: `fit_linear`, a linear classifier on public features, by noisy gradients of all records
 * ``frame``: `Frame`, the public directions
 * ``gaussians``: the distribution of a class from released moments; ``cells``: the same from moments of cells in the
-  leading directions of each class (post-processing)
+  leading directions of each class; ``lloyd``: cells whose centres follow the records (post-processing)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ldm.privacy.statistics.frame import Frame
 from ldm.privacy.statistics.gaussians import ClassMixture, fit_mixture
 from ldm.privacy.statistics.images import ClassMeanImages
 from ldm.privacy.statistics.linear import LinearClassifier, LinearTraining, classifier_of, fit_linear
+from ldm.privacy.statistics.lloyd import cell_groups
 from ldm.privacy.statistics.moments import ClassMoments
 from ldm.privacy.statistics.query import Release, SumQuery, release
 
@@ -30,6 +31,7 @@ __all__ = [
     "LinearTraining",
     "Release",
     "SumQuery",
+    "cell_groups",
     "classifier_of",
     "fit_linear",
     "fit_mixture",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ldm.privacy.statistics.gaussians import ClassMixture, eigen, fit_mixture, k_means
+from ldm.privacy.statistics.lloyd import fit_centres, fit_groups
 from ldm.privacy.statistics.moments import ClassMoments
 from ldm.privacy.statistics.query import Release
 
@@ -85,12 +86,21 @@ class _Expected:
 def fit_round(
     query: ClassMoments, release: Release, before: ClassMixture | None, *, spread: bool = True
 ) -> ClassMixture:
-    """The mixture after a round: by `fit_mixture`, or from ``before`` by `fit_leading` for a query with a basis."""
-    if query.basis is None:
+    """The mixture after a round.
+
+    By `fit_leading` for a query with a basis, by `fit_groups` for one with groups of cells, by `fit_centres` for one of
+    cells without second moments, by `fit_mixture` for all others. All but the last need the mixture ``before``.
+    """
+    centres_alone = query.centred and query.cells > 1 and not query.weights[2]
+    if query.basis is None and query.groups is None and not centres_alone:
         return fit_mixture(query, release, spread=spread)
     if before is None:
-        raise ValueError("cells in leading directions need the mixture that the directions come from")
-    return fit_leading(query, release, before)
+        raise ValueError("cells of a class need the mixture that they come from")
+    if query.basis is not None:
+        return fit_leading(query, release, before)
+    if query.groups is not None:
+        return fit_groups(query, release, before, spread=spread)
+    return fit_centres(query, release, before)
 
 
 def fit_leading(query: ClassMoments, release: Release, before: ClassMixture) -> ClassMixture:

@@ -129,11 +129,11 @@ def fit_mixture(query: ClassMoments, release: Release, *, spread: bool = True) -
     between = torch.einsum("gc,gci,gcj->gij", weights, raw, raw)
     excess = (weights * mean_std.square()).sum(dim=1)[:, None, None] * torch.eye(k, dtype=torch.float64)
     within = second / total[:, None, None] - between + excess
-    shared, errors, shared_error = _pooled(within, total, entry)
+    shared, errors, shared_error = pooled(within, total, entry)
     matrices = [
-        denoised(*_towards(within[g], shared, errors[g], shared_error), spread=spread) for g in range(query.classes)
+        denoised(*towards(within[g], shared, errors[g], shared_error), spread=spread) for g in range(query.classes)
     ]
-    return ClassMixture(total / total.sum(), weights, means, torch.stack([_factor(m) for m in matrices])[:, None])
+    return ClassMixture(total / total.sum(), weights, means, torch.stack([factor(m) for m in matrices])[:, None])
 
 
 def _means(query: ClassMoments, raw: Tensor, weights: Tensor, std: Tensor) -> Tensor:
@@ -143,27 +143,27 @@ def _means(query: ClassMoments, raw: Tensor, weights: Tensor, std: Tensor) -> Te
     """
     if query.centred:
         assert query.anchors is not None
-        return query.anchors.double() + _shrunk(raw, torch.zeros_like(raw[:, :1]), std)
+        return query.anchors.double() + shrunk(raw, torch.zeros_like(raw[:, :1]), std)
     if query.cells == 1:
         return raw
-    return _shrunk(raw, torch.einsum("gc,gck->gk", weights, raw)[:, None], std)
+    return shrunk(raw, torch.einsum("gc,gck->gk", weights, raw)[:, None], std)
 
 
-def _shrunk(raw: Tensor, centre: Tensor, std: Tensor) -> Tensor:
+def shrunk(raw: Tensor, centre: Tensor, std: Tensor) -> Tensor:
     """Means (classes, cells, k), shrunk towards ``centre`` as far as their noise explains the distance."""
     distance = (raw - centre).square().sum(dim=2)
     keep = (1 - raw.shape[2] * std.square() / distance.clamp(min=1e-12)).clamp(0, 1)
     return centre + keep[..., None] * (raw - centre)
 
 
-def _pooled(matrices: Tensor, count: Tensor, entry: float) -> tuple[Tensor, Sequence[float], float]:
+def pooled(matrices: Tensor, count: Tensor, entry: float) -> tuple[Tensor, Sequence[float], float]:
     """The mean of class covariances weighted by counts; the off-diagonal noise of each, and of the mean."""
     shared = torch.einsum("g,gij->ij", count, matrices) / count.sum()
     errors = (entry / count).tolist()
     return shared, errors, entry * math.sqrt(len(count)) / float(count.sum())
 
 
-def _towards(matrix: Tensor, shared: Tensor, error: float, shared_error: float) -> tuple[Tensor, float]:
+def towards(matrix: Tensor, shared: Tensor, error: float, shared_error: float) -> tuple[Tensor, float]:
     """A matrix shrunk towards the shared one as far as noise explains its distance, and its remaining noise."""
     k = len(matrix)
     distance = float((matrix - shared).square().sum())
@@ -206,7 +206,8 @@ def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors * largest.sign()
 
 
-def _factor(covariance: Tensor) -> Tensor:
+def factor(covariance: Tensor) -> Tensor:
+    """F (k, k) with F Fᵀ the covariance, whose negative eigenvalues become 0."""
     values, vectors = eigen(covariance)
     return vectors * values.clamp(min=0).sqrt()
 
@@ -224,8 +225,8 @@ def _by_cell(second: Tensor, entry: float, count: Tensor, raw: Tensor, std: Tens
                 for cell in used
             ]
         )
-        shared, errors, shared_error = _pooled(within, count[g, used], entry)
+        shared, errors, shared_error = pooled(within, count[g, used], entry)
         for place, cell in enumerate(used):
-            matrix = denoised(*_towards(within[place], shared, errors[place], shared_error), spread=spread)
-            result[g, cell] = _factor(matrix)
+            matrix = denoised(*towards(within[place], shared, errors[place], shared_error), spread=spread)
+            result[g, cell] = factor(matrix)
     return result

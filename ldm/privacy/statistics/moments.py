@@ -31,7 +31,8 @@ class ClassMoments:
     When ``centred``, v is the difference of a record from its anchor, clipped to norm R: differences are shorter than
     records, so that R is smaller and the same noise on the sums is less noise on the moments. With a ``basis``
     (classes, k, r) of orthonormal directions of each class, the difference is taken in these r directions alone, and r
-    stands for k in the shapes above.
+    stands for k in the shapes above. With ``groups`` (classes, cells) int64, second moments are those of groups of
+    cells: the entry of a cell is the number of its group, 0 to G - 1, and ``second`` is (classes · G, k (k + 1) / 2).
 
     All fields are public constants. Raises UserError for values out of range.
     """
@@ -44,6 +45,7 @@ class ClassMoments:
     second_by_cell: bool = False
     centred: bool = False
     basis: Tensor | None = field(default=None)
+    groups: Tensor | None = field(default=None)
     name: str = "class moments of latents"
 
     def __post_init__(self) -> None:
@@ -66,6 +68,16 @@ class ClassMoments:
             raise UserError("centred moments need anchors to be centred on: the means of an earlier release")
         if self.basis is not None:
             self._check_basis(self.basis)
+        if self.groups is not None:
+            self._check_groups(self.groups)
+
+    def _check_groups(self, groups: Tensor) -> None:
+        if not self.centred or self.second_by_cell:
+            raise UserError("groups are for centred second moments: set centred, and leave out second_by_cell")
+        if groups.shape != (self.classes, self.cells) or groups.is_floating_point() or int(groups.min()) < 0:
+            raise UserError(
+                f"groups have shape {tuple(groups.shape)}; expected ({self.classes}, {self.cells}) whole numbers from 0"
+            )
 
     def _check_basis(self, basis: Tensor) -> None:
         if not (self.centred and self.second_by_cell):
@@ -85,6 +97,13 @@ class ClassMoments:
     def cells(self) -> int:
         """Cells a class."""
         return 1 if self.anchors is None else self.anchors.shape[1]
+
+    @property
+    def matrices_per_class(self) -> int:
+        """Matrices of second moments a class: one, one for each cell, or one for each group of cells."""
+        if self.groups is not None:
+            return int(self.groups.max()) + 1
+        return self.cells if self.second_by_cell else 1
 
     @property
     def bound(self) -> float:
@@ -111,7 +130,8 @@ class ClassMoments:
             "second_by_cell": self.second_by_cell,
         }
         # releases made before these fields existed have no such entries, and are compared with this one
-        later = {"centred": self.centred, "leading": 0 if self.basis is None else self.rank}
+        later: dict[str, Any] = {"centred": self.centred, "leading": 0 if self.basis is None else self.rank}
+        later["groups"] = 0 if self.groups is None else self.groups.tolist()
         return {**constants, **{name: value for name, value in later.items() if value}}
 
     def total(self, records: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -119,12 +139,12 @@ class ClassMoments:
         k, groups = self.rank, self.classes * self.cells
         count = torch.zeros(groups, dtype=torch.float64)
         mean = torch.zeros(groups, k, dtype=torch.float64)
-        matrices = torch.zeros(groups if self.second_by_cell else self.classes, k, k, dtype=torch.float64)
+        matrices = torch.zeros(self.classes * self.matrices_per_class, k, k, dtype=torch.float64)
         for rows, which in chunks(records, labels, self.classes):
             cell, unit = self._contributions(self.frame.project(rows), which)
             count.index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64))
             mean.index_add_(0, cell, unit)
-            owner = cell if self.second_by_cell else which
+            owner = self._owner(cell, which)
             for group in owner.unique().tolist():
                 members = unit[owner == group]
                 matrices[group] += members.T @ members
@@ -135,6 +155,12 @@ class ClassMoments:
             "mean": b * mean.view(self.classes, self.cells, k),
             "second": c * matrices[:, row, column] * factor,
         }
+
+    def _owner(self, cell: Tensor, which: Tensor) -> Tensor:
+        """The matrix of second moments (B,) that each record adds to."""
+        if self.groups is not None:
+            return which * self.matrices_per_class + self.groups.flatten()[cell]
+        return cell if self.second_by_cell else which
 
     def _contributions(self, coordinates: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         """The row of ``count`` and ``mean`` of each record (B,), and v (B, k or r) of length <= 1."""

@@ -52,6 +52,10 @@ QUERIES: dict[str, Callable[[], SumQuery]] = {
     "cells in leading directions": lambda: ClassMoments(
         frame(), CLASSES, 0.7, (0.5, 0.7, 1.0), anchors(), second_by_cell=True, centred=True, basis=basis()
     ),
+    "centred groups of cells": lambda: ClassMoments(
+        frame(), CLASSES, 0.7, (0.3, 0.4, 1.0), anchors(3), centred=True, groups=torch.tensor([[0, 1, 0]] * CLASSES)
+    ),
+    "centred counts and means": lambda: ClassMoments(frame(), CLASSES, 0.7, (0.5, 1.0, 0.0), anchors(3), centred=True),
     "mean images": lambda: ClassMeanImages(CLASSES, 2),
     "mean images, small norm": lambda: ClassMeanImages(CLASSES, 2, clip_norm=0.5),
     "fourier": lambda: FourierEmbedding(CLASSES, DIMENSIONS, features=40, width=3.0),
