@@ -130,8 +130,8 @@ class ClassMoments:
             "second_by_cell": self.second_by_cell,
         }
         # releases made before these fields existed have no such entries, and are compared with this one
-        later: dict[str, Any] = {"centred": self.centred, "leading": 0 if self.basis is None else self.rank}
-        later["groups"] = 0 if self.groups is None else self.groups.tolist()
+        later = {"centred": self.centred, "leading": 0 if self.basis is None else self.rank}
+        later["groups"] = 0 if self.groups is None else self.matrices_per_class
         return {**constants, **{name: value for name, value in later.items() if value}}
 
     def total(self, records: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -150,7 +150,7 @@ def test_the_sums_of_groups_are_those_of_a_loop() -> None:
         second[label, groups[label, cell]] += torch.outer(unit, unit)
     stored = query.total(rows[:60], labels[:60])["second"]
     assert torch.allclose(query.matrices(stored).view(2, 3, K, K), second)
-    assert query.describe()["groups"] == groups.tolist() and query.bound == pytest.approx(math.hypot(0.3, 0.4, 1.0))
+    assert query.describe()["groups"] == 3 and query.bound == pytest.approx(math.hypot(0.3, 0.4, 1.0))
 
 
 def test_groups_are_near_cells_and_have_no_gaps() -> None:
