@@ -6,6 +6,7 @@ The quantising first stages are re-exported here because YAML files of the linea
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class AutoencoderKL(AutoencoderKLNetworks, FirstStage):
         return self(inputs)
 
     def loss_of(
-        self, inputs: Tensor, outputs: tuple, optimizer_idx: int, split: str
+        self, inputs: Tensor, outputs: tuple[Any, ...], optimizer_idx: int, split: str
     ) -> tuple[Tensor, dict[str, Tensor]]:
         reconstructions, posterior = outputs
         last_layer = self.get_last_layer()

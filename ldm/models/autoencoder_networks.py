@@ -33,7 +33,7 @@ class AutoencoderKLNetworks(FirstStageNetworks):
         ddconfig: Mapping[str, Any],
         lossconfig: Mapping[str, Any],
         embed_dim: int,
-        ckpt_path: str | os.PathLike | None = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
         ignore_keys: Sequence[str] | None = None,
         image_key: str = "image",
         colorize_nlabels: int | None = None,

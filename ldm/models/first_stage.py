@@ -47,11 +47,13 @@ class FirstStage(FirstStageNetworks, pl.LightningModule):
 
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def outputs(self, inputs: Tensor) -> tuple:
+    def outputs(self, inputs: Tensor) -> tuple[Any, ...]:
         """The reconstructions of a batch of images, and further tensors that the loss needs."""
         raise NotImplementedError
 
-    def loss_of(self, inputs: Tensor, outputs: tuple, optimizer_idx: int, split: str) -> tuple[Tensor, dict]:
+    def loss_of(
+        self, inputs: Tensor, outputs: tuple[Any, ...], optimizer_idx: int, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one of the two networks, and metrics to log as "split/name"."""
         raise NotImplementedError
 
@@ -70,7 +72,9 @@ class FirstStage(FirstStageNetworks, pl.LightningModule):
 
     def _adversarial_step(self, inputs: Tensor, batch_idx: int) -> None:
         """One batch for both networks; the optimizers step at the end of every accumulation window."""
-        generator, discriminator = self.optimizers()
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)  # configure_optimizers gives two with a discriminator
+        generator, discriminator = optimizers
         window = self.accumulate_grad_batches
         last = (batch_idx + 1) % window == 0 or self.trainer.is_last_batch
         use_discriminator = self.loss.factor_at(self.global_step) > 0
@@ -110,7 +114,7 @@ class FirstStage(FirstStageNetworks, pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 
-    def _scheduler_list(self) -> list:
+    def _scheduler_list(self) -> list[Any]:
         schedulers = self.lr_schedulers()
         if schedulers is None:
             return []

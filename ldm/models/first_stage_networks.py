@@ -58,6 +58,7 @@ class FirstStageNetworks(nn.Module):
 
     #: Attributes whose parameters the autoencoder's optimizer updates.
     trained_parts: tuple[str, ...] = ("encoder", "decoder", "quant_conv", "post_quant_conv")
+    colorize: Tensor  # a buffer, with `colorize_nlabels` only
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class FirstStageNetworks(nn.Module):
         #: Digests of the known data sets on which the weights were trained without privacy.
         self.unprotected_data: tuple[str, ...] = ()
         self.lr_g_factor = lr_g_factor
-        self.betas = tuple(betas)
+        self.betas = (float(betas[0]), float(betas[1]))
         self.scheduler_config = scheduler_config
         self.accumulate_grad_batches = accumulate_grad_batches
         if monitor is not None:
@@ -104,12 +105,12 @@ class FirstStageNetworks(nn.Module):
     def _make_loss(self, config: Mapping[str, Any]) -> None:
         self.loss: Any = nn.Identity()
 
-    def init_from_ckpt(self, path: str | os.PathLike, ignore_keys: Sequence[str] = ()) -> list[str]:
+    def init_from_ckpt(self, path: str | os.PathLike[str], ignore_keys: Sequence[str] = ()) -> list[str]:
         """Load a checkpoint file's tensors; returns the keys that kept their values.
 
         Raises UserError when tensors are missing, unknown or of another shape.
         """
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(os.fspath(path))
         self.unprotected_data = unprotected_data(checkpoint)
         self.start_privacy = inherited_privacy(checkpoint)
         state_dict = checkpoint["state_dict"]

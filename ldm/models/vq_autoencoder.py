@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ class VQModel(VQModelNetworks, FirstStage):
     def _make_average(self, decay: float) -> None:
         self.model_ema = LitEma(self, decay=decay)
 
-    def init_from_ckpt(self, path: str | os.PathLike, ignore_keys: Sequence[str] = ()) -> list[str]:
+    def init_from_ckpt(self, path: str | os.PathLike[str], ignore_keys: Sequence[str] = ()) -> list[str]:
         """As `FirstStage.init_from_ckpt`; an average that the file lacks starts at the file's weights."""
         absent = super().init_from_ckpt(path, ignore_keys)
         if "model_ema.num_updates" in absent:
@@ -57,7 +58,9 @@ class VQModel(VQModelNetworks, FirstStage):
     def outputs(self, inputs: Tensor) -> tuple[Tensor, ...]:
         return self(inputs, return_pred_indices=True)
 
-    def loss_of(self, inputs: Tensor, outputs: tuple, optimizer_idx: int, split: str) -> tuple[Tensor, dict]:
+    def loss_of(
+        self, inputs: Tensor, outputs: tuple[Any, ...], optimizer_idx: int, split: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         reconstructions, codebook_loss, indices = outputs
         return self.loss(
             codebook_loss,
