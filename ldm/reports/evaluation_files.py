@@ -27,17 +27,20 @@ COLUMNS, ON_SHEET = 10, 200
 
 
 def write_evaluation(result: EvaluationResult, images: ImageRows, folder: str | Path) -> None:
-    """Write evaluation.json, report.html and a sheet of samples into `folder`, each file atomically."""
+    """Write a sheet of samples, report.html and evaluation.json into `folder`, each file atomically.
+
+    evaluation.json comes last: comparisons and releases read it, so it stands for an evaluation that is whole.
+    """
     folder = Path(folder)
     document = evaluation_page(result, images)
     content = result.to_dict()
-    write_json(folder / JSON_NAME, {**content, SEAL: _seal(content)})
-    write_text(folder / PAGE_NAME, document)
     rows = list(images.samples.values())
     full = [row[:COLUMNS] for row in rows if len(row) >= COLUMNS]
     every = rows[0] if len(rows) == 1 else torch.cat(full or rows)
     image = sheet(every[:ON_SHEET], columns=COLUMNS)
     write_atomic(folder / SHEET_NAME, lambda path: image.save(path, format="PNG"))
+    write_text(folder / PAGE_NAME, document)
+    write_json(folder / JSON_NAME, {**content, SEAL: _seal(content)})
 
 
 def check_output_folder(folder: str | Path) -> None:

@@ -246,6 +246,20 @@ def test_unlabelled_samples_and_folders(tmp_path: Path) -> None:
     assert "not measured: the samples have no labels" in format_result(found)
 
 
+def test_an_evaluation_that_was_cut_short_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full before the page leaves no evaluation.json that a comparison or a release would take."""
+    evaluation = evaluated(tmp_path, samples=bars(tmp_path / "samples.pt"))
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("ldm.reports.evaluation_files.write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_evaluation(evaluation.result, evaluation.images, tmp_path / "report")
+    with pytest.raises(UserError, match="no such file|no evaluation"):
+        read_result(tmp_path / "report")
+
+
 def test_noise_is_seen(tmp_path: Path) -> None:
     values = [
         evaluated(tmp_path, samples=bars(tmp_path / f"{at}.pt", noise=noise)).result.scores["frechet"].value
