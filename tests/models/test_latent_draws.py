@@ -49,6 +49,25 @@ def test_the_file_gives_the_same_draws_and_carries_the_account(draws: LatentDraw
         LatentDraws.read(tiny.public_checkpoint(tmp_path / "public.ckpt"))
 
 
+def test_cells_that_share_factors_are_stored_so(draws: LatentDraws, tmp_path: Path) -> None:
+    path, labels = tmp_path / "draws.safetensors", torch.arange(40) % 2
+    means = torch.randn(2, 4, 3, dtype=torch.float64)
+    factors, weights = torch.randn(2, 2, 3, 3, dtype=torch.float64), torch.full((2, 4), 0.25, dtype=torch.float64)
+    groups = torch.tensor([[0, 1, 1, 0], [1, 1, 0, 0]])
+    grouped = replace(draws, mixture=ClassMixture(draws.mixture.shares, weights, means, factors, groups))
+    grouped.save(path, {})
+    assert read_checkpoint(path)["state_dict"]["factors"].shape == (2, 2, 3, 3)
+    write_half(path, tmp_path / "half.safetensors")
+    first = grouped.draw(labels, torch.Generator().manual_seed(2))
+    assert torch.equal(LatentDraws.read(path).draw(labels, torch.Generator().manual_seed(2)), first)
+    half = LatentDraws.read(tmp_path / "half.safetensors").draw(labels, torch.Generator().manual_seed(2))
+    torch.testing.assert_close(half, first, rtol=0, atol=2e-3 * float(first.abs().max()))
+    for wrong in (groups + 1, groups - 1, groups[:, :2], groups.double()):
+        replace(grouped, mixture=replace(grouped.mixture, groups=wrong)).save(path, {})
+        with pytest.raises(UserError, match="groups of cells"):
+            LatentDraws.read(path)
+
+
 def test_half_precision_gives_nearly_the_same_draws_under_the_same_account(draws: LatentDraws, tmp_path: Path) -> None:
     path, small, labels = tmp_path / "draws.safetensors", tmp_path / "half.safetensors", torch.arange(200) % 2
     draws.save(path, {"plan": {"delta": 1e-5}, "ledger": {}})

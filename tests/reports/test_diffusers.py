@@ -181,25 +181,26 @@ def test_a_folder_is_written_without_the_library_and_carries_the_account(tmp_pat
         export_diffusers(config, weights, tmp_path / "folder")
 
 
-def statistics_file(path: Path, *, cells: int = 2) -> Path:
-    """Made-up statistics of five classes of the tiny model's latents, one covariance a cell."""
+def statistics_file(path: Path, *, cells: int = 2, groups: bool = False) -> Path:
+    """Made-up statistics of five classes of the tiny model's latents, one covariance a cell, or two for all cells."""
     generator = torch.Generator().manual_seed(3)
 
     def numbers(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     weights = torch.full((5, cells), 1 / cells, dtype=torch.float64)
-    factors = 0.3 * numbers(5, cells, 3, 3)
-    mixture = ClassMixture(weights.sum(dim=1) / 5, weights, numbers(5, cells, 3), factors)
+    factors = 0.3 * numbers(5, 2 if groups else cells, 3, 3)
+    which = torch.arange(5 * cells).view(5, cells) % 2 if groups else None
+    mixture = ClassMixture(weights.sum(dim=1) / 5, weights, numbers(5, cells, 3), factors, which)
     LatentDraws(mixture, numbers(32), numbers(3, 32), (2, 4, 4)).save(path, {"ledger": "of the statistics"})
     return path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cells", [1, 2])
-def test_draws_of_the_statistics_are_ours(cells: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cells", "groups"), [(1, False), (2, False), (3, True)])
+def test_draws_of_the_statistics_are_ours(cells: int, groups: bool, tmp_path: Path) -> None:
     config, weights = model_files(tmp_path, tiny.ldm())
-    file = statistics_file(tmp_path / "draws.safetensors", cells=cells)
+    file = statistics_file(tmp_path / "draws.safetensors", cells=cells, groups=groups)
     export_diffusers(config, weights, tmp_path / "folder", ["a", "b", "c", "d", "e"], statistics=(file, "draws"))
     ours = decoded_draws(DrawsPlan(file, config, weights, 9, [0, 3, 4], seed=7), torch.device("cpu"))
     pipeline = library().DiffusionPipeline.from_pretrained(str(tmp_path / "folder"), trust_remote_code=True)

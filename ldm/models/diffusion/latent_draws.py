@@ -17,6 +17,8 @@ from ldm.errors import UserError
 from ldm.privacy.statistics import ClassMixture, Frame
 
 TENSORS = ("shares", "weights", "means", "factors", "centre", "lift", "shape")
+#: The tensor that only mixtures of groups of cells have.
+GROUPS = "groups"
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value
@@ -51,7 +53,8 @@ class LatentDraws:
         """The content as named tensors."""
         mixture = self.mixture
         content = (mixture.shares, mixture.weights, mixture.means, mixture.factors, self.centre, self.lift)
-        return dict(zip(TENSORS, (*content, torch.tensor(self.shape)), strict=True))
+        state = dict(zip(TENSORS, (*content, torch.tensor(self.shape)), strict=True))
+        return state if mixture.groups is None else {**state, GROUPS: mixture.groups}
 
     def save(self, path: Path, account: Mapping[str, Any]) -> None:
         """Write ``.safetensors``, atomically, with the privacy ``account`` (plan and ledger) that paid for it."""
@@ -61,10 +64,20 @@ class LatentDraws:
     def read(cls, path: Path) -> LatentDraws:
         """Read `save` back. Raises UserError for another or a damaged file."""
         state = read_checkpoint(path)["state_dict"]
+        groups = state.pop(GROUPS, None)
         if set(state) != set(TENSORS):
             raise UserError(f"{path}: holds no released statistics to draw from")
-        *mixture, centre, lift, shape = (state[name] for name in TENSORS)
-        return cls(ClassMixture(*(tensor.double() for tensor in mixture)), centre, lift, tuple(shape.tolist()))
+        *numbers, centre, lift, shape = (state[name] for name in TENSORS)
+        shares, weights, means, factors = (tensor.double() for tensor in numbers)
+        if groups is not None and not _fits(groups, weights, factors):
+            raise UserError(f"{path}: the groups of cells are not those of its cells; the file is damaged")
+        return cls(ClassMixture(shares, weights, means, factors, groups), centre, lift, tuple(shape.tolist()))
+
+
+def _fits(groups: Tensor, weights: Tensor, factors: Tensor) -> bool:
+    """Whether every cell (classes, cells) names a factor of its class, in whole numbers."""
+    whole = groups.shape == weights.shape and groups.dtype == torch.int64 and groups.numel() > 0
+    return whole and 0 <= int(groups.min()) <= int(groups.max()) < factors.shape[1]
 
 
 def write_half(source: Path, target: Path) -> None:

@@ -47,7 +47,7 @@ def principal(mixture: ClassMixture, label: int) -> tuple[Tensor, Tensor, Tensor
     """The mean (k,) of a class, the eigenvalues (k,) of its covariance in rising order, and its eigenvectors (k, k)."""
     weights, places = mixture.weights[label], mixture.means[label]
     mean = weights @ places
-    factors = mixture.factors[label].expand(len(places), -1, -1)
+    factors = mixture.factors_of_cells(label)
     offsets = places - mean
     covariance = torch.einsum("c,cij,ckj->ik", weights, factors, factors)
     covariance = covariance + torch.einsum("c,ci,ck->ik", weights, offsets, offsets)

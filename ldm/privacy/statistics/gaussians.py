@@ -27,13 +27,15 @@ class ClassMixture:
     """A mixture of Gaussians a class, in the coordinates of a frame.
 
     ``shares`` (classes,) of the records; ``weights`` (classes, cells), rows sum to 1; ``means`` (classes, cells, k);
-    ``factors`` (classes, cells or 1, k, k), F with covariance F Fᵀ.
+    ``factors`` (classes, m, k, k), F with covariance F Fᵀ. m is 1 or the number of cells; with ``groups`` (classes,
+    cells) int64 it is any number, and a cell has the factor that its entry names.
     """
 
     shares: Tensor
     weights: Tensor
     means: Tensor
     factors: Tensor
+    groups: Tensor | None = None
 
     @property
     def classes(self) -> int:
@@ -45,12 +47,23 @@ class ClassMixture:
         cell = torch.multinomial(self.weights[labels], 1, generator=generator)[:, 0]
         noise = torch.randn(len(labels), self.means.shape[2], generator=generator, dtype=torch.float64)
         result = self.means[labels, cell].clone()
-        group = labels * self.factors.shape[1] + (cell if self.factors.shape[1] > 1 else 0)
+        group = labels * self.factors.shape[1] + self._which()[labels, cell]
         flat = self.factors.flatten(0, 1)
         for which in group.unique().tolist():
             members = group == which
             result[members] += noise[members] @ flat[which].T
         return result
+
+    def _which(self) -> Tensor:
+        """The number of each cell's factor (classes, cells) among those of its class."""
+        if self.groups is not None:
+            return self.groups
+        each = torch.arange(self.weights.shape[1]) if self.factors.shape[1] > 1 else torch.zeros(1, dtype=torch.long)
+        return each.expand(self.weights.shape)
+
+    def factors_of_cells(self, label: int) -> Tensor:
+        """The factor (cells, k, k) of each cell of a class."""
+        return self.factors[label][self._which()[label]]
 
     def centres(self, cells: int, seed: int = 0, draws: int = 4000, rounds: int = 20) -> Tensor:
         """``cells`` anchors a class (classes, cells, k): k-means on draws from this mixture.

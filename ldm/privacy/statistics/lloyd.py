@@ -91,11 +91,17 @@ def fit_groups(query: ClassMoments, release: Release, before: ClassMixture, *, s
             for matrix, own in zip(within, errors, strict=True)
         ]
         growth = _growth(_around(before, label, anchors), query.clip_norm)
-        factors.append(torch.stack([factor(growth * matrix) for matrix in matrices])[group])
+        factors.append(_filled([factor(growth * matrix) for matrix in matrices], query.matrices_per_class))
         means.append(anchors + math.sqrt(growth) * centres.moved[label])
     total = centres.count.sum(dim=1)
     weights = centres.count / total[:, None]
-    return ClassMixture(total / total.sum(), weights, torch.stack(means), torch.stack(factors))
+    return ClassMixture(total / total.sum(), weights, torch.stack(means), torch.stack(factors), query.groups)
+
+
+def _filled(factors: list[Tensor], count: int) -> Tensor:
+    """``factors`` (k, k) as (count, k, k), with zeros for the groups that other classes have and this one has not."""
+    empty = torch.zeros_like(factors[0])
+    return torch.stack([*factors, *[empty] * (count - len(factors))])
 
 
 def _within(seconds: Tensor, centres: _Centres, label: int, group: Tensor) -> tuple[Tensor, Tensor]:

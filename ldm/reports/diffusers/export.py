@@ -105,7 +105,9 @@ def _statistics(path: Path, model: LatentDenoiser) -> tuple[Part, dict[str, Tens
         raise UserError(f"{path}: statistics of latents {draws.shape}, which are not those of this model")
     state = {name: draws.state()[name].float() for name in ("weights", "means", "factors", "centre", "lift")}
     classes, cells, directions = draws.mixture.means.shape
-    config: dict[str, Any] = {"classes": classes, "cells": cells, "covariances": draws.mixture.factors.shape[1]}
+    if draws.mixture.groups is not None:  # the folder's own code knows one factor a class or a cell
+        state["factors"] = torch.stack([draws.mixture.factors_of_cells(label).float() for label in range(classes)])
+    config: dict[str, Any] = {"classes": classes, "cells": cells, "covariances": state["factors"].shape[1]}
     config |= {"directions": directions, "latent_shape": list(draws.shape)}
     return Part("draws", "ReleasedStatistics", config), state
 

@@ -20,6 +20,7 @@ from ldm.privacy.statistics import (
     fit_round,
     release,
 )
+from ldm.privacy.statistics.cells import principal
 
 K, RECORDS, CELLS = 4, 9000, 3
 WIDTHS = (0.2, 0.2, 0.8)
@@ -113,9 +114,27 @@ def test_cells_of_a_group_share_their_spread() -> None:
     mixture = fit_round(query, answer, first())
     for label in range(2):
         for cell, width in enumerate(WIDTHS):
-            found = mixture.factors[label, cell] @ mixture.factors[label, cell].T
+            found = mixture.factors_of_cells(label)[cell] @ mixture.factors_of_cells(label)[cell].T
             assert torch.allclose(found, width**2 * torch.eye(K).double(), atol=0.01 + 0.08 * width**2)
-    assert farthest(mixture) < 0.05
+    assert farthest(mixture) < 0.05 and mixture.factors.shape == (2, 2, K, K), "one factor a group"
+
+
+def test_draws_of_groups_are_those_of_cells_with_factors_of_their_own() -> None:
+    groups = torch.tensor([[0, 0, 1], [1, 1, 0]])
+    query = groups_query(places(), groups, 50.0)
+    mixture = fit_round(query, release(query, *data(), noise_multiplier=1e-4, ledger=Ledger()), first())
+    alone = replace(mixture, factors=torch.stack([mixture.factors_of_cells(label) for label in (0, 1)]), groups=None)
+    labels = torch.arange(50) % 2
+    one, other = (each.draw(labels, torch.Generator().manual_seed(0)) for each in (mixture, alone))
+    assert torch.equal(one, other) and alone.factors.shape == (2, CELLS, K, K)
+    assert all(torch.allclose(*pair) for pair in zip(principal(mixture, 1)[:2], principal(alone, 1)[:2], strict=True))
+
+
+def test_a_class_with_fewer_groups_than_others() -> None:
+    query = groups_query(places(), torch.tensor([[0, 1, 2], [0, 0, 0]]), 50.0)
+    mixture = fit_round(query, release(query, *data(), noise_multiplier=1e-4, ledger=Ledger()), first())
+    assert mixture.factors.shape == (2, 3, K, K) and torch.isfinite(mixture.factors).all()
+    assert torch.isfinite(mixture.draw(torch.ones(50, dtype=torch.long))).all()
 
 
 def test_the_spread_is_what_is_left_around_means_that_the_round_released() -> None:
@@ -123,7 +142,7 @@ def test_the_spread_is_what_is_left_around_means_that_the_round_released() -> No
     anchors = places() + 0.3
     query = groups_query(anchors, torch.tensor([[0, 0, 1], [0, 0, 1]]), 50.0)
     mixture = fit_round(query, release(query, *data(), noise_multiplier=1e-4, ledger=Ledger()), first())
-    found = mixture.factors[0, 2] @ mixture.factors[0, 2].T
+    found = mixture.factors_of_cells(0)[2] @ mixture.factors_of_cells(0)[2].T
     assert torch.allclose(found, 0.64 * torch.eye(K).double(), atol=0.05) and farthest(mixture) < 0.1
 
 
